@@ -1,0 +1,32 @@
+# make demo   set everything up in .venv and run one night on this machine
+# make test   set everything up, check the style and the types, run the tests
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/python -m jobs.nightly --config jobs/demo.yaml --date 2018-01-01
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m jobs.benchmark score --json
+	$(BIN)/python -m jobs.benchmark train --json
+	$(BIN)/python -m jobs.benchmark prepare --json
+
+clean:
+	rm -rf $(VENV) lake

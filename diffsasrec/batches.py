@@ -1,0 +1,261 @@
+"""Sequences -> training batches: which rows form which step, and what is masked in them.
+
+Everything is a function of (seed, phase, epoch, step): the examples of a step and its masks are
+drawn for the global batch, and each rank takes its rows of it. So two workers train on exactly what
+one would, every rank takes the same number of steps, and no row is dropped.
+
+An example is a stretch of one user's events with a boundary: the history before it, the slots (the
+targets) behind it. Pretraining cuts histories into windows and draws the boundary near the end of
+each; fine-tuning takes simulated batch times as boundaries.
+
+Legend: B examples of the global batch, L history length, S slots.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diffsasrec.config import ModelConfig, ObjectiveConfig
+from diffsasrec.diffusion import forward_process, stratified_levels
+
+Ints = npt.NDArray[np.int64]
+DRAWN = -1  # the boundary of an example whose boundary is drawn anew in every epoch
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of one bucket: stretches [start, end) of its flat events, [n] each."""
+
+    start: Ints
+    boundary: Ints  # absolute too, or DRAWN
+    end: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def take(self, chosen: Ints) -> "Examples":
+        return Examples(self.start[chosen], self.boundary[chosen], self.end[chosen])
+
+    def shifted(self, by: int) -> "Examples":
+        """The same examples where `by` other events come first."""
+        boundary = np.where(self.boundary == DRAWN, DRAWN, self.boundary + by)
+        return Examples(self.start + by, boundary, self.end + by)
+
+    @staticmethod
+    def concat(parts: list["Examples"]) -> "Examples":
+        return Examples(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("start", "boundary", "end")
+            )
+        )
+
+
+def window_examples(
+    offsets: Ints, num_events: Ints, *, max_seq_len: int, min_events: int
+) -> Examples:
+    """Cuts the first `num_events` of every user into windows, so that each is a target once.
+
+    A window has at most max_seq_len + 1 events and shares its first with the window before it.
+    Users with fewer than `min_events` events have none.
+    """
+    targets = np.where(num_events >= min_events, num_events - 1, 0)
+    num_windows = -(-targets // max_seq_len)
+    user = np.repeat(np.arange(len(num_windows)), num_windows)
+    nth = np.arange(len(user)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
+    end = num_events[user] - nth * max_seq_len
+    start = np.maximum(end - max_seq_len - 1, 0)
+    first = offsets[:-1][user]
+    return Examples(first + start, np.full(len(user), DRAWN), first + end)
+
+
+def query_examples(
+    times: Ints,
+    offsets: Ints,
+    num_events: Ints,
+    *,
+    query_times: Ints,
+    max_seq_len: int,
+    num_slots: int,
+) -> Examples:
+    """The deployed task inside the training part: a user as of each batch time T'.
+
+    History: the events before T'. Targets: the user's first events at or after it, among the first
+    `num_events`. Where two batch times give a user the same boundary, one example is kept.
+    """
+    starts, boundaries, ends = [], [], []
+    last = offsets[:-1] - 1  # the boundary of the batch time before
+    for query_time in query_times:
+        running = np.r_[0, np.cumsum(times < query_time)]
+        boundary = offsets[:-1] + running[offsets[1:]] - running[offsets[:-1]]
+        limit = offsets[:-1] + num_events
+        usable = (boundary > offsets[:-1]) & (boundary < limit) & (boundary != last)
+        last = boundary
+        starts.append(np.maximum(boundary - max_seq_len, offsets[:-1])[usable])
+        boundaries.append(boundary[usable])
+        ends.append(np.minimum(boundary + num_slots, limit)[usable])
+    return Examples(np.concatenate(starts), np.concatenate(boundaries), np.concatenate(ends))
+
+
+def spread_query_times(*, before: int, days: float, num: int) -> Ints:
+    """`num` batch times, evenly spread over the last `days` before `before` (microseconds)."""
+    span = days * 86_400_000_000
+    return np.array([before - round(span * (n + 1) / (num + 1)) for n in reversed(range(num))])
+
+
+def stream_seed(*parts: object) -> int:
+    """A seed from (seed, phase, step, ...): no generator state has to be kept."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+
+def epoch_groups(
+    num_examples: Ints, *, seed: int, phase: str, epoch: int, buckets_in_memory: int
+) -> list[Ints]:
+    """The buckets that are read together, in the order of this epoch; empty ones left out."""
+    rng = np.random.default_rng(stream_seed(seed, phase, "buckets", epoch))
+    order = rng.permutation(len(num_examples))
+    order = order[num_examples[order] > 0]
+    return [order[i : i + buckets_in_memory] for i in range(0, len(order), buckets_in_memory)]
+
+
+def epoch_steps(groups: list[Ints], num_examples: Ints, *, batch_size: int) -> int:
+    return sum(-(-int(num_examples[group].sum()) // batch_size) for group in groups)
+
+
+def group_batches(
+    num: int, *, batch_size: int, seed: int, phase: str, at: tuple[int, int]
+) -> Iterator[Ints]:
+    """The shuffled examples 0..num-1 of a group in batches; `at` is (epoch, group)."""
+    rng = np.random.default_rng(stream_seed(seed, phase, "examples", at))
+    order = rng.permutation(num)
+    for start in range(0, num, batch_size):
+        yield order[start : start + batch_size]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one rank, and what the losses of the whole batch are divided by."""
+
+    history_BL: Tensor  # inputs: items, -1 where masked, 0 behind the end
+    lengths_B: Tensor
+    slots_BS: Tensor  # inputs: items or -1
+    num_slots_B: Tensor
+    targets_BT: Tensor  # items at all L + S places
+    next_BL: Tensor  # the item behind each history event
+    scored_BL: Tensor  # bool: where the next-item loss is taken
+    masked_BT: Tensor  # bool: where the denoising loss is taken, over L + S places
+    p_mask_BT: Tensor
+    num_scored: int  # of the global batch
+    num_maskable: int  # of the global batch
+
+    def to(self, device: torch.device) -> "Batch":
+        tensors = {n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, **tensors)
+
+
+def make_batch(
+    items: npt.NDArray[np.int32],
+    examples: Examples,
+    *,
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    generator: torch.Generator,
+    rank: int,
+    world_size: int,
+) -> Batch:
+    """Draws boundaries and masks for the global batch and builds the rows rank, rank + world, ...
+
+    Which loss: a diffusion model takes the next-item loss at every history position where the
+    history is causal (prefix); where it is not, or in fine-tuning, a share of the examples has a
+    single masked slot instead. A rank without a row gets one that counts nothing.
+    """
+    num = len(examples)
+    drawn = torch.rand((3, num), generator=generator).numpy()
+    is_drawn = examples.boundary == DRAWN
+    shares = _pattern_shares(model, objective, dense=_is_dense(model, is_drawn))
+    pattern = np.searchsorted(np.cumsum(shares)[:-1] / sum(shares), drawn[0], side="right")
+    longest = np.where(
+        is_drawn,
+        np.minimum(examples.end - examples.start - 1, model.num_slots),
+        examples.end - np.where(is_drawn, 0, examples.boundary),
+    )
+    wanted = 1 + (drawn[1] * longest).astype(np.int64)
+    wanted = np.where(pattern == _RANDOM, longest, wanted)
+    num_slots = np.where(pattern == _NEXT, 1, wanted)
+    boundary = np.where(is_drawn, examples.end - num_slots, examples.boundary)
+    lengths = boundary - np.maximum(examples.start, boundary - model.max_seq_len)
+    levels_B = stratified_levels(num, generator)
+
+    width_L, width_S = max(int(lengths.max(initial=1)), 1), max(int(num_slots.max(initial=1)), 1)
+    place_T = np.arange(width_L + width_S)
+    in_history = place_T < lengths[:, None]
+    in_slots = (place_T >= width_L) & (place_T < width_L + num_slots[:, None])
+    maskable = in_slots | (in_history & _masks_history(model, pattern)[:, None])
+    is_masked_BT, p_mask_BT = forward_process(torch.from_numpy(maskable), levels_B, generator)
+    whole_BT = torch.from_numpy(in_slots & (pattern != _RANDOM)[:, None])
+    is_masked_BT = is_masked_BT & ~whole_BT | whole_BT
+    p_mask_BT = torch.where(whole_BT, 1.0, p_mask_BT)
+    if model.kind == "sasrec":
+        maskable = np.zeros_like(maskable)
+        is_masked_BT = torch.zeros_like(is_masked_BT)
+    scored = in_history[:, :width_L]
+    if not is_drawn.all():
+        scored = scored & (place_T[:width_L] == lengths[:, None] - 1)
+    if not _is_dense(model, is_drawn):
+        scored = np.zeros_like(scored)
+
+    rows = np.arange(rank, num, world_size)
+    counts_nothing = len(rows) == 0
+    rows = rows if len(rows) else np.zeros(1, np.int64)
+    source = np.where(
+        place_T < width_L,
+        (boundary - lengths)[:, None] + place_T,
+        boundary[:, None] + place_T - width_L,
+    )[rows]
+    exists = (in_history | in_slots)[rows]
+    targets_BT = torch.from_numpy(
+        np.where(exists, items[np.where(exists, source, 0)], 0).astype(np.int64)
+    )
+    masked_BT = is_masked_BT[rows]
+    scored_BL = torch.from_numpy(scored[rows])
+    inputs_BT = targets_BT.masked_fill(masked_BT, -1)
+    following = source[:, :width_L] + 1
+    next_BL = np.where(scored[rows], items[np.where(scored[rows], following, 0)], 0)
+    return Batch(
+        history_BL=inputs_BT[:, :width_L],
+        lengths_B=torch.from_numpy(lengths[rows]),
+        slots_BS=inputs_BT[:, width_L:],
+        num_slots_B=torch.from_numpy(num_slots[rows]),
+        targets_BT=targets_BT,
+        next_BL=torch.from_numpy(next_BL.astype(np.int64)),
+        scored_BL=scored_BL & (not counts_nothing),
+        masked_BT=masked_BT & (not counts_nothing),
+        p_mask_BT=p_mask_BT[rows],
+        num_scored=int(scored.sum()),
+        num_maskable=int(maskable.sum()),
+    )
+
+
+_NEXT, _RANDOM, _SUFFIX = 0, 1, 2  # mask patterns: one slot, the forward process, all slots
+
+
+def _is_dense(model: ModelConfig, is_drawn: npt.NDArray[np.bool_]) -> bool:
+    """Whether the next-item loss is taken on history states, beside the denoising loss."""
+    return model.kind == "sasrec" or (model.attention == "prefix" and bool(is_drawn.all()))
+
+
+def _pattern_shares(model: ModelConfig, objective: ObjectiveConfig, *, dense: bool) -> list[float]:
+    if model.kind == "sasrec":
+        return [1.0, 0.0, 0.0]
+    next_item = 0.0 if dense else objective.next_item
+    return [next_item, objective.random_mask, objective.suffix_mask]
+
+
+def _masks_history(model: ModelConfig, pattern: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Where the forward process reaches into the history: only where it is not causal."""
+    return (pattern == _RANDOM) & (model.attention == "bidirectional")

@@ -1,0 +1,134 @@
+"""A checkpoint directory: model.safetensors, config.json, vocab.parquet. Nothing is ever unpickled.
+
+config.json is written last and carries the sha256 of the other two: a directory with a valid
+config.json is whole.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+from torch import Tensor
+
+from diffsasrec.config import ModelConfig
+from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.model import SequenceModel
+from diffsasrec.rundir import to_json
+from diffsasrec.storage import Storage, parquet_bytes, sha256
+
+WEIGHTS, VOCAB, CONFIG = "model.safetensors", "vocab.parquet", "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    model: SequenceModel  # in eval mode
+    vocab: pa.Table  # item_id, index, count: in what the weights were trained on
+    trained_before: int  # microseconds: no event at or after it was trained on
+    model_version: str  # of the weights: 12 hex digits of their sha256
+
+    def candidates(self) -> npt.NDArray[np.bool_]:
+        """The items that the weights were trained on, [V]."""
+        return np.asarray(self.vocab["count"].to_numpy() > 0)
+
+
+def save_checkpoint(
+    directory: Storage,
+    *,
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    vocab: pa.Table,
+    counts: npt.NDArray[np.int64],
+    trained_before: int,
+) -> None:
+    """Writes the checkpoint; `counts` are those of the items in the training part, [V]."""
+    data = {
+        WEIGHTS: safetensors.torch.save(dict(weights)),
+        VOCAB: parquet_bytes(
+            vocab.select(["item_id", "index"]).append_column("count", pa.array(counts, pa.int64()))
+        ),
+    }
+    for name, content in data.items():
+        directory.write_bytes(name, content)
+    description = {
+        "model": config.model_dump(mode="json"),
+        "num_items": vocab.num_rows,
+        "trained_before": trained_before,
+        "model_version": sha256(data[WEIGHTS])[:12],
+        "sha256": {name: sha256(content) for name, content in data.items()},
+    }
+    directory.write_bytes(CONFIG, to_json(description))
+
+
+def read_description(directory: Storage) -> dict[str, Any]:
+    """What config.json says.
+
+    Raises:
+        ConfigError: when the directory holds no checkpoint.
+    """
+    try:
+        description: dict[str, Any] = json.loads(directory.read_bytes(CONFIG))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no checkpoint in {directory.root}; train one first") from None
+    return description
+
+
+def load_checkpoint(directory: Storage) -> Checkpoint:
+    """The model on CPU, in eval mode.
+
+    Raises:
+        ConfigError: when there is none.
+        InfrastructureError: when a file is not the one that was written.
+    """
+    description = read_description(directory)
+    data = {name: directory.read_bytes(name) for name in (WEIGHTS, VOCAB)}
+    for name, content in data.items():
+        if sha256(content) != description["sha256"][name]:
+            raise InfrastructureError(
+                f"{directory.url(name)} is not the file that was saved: its sha256 differs from "
+                f"the one in {CONFIG}; restore it or train again"
+            )
+    model = SequenceModel(ModelConfig(**description["model"]), description["num_items"])
+    model.load_state_dict(safetensors.torch.load(data[WEIGHTS]))
+    return Checkpoint(
+        model=model.eval(),
+        vocab=pq.read_table(io.BytesIO(data[VOCAB])),
+        trained_before=description["trained_before"],
+        model_version=description["model_version"],
+    )
+
+
+def check_not_trained_past(description: Mapping[str, Any], *, split_time: int, path: str) -> None:
+    """Refuses to measure weights that saw an event at or after the split.
+
+    Raises:
+        ConfigError: names the checkpoint and both times.
+    """
+    if description["trained_before"] > split_time:
+        raise ConfigError(
+            f"{path} was trained on events before {description['trained_before']} us, the split is "
+            f"at {split_time} us: weights that saw the holdout can't be measured; train from "
+            "scratch or from weights of an earlier date"
+        )
+
+
+def save_tensors(
+    storage: Storage, path: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """One safetensors file: the state of a training at one step."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    storage.write_bytes(path, safetensors.torch.save(plain, dict(metadata)))
+
+
+def load_tensors(storage: Storage, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file of `save_tensors`."""
+    data = storage.read_bytes(path)
+    # a safetensors file opens with the length of its JSON header
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return safetensors.torch.load(data), header["__metadata__"]

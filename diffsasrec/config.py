@@ -1,0 +1,354 @@
+"""The configuration: frozen pydantic models, YAML in, every unknown key refused.
+
+Only `jobs/` sees the whole `Config`; the library takes the values or the section that it uses.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from diffsasrec.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class EventsConfig(Section):
+    path: str = Field(description="file, directory or glob; local, s3:// or pkg://package/file")
+    format: Literal["parquet", "csv", "jsonl"] = Field("parquet", description="of every input file")
+    user_column: str = Field("user_id", description="column with the user ids")
+    item_column: str = Field("item_id", description="column with the item ids")
+    time_column: str = Field("timestamp", description="column with the time of the event")
+    time_unit: Literal["s", "ms", "us", "ns"] | None = Field(
+        None, description="unit of integer times; null: the column holds timestamps or ISO strings"
+    )
+    id_type: Literal["as_read", "int64", "string"] = Field(
+        "as_read", description="ids are kept as Parquet has them; CSV and JSON ids are strings"
+    )
+    partition_column: str | None = Field(
+        None, description="hive key of a date (dt=YYYY-MM-DD): later partitions are not read"
+    )
+    max_bad_fraction: Fraction = Field(
+        0.01, description="above this share of bad rows the run stops"
+    )
+
+
+class SplitConfig(Section):
+    quantile: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.95, description="the split time is this quantile of all timestamps (nearest rule)"
+    )
+    time: datetime | None = Field(None, description="a fixed split time (UTC), in its place")
+    min_item_count: PositiveInt = Field(1, description="rarer items are dropped")
+    min_user_events: Annotated[int, Field(ge=2)] = Field(
+        2, description="shorter histories are not trained on"
+    )
+    max_user_events: PositiveInt = Field(100_000, description="only a user's last events are kept")
+    users_per_bucket: PositiveInt = Field(
+        20_000, description="a bucket file is the unit of training input, scoring and resuming"
+    )
+
+
+class VocabConfig(Section):
+    previous_path: str | None = Field(
+        None, description="directory of an earlier vocab: its items keep their indices"
+    )
+
+
+class ModelConfig(Section):
+    kind: Literal["sasrec", "diffusion"] = Field("diffusion", description="the model")
+    attention: Literal["causal", "bidirectional", "prefix"] = Field(
+        "prefix", description="sasrec: causal; diffusion: prefix or bidirectional"
+    )
+    hidden_size: PositiveInt = Field(64, description="width")
+    num_blocks: PositiveInt = Field(2, description="depth")
+    num_heads: PositiveInt = Field(2, description="attention heads")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="in training")
+    max_seq_len: PositiveInt = Field(100, description="history events that the model sees")
+    num_slots: PositiveInt = Field(
+        10, description="mask slots behind the history that a diffusion model can denoise at once"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"model.hidden_size={self.hidden_size} is not divisible by "
+                f"model.num_heads={self.num_heads}"
+            )
+        allowed = ("causal",) if self.kind == "sasrec" else ("prefix", "bidirectional")
+        if self.attention not in allowed:
+            raise ValueError(
+                f"model.attention={self.attention} does not go with model.kind={self.kind}; "
+                f"use {' or '.join(allowed)}"
+            )
+        return self
+
+
+class ObjectiveConfig(Section):
+    """Shares of the training loss of a diffusion model; they need not add up to 1."""
+
+    next_item: Annotated[float, Field(ge=0)] = Field(0.5, description="share of the next-item loss")
+    random_mask: Annotated[float, Field(ge=0)] = Field(
+        0.25, description="share of the forward process: each token masked with probability t"
+    )
+    suffix_mask: Annotated[float, Field(ge=0)] = Field(
+        0.25, description="share of the masked suffix: the last k tokens masked, the rest clean"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.random_mask + self.suffix_mask <= 0:
+            raise ValueError(
+                "random_mask=0 and suffix_mask=0 leave nothing to denoise; for a plain next-item "
+                "model set model.kind=sasrec"
+            )
+        return self
+
+
+class TrainStageConfig(Section):
+    epochs: PositiveInt = Field(10, description="at most, when patience is set")
+    patience: PositiveInt | None = Field(
+        None, description="epochs without a better NDCG@10 on the second time cut; null: no search"
+    )
+    batch_size: PositiveInt = Field(128, description="global, over all workers")
+    learning_rate: PositiveFloat = Field(1e-3, description="after the warm-up")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="AdamW")
+    warmup_steps: NonNegativeInt = Field(100, description="linear warm-up")
+    grad_clip: PositiveFloat = Field(1.0, description="largest norm of the gradient")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.999, description="moving average of the weights that is kept; 0: the last weights"
+    )
+    checkpoint_every_steps: PositiveInt = Field(
+        500, description="steps that a death can cost at most"
+    )
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+
+class FinetuneConfig(TrainStageConfig):
+    epochs: PositiveInt = Field(2, description="at most, when patience is set")
+    learning_rate: PositiveFloat = Field(2e-4, description="after the warm-up")
+    query_times: PositiveInt = Field(8, description="simulated batch times inside the training log")
+    query_days: PositiveFloat = Field(30.0, description="the batch times lie in these last days")
+    objective: ObjectiveConfig = ObjectiveConfig(next_item=0.5, random_mask=0.0, suffix_mask=0.5)
+
+
+class TrainConfig(Section):
+    num_workers: PositiveInt = Field(2, description="DDP workers")
+    cpus_per_worker: PositiveFloat = Field(1.0, description="of the cluster")
+    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0.0, description="of the cluster")
+    threads_per_worker: PositiveInt = Field(1, description="fixed, since results depend on it")
+    max_failures: NonNegativeInt = Field(3, description="worker deaths that a training survives")
+    buckets_in_memory: PositiveInt = Field(8, description="rows are shuffled inside such a group")
+    num_negatives: NonNegativeInt = Field(
+        0, description="0: full softmax; else sampled softmax with this many shared negatives"
+    )
+
+
+class EvaluateConfig(Section):
+    ks: tuple[PositiveInt, ...] = Field((10,), description="cut-offs of the metrics")
+    bootstrap_samples: PositiveInt = Field(1000, description="for the 95 % intervals")
+    item_knn_users: PositiveInt = Field(
+        200_000, description="item-kNN counts over at most so many users (the smallest hashes)"
+    )
+
+
+class GateConfig(Section):
+    floors: dict[str, float] = Field(
+        {}, description="smallest allowed value per metric, as in NDCG@10: 0.02"
+    )
+    max_relative_drop: Fraction | None = Field(
+        None, description="largest allowed drop of gate.metric against the last published date"
+    )
+    metric: str = Field("NDCG@10", description="the metric that max_relative_drop watches")
+
+
+class ScoreConfig(Section):
+    k: PositiveInt = Field(10, description="items per user")
+    decode: Literal["single", "multi", "autoregressive"] = Field("single", description="how")
+    rank: Literal["next_item", "slot"] = Field(
+        "next_item", description="order of a list: by next-item probability, or as decoded"
+    )
+    steps: PositiveInt = Field(10, description="multi: at most so many denoising steps")
+    threshold: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="multi: confidence at which a slot is committed"
+    )
+    threshold_decay: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.9, description="multi: the user's threshold falls by this factor while no slot passes"
+    )
+    filter_seen: bool = Field(True, description="never recommend what the user has touched")
+    deny_path: str | None = Field(None, description="Parquet or CSV with a column item_id")
+    allow_path: str | None = Field(None, description="likewise; nothing else is recommended")
+    active_days: PositiveFloat | None = Field(
+        None, description="score only users with an event in these last days"
+    )
+    batch_size: PositiveInt = Field(256, description="users decoded at once")
+    num_actors: PositiveInt = Field(2, description="scoring actors at most")
+    cpus_per_actor: PositiveFloat = Field(1.0, description="of the cluster")
+    gpus_per_actor: Annotated[float, Field(ge=0)] = Field(0.0, description="of the cluster")
+
+
+class PublishConfig(Section):
+    grace: Annotated[float, Field(ge=0)] = Field(
+        3600.0, description="seconds before a date's replaced parts are deleted"
+    )
+    single_writer: bool = Field(
+        False, description="promise to be the only writer, on stores without create-only writes"
+    )
+
+
+class Config(Section):
+    lake: str = Field(description="local directory or s3://bucket/prefix; all output goes there")
+    seed: NonNegativeInt = Field(0, description="of every random choice")
+    log_interval: PositiveFloat = Field(10.0, description="seconds between progress lines")
+    events: EventsConfig
+    split: SplitConfig = SplitConfig()
+    vocab: VocabConfig = VocabConfig()
+    model: ModelConfig = ModelConfig()
+    pretrain: TrainStageConfig = TrainStageConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+    score: ScoreConfig = ScoreConfig()
+    publish: PublishConfig = PublishConfig()
+
+    @field_validator("lake")
+    @classmethod
+    def _known_scheme(cls, lake: str) -> str:
+        if "://" in lake and not lake.startswith("s3://"):
+            raise ValueError(f"lake={lake}: give a local directory or s3://bucket/prefix")
+        return lake.rstrip("/")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.model.kind == "sasrec" and self.score.decode == "multi":
+            raise ValueError(
+                "score.decode=multi needs mask slots, which model.kind=sasrec has not; "
+                "use single or autoregressive, or model.kind=diffusion"
+            )
+        slots = self.score.decode != "single" and self.model.kind == "diffusion"
+        if slots and self.score.k > self.model.num_slots:
+            raise ValueError(
+                f"score.k={self.score.k} with score.decode={self.score.decode} needs "
+                f"model.num_slots >= {self.score.k}, it is {self.model.num_slots}"
+            )
+        if max(self.evaluate.ks) > self.score.k:
+            raise ValueError(
+                f"evaluate.ks={list(self.evaluate.ks)} goes beyond score.k={self.score.k}; "
+                "raise score.k or drop the larger cut-offs"
+            )
+        known = [f"{name}@{k}" for k in self.evaluate.ks for name in ("HR", "NDCG", "MRR")]
+        known += [f"Coverage@{k}" for k in self.evaluate.ks]
+        watched = [*self.gate.floors]
+        if self.gate.max_relative_drop is not None:
+            watched.append(self.gate.metric)
+        for name in watched:
+            if name not in known:
+                raise ValueError(f"gate: {name} is not measured; known: {', '.join(known)}")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, as plain JSON types."""
+        return self.model_dump(mode="json")
+
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()
+
+
+def load_config(text: str, overrides: Iterable[str] = (), *, source: str = "config") -> Config:
+    """Parses YAML `text`, applies `key.path=value` overrides (values are YAML), checks everything.
+
+    Raises:
+        ConfigError: names the key, the value and the remedy.
+    """
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source} holds {type(values).__name__}, not a mapping of sections")
+    for override in overrides:
+        _apply(values, override)
+    if unknown := list(_unknown_keys(values, Config, "")):
+        raise ConfigError("; ".join(unknown))
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(map(_message, error.errors()))) from None
+
+
+# YAML 1.1 reads 1e-3 as a string; people write learning rates so
+_FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise ConfigError(f"--set {override}: write it as key.path=value")
+    *parents, leaf = path.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
+    try:
+        values[leaf] = float(text) if _FLOAT.fullmatch(text) else yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+
+
+def _unknown_keys(values: Mapping[str, Any], section: type[BaseModel], path: str) -> Iterable[str]:
+    for key, value in values.items():
+        field = section.model_fields.get(key)
+        if field is None:
+            near = difflib.get_close_matches(str(key), list(section.model_fields), n=1, cutoff=0.5)
+            hint = f"did you mean {path}{near[0]}" if near else f"known: {sorted(known(section))}"
+            yield f"unknown config key {path}{key}={value!r}; {hint}?"
+            continue
+        inner = section_of(field.annotation)
+        if inner is not None and isinstance(value, dict):
+            yield from _unknown_keys(value, inner, f"{path}{key}.")
+
+
+def known(section: type[BaseModel]) -> list[str]:
+    return list(section.model_fields)
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section class behind a field annotation, or None for a plain value."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _message(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return f"{where} is missing; set it in the file or with --set {where}=..."
+    return (
+        f"{where}={error['input']!r}: {text}" if where and error["type"] != "value_error" else text
+    )
+
+
+def leaf_keys(section: type[BaseModel] = Config, path: str = "") -> Iterable[tuple[str, Any]]:
+    """Every key of the configuration with its field, depth first: ("score.k", FieldInfo)."""
+    for name, field in section.model_fields.items():
+        inner = section_of(field.annotation)
+        if inner is None:
+            yield f"{path}{name}", field
+        else:
+            yield from leaf_keys(inner, f"{path}{name}.")

@@ -1,0 +1,270 @@
+"""From states to lists of K distinct items: single-step, multi-step and autoregressive decoding.
+
+Everything is vectorised over users, and nothing about a user depends on its batch mates: the
+thresholds, the steps and the filters are kept per user. Filters act before the softmax.
+
+Legend: B users, S slots, K list length, R rows (user, slot), M candidates per row, V items,
+D hidden size. Item index -1 stands for the mask in `slots` and for "no item" in lists.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffsasrec.diffusion import MASK
+
+# numbers in one tile of logits: rows are scored in tiles, never all rows x all items at once
+LOGITS_PER_TILE = 2**23
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be recommended: the items' vectors, and who may not get what."""
+
+    weight_VD: Tensor
+    allowed_V: Tensor  # bool: trained on, allowed, not denied
+    blocked_users_X: Tensor  # pairs (user row in the batch, item) that are filtered, as seen items;
+    blocked_items_X: Tensor  # in any order, doubles allowed
+
+    def num_left(self, num_users: int) -> Tensor:
+        """How many items are left for each user, [B]."""
+        pair_X = self.blocked_users_X * len(self.allowed_V) + self.blocked_items_X
+        pair_X = torch.unique(pair_X[self.allowed_V[self.blocked_items_X]])
+        blocked_B = torch.bincount(pair_X // len(self.allowed_V), minlength=num_users)
+        return self.allowed_V.sum() - blocked_B
+
+
+@dataclass(frozen=True)
+class Lists:
+    items_BK: Tensor  # -1 behind the end of a list
+    scores_BK: Tensor  # log-probability as the next item
+
+
+def ordered_top(values_RV: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """The m largest values of each row and their columns; of equal values the first column wins.
+
+    Rows with fewer than m finite values are filled with -inf and column -1.
+    """
+    width = values_RV.shape[1]
+    if m > width:
+        values_RV = torch.nn.functional.pad(values_RV, (0, m - width), value=-torch.inf)
+    top_RM, column_RM = values_RV.topk(min(m + 1, values_RV.shape[1]), dim=1)
+    if top_RM.shape[1] > m:
+        # topk says nothing about which of equal values it takes: settle ties across the border
+        tied_R = (top_RM[:, m - 1] == top_RM[:, m]) & torch.isfinite(top_RM[:, m])
+        top_RM, column_RM = top_RM[:, :m], column_RM[:, :m]
+        if tied_R.any():
+            top, column = values_RV[tied_R].sort(dim=1, descending=True, stable=True)
+            top_RM, column_RM = top_RM.clone(), column_RM.clone()
+            top_RM[tied_R], column_RM[tied_R] = top[:, :m], column[:, :m]
+    by_column = column_RM.argsort(dim=1)
+    top_RM, column_RM = top_RM.gather(1, by_column), column_RM.gather(1, by_column)
+    by_value = top_RM.argsort(dim=1, descending=True, stable=True)
+    top_RM, column_RM = top_RM.gather(1, by_value), column_RM.gather(1, by_value)
+    return top_RM, column_RM.masked_fill(top_RM == -torch.inf, -1)
+
+
+def top_items(
+    states_RD: Tensor, users_R: Tensor, candidates: Candidates, m: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The m most probable allowed items of each row.
+
+    Returns:
+        log-probabilities [R, M], items [R, M] (-1: none left), logsumexp of the logits [R].
+    """
+    weight_DV = candidates.weight_VD.T
+    bias_V = torch.zeros(len(candidates.allowed_V), device=states_RD.device)
+    bias_V = bias_V.masked_fill(~candidates.allowed_V, -torch.inf)
+    rows_of_user = _group_rows(users_R)
+    logprobs, items, normalisers = [], [], []
+    tile = max(1, LOGITS_PER_TILE // len(bias_V))
+    for start in range(0, len(states_RD), tile):
+        logits_RV = (states_RD[start : start + tile] @ weight_DV).float() + bias_V
+        rows_X, items_X = _blocked_rows(rows_of_user, candidates, start, start + len(logits_RV))
+        logits_RV[rows_X, items_X] = -torch.inf
+        normaliser_R = torch.logsumexp(logits_RV, dim=1)
+        top_RM, item_RM = ordered_top(logits_RV, m)
+        logprobs.append((top_RM - normaliser_R[:, None]).masked_fill(item_RM < 0, -torch.inf))
+        items.append(item_RM)
+        normalisers.append(normaliser_R)
+    return torch.cat(logprobs), torch.cat(items), torch.cat(normalisers)
+
+
+def _group_rows(users_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows ordered by user, and per user where its rows start and how many there are."""
+    order_R = users_R.argsort(stable=True)
+    counts_B = torch.bincount(users_R)
+    return order_R, counts_B.cumsum(0) - counts_B, counts_B
+
+
+def _blocked_rows(
+    grouped: tuple[Tensor, Tensor, Tensor], candidates: Candidates, start: int, stop: int
+) -> tuple[Tensor, Tensor]:
+    """The blocked pairs (row - start, item) of the rows start..stop of a tile."""
+    order_R, first_B, count_B = grouped
+    users_X = candidates.blocked_users_X
+    inside = users_X < len(count_B)  # users behind the last row have no row
+    users_X, items_X = users_X[inside], candidates.blocked_items_X[inside]
+    repeats_X = count_B[users_X]
+    pair_Y = torch.repeat_interleave(repeats_X)
+    nth_Y = torch.arange(len(pair_Y), device=pair_Y.device) - (
+        repeats_X.cumsum(0) - repeats_X
+    ).repeat_interleave(repeats_X)
+    rows_Y = order_R[first_B[users_X][pair_Y] + nth_Y]
+    in_tile = (rows_Y >= start) & (rows_Y < stop)
+    return rows_Y[in_tile] - start, items_X[pair_Y][in_tile]
+
+
+def decode_single(states_BD: Tensor, candidates: Candidates, *, k: int) -> Lists:
+    """The k most probable next items from one state per user, most probable first."""
+    users_B = torch.arange(len(states_BD), device=states_BD.device)
+    scores_BK, items_BK, _ = top_items(states_BD, users_B, candidates, k)
+    return Lists(items_BK, scores_BK)
+
+
+def decode_multi(
+    denoise: Callable[[Tensor], Tensor],
+    candidates: Candidates,
+    *,
+    num_users: int,
+    k: int,
+    steps: int,
+    threshold: float,
+    threshold_decay: float,
+    by_next_item: bool,
+) -> Lists:
+    """Denoises K masked slots per user in at most `steps` steps.
+
+    Each step scores the masked slots (`denoise`: slots [B, K] -> states [B, K, D]) and commits, most
+    confident first and never an item twice, every slot whose probability passes the threshold.
+    While none passes, the user's threshold falls by `threshold_decay`, in this step only. At least
+    ceil(masked / steps left) slots are committed, so that `steps` suffice.
+    """
+    device = candidates.weight_VD.device
+    slots_BK = torch.full((num_users, k), MASK, device=device)
+    wanted_B = candidates.num_left(num_users).clamp(max=k)
+    first: tuple[Tensor, Tensor] | None = None
+    for step in range(steps):
+        masked_BK = slots_BK == MASK
+        left_B = wanted_B - (~masked_BK).sum(1)
+        open_BK = masked_BK & (left_B > 0)[:, None]
+        if not open_BK.any():
+            break
+        states_BKD = denoise(slots_BK)
+        users_R, slot_R = open_BK.nonzero(as_tuple=True)
+        with_committed = _block_committed(candidates, slots_BK)
+        logprob_RM, item_RM, normaliser_R = top_items(
+            states_BKD[users_R, slot_R], users_R, with_committed, k
+        )
+        if first is None:  # every user with a list has its slot 1 open in the first step
+            normaliser_B = torch.zeros(num_users, device=device)
+            normaliser_B[users_R[slot_R == 0]] = normaliser_R[slot_R == 0]
+            first = states_BKD[:, 0], normaliser_B
+        confidence_BKM = torch.full((num_users, k, k), -torch.inf, device=device)
+        confidence_BKM[users_R, slot_R] = logprob_RM
+        items_BKM = torch.full((num_users, k, k), -1, device=device)
+        items_BKM[users_R, slot_R] = item_RM
+        at_least_B = (left_B + steps - step - 1) // (steps - step)
+        slots_BK = _commit(
+            slots_BK, confidence_BKM, items_BKM, at_least_B, left_B, threshold, threshold_decay
+        )
+    if first is None:
+        states_BD = torch.zeros((num_users, candidates.weight_VD.shape[1]), device=device)
+        first = states_BD, torch.zeros(num_users, device=device)
+    return _rank(slots_BK, *first, candidates, by_next_item)
+
+
+def _commit(
+    slots_BK: Tensor,
+    confidence_BKM: Tensor,
+    items_BKM: Tensor,
+    at_least_B: Tensor,
+    left_B: Tensor,
+    threshold: float,
+    threshold_decay: float,
+) -> Tensor:
+    """Greedy assignment of distinct items to masked slots, most confident first.
+
+    M = K candidates per slot suffice: at most K - 1 of them can be taken by other slots.
+    """
+    num_users, k = slots_BK.shape
+    slots_BK = slots_BK.clone()
+    user_B = torch.arange(num_users, device=slots_BK.device)
+    log_threshold = torch.log(torch.tensor(threshold, device=slots_BK.device))
+    log_decay = torch.log(torch.tensor(threshold_decay, device=slots_BK.device))
+    best_B = confidence_BKM.flatten(1).amax(1)
+    falls_B = ((best_B - log_threshold) / log_decay).clamp(min=0).ceil()
+    # min: the fall ends at the best slot also where rounding would stop just above it
+    passing_B = torch.minimum(log_threshold + falls_B * log_decay, best_B)
+    for nth in range(k):
+        best_B, flat_B = confidence_BKM.flatten(1).max(1)
+        due_B = (best_B >= passing_B) | (nth < at_least_B)
+        commit_B = due_B & (nth < left_B) & (best_B > -torch.inf)
+        if not commit_B.any():
+            break
+        user, flat = user_B[commit_B], flat_B[commit_B]
+        slot, item = flat // k, items_BKM.flatten(1)[user, flat]
+        slots_BK[user, slot] = item
+        confidence_BKM[user, slot] = -torch.inf
+        taken_BKM = items_BKM[user] == item[:, None, None]
+        confidence_BKM[user] = confidence_BKM[user].masked_fill(taken_BKM, -torch.inf)
+    return slots_BK
+
+
+def decode_autoregressive(
+    next_states: Callable[[Tensor], Tensor],
+    candidates: Candidates,
+    *,
+    num_users: int,
+    k: int,
+    by_next_item: bool,
+) -> Lists:
+    """K next items one after another, each the most probable after those before it.
+
+    `next_states`: items chosen so far [B, j] -> states [B, D] that predict the item behind them.
+    """
+    device = candidates.weight_VD.device
+    users_B = torch.arange(num_users, device=device)
+    slots_BK = torch.full((num_users, k), MASK, device=device)
+    first: tuple[Tensor, Tensor] | None = None
+    for position in range(k):
+        states_BD = next_states(slots_BK[:, :position])
+        with_committed = _block_committed(candidates, slots_BK)
+        _, item_B1, normaliser_B = top_items(states_BD, users_B, with_committed, 1)
+        first = first or (states_BD, normaliser_B)
+        slots_BK[:, position] = item_B1[:, 0]
+    assert first is not None, k
+    return _rank(slots_BK, *first, candidates, by_next_item)
+
+
+def _block_committed(candidates: Candidates, slots_BK: Tensor) -> Candidates:
+    users_X, slot_X = (slots_BK != MASK).nonzero(as_tuple=True)
+    return Candidates(
+        candidates.weight_VD,
+        candidates.allowed_V,
+        torch.cat([candidates.blocked_users_X, users_X]),
+        torch.cat([candidates.blocked_items_X, slots_BK[users_X, slot_X]]),
+    )
+
+
+def _rank(
+    slots_BK: Tensor,
+    first_states_BD: Tensor,
+    normaliser_B: Tensor,
+    candidates: Candidates,
+    by_next_item: bool,
+) -> Lists:
+    """Scores the chosen items as the next item and puts them in the order of the list."""
+    vectors_BKD = candidates.weight_VD[slots_BK.clamp(min=0)]
+    logits_BK = torch.einsum("bd,bkd->bk", first_states_BD, vectors_BKD).float()
+    scores_BK = (logits_BK - normaliser_B[:, None]).masked_fill(slots_BK == MASK, -torch.inf)
+    if by_next_item:
+        # equal scores by item index: order by it first, then stably by score
+        order_BK = slots_BK.argsort(dim=1)
+        by_score = scores_BK.gather(1, order_BK).argsort(dim=1, descending=True, stable=True)
+        order_BK = order_BK.gather(1, by_score)
+    else:
+        order_BK = (slots_BK == MASK).to(torch.int8).argsort(dim=1, stable=True)
+    return Lists(slots_BK.gather(1, order_BK), scores_BK.gather(1, order_BK))

@@ -1,0 +1,30 @@
+"""The errors that a user can meet. Each carries the exit code of the job that ends with it.
+
+DiffsasrecError
+|- ConfigError           2   the configuration or the command line is wrong
+|- InputDataError        3   the interaction log is wrong
+|- RefusedError          4   the gate or the audit refused the result
+'- InfrastructureError   5   the cluster or the object store failed
+"""
+
+
+class DiffsasrecError(Exception):
+    """Base of all errors below; its message names the key or file, the value and the remedy."""
+
+    exit_code = 1
+
+
+class ConfigError(DiffsasrecError):
+    exit_code = 2
+
+
+class InputDataError(DiffsasrecError):
+    exit_code = 3
+
+
+class RefusedError(DiffsasrecError):
+    exit_code = 4
+
+
+class InfrastructureError(DiffsasrecError):
+    exit_code = 5

@@ -1,0 +1,491 @@
+"""The training loop: one phase on one worker of a DDP group. Nothing here knows Ray.
+
+The state of a phase (weights, their moving average, the optimizer, patience, best weights, step) is
+saved to the run directory every so many steps, one file per save and attempt; whoever starts the
+phase again, a restarted worker or a rerun of the night, continues from the newest file of any
+attempt. Generators are seeded per step, so that none has to be saved.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import tensorboardX
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from diffsasrec.batches import (
+    Batch,
+    Examples,
+    epoch_groups,
+    epoch_steps,
+    group_batches,
+    make_batch,
+    query_examples,
+    spread_query_times,
+    stream_seed,
+    window_examples,
+)
+from diffsasrec.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from diffsasrec.config import (
+    FinetuneConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TrainConfig,
+    TrainStageConfig,
+)
+from diffsasrec.diffusion import denoising_loss, item_nll
+from diffsasrec.metrics import rank_metrics, ranks_of
+from diffsasrec.model import SequenceModel
+from diffsasrec.recommend import Decoding, recommend, take_users
+from diffsasrec.rundir import to_json
+from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
+from diffsasrec.split import count_before, find_holdout
+from diffsasrec.storage import Storage
+
+Tell = Callable[[str, int, int, str], None]  # phase, steps taken, all steps, note
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training: what is trained on, how, and where the weights go."""
+
+    name: str  # names the state directory, and is part of every seed
+    settings: TrainStageConfig  # a FinetuneConfig trains on batch times, else on windows
+    trained_before: int  # microseconds: only events before it are trained on
+    output: str  # checkpoint directory, below the run directory
+    init_from: str = ""  # checkpoint directory, below the run directory; "": from scratch
+    validate_before: int | None = None  # measure on events in [trained_before, validate_before)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the phases of one training share."""
+
+    run: Storage
+    attempt: str
+    num_buckets: int
+    model: ModelConfig
+    train: TrainConfig
+    min_user_events: int
+    filter_seen: bool
+    seed: int
+
+
+@dataclass
+class State:
+    """What a phase needs to go on, besides its tensors."""
+
+    step: int = 0  # taken so far
+    epoch: int = 0  # finished so far
+    loss_sum: float = 0.0  # over the steps of the unfinished epoch
+    best: float = -1.0
+    best_epoch: int = 0
+    bad_epochs: int = 0
+    stopped: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)  # one per finished epoch
+
+
+class Objective(nn.Module):
+    """The losses of a batch as sums over this rank's rows; DDP wraps this."""
+
+    def __init__(self, model: SequenceModel, candidates_V: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        bias_V = torch.zeros(len(candidates_V)).masked_fill(~candidates_V, -torch.inf)
+        self.register_buffer("bias_V", bias_V, persistent=False)
+
+    def forward(self, batch: Batch, negatives_N: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The summed next-item loss and the summed denoising loss."""
+        history = self.model.encode(batch.history_BL, batch.lengths_B)
+        if self.model.config.kind == "sasrec":
+            assert history.states_BLD is not None
+            states_BLD, denoising = history.states_BLD, history.states_BLD.new_zeros(())
+        else:
+            states_BLD, slots_BSD = self.model.denoise(history, batch.slots_BS, batch.num_slots_B)
+            states_BTD = torch.cat([states_BLD, slots_BSD], dim=1)
+            masked = batch.masked_BT
+            nll_R = self._nll(states_BTD[masked], batch.targets_BT[masked], negatives_N)
+            denoising = denoising_loss(nll_R, batch.p_mask_BT[masked])
+        scored = batch.scored_BL
+        next_R = self._nll(states_BLD[scored], batch.next_BL[scored], negatives_N)
+        return next_R.sum(), denoising
+
+    def _nll(self, states_RD: Tensor, targets_R: Tensor, negatives_N: Tensor | None) -> Tensor:
+        weight_VD = self.model.item_weight
+        return item_nll(states_RD, targets_R, weight_VD, self.bias_V, negatives_N=negatives_N)
+
+
+def batch_loss(sums: tuple[Tensor, Tensor], batch: Batch, objective: ObjectiveConfig) -> Tensor:
+    """This rank's part of the loss of the global batch.
+
+    Each sum is divided by a count over all ranks, so that the parts of all ranks add up to the loss
+    that one worker would have. Where both losses are taken they are weighted by their shares.
+    """
+    next_item, denoising = sums
+    share = rest = 1.0
+    if batch.num_scored and batch.num_maskable:
+        share, rest = objective.next_item, objective.random_mask + objective.suffix_mask
+    return share * next_item / max(batch.num_scored, 1) + rest * denoising / max(
+        batch.num_maskable, 1
+    )
+
+
+class Buckets:
+    """The bucket files of a run, the last few kept in memory."""
+
+    def __init__(self, run: Storage, keep: int) -> None:
+        self._run = run
+        self.load = lru_cache(maxsize=keep)(self._load)
+
+    def _load(self, bucket: int) -> Flat:
+        return flatten(self._run.read_table(f"sequences/{bucket_name(bucket)}"))
+
+
+def bucket_examples(flat: Flat, phase: Phase, model: ModelConfig, *, min_events: int) -> Examples:
+    """The examples of one bucket in one phase."""
+    num_events = count_before(flat.times, flat.offsets, phase.trained_before).astype(np.int64)
+    settings = phase.settings
+    if not isinstance(settings, FinetuneConfig):
+        return window_examples(
+            flat.offsets, num_events, max_seq_len=model.max_seq_len, min_events=min_events
+        )
+    query_times = spread_query_times(
+        before=phase.trained_before, days=settings.query_days, num=settings.query_times
+    )
+    return query_examples(
+        flat.times,
+        flat.offsets,
+        np.where(num_events >= min_events, num_events, 0),
+        query_times=query_times,
+        max_seq_len=model.max_seq_len,
+        num_slots=model.num_slots if model.kind == "diffusion" else 1,
+    )
+
+
+def validation_ranks(
+    model: SequenceModel,
+    flat: Flat,
+    *,
+    cut: int,
+    before: int,
+    known: npt.NDArray[np.bool_],
+    filter_seen: bool,
+) -> npt.NDArray[np.int64]:
+    """Ranks of each user's first known item in [cut, before) among the model's ten best."""
+    items, times, offsets = restrict(flat, count_before(flat.times, flat.offsets, before))
+    num_before, position, _ = find_holdout(items, times, offsets, split_time=cut, known=known)
+    shown = replace(flat, items=items, times=times, offsets=offsets)
+    users = np.flatnonzero(position >= 0)
+    history, _, bounds = restrict(shown, num_before)
+    lists, _ = recommend(
+        model,
+        *take_users(history, bounds, users),
+        allowed=known,
+        decoding=Decoding(k=10, filter_seen=filter_seen),
+    )
+    return ranks_of(lists, items[offsets[users] + position[users]].astype(np.int64))
+
+
+class PhaseTrainer:
+    """One phase on one worker of `world_size`; the process group exists when there are several."""
+
+    def __init__(
+        self,
+        job: Job,
+        phase: Phase,
+        *,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+        tell: Tell,
+    ) -> None:
+        self.job, self.phase, self.settings = job, phase, phase.settings
+        self.device, self.rank, self.world_size, self.tell = device, rank, world_size, tell
+        self.buckets = Buckets(job.run, job.train.buckets_in_memory)
+        self.vocab = job.run.read_tables("vocab")
+        self.counts_V = np.zeros(self.vocab.num_rows, np.int64)
+        num_examples = []
+        for bucket in range(job.num_buckets):
+            flat = self.buckets.load(bucket)
+            used = flat.items[flat.times < phase.trained_before]
+            self.counts_V += np.bincount(used, minlength=len(self.counts_V))
+            num_examples.append(len(self._examples(flat)))
+        self.num_examples = np.array(num_examples, np.int64)
+        candidates_V = torch.from_numpy(self.counts_V > 0)
+        self.candidates_C = candidates_V.nonzero()[:, 0]
+        self.model = self._initial_model().to(device)
+        self.objective: nn.Module = Objective(self.model, candidates_V).to(device)
+        if world_size > 1:
+            self.objective = DistributedDataParallel(
+                self.objective, device_ids=[device] if device.type == "cuda" else None
+            )
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+        )
+        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.best_weights: dict[str, Tensor] = {}
+        self.state = State()
+        self._load_state()
+
+    def _initial_model(self) -> SequenceModel:
+        seed = stream_seed(self.job.seed, "init")
+        model = SequenceModel(self.job.model, self.vocab.num_rows, seed=seed)
+        if self.phase.init_from:
+            start = load_checkpoint(self.job.run.sub(self.phase.init_from))
+            # what is measured must come from weights that saw nothing later
+            assert start.trained_before <= self.phase.trained_before, self.phase
+            model.load_state_dict(start.model.state_dict())
+        return model
+
+    def _examples(self, flat: Flat) -> Examples:
+        least = self.job.min_user_events
+        return bucket_examples(flat, self.phase, self.job.model, min_events=least)
+
+    def run(self) -> None:
+        """Trains to the end of the phase and writes its checkpoint and result.json."""
+        steps = [self._num_steps(epoch) for epoch in range(self.settings.epochs)]
+        for epoch in range(self.state.epoch, self.settings.epochs):
+            if self.state.stopped:
+                break
+            for step, (items, examples) in enumerate(self._epoch(epoch), sum(steps[:epoch])):
+                if step >= self.state.step:
+                    self._step(items, examples)
+                    self._after_step(step - sum(steps[:epoch]) + 1, sum(steps))
+            self._finish_epoch(steps[epoch])
+        self._save_state()
+        if self.rank == 0:
+            self._write_output()
+
+    def _groups(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        return epoch_groups(
+            self.num_examples,
+            seed=self.job.seed,
+            phase=self.phase.name,
+            epoch=epoch,
+            buckets_in_memory=self.job.train.buckets_in_memory,
+        )
+
+    def _num_steps(self, epoch: int) -> int:
+        groups = self._groups(epoch)
+        return epoch_steps(groups, self.num_examples, batch_size=self.settings.batch_size)
+
+    def _epoch(self, epoch: int) -> Iterator[tuple[npt.NDArray[np.int32], Examples]]:
+        """The global batches of an epoch: flat items, and the examples in them."""
+        for number, group in enumerate(self._groups(epoch)):
+            flats = [self.buckets.load(int(bucket)) for bucket in group]
+            shifts = np.cumsum([0, *(len(flat.items) for flat in flats[:-1])])
+            parts = [
+                self._examples(flat).shifted(int(shift))
+                for flat, shift in zip(flats, shifts, strict=True)
+            ]
+            items, examples = np.concatenate([flat.items for flat in flats]), Examples.concat(parts)
+            for chosen in group_batches(
+                len(examples),
+                batch_size=self.settings.batch_size,
+                seed=self.job.seed,
+                phase=self.phase.name,
+                at=(epoch, number),
+            ):
+                yield items, examples.take(chosen)
+
+    def _step(self, items: npt.NDArray[np.int32], examples: Examples) -> None:
+        state, settings = self.state, self.settings
+        where = (self.job.seed, self.phase.name)
+        generator = torch.Generator().manual_seed(stream_seed(*where, "masks", state.step))
+        batch = make_batch(
+            items,
+            examples,
+            model=self.job.model,
+            objective=settings.objective,
+            generator=generator,
+            rank=self.rank,
+            world_size=self.world_size,
+        ).to(self.device)
+        negatives_N = self._negatives(generator)
+        # dropout has a stream of its own per rank and step
+        torch.manual_seed(stream_seed(*where, "dropout", state.step, self.rank))
+        for group in self.optimizer.param_groups:
+            warm = min(1.0, (state.step + 1) / max(settings.warmup_steps, 1))
+            group["lr"] = settings.learning_rate * warm
+        self.objective.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            sums = self.objective(batch, negatives_N)
+        loss = batch_loss(sums, batch, settings.objective)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss * self.world_size).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean
+        nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        self.optimizer.step()
+        state.step += 1
+        state.loss_sum += self._sum_over_ranks([float(loss.detach())])[0]
+        self._update_average()
+
+    def _negatives(self, generator: torch.Generator) -> Tensor | None:
+        num = self.job.train.num_negatives
+        if num == 0 or num >= len(self.candidates_C):
+            return None
+        drawn = torch.randint(len(self.candidates_C), (num,), generator=generator)
+        return self.candidates_C[drawn].to(self.device)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # a short training must not average in its start: the decay grows with the step
+        rising = (1 + self.state.step) / (10 + self.state.step)
+        decay = min(self.settings.ema_decay, rising)
+        for name, parameter in self.model.named_parameters():
+            self.average[name].lerp_(parameter, 1 - decay)
+
+    def _sum_over_ranks(self, values: list[float]) -> list[float]:
+        if self.world_size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(tensor)
+        return [float(value) for value in tensor]
+
+    def _after_step(self, step_of_epoch: int, total: int) -> None:
+        if self.rank != 0:
+            return
+        state = self.state
+        loss = state.loss_sum / step_of_epoch
+        note = f", epoch {state.epoch + 1} of {self.settings.epochs}, loss {loss:.3f}"
+        self.tell(self.phase.name, state.step, total, note)
+        if state.step % self.settings.checkpoint_every_steps == 0:
+            self._save_state()
+
+    def _finish_epoch(self, num_steps: int) -> None:
+        state = self.state
+        state.epoch += 1
+        record = {
+            "epoch": state.epoch,
+            "step": state.step,
+            "loss": state.loss_sum / max(num_steps, 1),
+        }
+        state.loss_sum = 0.0
+        if self.phase.validate_before is not None:
+            value = record["NDCG@10"] = self._validate(self.phase.validate_before)
+            state.bad_epochs += 1
+            if value > state.best:
+                state.best, state.best_epoch, state.bad_epochs = value, state.epoch, 0
+                self.best_weights = {name: t.clone() for name, t in self.average.items()}
+            patience = self.settings.patience
+            state.stopped = patience is not None and state.bad_epochs >= patience
+        state.history.append(record)
+
+    @torch.no_grad()
+    def _validate(self, before: int) -> float:
+        """NDCG@10 on the second time cut, with the averaged weights, over all ranks' buckets."""
+        current = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.model.load_state_dict(self.average)
+        self.model.eval()
+        ranks = [np.zeros(0, np.int64)]
+        for bucket in range(self.rank, self.job.num_buckets, self.world_size):
+            ranks.append(
+                validation_ranks(
+                    self.model,
+                    self.buckets.load(bucket),
+                    cut=self.phase.trained_before,
+                    before=before,
+                    known=self.counts_V > 0,
+                    filter_seen=self.job.filter_seen,
+                )
+            )
+        self.model.load_state_dict(current)
+        mine = np.concatenate(ranks)
+        gain, num = rank_metrics(mine, k=10)["NDCG@10"] * len(mine), float(len(mine))
+        gain, num = self._sum_over_ranks([gain, num])
+        return gain / max(num, 1.0)
+
+    def _write_output(self) -> None:
+        run, name = self.job.run, self.phase.name
+        weights = self.best_weights or self.average
+        save_checkpoint(
+            run.sub(self.phase.output),
+            weights={name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
+            config=self.job.model,
+            vocab=self.vocab,
+            counts=self.counts_V,
+            trained_before=self.phase.trained_before,
+        )
+        with tempfile.TemporaryDirectory() as directory:
+            with tensorboardX.SummaryWriter(directory) as writer:
+                for record in self.state.history:
+                    for key in record.keys() - {"epoch", "step"}:
+                        writer.add_scalar(f"{name}/{key}", record[key], record["step"])
+            (file,) = os.listdir(directory)
+            with open(os.path.join(directory, file), "rb") as events:
+                run.write_bytes(f"tensorboard/{name}/events.out.tfevents.0", events.read())
+        result = {
+            "epochs": self.state.best_epoch or self.state.epoch,
+            "steps": self.state.step,
+            "examples": int(self.num_examples.sum()),
+            "history": self.state.history,
+        }
+        run.write_bytes(f"state/{name}/result.json", to_json(result))
+
+    def _save_state(self) -> None:
+        if self.rank != 0:
+            return
+        tensors = {f"weights.{name}": p for name, p in self.model.named_parameters()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        for name, parameter in self.model.named_parameters():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if parameter in self.optimizer.state:
+                    tensors[f"{moment}.{name}"] = self.optimizer.state[parameter][moment]
+        directory = f"state/{self.phase.name}/{self.job.attempt}"
+        path = f"{directory}/step-{self.state.step:09d}.safetensors"
+        state = {"state": json.dumps(asdict(self.state))}
+        save_tensors(self.job.run, path, tensors, state)
+        # the one before stays: a reader may be at it
+        self.job.run.delete([info.path for info in self.job.run.list(directory)][:-2])
+
+    def _load_state(self) -> None:
+        saved = [info.path for info in self.job.run.list(f"state/{self.phase.name}")]
+        saved = [path for path in saved if path.endswith(".safetensors")]
+        if not saved:
+            return
+        newest = max(saved, key=lambda path: path.rpartition("/step-")[2])
+        tensors, metadata = load_tensors(self.job.run, newest)
+        self.state = State(**json.loads(metadata["state"]))
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            group, _, parameter_name = name.partition(".")
+            groups.setdefault(group, {})[parameter_name] = tensor.to(self.device)
+        self.model.load_state_dict(groups["weights"])
+        self.average, self.best_weights = groups["average"], groups.get("best", {})
+        for name, parameter in self.model.named_parameters():
+            if name in groups.get("exp_avg", {}):
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(self.state.step)),
+                    "exp_avg": groups["exp_avg"][name],
+                    "exp_avg_sq": groups["exp_avg_sq"][name],
+                }
+
+
+def train_phases(
+    job: Job,
+    phases: tuple[Phase, ...],
+    *,
+    device: torch.device,
+    rank: int,
+    world_size: int,
+    tell: Tell,
+) -> None:
+    """What one worker does; a phase whose result.json exists is done."""
+    torch.set_num_threads(job.train.threads_per_worker)
+    for phase in phases:
+        if not job.run.exists(f"state/{phase.name}/result.json"):
+            PhaseTrainer(
+                job, phase, device=device, rank=rank, world_size=world_size, tell=tell
+            ).run()
+        if world_size > 1:
+            torch.distributed.barrier()  # the next phase reads what rank 0 has written

@@ -1,0 +1,37 @@
+"""Progress of long work as log lines: what, how far, how fast, how long still."""
+
+import logging
+import time
+
+log = logging.getLogger(__name__)
+
+
+def duration(seconds: float) -> str:
+    """75 -> 1:15, 3675 -> 1:01:15."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Progress:
+    """At most one line per `interval` seconds, readable in a job log."""
+
+    def __init__(self, what: str, unit: str, *, interval: float) -> None:
+        self._what, self._unit, self._interval = what, unit, interval
+        self._start = self._last = time.monotonic()
+        self._first: int | None = None  # a resumed work starts in the middle
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done
+        if now - self._last < self._interval:
+            return
+        self._last = now
+        fresh = done - self._first
+        left = (total - done) * (now - self._start) / fresh if fresh else None
+        remaining = "" if left is None else f", about {duration(left)} left"
+        share = f"{100 * done / max(total, 1):.0f} %"
+        log.info(
+            "%s: %s %d of %d (%s)%s%s", self._what, self._unit, done, total, share, note, remaining
+        )

@@ -1,0 +1,246 @@
+"""Audit, chain, lake: how a run becomes what consumers read, whole at every moment.
+
+The chain is a list of numbered files, each created exactly once; creating one is the commit. It
+names an immutable run directory. After the commit the winner copies the run's parts to the date's
+directory, replaces _SUCCESS with one write, and removes the parts it replaced after a grace time.
+Whoever publishes next finishes a copy that was interrupted.
+"""
+
+import json
+import re
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.rundir import RunDir, to_json
+from diffsasrec.schema import list_offsets, list_values
+from diffsasrec.storage import FileInfo, Storage, sha256
+from diffsasrec.vocab import index_items
+
+CHAIN = "recommendations/_published"
+PART = re.compile(r"recommendations/ds=([^/]+)/part-(.+)-(\d{5})\.parquet")
+
+
+def audit_bucket(
+    recommendations: pa.Table,
+    expected: pa.Table,
+    *,
+    vocab: pa.Table,
+    allowed: npt.NDArray[np.bool_],
+    k: int,
+    filter_seen: bool,
+) -> Counter[str]:
+    """Counts the rows of a bucket that break a rule, by rule; all zero (absent) when none does.
+
+    Args:
+        recommendations: what was written, recommendations_schema.
+        expected: user_id and items (indices of `vocab`, the whole history) of the bucket's users.
+        allowed: what may be recommended at all, [V].
+    """
+    broken: Counter[str] = Counter()
+    got, want = recommendations["user_id"], expected["user_id"]
+    if got.combine_chunks() != want.combine_chunks():
+        broken["users: not exactly the expected ones, once and in order"] = max(
+            abs(len(got) - len(want)), 1
+        )
+        return broken
+    offsets = list_offsets(recommendations["items"])
+    structs = list_values(recommendations["items"])
+    lengths = np.diff(offsets)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(owner)) - np.repeat(offsets[:-1], lengths)
+    items = index_items(structs.field("item_id"), vocab).astype(np.int64)
+    scores = structs.field("score").to_numpy(zero_copy_only=False)
+    ranks = structs.field("rank").to_numpy(zero_copy_only=False)
+    pairs = owner * len(allowed) + items
+    history_offsets = list_offsets(expected["items"])
+    history = list_values(expected["items"]).to_numpy().astype(np.int64)
+    history_owner = np.repeat(np.arange(len(lengths)), np.diff(history_offsets))
+    seen_pairs = np.unique(history_owner * len(allowed) + history)
+    seen_allowed = seen_pairs[allowed[seen_pairs % len(allowed)]]
+    num_seen = np.bincount(seen_allowed // len(allowed), minlength=len(lengths))
+    num_left = allowed.sum() - (num_seen if filter_seen else 0)
+    known = items >= 0
+    rules = {
+        "item: not in the vocabulary": ~known,
+        "item: denied, not allowed or not trained on": known & ~allowed[np.where(known, items, 0)],
+        "item: seen by the user": filter_seen & known & np.isin(pairs, seen_pairs),
+        "score: not finite": ~np.isfinite(scores),
+        "rank: not 1, 2, 3, ...": ranks != place + 1,
+    }
+    for rule, is_broken in rules.items():
+        broken[rule] = len(np.unique(owner[is_broken]))
+    _, first = np.unique(pairs, return_index=True)
+    broken["list: an item twice"] = len(np.unique(np.delete(owner, first)))
+    broken[f"list: not {k} items although there are as many candidates"] = int(
+        (lengths != np.minimum(k, num_left)).sum()
+    )
+    return +broken
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One link of the chain."""
+
+    number: int
+    attempt: str
+    ds: str
+    run_id: str
+    manifest_sha256: str
+    previous: int | None
+    current: dict[str, str]  # ds and run_id of what is served
+
+    @property
+    def path(self) -> str:
+        return f"{CHAIN}/{self.number:08d}.json"
+
+
+def read_chain(lake: Storage) -> list[Entry]:
+    """All entries, oldest first.
+
+    Raises:
+        InfrastructureError: a number is missing; someone has tampered with the chain.
+    """
+    paths = [info.path for info in lake.list(CHAIN) if info.path.endswith(".json")]
+    entries = [Entry(**json.loads(lake.read_bytes(path))) for path in paths]
+    if [entry.number for entry in entries] != list(range(1, len(entries) + 1)):
+        raise InfrastructureError(
+            f"the chain in {lake.url(CHAIN)} has a gap: {[entry.number for entry in entries]}; "
+            "restore the missing entries before publishing again"
+        )
+    return entries
+
+
+def newest_before(chain: list[Entry], ds: str) -> Entry | None:
+    """The newest entry of the newest published date before `ds`."""
+    earlier = [entry for entry in chain if entry.ds < ds]
+    return max(earlier, key=lambda entry: (entry.ds, entry.number)) if earlier else None
+
+
+def append_entry(lake: Storage, run: RunDir, manifest_sha256: str) -> tuple[Entry, bool]:
+    """Adds the run to the chain: the commit. Tries the next number while others take it.
+
+    Returns:
+        the entry of this run, and whether this attempt made it (an earlier one may have).
+    """
+    while True:
+        chain = read_chain(lake)
+        for entry in chain:
+            if (entry.ds, entry.run_id) == (run.ds, run.run_id) and _is_newest_of_date(chain, entry):
+                return entry, entry.attempt == run.attempt
+        last = chain[-1] if chain else None
+        mine = {"ds": run.ds, "run_id": run.run_id}
+        entry = Entry(
+            number=last.number + 1 if last else 1,
+            attempt=run.attempt,
+            ds=run.ds,
+            run_id=run.run_id,
+            manifest_sha256=manifest_sha256,
+            previous=last.number if last else None,
+            current=mine if last is None or run.ds >= last.current["ds"] else last.current,
+        )
+        # False can also be the answer to a retry whose first answer was lost: the loop reads the
+        # chain again and finds our own attempt id there, or that another run was faster
+        if lake.create(entry.path, to_json(asdict(entry))):
+            return entry, True
+
+
+def _is_newest_of_date(chain: list[Entry], entry: Entry) -> bool:
+    return entry is max((e for e in chain if e.ds == entry.ds), key=lambda e: e.number)
+
+
+def copy_to_lake(lake: Storage, entry: Entry) -> None:
+    """Copies the parts that `entry` names to its date, then replaces _SUCCESS. May be repeated."""
+    run_path = f"runs/ds={entry.ds}/{entry.run_id}"
+    data = lake.read_bytes(f"{run_path}/manifest.json")
+    if sha256(data) != entry.manifest_sha256:
+        raise InfrastructureError(
+            f"{lake.url(run_path)}/manifest.json is not the one that chain entry {entry.number} "
+            "names (sha256); the run directory was changed after publishing"
+        )
+    manifest = json.loads(data)
+    directory = f"recommendations/ds={entry.ds}"
+    files = []
+    for file in manifest["files"]:
+        if file["path"].startswith("recommendations/"):
+            name = file["path"].rpartition("part-")[2]
+            target = f"part-{entry.run_id}-{name}"
+            lake.copy(f"{run_path}/{file['path']}", f"{directory}/{target}")
+            files.append({"path": target, "rows": file["rows"], "sha256": file["sha256"]})
+    success = {
+        "ds": entry.ds,
+        "run_id": entry.run_id,
+        "rows": sum(file["rows"] for file in files),
+        "model_version": manifest["model_version"],
+        "files": files,
+    }
+    lake.write_bytes(f"{directory}/_SUCCESS", to_json(success))
+
+
+def settle(lake: Storage, *, grace: float) -> list[str]:
+    """Makes every date show its newest chain entry, and removes parts replaced `grace` seconds ago.
+
+    Returns:
+        the dates whose copy was finished or made.
+    """
+    chain = read_chain(lake)
+    newest = {entry.ds: entry for entry in chain}
+    files = {info.path: info for info in lake.list("recommendations")}
+    settled = []
+    for ds, entry in newest.items():
+        if not _shows(lake, files, entry):
+            copy_to_lake(lake, entry)
+            settled.append(ds)
+    for ds, entry in newest.items():
+        _remove_replaced(lake, ds, entry, files, grace)
+    return settled
+
+
+def _shows(lake: Storage, files: dict[str, FileInfo], entry: Entry) -> bool:
+    """Whether a date's _SUCCESS is that of its newest entry."""
+    path = f"recommendations/ds={entry.ds}/_SUCCESS"
+    return path in files and json.loads(lake.read_bytes(path))["run_id"] == entry.run_id
+
+
+def _remove_replaced(
+    lake: Storage, ds: str, entry: Entry, files: dict[str, FileInfo], grace: float
+) -> None:
+    parts = [(path, PART.fullmatch(path)) for path in files]
+    old = [p for p, match in parts if match and match[1] == ds and match[2] != entry.run_id]
+    if not old:
+        return
+    (success,) = (f for f in lake.list(f"recommendations/ds={ds}") if f.path.endswith("/_SUCCESS"))
+    # the clock decides only how long readers of the old version are waited for
+    if time.time() - success.modified >= grace:
+        lake.delete(old)
+
+
+def check_create_only(lake: Storage, *, single_writer: bool) -> None:
+    """Refuses a store on which two publishers could both win.
+
+    Raises:
+        ConfigError: unless the user promises to be the only writer.
+    """
+    if not single_writer and not lake.has_create_only():
+        raise ConfigError(
+            f"the store of {lake.root} ignores create-only writes (If-None-Match), so that two runs "
+            "could publish at once; use another store, or set publish.single_writer=true if "
+            "nothing else ever publishes there"
+        )
+
+
+def manifest_for(run: RunDir, content: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Writes manifest.json once per run; a later attempt gets the first one's.
+
+    Returns:
+        the manifest and its sha256.
+    """
+    run.storage.create("manifest.json", to_json(content))
+    data = run.storage.read_bytes("manifest.json")
+    return json.loads(data), sha256(data)

@@ -1,0 +1,90 @@
+"""The directory of one run, and which of its stages are done.
+
+A run's identity is a digest of everything that its output depends on. A stage is done when its
+marker carries that digest. A stage that starts over what another identity left behind removes it
+first; what the same identity left behind is the work of an earlier attempt and is used.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from diffsasrec.errors import ConfigError
+from diffsasrec.storage import Storage
+
+# what each stage writes, below the run directory
+OUTPUTS = {
+    "prepare": ("quarantine", "vocab", "sequences", "holdout"),
+    "pretrain": ("state/select-pretrain", "state/pretrain", "checkpoint_pretrained"),
+    "finetune": ("state/select-finetune", "state/finetune", "checkpoint_measured"),
+    "evaluate": ("evaluation", "metrics.json"),
+    "refit": ("state/refit-pretrain", "state/refit-finetune", "checkpoint"),
+    "score": ("recommendations",),
+    "publish": ("manifest.json",),
+}
+
+
+@dataclass(frozen=True)
+class RunDir:
+    lake: Storage
+    ds: str  # the run date, YYYY-MM-DD
+    run_id: str
+    identity: str  # sha256
+    attempt: str  # this process, for what overlapping attempts must not share
+
+    @property
+    def path(self) -> str:
+        """Relative to the lake."""
+        return f"runs/ds={self.ds}/{self.run_id}"
+
+    @property
+    def storage(self) -> Storage:
+        return self.lake.sub(self.path)
+
+    def record(self, stage: str) -> dict[str, Any] | None:
+        """What a done stage recorded; None when it is not done under this identity."""
+        marker = self._read(f"_stages/{stage}.json")
+        return marker["record"] if marker and marker["identity"] == self.identity else None
+
+    def require(self, stage: str) -> dict[str, Any]:
+        """The record of a stage that must be done.
+
+        Raises:
+            ConfigError: when it is not.
+        """
+        record = self.record(stage)
+        if record is None:
+            raise ConfigError(
+                f"stage {stage} of run {self.run_id} for {self.ds} is not done; run "
+                f"python -m jobs.{stage} with the same config, date and run id first"
+            )
+        return record
+
+    def begin(self, stage: str) -> None:
+        """Removes what another identity left in the stage's place, before the stage writes there."""
+        begun = self._read(f"_stages/{stage}.begun.json")
+        if begun and begun["identity"] != self.identity:
+            for output in OUTPUTS[stage]:
+                self.storage.delete([info.path for info in self.storage.list(output)])
+                self.storage.delete([output] if self.storage.exists(output) else [])
+            self.storage.delete([f"_stages/{stage}.json"])
+        if not begun or begun["identity"] != self.identity:
+            self._write(f"_stages/{stage}.begun.json", {"identity": self.identity})
+
+    def finish(self, stage: str, record: dict[str, Any]) -> None:
+        self._write(f"_stages/{stage}.json", {"identity": self.identity, "record": record})
+
+    def _read(self, path: str) -> dict[str, Any] | None:
+        try:
+            marker: dict[str, Any] = json.loads(self.storage.read_bytes(path))
+        except FileNotFoundError:
+            return None
+        return marker
+
+    def _write(self, path: str, value: dict[str, Any]) -> None:
+        self.storage.write_bytes(path, to_json(value))
+
+
+def to_json(value: Any) -> bytes:
+    """JSON with sorted keys: equal values give equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

@@ -1,0 +1,240 @@
+"""Ray Data around `recommend`: bucket files in, one file of lists per bucket out.
+
+The rows of the dataset are bucket numbers. An actor reads a bucket, makes its lists and writes its
+file under a fixed name, so that a rerun does only the buckets that are missing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+import torch
+
+from diffsasrec.baselines import window_counts
+from diffsasrec.checkpoint import Checkpoint, load_checkpoint
+from diffsasrec.recommend import Decoding, recommend, take_users
+from diffsasrec.schema import canonical, recommendations_schema
+from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
+from diffsasrec.storage import Storage
+from diffsasrec.vocab import index_items, reindexing, same_items
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is scored, with what, and where the lists go."""
+
+    run: Storage
+    checkpoint: str  # below the run directory
+    output: str  # below the run directory
+    users: Literal["holdout", "all"]  # holdout users as of the split, or everyone as of tonight
+    active_since: int | None  # microseconds: only users with an event at or after it
+    popular: tuple[float, ...]  # log share of each item of the run's vocabulary; the fallback
+    denied: pa.Array | None  # item ids
+    allowed: pa.Array | None  # item ids; None: all
+    decoding: Decoding
+
+
+def allowed_items(
+    checkpoint: Checkpoint, denied: pa.Array | None, allowed: pa.Array | None
+) -> npt.NDArray[np.bool_]:
+    """What may be recommended: trained on, not denied, allowed, [V]."""
+    mask = checkpoint.candidates()
+    ids = canonical(checkpoint.vocab["item_id"]).combine_chunks()
+    if denied is not None:
+        mask &= ~np.asarray(pc.is_in(ids, value_set=canonical(denied).cast(ids.type)))
+    if allowed is not None:
+        mask &= np.asarray(pc.is_in(ids, value_set=canonical(allowed).cast(ids.type)))
+    return mask
+
+
+def scored_users(
+    flat: Flat, *, users: str, active_since: int | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """The users of a bucket that get a list, and how many of their events their list may know."""
+    if users == "holdout":
+        return np.flatnonzero(flat.holdout >= 0), flat.num_before
+    lengths = np.diff(flat.offsets).astype(np.int32)
+    if active_since is None:
+        return np.arange(len(lengths)), lengths
+    active = np.r_[0, np.cumsum(flat.times >= active_since)]
+    return np.flatnonzero(active[flat.offsets[1:]] > active[flat.offsets[:-1]]), lengths
+
+
+def score_bucket(
+    sequences: pa.Table, run_vocab: pa.Table, checkpoint: Checkpoint, scoring: Scoring
+) -> pa.Table:
+    """The lists of one bucket, recommendations_schema, sorted by user_id as the bucket is."""
+    flat = flatten(sequences)
+    users, lengths = scored_users(
+        flat, users=scoring.users, active_since=scoring.active_since
+    )
+    items, _, offsets = restrict(flat, lengths)
+    items, offsets = take_users(items, offsets, users)
+    history_len = np.diff(offsets).astype(np.int32)
+    items, offsets = known_history(items, offsets, run_vocab, checkpoint.vocab)
+    allowed = allowed_items(checkpoint, scoring.denied, scoring.allowed)
+    k = scoring.decoding.k
+    has_history = np.diff(offsets) > 0
+    lists = np.full((len(users), k), -1, np.int64)
+    scores = np.full((len(users), k), -np.inf, np.float32)
+    modelled = np.flatnonzero(has_history)
+    lists[modelled], scores[modelled] = recommend(
+        checkpoint.model,
+        *take_users(items, offsets, modelled),
+        allowed=allowed,
+        decoding=scoring.decoding,
+    )
+    best, best_scores = popular_list(scoring.popular, run_vocab, checkpoint.vocab, allowed, k=k)
+    lists[~has_history], scores[~has_history] = best, best_scores
+    user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
+    return _to_table(user_ids, lists, scores, has_history, history_len, checkpoint)
+
+
+def known_history(
+    items: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], source: pa.Table, target: pa.Table
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Histories re-indexed by the checkpoint's vocabulary; what it does not know is left out."""
+    if same_items(source, target):
+        return items, offsets
+    mapped = reindexing(source, target)[items]
+    keep = mapped >= 0
+    return mapped[keep], np.r_[0, np.cumsum(keep)][offsets]
+
+
+def popular_list(
+    popular: tuple[float, ...],
+    run_vocab: pa.Table,
+    vocab: pa.Table,
+    allowed: npt.NDArray[np.bool_],
+    *,
+    k: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The K most popular allowed items and the log of their shares; equal ones by item index.
+
+    Allowed items that nobody touched lately come last, in the order of their index, with the score
+    of an item touched half a time: a list is not shorter than it has to be.
+    """
+    scores = np.full(len(allowed), -np.inf, np.float32)
+    index = index_items(run_vocab["item_id"].combine_chunks(), vocab)
+    scores[index[index >= 0]] = np.array(popular, np.float32)[index >= 0]
+    scores[allowed & ~np.isfinite(scores)] = min(popular, default=0.0)
+    scores[~allowed] = -np.inf
+    best = np.argsort(-scores, kind="stable")[:k]
+    best = best[np.isfinite(scores[best])]
+    pad = k - len(best)
+    return np.r_[best, np.full(pad, -1)], np.r_[scores[best], np.full(pad, -np.inf)].astype(np.float32)
+
+
+def log_shares(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:
+    """The log of each item's share of all counts; an item without any counts as half a one."""
+    shares = np.where(counts > 0, counts, 0.5) / max(counts.sum(), 1)
+    return tuple(float(x) for x in np.log(shares).astype(np.float32))
+
+
+def _to_table(
+    user_ids: pa.Array,
+    lists: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    has_history: npt.NDArray[np.bool_],
+    history_len: npt.NDArray[np.int32],
+    checkpoint: Checkpoint,
+) -> pa.Table:
+    item_type = checkpoint.vocab.schema.field("item_id").type
+    exists = lists >= 0
+    ranks = np.broadcast_to(np.arange(1, lists.shape[1] + 1, dtype=np.int16), lists.shape)
+    structs = pa.StructArray.from_arrays(
+        [
+            checkpoint.vocab["item_id"].combine_chunks().take(pa.array(lists[exists])),
+            pa.array(scores[exists]),
+            pa.array(ranks[exists]),
+        ],
+        names=["item_id", "score", "rank"],
+    )
+    offsets = pa.array(np.r_[0, np.cumsum(exists.sum(axis=1))].astype(np.int32))
+    source = np.where(has_history, "model", "popular")
+    return pa.table(
+        {
+            "user_id": user_ids,
+            "items": pa.ListArray.from_arrays(offsets, structs),
+            "source": pa.array(source, pa.string()),
+            "history_len": pa.array(history_len),
+            "model_version": pa.array([checkpoint.model_version] * len(lists), pa.string()),
+        },
+        schema=recommendations_schema(user_ids.type, item_type),
+    )
+
+
+class Scorer:
+    """An actor: loads the model once, then turns bucket numbers into files."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        # one thread per actor: the order of additions, and so the last digits, depend on it
+        torch.set_num_threads(1)
+        self.scoring = scoring
+        self.checkpoint = load_checkpoint(scoring.run.sub(scoring.checkpoint))
+        self.checkpoint.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.vocab = scoring.run.read_tables("vocab")
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        (bucket,) = batch["bucket"].to_pylist()
+        run, name = self.scoring.run, bucket_name(bucket)
+        sequences = run.read_table(f"sequences/{name}")
+        table = score_bucket(sequences, self.vocab, self.checkpoint, self.scoring)
+        run.write_table(f"{self.scoring.output}/{name}", table)
+        return pa.table({"bucket": batch["bucket"], "users": [table.num_rows]})
+
+
+def score(
+    scoring: Scoring,
+    *,
+    num_buckets: int,
+    num_actors: int,
+    cpus_per_actor: float,
+    gpus_per_actor: float,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Scores the buckets that have no file yet."""
+    present = {info.path.rpartition("/")[2] for info in scoring.run.list(scoring.output)}
+    missing = [b for b in range(num_buckets) if bucket_name(b) not in present]
+    if not missing:
+        return
+    resources: dict[str, Any] = {"num_cpus": cpus_per_actor}
+    if gpus_per_actor:
+        resources["num_gpus"] = gpus_per_actor
+    scored = ray.data.from_items(
+        [{"bucket": bucket} for bucket in missing], override_num_blocks=len(missing)
+    ).map_batches(
+        Scorer,
+        fn_constructor_args=(scoring,),
+        batch_format="pyarrow",
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_actors, len(missing))),
+        **resources,
+    )
+    for done, _ in enumerate(scored.iter_rows(), 1):
+        progress(num_buckets - len(missing) + done, num_buckets)
+
+
+def recent_counts(
+    run: Storage, *, num_buckets: int, num_items: int, before: int
+) -> npt.NDArray[np.int64]:
+    """`baselines.window_counts` over all bucket files, [windows + 1, V]."""
+
+    def count(batch: pa.Table) -> pa.Table:
+        flats = [flatten(run.read_table(f"sequences/{bucket_name(b)}")) for b in batch["bucket"].to_pylist()]
+        counts = sum(
+            window_counts(flat.items, flat.times, before=before, num_items=num_items)
+            for flat in flats
+        )
+        return pa.table({"counts": pa.array([np.asarray(counts).tobytes()], pa.large_binary())})
+
+    blocks = ray.data.from_items([{"bucket": b} for b in range(num_buckets)])
+    total = 0
+    for row in blocks.map_batches(count, batch_format="pyarrow", batch_size=64).iter_rows():
+        total = total + np.frombuffer(row["counts"], np.int64)
+    return np.asarray(total).reshape(-1, num_items)

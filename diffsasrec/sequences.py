@@ -1,0 +1,300 @@
+"""Events -> one row per user: a hash shuffle by bucket, and a vectorised fold of each bucket.
+
+The bucket of a user is our own hash of the id modulo N; N follows from the number of users and the
+configuration, never from the hardware. A bucket file is the unit of training input, of scoring and
+of resuming; its rows are sorted by user_id.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from diffsasrec.config import EventsConfig
+from diffsasrec.events import fragments_dataset, fragments_of, read_events
+from diffsasrec.inputs import Log
+from diffsasrec.schema import (
+    TIMESTAMP,
+    canonical,
+    canonical_type,
+    events_schema,
+    holdout_schema,
+    id_hash,
+    list_offsets,
+    list_values,
+    pair_hash,
+    sequences_schema,
+)
+from diffsasrec.split import find_holdout
+from diffsasrec.storage import Storage
+from diffsasrec.vocab import build_vocab, count_items, index_items, merge_counts
+
+
+def bucket_name(bucket: int) -> str:
+    return f"part-{bucket:05d}.parquet"
+
+
+def num_buckets(num_users: int, *, users_per_bucket: int) -> int:
+    return max(1, -(-num_users // users_per_bucket))
+
+
+def bucket_of(user_ids: pa.Array, num: int) -> npt.NDArray[np.int32]:
+    """The bucket of each canonical user id, [n]."""
+    return (id_hash(user_ids) % np.uint64(num)).astype(np.int32)
+
+
+def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[str]]:
+    """All events of some users -> one row per user, in time order, exact duplicates out.
+
+    Ties in time are ordered by `schema.pair_hash`. Of a user with more than `max_user_events` the
+    last ones are kept.
+
+    Returns:
+        user_id, item_ids (list), times (list, microseconds), sorted by user_id; what was dropped.
+    """
+    users, items = (events[name].combine_chunks() for name in ("user_id", "item_id"))
+    times = events["timestamp"].to_numpy()
+    user_code, item_code = _rank_of_id(users), _rank_of_id(items)
+    # the item last: it decides only between items whose hashes collide
+    order = np.lexsort((item_code, pair_hash(users, items), times, user_code))
+    user_code, item_code, times = user_code[order], item_code[order], times[order]
+    same = (
+        (user_code[1:] == user_code[:-1])
+        & (times[1:] == times[:-1])
+        & (item_code[1:] == item_code[:-1])
+    )
+    keep = np.r_[True, ~same][: len(order)]
+    starts = np.flatnonzero(np.r_[True, user_code[1:] != user_code[:-1]][: len(order)])
+    running = np.cumsum(keep)
+    last_of_user = np.r_[starts[1:], len(order)] - 1
+    num_left = np.repeat(running[last_of_user], np.diff(np.r_[starts, len(order)])) - running
+    within_cap = num_left < max_user_events
+    dropped = Counter(
+        duplicate=int((~keep).sum()), over_max_user_events=int((keep & ~within_cap).sum())
+    )
+    keep &= within_cap
+    offsets = np.r_[
+        0, np.cumsum(np.add.reduceat(keep.astype(np.int64), starts) if len(starts) else [])
+    ]
+    offsets = pa.array(offsets.astype(np.int32))
+    table = pa.table(
+        {
+            "user_id": users.take(pa.array(order[starts])),
+            "item_ids": pa.ListArray.from_arrays(offsets, items.take(pa.array(order[keep]))),
+            "times": pa.ListArray.from_arrays(offsets, pa.array(times[keep])),
+        }
+    )
+    return table, dropped
+
+
+def _rank_of_id(ids: pa.Array) -> npt.NDArray[np.int64]:
+    """Each id's place among the distinct ids in their order, [n]."""
+    encoded = ids.dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return place[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+def finish(
+    folded: pa.Table, vocab: pa.Table, *, split_time: int, user_type: pa.DataType
+) -> tuple[pa.Table, pa.Table, Counter[str]]:
+    """Folded rows -> sequences and holdout rows: rare items out, indices in, the split marked."""
+    indices = index_items(list_values(folded["item_ids"]), vocab)
+    keep = indices >= 0
+    old = list_offsets(folded["item_ids"])
+    offsets = np.r_[0, np.cumsum(keep)][old]
+    items, times = indices[keep], list_values(folded["times"]).to_numpy()[keep]
+    known = vocab["count_before"].to_numpy() > 0
+    num_before, position, no_holdout = find_holdout(
+        items, times, offsets, split_time=split_time, known=known
+    )
+    list_offsets_32 = pa.array(offsets.astype(np.int32))
+    has_holdout = position >= 0
+    sequences = pa.table(
+        {
+            "user_id": folded["user_id"].combine_chunks().cast(user_type),
+            "items": pa.ListArray.from_arrays(list_offsets_32, pa.array(items)),
+            "times": pa.ListArray.from_arrays(list_offsets_32, pa.array(times)),
+            "num_before": pa.array(num_before),
+            "holdout": pa.array(position, mask=~has_holdout),
+        },
+        schema=sequences_schema(user_type),
+    )
+    event = offsets[:-1][has_holdout] + position[has_holdout]
+    item_type = vocab.schema.field("item_id").type
+    holdout = pa.table(
+        {
+            "user_id": sequences["user_id"].filter(pa.array(has_holdout)),
+            "item_id": vocab["item_id"].combine_chunks().take(pa.array(items[event])),
+            "timestamp": pa.array(times[event]).cast(TIMESTAMP),
+        },
+        schema=holdout_schema(user_type, item_type),
+    )
+    counts = Counter(
+        rare_item=int((~keep).sum()),
+        events=len(items),
+        events_before_split=int(num_before.sum()),
+        users=folded.num_rows,
+        users_without_history=int((np.diff(offsets) == 0).sum()),
+        holdout_users=holdout.num_rows,
+    )
+    return sequences, holdout, counts + no_holdout
+
+
+@dataclass(frozen=True)
+class Built:
+    vocab: pa.Table
+    counts: Counter[str]
+    num_buckets: int
+
+
+def build_sequences(
+    log: Log,
+    *,
+    events: EventsConfig,
+    before: int,
+    split_time: int,
+    num: int,
+    max_user_events: int,
+    min_item_count: int,
+    previous_vocab: pa.Table | None,
+    output: Storage,
+    progress: Callable[[int, int], None],
+) -> Built:
+    """The shuffle, the vocabulary, and the files sequences/, holdout/ and vocab/ below `output`."""
+    user_type, item_type = canonical_type(log.user_type), canonical_type(log.item_type)
+
+    def read(batch: pa.Table) -> Iterator[pa.Table]:
+        yield (
+            events_schema(user_type, item_type).append(pa.field("bucket", pa.int32())).empty_table()
+        )
+        for _, fragment in fragments_of(batch):
+            for _, checked in read_events(
+                fragment, events=events, log_types=(log.user_type, log.item_type), before=before
+            ):
+                users = checked.events["user_id"].combine_chunks()
+                buckets = pa.array(bucket_of(users, num))
+                yield checked.events.append_column("bucket", buckets)
+
+    def fold_buckets(block: pa.Table) -> Iterator[pa.Table]:
+        # a partition holds the whole of none, one or several buckets
+        for bucket in pc.unique(block["bucket"]).to_pylist() if block.num_rows else []:
+            rows = block.filter(pc.equal(block["bucket"], bucket))
+            table, dropped = fold(rows, max_user_events=max_user_events)
+            counts = count_items(
+                list_values(table["item_ids"]),
+                list_values(table["times"]).to_numpy(),
+                split_time=split_time,
+            )
+            yield pa.table(
+                {
+                    "bucket": pa.array([bucket], pa.int32()),
+                    "dropped": pa.array([json.dumps(dropped)]),
+                    "folded": pa.array([_pack(table)], pa.large_binary()),
+                    "item_counts": pa.array([_pack(counts)], pa.large_binary()),
+                }
+            )
+
+    folded = (
+        fragments_dataset(log)
+        .map_batches(read, batch_format="pyarrow", batch_size=1)
+        .repartition(num, keys=["bucket"])
+        .map_batches(fold_buckets, batch_format="pyarrow", batch_size=None)
+        .materialize()
+    )
+    counts: Counter[str] = Counter()
+    item_counts: list[pa.Table] = []
+    for row in folded.select_columns(["dropped", "item_counts"]).iter_rows():
+        counts += Counter(json.loads(row["dropped"]))
+        item_counts = [merge_counts([*item_counts, _unpack(row["item_counts"])])]
+    all_items = item_counts[0]
+    vocab = build_vocab(
+        all_items,
+        min_item_count=min_item_count,
+        item_type=log.item_type,
+        previous=previous_vocab,
+    )
+    counts["items"], counts["rare_items"] = vocab.num_rows, all_items.num_rows - vocab.num_rows
+    if previous_vocab is not None:
+        counts["rare_items"] = pc.sum(pc.less(all_items["count"], min_item_count)).as_py()
+    output.write_table(f"vocab/{bucket_name(0)}", vocab)
+    shared_vocab, user_type_out = ray.put(vocab), log.user_type
+
+    def write(batch: pa.Table) -> pa.Table:
+        bucket = batch["bucket"][0].as_py()
+        sequences, holdout, bucket_counts = finish(
+            _unpack(batch["folded"][0].as_py()),
+            ray.get(shared_vocab),
+            split_time=split_time,
+            user_type=user_type_out,
+        )
+        output.write_table(f"sequences/{bucket_name(bucket)}", sequences)
+        output.write_table(f"holdout/{bucket_name(bucket)}", holdout)
+        return pa.table({"bucket": batch["bucket"], "counts": [json.dumps(bucket_counts)]})
+
+    written = set()
+    results = folded.map_batches(write, batch_format="pyarrow", batch_size=1)
+    for row in results.iter_rows():
+        counts += Counter(json.loads(row["counts"]))
+        written.add(row["bucket"])
+        progress(len(written), num)
+    # a bucket that no user falls into still has its files: N is a fact of the run
+    empty = fold(events_schema(user_type, item_type).empty_table(), max_user_events=max_user_events)
+    sequences, holdout, _ = finish(empty[0], vocab, split_time=split_time, user_type=user_type_out)
+    for bucket in set(range(num)) - written:
+        output.write_table(f"sequences/{bucket_name(bucket)}", sequences)
+        output.write_table(f"holdout/{bucket_name(bucket)}", holdout)
+    return Built(vocab, counts, num)
+
+
+def _pack(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _unpack(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Sequences as flat arrays: the form that everything after `prepare` computes on."""
+
+    user_ids: pa.Array
+    items: npt.NDArray[np.int32]  # [events]
+    times: npt.NDArray[np.int64]  # [events]
+    offsets: npt.NDArray[np.int64]  # [users + 1]
+    num_before: npt.NDArray[np.int32]  # [users]
+    holdout: npt.NDArray[np.int32]  # [users], -1 for none
+
+
+def flatten(sequences: pa.Table) -> Flat:
+    """A bucket file's table as flat arrays."""
+    return Flat(
+        user_ids=canonical(sequences["user_id"]).combine_chunks(),
+        items=list_values(sequences["items"]).to_numpy(),
+        times=list_values(sequences["times"]).to_numpy(),
+        offsets=list_offsets(sequences["items"]),
+        num_before=sequences["num_before"].to_numpy(),
+        holdout=sequences["holdout"].fill_null(-1).to_numpy(),
+    )
+
+
+def restrict(
+    flat: Flat, lengths: npt.NDArray[np.int64] | npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The first `lengths` events of every user: flat items, flat times, offsets."""
+    num_events = np.diff(flat.offsets)
+    place = np.arange(len(flat.items)) - np.repeat(flat.offsets[:-1], num_events)
+    keep = place < np.repeat(lengths, num_events)
+    return flat.items[keep], flat.times[keep], np.r_[0, np.cumsum(lengths)].astype(np.int64)

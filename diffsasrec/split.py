@@ -1,0 +1,197 @@
+"""The global time split: where it falls, exactly, and what it makes of each user's history.
+
+The only file that compares times with the split time: before is `time < split_time`, after is
+`time >= split_time`.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffsasrec.config import EventsConfig
+from diffsasrec.events import scan
+from diffsasrec.inputs import Log
+from diffsasrec.schema import id_hash
+from diffsasrec.storage import Storage
+
+HOUR = 3_600_000_000  # microseconds
+MAX_BINS = 65_536  # of a refining pass, so that memory does not grow with the log
+SKETCH_SIZE = 4096  # smallest hashes kept to estimate the number of users: error about 1.6 %
+HISTOGRAM = ("start", "count", "low", "high")
+
+
+def histogram(times: npt.NDArray[np.int64], *, origin: int, width: int) -> pa.Table:
+    """The bins of `width` microseconds from `origin` that hold times: start, count, low, high."""
+    bins = pa.array((times - origin) // width * width + origin)
+    grouped = pa.table({"start": bins, "time": pa.array(times)}).group_by(
+        "start", use_threads=False
+    )
+    table = grouped.aggregate([("time", "count"), ("time", "min"), ("time", "max")])
+    return table.select(["start", "time_count", "time_min", "time_max"]).rename_columns(HISTOGRAM)
+
+
+def merge_histograms(tables: list[pa.Table]) -> pa.Table:
+    merged = pa.concat_tables(tables).group_by("start", use_threads=False)
+    table = merged.aggregate([("count", "sum"), ("low", "min"), ("high", "max")])
+    table = table.select(["start", "count_sum", "low_min", "high_max"])
+    return table.rename_columns(HISTOGRAM).sort_by("start")
+
+
+def exact_quantile(
+    hours: pa.Table, quantile: float, refine: Callable[[int, int, int], pa.Table]
+) -> int:
+    """The time at sorted position round((n - 1) q), ties to even, as pandas' "nearest" has it.
+
+    Args:
+        hours: the merged hourly histogram of all n times.
+        refine: (low, high, width) -> the merged histogram of the times in [low, high), with bins
+            of `width` from low. Called until the bin of the position holds a single time: rarely
+            more than once, at most twice.
+    """
+    table, width = hours, HOUR
+    position = round((pc.sum(hours["count"]).as_py() - 1) * quantile)
+    while True:
+        ends = np.cumsum(table["count"].to_numpy())
+        row = int(np.searchsorted(ends, position, side="right"))
+        low, high = table["low"][row].as_py(), table["high"][row].as_py()
+        if low == high:
+            return int(low)
+        position -= int(ends[row - 1]) if row else 0
+        start = table["start"][row].as_py()
+        finer = -(-width // MAX_BINS)
+        table, width = refine(start, start + width, finer), finer
+
+
+def smallest_hashes(users: pa.Array) -> npt.NDArray[np.uint64]:
+    """The smallest distinct hashes of users: a sketch of how many there are."""
+    return np.unique(id_hash(users))[:SKETCH_SIZE]
+
+
+def estimate_users(sketch: npt.NDArray[np.uint64]) -> int:
+    """The number of distinct users from their smallest hashes; exact below `SKETCH_SIZE`.
+
+    k minimum values (Bar-Yossef et al. 2002): a function of the set of users alone.
+    """
+    if len(sketch) < SKETCH_SIZE:
+        return len(sketch)
+    return int((SKETCH_SIZE - 1) / ((float(sketch[-1]) + 1) / 2.0**64))
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the statistics passes found."""
+
+    counts: Counter[str]  # rows, kept, and rows by reason
+    split_time: int
+    first_time: int
+    last_time: int
+    num_users: int  # an estimate, see estimate_users
+
+
+def survey_log(
+    log: Log,
+    *,
+    events: EventsConfig,
+    before: int,
+    quantile: float,
+    fixed_time: int | None,
+    quarantine: Storage,
+    check: Callable[[Counter[str]], None],
+) -> Survey:
+    """Counts the log, quarantines its bad rows and finds the split time.
+
+    `check` sees the counts after the first pass and may raise; no second pass is made then.
+    """
+
+    def first_statistics(table: pa.Table) -> pa.Table:
+        hours = histogram(table["timestamp"].to_numpy(), origin=0, width=HOUR)
+        hashes = smallest_hashes(table["user_id"].combine_chunks())
+        sketch = pa.table({"hash": pa.array(hashes)})
+        return pa.concat_tables([hours, sketch], promote_options="default")
+
+    counts: Counter[str] = Counter()
+    hours, sketch = [], np.zeros(0, np.uint64)
+    for fragment_counts, table in scan(
+        log, events=events, before=before, statistics=first_statistics, quarantine=quarantine
+    ):
+        counts += fragment_counts
+        if table.num_columns:
+            hours.append(table.filter(table["start"].is_valid()).select(HISTOGRAM))
+            hashes = table["hash"].drop_null().to_numpy()
+            sketch = np.union1d(sketch, hashes)[:SKETCH_SIZE]
+    check(counts)
+    hourly = merge_histograms(hours)
+
+    def refine(low: int, high: int, width: int) -> pa.Table:
+        def statistics(table: pa.Table) -> pa.Table:
+            times = table["timestamp"].to_numpy()
+            inside = times[(times >= low) & (times < high)]
+            return histogram(inside, origin=low, width=width)
+
+        passes = scan(
+            log, events=events, before=before, statistics=statistics, quarantine=quarantine
+        )
+        return merge_histograms([table for _, table in passes if table.num_columns])
+
+    split_time = exact_quantile(hourly, quantile, refine) if fixed_time is None else fixed_time
+    return Survey(
+        counts=counts,
+        split_time=split_time,
+        first_time=pc.min(hourly["low"]).as_py(),
+        last_time=pc.max(hourly["high"]).as_py(),
+        num_users=estimate_users(sketch),
+    )
+
+
+def count_before(
+    times: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], cut: int
+) -> npt.NDArray[np.int32]:
+    """How many of each user's events lie before `cut`, [n]; `times` [events], `offsets` [n + 1]."""
+    running = np.r_[0, np.cumsum(times < cut)]
+    return (running[offsets[1:]] - running[offsets[:-1]]).astype(np.int32)
+
+
+def find_holdout(
+    items: npt.NDArray[np.int32],
+    times: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    *,
+    split_time: int,
+    known: npt.NDArray[np.bool_],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Counter[str]]:
+    """Each user's holdout: the first event after the split whose item is known before it.
+
+    Args:
+        items, times: the events of all users, in order; indices and microseconds.
+        offsets: where each user's events start, [n + 1].
+        known: whether an item occurs before the split in anyone's history, [V].
+
+    Returns:
+        num_before [n]; the holdout's position in the user's history, -1 without one, [n]; how many
+        users have none, by reason.
+    """
+    num_users = len(offsets) - 1
+    num_before = count_before(times, offsets, split_time)
+    num_events = np.diff(offsets)
+    eligible = np.flatnonzero((times >= split_time) & known[items])
+    owner = np.searchsorted(offsets, eligible, side="right") - 1
+    users, first = np.unique(owner, return_index=True)
+    position = np.full(num_users, -1, np.int32)
+    position[users] = eligible[first] - offsets[users]
+    new_user = num_before == 0
+    inactive = ~new_user & (num_events == num_before)
+    only_new_items = ~new_user & ~inactive & (position < 0)
+    position[new_user] = -1
+    reasons = Counter(
+        {
+            "no_event_before_split": int(new_user.sum()),
+            "no_event_after_split": int(inactive.sum()),
+            "only_new_items_after_split": int(only_new_items.sum()),
+        }
+    )
+    return num_before, position, reasons

@@ -1,0 +1,222 @@
+"""Files of the lake: a local directory or a prefix in an S3 bucket, with the same few verbs.
+
+Writes are atomic: a reader sees the old bytes or the new ones. `create` writes only what is not
+there yet (S3: `If-None-Match: *`; local: a hard link to a finished temporary file). Credentials,
+region and endpoint come from the usual AWS variables and are kept nowhere.
+"""
+
+import errno
+import hashlib
+import io
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffsasrec.errors import InfrastructureError
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    path: str  # relative to the storage root
+    size: int
+    version: str  # ETag or modification time in ns
+    modified: float  # seconds since 1970
+
+
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a local path or s3:// URL, and the path inside it."""
+    if url.startswith("s3://"):
+        # listings are never cached: other runs write to the same lake
+        filesystem = fsspec.filesystem("s3", use_listings_cache=False)
+        return filesystem, url.removeprefix("s3://")
+    return fsspec.filesystem("file"), os.path.abspath(url)
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """The table as zstd Parquet; equal tables give equal bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", row_group_size=64 * 1024)
+    return buffer.getvalue()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A root directory and the verbs on paths below it."""
+
+    root: str  # absolute local path or s3://bucket/prefix
+
+    @classmethod
+    def of(cls, root: str) -> "Storage":
+        return cls(root if root.startswith("s3://") else os.path.abspath(root))
+
+    def sub(self, path: str) -> "Storage":
+        return Storage(f"{self.root}/{path}")
+
+    @property
+    def is_local(self) -> bool:
+        return not self.root.startswith("s3://")
+
+    def url(self, path: str) -> str:
+        return f"{self.root}/{path}" if path else self.root
+
+    def _fs(self) -> Any:
+        return open_filesystem(self.root)[0]
+
+    def _full(self, path: str) -> str:
+        return self.url(path).removeprefix("s3://")
+
+    def read_bytes(self, path: str) -> bytes:
+        """Raises FileNotFoundError."""
+        return bytes(self._fs().cat_file(self._full(path)))
+
+    def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        with self._fs().open(self._full(path), "rb") as file:
+            # a ParquetFile reads this one file: no directory names turn into columns
+            return pq.ParquetFile(file).read(columns=columns)
+
+    def read_tables(self, directory: str, columns: list[str] | None = None) -> pa.Table:
+        """All Parquet files directly in a directory, in the order of their names."""
+        paths = [info.path for info in self.list(directory) if info.path.endswith(".parquet")]
+        if not paths:
+            raise FileNotFoundError(self.url(directory))
+        return pa.concat_tables([self.read_table(path, columns) for path in paths])
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        if self.is_local:
+            temporary = _write_temporary(self._full(path), data)
+            os.replace(temporary, self._full(path))
+            _sync_directory(self._full(path))
+        else:
+            self._fs().pipe_file(self._full(path), data)
+
+    def write_table(self, path: str, table: pa.Table) -> dict[str, Any]:
+        """Writes zstd Parquet; returns its entry for the manifest: path, rows, sha256."""
+        data = parquet_bytes(table)
+        self.write_bytes(path, data)
+        return {"path": path, "rows": table.num_rows, "sha256": sha256(data)}
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Writes `data` only if nothing is there; False when something is."""
+        if self.is_local:
+            temporary = _write_temporary(self._full(path), data)
+            try:
+                os.link(temporary, self._full(path))
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(temporary)
+            _sync_directory(self._full(path))
+            return True
+        try:
+            self._fs().pipe_file(self._full(path), data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if _is_conflict(error):
+                return False
+            raise
+        return True
+
+    def copy(self, source: str, target: str) -> None:
+        if self.is_local:
+            self.write_bytes(target, self.read_bytes(source))
+        else:
+            self._fs().copy(self._full(source), self._full(target))
+
+    def exists(self, path: str) -> bool:
+        return bool(self._fs().exists(self._full(path)))
+
+    def list(self, directory: str = "") -> list[FileInfo]:
+        """The files below a directory, recursively, sorted by path; [] when there are none."""
+        base = self._full("").rstrip("/")
+        try:
+            found = self._fs().find(self._full(directory), detail=True)
+        except FileNotFoundError:
+            return []
+        infos = (_file_info(name, stat, base) for name, stat in found.items())
+        return sorted((i for i in infos if not _is_temporary(i.path)), key=lambda info: info.path)
+
+    def delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            try:
+                self._fs().rm_file(self._full(path))
+            except FileNotFoundError:
+                continue  # another attempt was faster
+
+    def check_writable(self) -> None:
+        """Raises InfrastructureError when the root can't be written to."""
+        probe = f".probe-{uuid.uuid4().hex}"
+        try:
+            self.write_bytes(probe, b"probe")
+            self.delete([probe])
+        except Exception as error:
+            raise InfrastructureError(
+                f"the lake {self.root} can't be written to: {error}; check that it exists and that "
+                "the credentials of this machine may write there"
+            ) from error
+
+    def has_create_only(self) -> bool:
+        """Whether a second create of one file is really refused by this store."""
+        probe = f".probe-{uuid.uuid4().hex}"
+        try:
+            return self.create(probe, b"1") and not self.create(probe, b"2")
+        finally:
+            self.delete([probe])
+
+
+def _is_temporary(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.startswith((".tmp-", ".probe-"))
+
+
+def _write_temporary(path: str, data: bytes) -> str:
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    temporary = os.path.join(directory, f".tmp-{uuid.uuid4().hex}-{name}")
+    with open(temporary, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_conflict(error: OSError) -> bool:
+    # s3fs turns 412 into FileExistsError only if the server names the condition in its answer
+    cause = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", "")
+    return (
+        (error.errno == errno.EINVAL
+        and cause in ("PreconditionFailed", "412"))
+        or cause
+        in (
+            "ConditionalRequestConflict",
+            "PreconditionFailed",
+        )
+    )
+
+
+def _file_info(name: str, stat: dict[str, Any], base: str) -> FileInfo:
+    if "ETag" in stat:
+        version, modified = stat["ETag"].strip('"'), stat["LastModified"].timestamp()
+    else:
+        version = str(Path(name).stat().st_mtime_ns) if "mtime" not in stat else str(stat["mtime"])
+        modified = float(stat.get("mtime", 0))
+    return FileInfo(name.removeprefix(base).lstrip("/"), int(stat["size"]), version, modified)

@@ -1,0 +1,137 @@
+"""Ray Train around the training loop: a group of DDP workers that survives the death of any."""
+
+import logging
+import threading
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+from diffsasrec.config import TrainConfig
+from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
+from diffsasrec.fit import Job, Phase, train_phases
+from diffsasrec.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Where rank 0 writes how far it is, for the driver to print: worker output stays quiet."""
+
+    def __init__(self) -> None:
+        self.entry: tuple[str, int, int, str] | None = None
+
+    def write(self, *entry: Any) -> None:
+        self.entry = entry  # type: ignore[assignment]
+
+    def read(self) -> tuple[str, int, int, str] | None:
+        return self.entry
+
+
+def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
+    """Runs the phases one after another on `job.train.num_workers` DDP workers.
+
+    Raises:
+        ConfigError: the cluster can't hold that many workers (Ray would wait for ever).
+        InfrastructureError: the workers died more often than train.max_failures.
+    """
+    check_cluster(job.train)
+    board = Board.remote()
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={"job": job, "phases": tuple(phases), "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=job.train.num_workers,
+            use_gpu=job.train.gpus_per_worker > 0,
+            resources_per_worker=_resources(job.train),
+        ),
+        run_config=RunConfig(
+            # our own state files resume a training; Ray keeps only its bookkeeping here
+            storage_path=job.run.url("state/ray"),
+            name=f"{phases[-1].name}-{job.attempt}",
+            failure_config=FailureConfig(max_failures=job.train.max_failures),
+        ),
+    )
+    done = threading.Event()
+    printer = threading.Thread(target=_print_progress, args=(board, done, log_interval))
+    printer.start()
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise _our_error(error) from error
+    finally:
+        done.set()
+        printer.join()
+    job.run.delete([info.path for info in job.run.list("state/ray")])
+
+
+def _worker(config: dict[str, Any]) -> None:
+    context, board = ray.train.get_context(), config["board"]
+    train_phases(
+        config["job"],
+        config["phases"],
+        device=ray.train.torch.get_device(),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        tell=lambda *entry: board.write.remote(*entry),
+    )
+
+
+def _resources(train: TrainConfig) -> dict[str, float]:
+    resources = {"CPU": train.cpus_per_worker}
+    return resources | ({"GPU": train.gpus_per_worker} if train.gpus_per_worker else {})
+
+
+def check_cluster(train: TrainConfig) -> None:
+    """Raises ConfigError when the cluster, at its largest, is too small for the workers."""
+    available = cluster_resources()
+    for kind, each in _resources(train).items():
+        wanted = each * train.num_workers
+        if wanted > available.get(kind, 0.0) + 1e-9:
+            raise ConfigError(
+                f"train.num_workers={train.num_workers} with {each} {kind} each needs {wanted:g} "
+                f"{kind}, the cluster has {available.get(kind, 0.0):g}; lower train.num_workers or "
+                f"train.{kind.lower()}s_per_worker, or use a larger cluster"
+            )
+
+
+def cluster_resources() -> dict[str, float]:
+    """What the cluster has, or can scale to where it says so."""
+    from ray._private.state import state
+
+    limits = state.get_max_resources_from_cluster_config()
+    current = ray.cluster_resources()
+    return (
+        {kind: max(limits.get(kind, 0), current.get(kind, 0)) for kind in {*limits, *current}}
+        if limits
+        else dict(current)
+    )
+
+
+def _print_progress(board: Any, done: threading.Event, interval: float) -> None:
+    printers: dict[str, Progress] = {}
+    while not done.wait(min(interval, 1.0)):
+        entry = ray.get(board.read.remote())
+        if entry is not None:
+            phase, step, total, note = entry
+            printer = printers.setdefault(phase, Progress(phase, "step", interval=interval))
+            printer.update(step, total, note)
+
+
+def _our_error(error: BaseException) -> DiffsasrecError:
+    failures = getattr(error, "worker_failures", {})
+    for failure in [*failures.values(), error]:
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, DiffsasrecError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    first = next(iter(failures.values()), error)
+    text = str(first).strip().splitlines()
+    return InfrastructureError(
+        f"training failed after its retries: {text[-1] if text else type(first).__name__}; the same "
+        "command continues from the last saved step"
+    )
