@@ -28,3 +28,19 @@ class RefusedError(DiffsasrecError):
 
 class InfrastructureError(DiffsasrecError):
     exit_code = 5
+
+
+def find_ours(error: BaseException) -> DiffsasrecError | None:
+    """The error of ours among the causes of `error`: Ray wraps what a worker raises."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        cause = pending.pop()
+        if cause is None or id(cause) in seen:
+            continue
+        if isinstance(cause, DiffsasrecError):
+            return cause
+        seen.add(id(cause))
+        pending += [cause.__cause__, cause.__context__, getattr(cause, "cause", None)]
+        pending += getattr(cause, "worker_failures", {}).values()
+    return None

@@ -1,14 +1,28 @@
 """Lists and holdout items -> the metrics of metrics.json, and the gate that reads them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diffsasrec.metrics import Ranks, bootstrap_intervals, list_metrics, rank_metrics
+from diffsasrec.baselines import Score, rank_lists
+from diffsasrec.metrics import (
+    Counts,
+    bootstrap_intervals,
+    count_ranks,
+    coverage,
+    gini,
+    mean_popularity,
+    rank_metrics,
+    ranks_of,
+)
+from diffsasrec.recommend import take_users
 from diffsasrec.schema import list_offsets, list_values
+from diffsasrec.sequences import Flat, restrict
+from diffsasrec.split import count_before, find_holdout
 from diffsasrec.vocab import index_items
 
 Lists = npt.NDArray[np.int64]
@@ -27,30 +41,66 @@ def list_matrix(recommendations: pa.Table, vocab: pa.Table, *, k: int) -> Lists:
     return lists
 
 
-def measure(
-    ranks: Ranks,
-    lists: Lists,
+@dataclass(frozen=True)
+class Tally:
+    """All that the metrics need of some users' lists; tallies of several buckets are added."""
+
+    rank_counts: Counts  # of the holdout items, [K + 1], 0 is a miss
+    shown: dict[int, Counts]  # per cut-off k: how often each item is in a list's first k, [V]
+
+    def __add__(self, other: "Tally") -> "Tally":
+        shown = {k: counts + other.shown[k] for k, counts in self.shown.items()}
+        return Tally(self.rank_counts + other.rank_counts, shown)
+
+
+def tally(
+    lists: Lists, targets: npt.NDArray[np.int64], *, ks: Sequence[int], num_items: int
+) -> Tally:
+    """Counts of `lists` [n, K] against the holdout items `targets` [n], indices both."""
+    shown = {k: np.bincount(lists[:, :k][lists[:, :k] >= 0], minlength=num_items) for k in ks}
+    return Tally(count_ranks(ranks_of(lists, targets), k=lists.shape[1]), shown)
+
+
+def bucket_tallies(
+    flat: Flat,
+    scores: Mapping[str, Score],
     *,
-    known_counts: npt.NDArray[np.int64],
+    cut: int,
+    before: int | None,
+    known: npt.NDArray[np.bool_],
+    allowed: npt.NDArray[np.bool_],
     ks: Sequence[int],
-    samples: int,
-    seed: int,
-) -> dict[str, Any]:
+    filter_seen: bool,
+) -> dict[str, Tally]:
+    """What each of `scores` makes of a bucket's users with a first known item in [cut, before)."""
+    end = np.iinfo(np.int64).max if before is None else before
+    items, times, offsets = restrict(flat, count_before(flat.times, flat.offsets, end))
+    num_before, position, _ = find_holdout(items, times, offsets, split_time=cut, known=known)
+    users = np.flatnonzero(position >= 0)
+    targets = items[offsets[users] + position[users]].astype(np.int64)
+    past, _, bounds = restrict(replace(flat, items=items, times=times, offsets=offsets), num_before)
+    histories = take_users(past, bounds, users)
+    result = {}
+    for name, score in scores.items():
+        lists = rank_lists(score, *histories, allowed=allowed, k=max(ks), filter_seen=filter_seen)
+        result[name] = tally(lists, targets, ks=ks, num_items=len(known))
+    return result
+
+
+def measure(counted: Tally, *, known_counts: Counts, samples: int, seed: int) -> dict[str, Any]:
     """All metrics of one recommender, as they stand in metrics.json.
 
-    Args:
-        ranks: of the holdout items, [n], 0 for a miss.
-        lists: all that was shown, as indices, [n, K].
-        known_counts: of every item before the split, [V]; an item with 0 is not known.
+    `known_counts` are the counts of every item before the split, [V]; one with 0 is not known.
     """
-    result: dict[str, Any] = {"n": len(ranks)}
-    for k in ks:
-        intervals = bootstrap_intervals(ranks, k=k, samples=samples, seed=seed)
-        for name, value in rank_metrics(ranks, k=k).items():
+    result: dict[str, Any] = {"n": int(counted.rank_counts.sum())}
+    for k, shown in counted.shown.items():
+        intervals = bootstrap_intervals(counted.rank_counts, k=k, samples=samples, seed=seed)
+        for name, value in rank_metrics(counted.rank_counts, k=k).items():
             result[name] = value
             result[f"{name}_ci"] = list(intervals[name])
-    known = int((known_counts > 0).sum())
-    result |= list_metrics(lists, num_items=known, counts=known_counts, ks=ks)
+        result[f"Coverage@{k}"] = coverage(shown, num_known=int((known_counts > 0).sum()))
+        result[f"MeanPopularity@{k}"] = mean_popularity(shown, known_counts)
+        result[f"Gini@{k}"] = gini(shown[known_counts > 0])
     return result
 
 

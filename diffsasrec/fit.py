@@ -42,7 +42,7 @@ from diffsasrec.config import (
     TrainStageConfig,
 )
 from diffsasrec.diffusion import denoising_loss, item_nll
-from diffsasrec.metrics import rank_metrics, ranks_of
+from diffsasrec.metrics import count_ranks, rank_metrics, ranks_of
 from diffsasrec.model import SequenceModel
 from diffsasrec.recommend import Decoding, recommend, take_users
 from diffsasrec.rundir import to_json
@@ -62,6 +62,7 @@ class Phase:
     trained_before: int  # microseconds: only events before it are trained on
     output: str  # checkpoint directory, below the run directory
     init_from: str = ""  # checkpoint directory, below the run directory; "": from scratch
+    epochs_from: str = ""  # the phase that has selected the number of epochs; "": as in settings
     validate_before: int | None = None  # measure on events in [trained_before, validate_before)
 
 
@@ -399,10 +400,9 @@ class PhaseTrainer:
                 )
             )
         self.model.load_state_dict(current)
-        mine = np.concatenate(ranks)
-        gain, num = rank_metrics(mine, k=10)["NDCG@10"] * len(mine), float(len(mine))
-        gain, num = self._sum_over_ranks([gain, num])
-        return gain / max(num, 1.0)
+        counts = count_ranks(np.concatenate(ranks), k=10)
+        summed = self._sum_over_ranks([float(count) for count in counts])
+        return rank_metrics(np.array(summed), k=10)["NDCG@10"]
 
     def _write_output(self) -> None:
         run, name = self.job.run, self.phase.name
@@ -429,7 +429,7 @@ class PhaseTrainer:
             "examples": int(self.num_examples.sum()),
             "history": self.state.history,
         }
-        run.write_bytes(f"state/{name}/result.json", to_json(result))
+        run.write_bytes(result_path(name), to_json(result))
 
     def _save_state(self) -> None:
         if self.rank != 0:
@@ -483,9 +483,21 @@ def train_phases(
     """What one worker does; a phase whose result.json exists is done."""
     torch.set_num_threads(job.train.threads_per_worker)
     for phase in phases:
-        if not job.run.exists(f"state/{phase.name}/result.json"):
+        if not job.run.exists(result_path(phase.name)):
+            phase = _with_selected_epochs(job.run, phase)
             PhaseTrainer(
                 job, phase, device=device, rank=rank, world_size=world_size, tell=tell
             ).run()
         if world_size > 1:
             torch.distributed.barrier()  # the next phase reads what rank 0 has written
+
+
+def result_path(phase: str) -> str:
+    return f"state/{phase}/result.json"
+
+
+def _with_selected_epochs(run: Storage, phase: Phase) -> Phase:
+    if not phase.epochs_from:
+        return phase
+    epochs = json.loads(run.read_bytes(result_path(phase.epochs_from)))["epochs"]
+    return replace(phase, settings=phase.settings.model_copy(update={"epochs": epochs}))

@@ -5,12 +5,11 @@ only K + 1 values, so a bootstrap over users is a multinomial draw over their co
 its cost does not grow with the number of users.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
 Ranks = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.int64]
 
 
 def gains(k: int) -> dict[str, npt.NDArray[np.float64]]:
@@ -23,23 +22,26 @@ def gains(k: int) -> dict[str, npt.NDArray[np.float64]]:
     }
 
 
-def rank_metrics(ranks: Ranks, *, k: int) -> dict[str, float]:
-    """HR@k, NDCG@k and MRR@k of `ranks` [n]; 0 for everything when there are no users."""
-    counts = np.bincount(np.where(ranks > k, 0, ranks), minlength=k + 1)
-    total = max(len(ranks), 1)
-    return {name: float(counts @ gain / total) for name, gain in gains(k).items()}
+def count_ranks(ranks: Ranks, *, k: int) -> Counts:
+    """How many users have each rank 0..k, [k + 1]; a rank beyond k is a miss."""
+    return np.bincount(np.where(ranks > k, 0, ranks), minlength=k + 1)
+
+
+def rank_metrics(rank_counts: Counts, *, k: int) -> dict[str, float]:
+    """HR@k, NDCG@k and MRR@k from `rank_counts` [K + 1], K >= k; 0 when there are no users."""
+    total = max(int(rank_counts.sum()), 1)
+    return {name: float(rank_counts[: k + 1] @ gain / total) for name, gain in gains(k).items()}
 
 
 def bootstrap_intervals(
-    ranks: Ranks, *, k: int, samples: int, seed: int
+    rank_counts: Counts, *, k: int, samples: int, seed: int
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of `rank_metrics` over resampled users."""
-    counts = np.bincount(np.where(ranks > k, 0, ranks), minlength=k + 1)
-    total = max(len(ranks), 1)
-    drawn = np.random.default_rng(seed).multinomial(total, counts / total, size=samples)
+    total = max(int(rank_counts.sum()), 1)
+    drawn = np.random.default_rng(seed).multinomial(total, rank_counts / total, size=samples)
     intervals = {}
     for name, gain in gains(k).items():
-        low, high = np.quantile(drawn @ gain / total, [0.025, 0.975])
+        low, high = np.quantile(drawn[:, : k + 1] @ gain / total, [0.025, 0.975])
         intervals[name] = (float(low), float(high))
     return intervals
 
@@ -50,31 +52,18 @@ def ranks_of(lists: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> Ra
     return np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0)
 
 
-def list_metrics(
-    lists: npt.NDArray[np.int64],
-    *,
-    num_items: int,
-    counts: npt.NDArray[np.int64],
-    ks: Sequence[int],
-) -> dict[str, float]:
-    """Coverage@k, and the mean popularity and Gini index at the largest k, of `lists` [n, K].
-
-    `num_items` items are known before the split; `counts` [V] are their counts there. Coverage is
-    the share of them that is shown to anyone; mean popularity the mean count of a shown item over
-    the sum of all counts; Gini is 0 when every known item is shown equally often.
-    """
-    result = {}
-    for k in ks:
-        shown = np.unique(lists[:, :k])
-        result[f"Coverage@{k}"] = float((shown >= 0).sum() / max(num_items, 1))
-    k = max(ks)
-    flat = lists[:, :k][lists[:, :k] >= 0]
-    result[f"MeanPopularity@{k}"] = float(counts[flat].mean() / counts.sum()) if len(flat) else 0.0
-    result[f"Gini@{k}"] = gini(np.bincount(flat, minlength=len(counts))[counts > 0])
-    return result
+def coverage(shown_counts: Counts, *, num_known: int) -> float:
+    """The share of the items known before the split that is shown to anyone."""
+    return float((shown_counts > 0).sum() / max(num_known, 1))
 
 
-def gini(values: npt.NDArray[np.int64]) -> float:
+def mean_popularity(shown_counts: Counts, counts: Counts) -> float:
+    """The mean share that a shown item has of all events before the split."""
+    shown = max(int(shown_counts.sum()), 1)
+    return float(shown_counts @ counts / (shown * max(int(counts.sum()), 1)))
+
+
+def gini(values: Counts) -> float:
     """The Gini index of non-negative `values`; 0 when they are equal or all 0."""
     total = values.sum()
     if total == 0:

@@ -132,7 +132,9 @@ def append_entry(lake: Storage, run: RunDir, manifest_sha256: str) -> tuple[Entr
     while True:
         chain = read_chain(lake)
         for entry in chain:
-            if (entry.ds, entry.run_id) == (run.ds, run.run_id) and _is_newest_of_date(chain, entry):
+            if (entry.ds, entry.run_id) == (run.ds, run.run_id) and _is_newest_of_date(
+                chain, entry
+            ):
                 return entry, entry.attempt == run.attempt
         last = chain[-1] if chain else None
         mine = {"ds": run.ds, "run_id": run.run_id}

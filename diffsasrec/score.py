@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import ray.data
 import torch
 
-from diffsasrec.baselines import window_counts
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint
 from diffsasrec.recommend import Decoding, recommend, take_users
 from diffsasrec.schema import canonical, recommendations_schema
@@ -70,9 +69,7 @@ def score_bucket(
 ) -> pa.Table:
     """The lists of one bucket, recommendations_schema, sorted by user_id as the bucket is."""
     flat = flatten(sequences)
-    users, lengths = scored_users(
-        flat, users=scoring.users, active_since=scoring.active_since
-    )
+    users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
     items, _, offsets = restrict(flat, lengths)
     items, offsets = take_users(items, offsets, users)
     history_len = np.diff(offsets).astype(np.int32)
@@ -127,7 +124,9 @@ def popular_list(
     best = np.argsort(-scores, kind="stable")[:k]
     best = best[np.isfinite(scores[best])]
     pad = k - len(best)
-    return np.r_[best, np.full(pad, -1)], np.r_[scores[best], np.full(pad, -np.inf)].astype(np.float32)
+    return np.r_[best, np.full(pad, -1)], np.r_[scores[best], np.full(pad, -np.inf)].astype(
+        np.float32
+    )
 
 
 def log_shares(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:
@@ -218,23 +217,3 @@ def score(
     )
     for done, _ in enumerate(scored.iter_rows(), 1):
         progress(num_buckets - len(missing) + done, num_buckets)
-
-
-def recent_counts(
-    run: Storage, *, num_buckets: int, num_items: int, before: int
-) -> npt.NDArray[np.int64]:
-    """`baselines.window_counts` over all bucket files, [windows + 1, V]."""
-
-    def count(batch: pa.Table) -> pa.Table:
-        flats = [flatten(run.read_table(f"sequences/{bucket_name(b)}")) for b in batch["bucket"].to_pylist()]
-        counts = sum(
-            window_counts(flat.items, flat.times, before=before, num_items=num_items)
-            for flat in flats
-        )
-        return pa.table({"counts": pa.array([np.asarray(counts).tobytes()], pa.large_binary())})
-
-    blocks = ray.data.from_items([{"bucket": b} for b in range(num_buckets)])
-    total = 0
-    for row in blocks.map_batches(count, batch_format="pyarrow", batch_size=64).iter_rows():
-        total = total + np.frombuffer(row["counts"], np.int64)
-    return np.asarray(total).reshape(-1, num_items)

@@ -73,8 +73,8 @@ def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[s
     keep = np.r_[True, ~same][: len(order)]
     starts = np.flatnonzero(np.r_[True, user_code[1:] != user_code[:-1]][: len(order)])
     running = np.cumsum(keep)
-    last_of_user = np.r_[starts[1:], len(order)] - 1
-    num_left = np.repeat(running[last_of_user], np.diff(np.r_[starts, len(order)])) - running
+    ends = np.r_[starts[1:], len(order)][: len(starts)]
+    num_left = np.repeat(running[ends - 1], ends - starts) - running
     within_cap = num_left < max_user_events
     dropped = Counter(
         duplicate=int((~keep).sum()), over_max_user_events=int((keep & ~within_cap).sum())

@@ -67,6 +67,18 @@ def exact_quantile(
         table, width = refine(start, start + width, finer), finer
 
 
+def second_cut(hours: pa.Table, split_time: int, quantile: float) -> int:
+    """The time of an event near the `quantile` of those before the split, for model selection.
+
+    The first event of the hour that holds the quantile: no further pass over the log is worth the
+    minutes between the two.
+    """
+    before = hours.filter(pc.less(hours["low"], split_time))
+    ends = np.cumsum(before["count"].to_numpy())
+    row = int(np.searchsorted(ends, round((ends[-1] - 1) * quantile), side="right"))
+    return int(before["low"][row].as_py())
+
+
 def smallest_hashes(users: pa.Array) -> npt.NDArray[np.uint64]:
     """The smallest distinct hashes of users: a sketch of how many there are."""
     return np.unique(id_hash(users))[:SKETCH_SIZE]
@@ -88,6 +100,7 @@ class Survey:
 
     counts: Counter[str]  # rows, kept, and rows by reason
     split_time: int
+    second_cut: int  # the same share of what lies before the split; selection measures from it
     first_time: int
     last_time: int
     num_users: int  # an estimate, see estimate_users
@@ -142,6 +155,7 @@ def survey_log(
     return Survey(
         counts=counts,
         split_time=split_time,
+        second_cut=second_cut(hourly, split_time, quantile),
         first_time=pc.min(hourly["low"]).as_py(),
         last_time=pc.max(hourly["high"]).as_py(),
         num_users=estimate_users(sketch),

@@ -202,14 +202,9 @@ def _sync_directory(path: str) -> None:
 def _is_conflict(error: OSError) -> bool:
     # s3fs turns 412 into FileExistsError only if the server names the condition in its answer
     cause = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", "")
-    return (
-        (error.errno == errno.EINVAL
-        and cause in ("PreconditionFailed", "412"))
-        or cause
-        in (
-            "ConditionalRequestConflict",
-            "PreconditionFailed",
-        )
+    return (error.errno == errno.EINVAL and cause in ("PreconditionFailed", "412")) or cause in (
+        "ConditionalRequestConflict",
+        "PreconditionFailed",
     )
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+from ray._private.state import state
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from diffsasrec.config import TrainConfig
-from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
+from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.fit import Job, Phase, train_phases
 from diffsasrec.progress import Progress
 
@@ -100,15 +101,9 @@ def check_cluster(train: TrainConfig) -> None:
 
 def cluster_resources() -> dict[str, float]:
     """What the cluster has, or can scale to where it says so."""
-    from ray._private.state import state
-
-    limits = state.get_max_resources_from_cluster_config()
+    limits = state.get_max_resources_from_cluster_config() or {}
     current = ray.cluster_resources()
-    return (
-        {kind: max(limits.get(kind, 0), current.get(kind, 0)) for kind in {*limits, *current}}
-        if limits
-        else dict(current)
-    )
+    return {kind: max(limits.get(kind, 0), current.get(kind, 0)) for kind in {*limits, *current}}
 
 
 def _print_progress(board: Any, done: threading.Event, interval: float) -> None:
@@ -121,17 +116,12 @@ def _print_progress(board: Any, done: threading.Event, interval: float) -> None:
             printer.update(step, total, note)
 
 
-def _our_error(error: BaseException) -> DiffsasrecError:
-    failures = getattr(error, "worker_failures", {})
-    for failure in [*failures.values(), error]:
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, DiffsasrecError):
-                return cause
-            cause = getattr(cause, "cause", None) or cause.__cause__
-    first = next(iter(failures.values()), error)
-    text = str(first).strip().splitlines()
+def _our_error(error: Exception) -> DiffsasrecError:
+    if ours := find_ours(error):
+        return ours
+    first = next(iter(getattr(error, "worker_failures", {}).values()), error)
+    text = str(first).strip().splitlines() or [type(first).__name__]
     return InfrastructureError(
-        f"training failed after its retries: {text[-1] if text else type(first).__name__}; the same "
-        "command continues from the last saved step"
+        f"training failed after its retries: {text[-1]}; the same command continues from the last "
+        "saved step"
     )

@@ -1,0 +1,247 @@
+"""What every job shares: the command line, the run, the cluster, the last line and the exit code."""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+# Ray reads these when it is imported. A Ray of our own asks for a token, as clusters should;
+# inside a cluster (RAY_ADDRESS is set there) its own setting holds.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+if "RAY_ADDRESS" not in os.environ:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+import ray
+import ray.data
+import yaml
+
+from diffsasrec.config import Config, load_config
+from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
+from diffsasrec.inputs import InputFile, inspect_inputs, list_inputs
+from diffsasrec.progress import duration
+from diffsasrec.publish import check_create_only, read_chain
+from diffsasrec.rundir import OUTPUTS, RunDir
+from diffsasrec.storage import Storage
+
+log = logging.getLogger("jobs")
+
+STAGES = tuple(OUTPUTS)
+Stage = Callable[[Config, RunDir], Mapping[str, Any]]
+
+
+def main(stages: tuple[str, ...]) -> None:
+    """Runs `stages` (or those of --stages) as the command line says, and exits."""
+    arguments = _parse(stages)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    summary: dict[str, Any] = {"run_id": None, "status": "failed", "stage": None}
+    summary |= {"counts": {}, "paths": {}}
+    try:
+        code = _run(arguments, summary)
+    except DiffsasrecError as error:
+        code = _failed(summary, error)
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        code = _failed(summary, find_ours(error) or InfrastructureError(_one_line(error)))
+    if ray.is_initialized():
+        ray.shutdown()
+    if code is not None:
+        sys.stderr.flush()
+        print(json.dumps(summary, sort_keys=True), flush=True)
+    sys.exit(code or 0)
+
+
+def _failed(summary: dict[str, Any], error: DiffsasrecError) -> int:
+    log.error("%s: %s", type(error).__name__, error)
+    summary |= {"status": "refused" if error.exit_code == 4 else "failed", "error": str(error)}
+    return error.exit_code
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else 'no message'}; see the traceback above"
+
+
+def _parse(stages: tuple[str, ...]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=f"Runs {', '.join(stages)} for one date.")
+    parser.add_argument("--config", required=True, help="YAML file")
+    parser.add_argument(
+        "--date", required=True, type=date.fromisoformat, help="run date YYYY-MM-DD, exclusive"
+    )
+    parser.add_argument("--run-id", help="default: a digest of the date, config, code and inputs")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", dest="sets")
+    parser.add_argument("--print-config", action="store_true", help="print it resolved, and exit")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check inputs, lake and cluster size, and exit"
+    )
+    parser.set_defaults(stages=stages)
+    if stages == STAGES:
+        parser.add_argument("--stages", type=_stage_names, help="only these, as in: score,publish")
+        parser.set_defaults(stages=stages)
+    return parser.parse_args()
+
+
+def _stage_names(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    if unknown := set(names) - set(STAGES):
+        raise argparse.ArgumentTypeError(
+            f"unknown stages {sorted(unknown)}; known: {','.join(STAGES)}"
+        )
+    return tuple(stage for stage in STAGES if stage in names)
+
+
+def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
+    config = _load(arguments)
+    if arguments.print_config:
+        print(yaml.safe_dump(config.resolved(), sort_keys=False) + f"# sha256 {config.sha256()}")
+        return None
+    inputs = list_inputs(config.events, run_date=arguments.date)
+    run = open_run(config, arguments.date, inputs, run_id=arguments.run_id)
+    summary |= {"run_id": run.run_id, "paths": {"run": run.storage.root}}
+    log.info(
+        "run %s of %s, %d input files, into %s", run.run_id, run.ds, len(inputs), run.storage.root
+    )
+    run.lake.check_writable()
+    _refuse_changed(run)
+    if arguments.dry_run:
+        return _dry_run(config, run, inputs, arguments.stages)
+    if "publish" in arguments.stages:
+        check_create_only(run.lake, single_writer=config.publish.single_writer)
+    for stage in arguments.stages:
+        summary["stage"] = stage
+        if run.record(stage) is None:
+            _run_stage(stage, config, run)
+        else:
+            log.info("%s: already done, skipped", stage)
+        summary["counts"] |= {stage: run.require(stage)["counts"]}
+    if published := run.record("publish"):
+        summary["paths"] |= {"published": published["published"]}
+    summary["status"] = "done"
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> Config:
+    try:
+        text = Path(arguments.config).read_text()
+    except OSError as error:
+        raise ConfigError(f"--config {arguments.config} can't be read: {error.strerror}") from None
+    return load_config(text, arguments.sets, source=arguments.config)
+
+
+def _run_stage(stage: str, config: Config, run: RunDir) -> None:
+    if not ray.is_initialized():
+        start_ray()
+    started = time.monotonic()
+    log.info("%s: started", stage)
+    run.begin(stage)
+    function: Stage = import_module(f"jobs.{stage}").main
+    record = dict(function(config, run))
+    seconds = time.monotonic() - started
+    run.finish(stage, {**record, "seconds": round(seconds, 1)})
+    log.info("%s: done in %s", stage, duration(seconds))
+
+
+def start_ray() -> None:
+    """Joins the cluster that RAY_ADDRESS names, else starts a Ray on this machine, loopback only."""
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False)
+    else:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def source_digest() -> str:
+    """The sha256 of our own source files."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted([*root.glob("diffsasrec/*.py"), *root.glob("jobs/*.py")]):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def open_run(
+    config: Config, run_date: date, inputs: list[InputFile], *, run_id: str | None
+) -> RunDir:
+    """The run directory, named by a digest of everything that the output depends on."""
+    side_inputs = [config.score.deny_path, config.score.allow_path, config.vocab.previous_path]
+    listing = [
+        (info.path, info.size, info.version)
+        for path in side_inputs
+        if path is not None
+        for info in [*Storage.of(path).list(), *_listed_file(path)]
+    ]
+    parts = [
+        run_date.isoformat(),
+        config.resolved(),
+        source_digest(),
+        [(file.path, file.size, file.version) for file in inputs],
+        listing,
+    ]
+    identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return RunDir(
+        lake=Storage.of(config.lake),
+        ds=run_date.isoformat(),
+        run_id=run_id or identity[:12],
+        identity=identity,
+        attempt=uuid.uuid4().hex[:12],
+    )
+
+
+def _listed_file(path: str) -> list[Any]:
+    directory, _, name = path.rpartition("/")
+    return [info for info in Storage.of(directory or ".").list() if info.path == name]
+
+
+def _refuse_changed(run: RunDir) -> None:
+    """A published run directory is immutable: another config or input needs another run id."""
+    published = any((e.ds, e.run_id) == (run.ds, run.run_id) for e in read_chain(run.lake))
+    if published and run.record("publish") is None and run.record("score") is None:
+        raise ConfigError(
+            f"run {run.run_id} of {run.ds} is published, and the config, the code or the inputs are "
+            "not those it was made from; leave --run-id out or choose a new one"
+        )
+
+
+def _dry_run(config: Config, run: RunDir, inputs: list[InputFile], stages: tuple[str, ...]) -> int:
+    events = inspect_inputs(inputs, config.events)
+    size = sum(file.size for file in inputs)
+    log.info(
+        "input: %d files, %.1f MB, %d fragments", len(inputs), size / 1e6, len(events.fragments)
+    )
+    log.info("ids: user %s, item %s", events.user_type, events.item_type)
+    for stage in stages:
+        log.info("%s: %s", stage, "to do" if run.record(stage) is None else "already done")
+    log.info(
+        "needs %g CPUs and %g GPUs for training, up to %g and %g for scoring",
+        config.train.num_workers * config.train.cpus_per_worker,
+        config.train.num_workers * config.train.gpus_per_worker,
+        config.score.num_actors * config.score.cpus_per_actor,
+        config.score.num_actors * config.score.gpus_per_actor,
+    )
+    return 0
+
+
+def microseconds(ds: str) -> int:
+    """Midnight UTC of a date, in microseconds since 1970."""
+    return int(datetime.fromisoformat(ds).replace(tzinfo=UTC).timestamp()) * 1_000_000

@@ -1,0 +1,197 @@
+"""Lists for the holdout users as of the split -> metrics.json beside the baselines; the gate."""
+
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diffsasrec.baselines import (
+    DAY,
+    WINDOWS,
+    Score,
+    item_knn,
+    item_similarity,
+    own_most_frequent,
+    popularity,
+)
+from diffsasrec.checkpoint import check_not_trained_past, load_checkpoint, read_description
+from diffsasrec.config import Config
+from diffsasrec.errors import RefusedError
+from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
+from diffsasrec.publish import newest_before, read_chain
+from diffsasrec.rundir import RunDir, to_json
+from diffsasrec.score import allowed_items, log_shares
+from diffsasrec.sequences import bucket_name, flatten, restrict
+from diffsasrec.storage import Storage
+from diffsasrec.vocab import index_items
+from jobs.cli import main as run_job
+from jobs.score import recent_counts, score_buckets, scoring_of
+from jobs.tasks import map_tasks
+
+log = logging.getLogger(__name__)
+
+Counts = npt.NDArray[np.int64]
+ALL_TIME = len(WINDOWS)  # the row of window_counts behind those of the windows
+
+
+def main(config: Config, run: RunDir) -> dict[str, Any]:
+    prepared = run.require("prepare")
+    run.require("finetune")
+    split_time, num_buckets = prepared["split_time"], prepared["num_buckets"]
+    directory = run.storage.sub("checkpoint_measured")
+    check_not_trained_past(read_description(directory), split_time=split_time, path=directory.root)
+    counts = recent_counts(run, prepared, before=split_time)
+    scoring = scoring_of(
+        config,
+        run,
+        checkpoint="checkpoint_measured",
+        output="evaluation",
+        users="holdout",
+        popular=log_shares(counts[ALL_TIME]),
+    )
+    score_buckets(config, scoring, num_buckets, "evaluate")
+    allowed = allowed_items(load_checkpoint(directory), scoring.denied, scoring.allowed)
+    log.info("evaluate: measuring the baselines")
+    window = select_window(config, run, prepared, allowed)
+    scores = {
+        "popular": popularity(counts[ALL_TIME]),
+        "recent popular": popularity(counts[window]),
+        "own most frequent": own_most_frequent(len(allowed)),
+        "item-kNN": item_knn_baseline(config, run, prepared),
+    }
+    tallies = baseline_tallies(
+        config, run, prepared, scores, allowed, counts[ALL_TIME] > 0, cut=split_time, before=None
+    )
+    model = sum_tallies(map_tasks(model_tallies, range(num_buckets), run.storage, config))["model"]
+    measured = {
+        name: measure(
+            counted,
+            known_counts=counts[ALL_TIME],
+            samples=config.evaluate.bootstrap_samples,
+            seed=config.seed,
+        )
+        for name, counted in {"model": model, **tallies}.items()
+    }
+    metrics = {
+        "model": measured.pop("model"),
+        "baselines": measured,
+        "recent_popular_days": WINDOWS[window] / DAY,
+    }
+    run.storage.write_bytes("metrics.json", to_json(metrics))
+    check_gate(config, run, metrics["model"])
+    return {"counts": {"holdout_users": metrics["model"]["n"]}, "popular_window": window}
+
+
+def model_tallies(bucket: int, storage: Storage, config: Config) -> dict[str, Tally]:
+    """The evaluation lists of a bucket against its holdout."""
+    vocab, name = storage.read_tables("vocab"), bucket_name(bucket)
+    lists = list_matrix(storage.read_table(f"evaluation/{name}"), vocab, k=config.score.k)
+    items = storage.read_table(f"holdout/{name}", ["item_id"])["item_id"].combine_chunks()
+    targets = index_items(items, vocab).astype(np.int64)
+    return {"model": tally(lists, targets, ks=config.evaluate.ks, num_items=vocab.num_rows)}
+
+
+def baseline_tallies(
+    config: Config,
+    run: RunDir,
+    prepared: dict[str, Any],
+    scores: dict[str, Score],
+    allowed: npt.NDArray[np.bool_],
+    known: npt.NDArray[np.bool_],
+    *,
+    cut: int,
+    before: int | None,
+) -> dict[str, Tally]:
+    """The tallies of `scores` on each user's first known item in [cut, before), all buckets."""
+
+    def measure_bucket(
+        bucket: int, scores: dict[str, Score], masks: npt.NDArray[np.bool_], storage: Storage
+    ) -> dict[str, Tally]:
+        return bucket_tallies(
+            flatten(storage.read_table(f"sequences/{bucket_name(bucket)}")),
+            scores,
+            cut=cut,
+            before=before,
+            allowed=masks[0],
+            known=masks[1],
+            ks=config.evaluate.ks,
+            filter_seen=config.score.filter_seen,
+        )
+
+    masks = np.stack([allowed, known])
+    buckets = range(prepared["num_buckets"])
+    return sum_tallies(map_tasks(measure_bucket, buckets, scores, masks, run.storage))
+
+
+def sum_tallies(parts: Any) -> dict[str, Tally]:
+    total: dict[str, Tally] = {}
+    for part in parts:
+        total = {name: total[name] + t if total else t for name, t in part.items()}
+    return total
+
+
+def select_window(
+    config: Config, run: RunDir, prepared: dict[str, Any], allowed: npt.NDArray[np.bool_]
+) -> int:
+    """The window of recent popularity with the best NDCG on the second cut; of equals the longest."""
+    cut = prepared["second_cut"]
+    counts = recent_counts(run, prepared, before=cut)
+    names = [f"{row}" for row in range(len(WINDOWS))]
+    scores = {name: popularity(counts[int(name)]) for name in names}
+    tallies = baseline_tallies(
+        config,
+        run,
+        prepared,
+        scores,
+        allowed & (counts[ALL_TIME] > 0),
+        counts[ALL_TIME] > 0,
+        cut=cut,
+        before=prepared["split_time"],
+    )
+    k = max(config.evaluate.ks)
+    values = [
+        measure(t, known_counts=counts[ALL_TIME], samples=1, seed=config.seed)[f"NDCG@{k}"]
+        for t in tallies.values()
+    ]
+    return max(range(len(values)), key=lambda row: (values[row], row))
+
+
+def item_knn_baseline(config: Config, run: RunDir, prepared: dict[str, Any]) -> Score:
+    """Item-kNN from what the first evaluate.item_knn_users users did before the split."""
+    parts: list[tuple[Any, Any]] = []
+    num_users = 0
+    for bucket in range(prepared["num_buckets"]):  # a bucket is a random sample of the users
+        flat = flatten(run.storage.read_table(f"sequences/{bucket_name(bucket)}"))
+        items, _, offsets = restrict(flat, flat.num_before)
+        parts.append((items, np.diff(offsets)))
+        num_users += len(offsets) - 1
+        if num_users >= config.evaluate.item_knn_users:
+            break
+    lengths = np.concatenate([lengths for _, lengths in parts])[: config.evaluate.item_knn_users]
+    offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
+    items = np.concatenate([items for items, _ in parts])[: offsets[-1]]
+    return item_knn(item_similarity(items, offsets, num_items=prepared["counts"]["items"]))
+
+
+def check_gate(config: Config, run: RunDir, model: dict[str, Any]) -> None:
+    """Raises RefusedError when the metrics are below a floor or too far below the last published."""
+    entry = newest_before(read_chain(run.lake), run.ds)
+    previous = None
+    if entry is not None:
+        path = f"runs/ds={entry.ds}/{entry.run_id}/metrics.json"
+        previous = json.loads(run.lake.read_bytes(path))["model"]
+    failures = gate_failures(
+        model,
+        floors=config.gate.floors,
+        metric=config.gate.metric,
+        max_relative_drop=config.gate.max_relative_drop,
+        previous=previous,
+    )
+    if failures:
+        raise RefusedError(f"the gate refuses this run: {'; '.join(failures)}")
+
+
+if __name__ == "__main__":
+    run_job(("evaluate",))

@@ -1,0 +1,106 @@
+"""The log -> checked events, the split, the vocabulary, one row per user."""
+
+import logging
+from collections import Counter
+from datetime import date
+from typing import Any
+
+from diffsasrec.config import Config
+from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.events import AFTER_RUN_DATE
+from diffsasrec.inputs import inspect_inputs, list_inputs
+from diffsasrec.progress import Progress
+from diffsasrec.rundir import RunDir
+from diffsasrec.sequences import build_sequences, num_buckets
+from diffsasrec.split import survey_log
+from diffsasrec.storage import Storage
+from jobs.cli import main as run_job
+from jobs.cli import microseconds
+
+log = logging.getLogger(__name__)
+
+
+def main(config: Config, run: RunDir) -> dict[str, Any]:
+    events, split = config.events, config.split
+    inputs = list_inputs(events, run_date=date.fromisoformat(run.ds))
+    found = inspect_inputs(inputs, events)
+    before = microseconds(run.ds)
+    log.info("prepare: reading %d fragments of %d files", len(found.fragments), len(inputs))
+    survey = survey_log(
+        found,
+        events=events,
+        before=before,
+        quantile=split.quantile,
+        fixed_time=None if split.time is None else microseconds(split.time.isoformat()),
+        quarantine=run.storage.sub("quarantine"),
+        check=lambda counts: check_counts(counts, max_bad_fraction=events.max_bad_fraction),
+    )
+    if not survey.first_time < survey.split_time <= survey.last_time:
+        raise ConfigError(
+            f"the split time {survey.split_time} us leaves nothing on one side of it: the events "
+            f"lie in {survey.first_time}..{survey.last_time} us; change split.time or split.quantile"
+        )
+    num = num_buckets(survey.num_users, users_per_bucket=split.users_per_bucket)
+    log.info(
+        "prepare: %d rows kept of %d, about %d users; grouping by user into %d buckets",
+        survey.counts["kept"],
+        survey.counts["rows"],
+        survey.num_users,
+        num,
+    )
+    progress = Progress("prepare", "bucket", interval=config.log_interval)
+    built = build_sequences(
+        found,
+        events=events,
+        before=before,
+        split_time=survey.split_time,
+        num=num,
+        max_user_events=split.max_user_events,
+        min_item_count=split.min_item_count,
+        previous_vocab=_previous_vocab(config.vocab.previous_path),
+        output=run.storage,
+        progress=progress.update,
+    )
+    counts = dict(sorted((survey.counts + built.counts).items()))
+    log.info("prepare: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
+    if not counts.get("holdout_users"):
+        log.warning("prepare: no user has a holdout item; nothing can be measured")
+    return {
+        "counts": counts,
+        "num_buckets": num,
+        "split_time": survey.split_time,
+        "second_cut": survey.second_cut,
+        "inputs": [{"path": f.path, "size": f.size, "version": f.version} for f in inputs],
+    }
+
+
+def check_counts(counts: Counter[str], *, max_bad_fraction: float) -> None:
+    """Stops a run on a log that is too dirty, or that has nothing in it."""
+    rows, kept, late = counts["rows"], counts["kept"], counts[AFTER_RUN_DATE]
+    bad = rows - kept - late
+    reasons = Counter(
+        {r: n for r, n in counts.items() if r not in ("rows", "kept", AFTER_RUN_DATE)}
+    )
+    common = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common(3))
+    if bad > max_bad_fraction * rows:
+        raise InputDataError(
+            f"{bad} of {rows} rows are bad ({common}), more than events.max_bad_fraction="
+            f"{max_bad_fraction}; look at quarantine/ of this run, repair the log or raise the limit"
+        )
+    if kept == 0:
+        raise InputDataError(
+            f"no event is left of {rows} rows: {late} lie at or after the run date, {bad} are bad"
+        )
+
+
+def _previous_vocab(path: str | None) -> Any:
+    if path is None:
+        return None
+    try:
+        return Storage.of(path).read_tables("")
+    except FileNotFoundError:
+        raise ConfigError(f"vocab.previous_path={path} holds no Parquet file") from None
+
+
+if __name__ == "__main__":
+    run_job(("prepare",))

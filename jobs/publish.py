@@ -1,0 +1,122 @@
+"""Audit of every row, then manifest, chain entry, and the copy that consumers read."""
+
+import io
+import logging
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffsasrec.checkpoint import load_checkpoint, read_description
+from diffsasrec.config import Config
+from diffsasrec.errors import RefusedError
+from diffsasrec.publish import append_entry, audit_bucket, manifest_for, settle
+from diffsasrec.recommend import take_users
+from diffsasrec.rundir import OUTPUTS, RunDir
+from diffsasrec.score import Scoring, allowed_items, known_history, scored_users
+from diffsasrec.sequences import bucket_name, flatten, restrict
+from diffsasrec.storage import Storage, sha256
+from jobs.cli import main as run_job
+from jobs.cli import source_digest
+from jobs.score import scoring_of
+from jobs.tasks import map_tasks
+
+log = logging.getLogger(__name__)
+
+NOT_IN_MANIFEST = ("state/", "_stages/", "tensorboard/", "manifest.json")
+
+
+def main(config: Config, run: RunDir) -> dict[str, Any]:
+    records = {stage: run.require(stage) for stage in OUTPUTS if stage != "publish"}
+    num_buckets = records["prepare"]["num_buckets"]
+    scoring = scoring_of(
+        config, run, checkpoint="checkpoint", output="recommendations", users="all", popular=()
+    )
+    log.info("publish: auditing %d buckets", num_buckets)
+    broken = sum(map_tasks(audit_file, range(num_buckets), scoring), Counter())
+    if broken:
+        rules = ", ".join(f"{rule}: {number} rows" for rule, number in sorted(broken.items()))
+        raise RefusedError(f"the audit refuses the lists of {run.storage.root}: {rules}")
+    manifest, digest = manifest_for(run, manifest_content(config, run, records))
+    entry, is_ours = append_entry(run.lake, run, digest)
+    log.info(
+        "publish: %s as number %d of the chain",
+        "committed" if is_ours else "an earlier attempt has committed",
+        entry.number,
+    )
+    settle(run.lake, grace=config.publish.grace)
+    run.storage.delete(  # training states: nothing continues a published run
+        [info.path for info in run.storage.list("state") if info.path.endswith(".safetensors")]
+    )
+    published = run.lake.url(f"recommendations/ds={run.ds}")
+    rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))
+    log.info("publish: %d lists in %s", rows, published)
+    return {"counts": {"rows": rows, "chain_number": entry.number}, "published": published}
+
+
+def audit_file(bucket: int, scoring: Scoring) -> Counter[str]:
+    """The broken rules of one bucket, recomputed from the sequences."""
+    run, name = scoring.run, bucket_name(bucket)
+    checkpoint = load_checkpoint(run.sub(scoring.checkpoint))
+    sequences = run.read_table(f"sequences/{name}")
+    flat = flatten(sequences)
+    users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
+    items, _, offsets = restrict(flat, lengths)
+    items, offsets = known_history(
+        *take_users(items, offsets, users), run.read_tables("vocab"), checkpoint.vocab
+    )
+    expected = pa.table(
+        {
+            "user_id": sequences["user_id"].combine_chunks().take(pa.array(users)),
+            "items": pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(items)),
+        }
+    )
+    return audit_bucket(
+        run.read_table(f"recommendations/{name}"),
+        expected,
+        vocab=checkpoint.vocab,
+        allowed=allowed_items(checkpoint, scoring.denied, scoring.allowed),
+        k=scoring.decoding.k,
+        filter_seen=scoring.decoding.filter_seen,
+    )
+
+
+def manifest_content(
+    config: Config, run: RunDir, records: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    paths = [info.path for info in run.storage.list()]
+    paths = [path for path in paths if not path.startswith(NOT_IN_MANIFEST)]
+    files = sorted(map_tasks(describe_file, paths, run.storage), key=lambda file: file["path"])
+    return {
+        "ds": run.ds,
+        "run_id": run.run_id,
+        "identity": run.identity,
+        "config": config.resolved(),
+        "config_sha256": config.sha256(),
+        "source_sha256": source_digest(),
+        "inputs": records["prepare"]["inputs"],
+        "split_time": records["prepare"]["split_time"],
+        "trained_before": {
+            name: read_description(run.storage.sub(name))["trained_before"]
+            for name in ("checkpoint_measured", "checkpoint")
+        },
+        "model_version": read_description(run.storage.sub("checkpoint"))["model_version"],
+        "counts": {stage: record["counts"] for stage, record in records.items()},
+        "seconds": {stage: record["seconds"] for stage, record in records.items()},
+        "files": files,
+    }
+
+
+def describe_file(path: str, storage: Storage) -> dict[str, Any]:
+    """A file's entry in the manifest; `rows` is null for what is no table."""
+    data = storage.read_bytes(path)
+    rows = None
+    if path.endswith(".parquet"):
+        rows = pq.read_metadata(io.BytesIO(data)).num_rows
+    return {"path": path, "rows": rows, "sha256": sha256(data)}
+
+
+if __name__ == "__main__":
+    run_job(("publish",))

@@ -1,0 +1,108 @@
+"""The phases of training, which pretrain, finetune and refit run to different times."""
+
+import json
+from typing import Any
+
+from diffsasrec.config import Config
+from diffsasrec.errors import InputDataError
+from diffsasrec.fit import Job, Phase, result_path
+from diffsasrec.rundir import RunDir
+from diffsasrec.train import train
+from jobs.cli import microseconds
+
+
+def pretrain_phases(config: Config, prepared: dict[str, Any]) -> list[Phase]:
+    """To the split; before it, where epochs are to be selected, to the second cut."""
+    split_time = prepared["split_time"]
+    selected = Phase(
+        name="select-pretrain",
+        settings=config.pretrain,
+        trained_before=prepared["second_cut"],
+        output="state/select-pretrain/checkpoint",
+        validate_before=split_time if config.pretrain.patience is not None else None,
+    )
+    final = Phase(
+        name="pretrain",
+        settings=config.pretrain,
+        trained_before=split_time,
+        output="checkpoint_pretrained",
+        epochs_from="select-pretrain" if config.pretrain.patience is not None else "",
+    )
+    selects = config.pretrain.patience is not None or config.finetune.patience is not None
+    return [selected, final] if selects else [final]
+
+
+def finetune_phases(config: Config, prepared: dict[str, Any]) -> list[Phase]:
+    split_time, selects = prepared["split_time"], config.finetune.patience is not None
+    selected = Phase(
+        name="select-finetune",
+        settings=config.finetune,
+        trained_before=prepared["second_cut"],
+        output="state/select-finetune/checkpoint",
+        init_from="state/select-pretrain/checkpoint",
+        validate_before=split_time,
+    )
+    final = Phase(
+        name="finetune",
+        settings=config.finetune,
+        trained_before=split_time,
+        output="checkpoint_measured",
+        init_from="checkpoint_pretrained",
+        epochs_from="select-finetune" if selects else "",
+    )
+    return [selected, final] if selects else [final]
+
+
+def refit_phases(config: Config, run: RunDir) -> list[Phase]:
+    """The same recipe, from scratch, to the run date."""
+    before = microseconds(run.ds)
+    return [
+        Phase(
+            name="refit-pretrain",
+            settings=config.pretrain,
+            trained_before=before,
+            output="state/refit-pretrain/checkpoint",
+            epochs_from="pretrain",
+        ),
+        Phase(
+            name="refit-finetune",
+            settings=config.finetune,
+            trained_before=before,
+            output="checkpoint",
+            init_from="state/refit-pretrain/checkpoint",
+            epochs_from="finetune",
+        ),
+    ]
+
+
+def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, Any]:
+    """Trains, and says what was trained in numbers.
+
+    Raises:
+        InputDataError: a phase had nothing to train on.
+    """
+    job = Job(
+        run=run.storage,
+        attempt=run.attempt,
+        num_buckets=run.require("prepare")["num_buckets"],
+        model=config.model,
+        train=config.train,
+        min_user_events=config.split.min_user_events,
+        filter_seen=config.score.filter_seen,
+        seed=config.seed,
+    )
+    train(job, phases, log_interval=config.log_interval)
+    results = {p.name: json.loads(run.storage.read_bytes(result_path(p.name))) for p in phases}
+    for name, result in results.items():
+        if result["examples"] == 0:
+            raise InputDataError(
+                f"{name} found nothing to train on: no user has split.min_user_events="
+                f"{config.split.min_user_events} events in its part of the log (for finetune: one on "
+                "each side of a batch time of the last finetune.query_days); lower it or bring more "
+                "history"
+            )
+    keys = ("epochs", "steps", "examples")
+    return {
+        "counts": {name: {key: r[key] for key in keys} for name, r in results.items()},
+        "history": {name: r["history"] for name, r in results.items()},
+    }

@@ -1,0 +1,17 @@
+"""The recipe that was measured, run again from scratch to the run date: the serving checkpoint."""
+
+from typing import Any
+
+from diffsasrec.config import Config
+from diffsasrec.rundir import RunDir
+from jobs.cli import main as run_job
+from jobs.recipe import refit_phases, run_phases
+
+
+def main(config: Config, run: RunDir) -> dict[str, Any]:
+    run.require("evaluate")  # nothing is spent on a model that the gate has refused
+    return run_phases(config, run, refit_phases(config, run))
+
+
+if __name__ == "__main__":
+    run_job(("refit",))

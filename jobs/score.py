@@ -1,0 +1,125 @@
+"""The serving checkpoint -> a list for every user, one file per bucket."""
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from diffsasrec.baselines import DAY, window_counts
+from diffsasrec.config import Config, ScoreConfig
+from diffsasrec.errors import ConfigError
+from diffsasrec.progress import Progress
+from diffsasrec.recommend import Decoding
+from diffsasrec.rundir import RunDir
+from diffsasrec.schema import canonical_type
+from diffsasrec.score import Scoring, log_shares, score
+from diffsasrec.sequences import bucket_name, flatten
+from diffsasrec.storage import Storage, open_filesystem
+from jobs.cli import main as run_job
+from jobs.cli import microseconds
+from jobs.tasks import map_tasks
+
+
+def main(config: Config, run: RunDir) -> dict[str, Any]:
+    prepared, evaluated = run.require("prepare"), run.require("evaluate")
+    run.require("refit")
+    num_buckets = prepared["num_buckets"]
+    counts = recent_counts(run, prepared, before=microseconds(run.ds))
+    scoring = scoring_of(
+        config,
+        run,
+        checkpoint="checkpoint",
+        output="recommendations",
+        users="all",
+        popular=log_shares(counts[evaluated["popular_window"]]),
+    )
+    score_buckets(config, scoring, num_buckets, "score")
+    sources = sum(map_tasks(count_sources, range(num_buckets), run.storage), Counter())
+    left_out = prepared["counts"]["users"] - sum(sources.values())
+    return {"counts": {**sources, "left_out_inactive": left_out}}
+
+
+def count_sources(bucket: int, storage: Storage) -> Counter[str]:
+    """How many lists of a bucket come from the model, and how many are the fallback."""
+    table = storage.read_table(f"recommendations/{bucket_name(bucket)}", ["source"])
+    return Counter(table["source"].to_pylist())
+
+
+def recent_counts(run: RunDir, prepared: dict[str, Any], *, before: int) -> Any:
+    """`baselines.window_counts` over all buckets, [windows + 1, V]."""
+
+    def count(bucket: int, storage: Storage) -> Any:
+        flat = flatten(storage.read_table(f"sequences/{bucket_name(bucket)}"))
+        return window_counts(
+            flat.items, flat.times, before=before, num_items=prepared["counts"]["items"]
+        )
+
+    return sum(map_tasks(count, range(prepared["num_buckets"]), run.storage))
+
+
+def scoring_of(config: Config, run: RunDir, **what: Any) -> Scoring:
+    """The configured way of scoring, for tonight and for the holdout users alike."""
+    settings = config.score
+    active_since = None
+    if settings.active_days is not None and what["users"] == "all":
+        active_since = microseconds(run.ds) - round(settings.active_days * DAY)
+    return Scoring(
+        run=run.storage,
+        active_since=active_since,
+        denied=read_items(settings.deny_path, "score.deny_path"),
+        allowed=read_items(settings.allow_path, "score.allow_path"),
+        decoding=decoding_of(settings),
+        **what,
+    )
+
+
+def decoding_of(settings: ScoreConfig) -> Decoding:
+    return Decoding(
+        k=settings.k,
+        decode=settings.decode,
+        rank=settings.rank,
+        steps=settings.steps,
+        threshold=settings.threshold,
+        threshold_decay=settings.threshold_decay,
+        filter_seen=settings.filter_seen,
+        batch_size=settings.batch_size,
+    )
+
+
+def score_buckets(config: Config, scoring: Scoring, num_buckets: int, what: str) -> None:
+    score(
+        scoring,
+        num_buckets=num_buckets,
+        num_actors=config.score.num_actors,
+        cpus_per_actor=config.score.cpus_per_actor,
+        gpus_per_actor=config.score.gpus_per_actor,
+        progress=Progress(what, "bucket", interval=config.log_interval).update,
+    )
+
+
+def read_items(path: str | None, key: str) -> pa.Array | None:
+    """The column item_id of a rule table.
+
+    Raises:
+        ConfigError: names the key, the file and what is wrong with it.
+    """
+    if path is None:
+        return None
+    filesystem, inside = open_filesystem(path)
+    try:
+        with filesystem.open(inside, "rb") as file:
+            table = pa.csv.read_csv(file) if path.endswith(".csv") else pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{key}={path} can't be read: {error}") from None
+    if "item_id" not in table.column_names:
+        raise ConfigError(f"{key}={path} has no column item_id; it has {table.column_names}")
+    ids = table["item_id"].combine_chunks()
+    if canonical_type(ids.type) is None:
+        raise ConfigError(f"{key}={path}: item_id is {ids.type}; ids are integers or strings")
+    return ids.drop_null()
+
+
+if __name__ == "__main__":
+    run_job(("score",))
