@@ -1,4 +1,4 @@
-"""What a team would run without a model: popularity, recent popularity, own most frequent, item-kNN.
+"""What a team would run without a model: popularity of late, own most frequent, item-kNN.
 
 All are scores over the catalogue, ranked under the same filters as the model's own.
 

@@ -14,6 +14,7 @@ Legend: B examples of the global batch, L history length, S slots.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -154,7 +155,9 @@ class Batch:
     num_maskable: int  # of the global batch
 
     def to(self, device: torch.device) -> "Batch":
-        tensors = {n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)}
+        tensors: dict[str, Any] = {
+            n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)
+        }
         return replace(self, **tensors)
 
 

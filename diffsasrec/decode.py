@@ -137,8 +137,8 @@ def decode_multi(
 ) -> Lists:
     """Denoises K masked slots per user in at most `steps` steps.
 
-    Each step scores the masked slots (`denoise`: slots [B, K] -> states [B, K, D]) and commits, most
-    confident first and never an item twice, every slot whose probability passes the threshold.
+    Each step scores the masked slots (`denoise`: slots [B, K] -> states [B, K, D]) and commits,
+    most confident first and never an item twice, every slot whose probability passes the threshold.
     While none passes, the user's threshold falls by `threshold_decay`, in this step only. At least
     ceil(masked / steps left) slots are committed, so that `steps` suffice.
     """

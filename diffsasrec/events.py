@@ -1,7 +1,7 @@
 """Raw rows of the log -> checked events; every bad row to quarantine with a reason.
 
 `check_rows` is the pure part. `scan` runs it over all fragments on Ray Data and brings back partial
-statistics, one row per fragment; `read_events` runs it again where the events themselves are needed.
+statistics, one row per fragment; `read_events` runs it where the events themselves are needed.
 """
 
 import json
@@ -164,7 +164,7 @@ def _parse_iso(
 def quarantine_rows(
     checked: Checked, chunk: RawChunk, events: EventsConfig, source_path: str
 ) -> pa.Table | None:
-    """The bad rows of a chunk under the log's own column names; lines that are no rows as `text`."""
+    """The bad rows of a chunk under the log's column names; lines that are no rows in `text`."""
     bad, lines = checked.bad, pa.array(chunk.malformed, pa.string())
     if bad.num_rows + len(lines) == 0:
         return None

@@ -100,6 +100,7 @@ class Objective(nn.Module):
     def __init__(self, model: SequenceModel, candidates_V: Tensor) -> None:
         super().__init__()
         self.model = model
+        self.bias_V: Tensor
         bias_V = torch.zeros(len(candidates_V)).masked_fill(~candidates_V, -torch.inf)
         self.register_buffer("bias_V", bias_V, persistent=False)
 
@@ -323,7 +324,7 @@ class PhaseTrainer:
             sums = self.objective(batch, negatives_N)
         loss = batch_loss(sums, batch, settings.objective)
         self.optimizer.zero_grad(set_to_none=True)
-        (loss * self.world_size).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean
+        (loss * self.world_size).backward()  # DDP takes the mean
         nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
         self.optimizer.step()
         state.step += 1
@@ -434,7 +435,9 @@ class PhaseTrainer:
     def _save_state(self) -> None:
         if self.rank != 0:
             return
-        tensors = {f"weights.{name}": p for name, p in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {
+            f"weights.{name}": p for name, p in self.model.named_parameters()
+        }
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         for name, parameter in self.model.named_parameters():

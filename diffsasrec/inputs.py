@@ -312,7 +312,7 @@ def _read_jsonl(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
 
 
 def _parse_json(text: bytes, events: EventsConfig) -> RawChunk:
-    """Arrow's parser for clean chunks; line by line only where it meets a row that it can't type."""
+    """Arrow's parser for clean chunks; line by line only where it meets a row it can't type."""
     columns = _columns(events)
     try:
         table = pa.json.read_json(

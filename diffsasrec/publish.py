@@ -231,8 +231,8 @@ def check_create_only(lake: Storage, *, single_writer: bool) -> None:
     """
     if not single_writer and not lake.has_create_only():
         raise ConfigError(
-            f"the store of {lake.root} ignores create-only writes (If-None-Match), so that two runs "
-            "could publish at once; use another store, or set publish.single_writer=true if "
+            f"the store of {lake.root} ignores create-only writes (If-None-Match), so that two "
+            "runs could publish at once; use another store, or set publish.single_writer=true if "
             "nothing else ever publishes there"
         )
 

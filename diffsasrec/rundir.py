@@ -61,7 +61,7 @@ class RunDir:
         return record
 
     def begin(self, stage: str) -> None:
-        """Removes what another identity left in the stage's place, before the stage writes there."""
+        """Removes what another identity left in the place of a stage, before it writes there."""
         begun = self._read(f"_stages/{stage}.begun.json")
         if begun and begun["identity"] != self.identity:
             for output in OUTPUTS[stage]:

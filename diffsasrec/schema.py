@@ -101,12 +101,12 @@ def pair_hash(users: pa.Array, items: pa.Array) -> npt.NDArray[np.uint64]:
     depend on how the log lies in files.
     """
     frame = pd.DataFrame({"user_id": users.to_pandas(), "item_id": items.to_pandas()})
-    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    return np.asarray(pd.util.hash_pandas_object(frame, index=False), np.uint64)
 
 
 def id_hash(ids: pa.Array) -> npt.NDArray[np.uint64]:
     """A stable hash of canonical ids, [n] uint64; the bucket of a user is this modulo N."""
-    return pd.util.hash_pandas_object(ids.to_pandas(), index=False).to_numpy()
+    return np.asarray(pd.util.hash_pandas_object(ids.to_pandas(), index=False), np.uint64)
 
 
 def list_offsets(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:

@@ -23,12 +23,12 @@ class Board:
     """Where rank 0 writes how far it is, for the driver to print: worker output stays quiet."""
 
     def __init__(self) -> None:
-        self.entry: tuple[str, int, int, str] | None = None
+        self.entry: tuple[Any, ...] | None = None
 
     def write(self, *entry: Any) -> None:
-        self.entry = entry  # type: ignore[assignment]
+        self.entry = entry
 
-    def read(self) -> tuple[str, int, int, str] | None:
+    def read(self) -> tuple[Any, ...] | None:
         return self.entry
 
 
@@ -40,7 +40,7 @@ def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
         InfrastructureError: the workers died more often than train.max_failures.
     """
     check_cluster(job.train)
-    board = Board.remote()
+    board = Board.remote()  # type: ignore[attr-defined]  # ray.remote adds it
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"job": job, "phases": tuple(phases), "board": board},
@@ -122,6 +122,6 @@ def _our_error(error: Exception) -> DiffsasrecError:
     first = next(iter(getattr(error, "worker_failures", {}).values()), error)
     text = str(first).strip().splitlines() or [type(first).__name__]
     return InfrastructureError(
-        f"training failed after its retries: {text[-1]}; the same command continues from the last "
-        "saved step"
+        f"training failed after its retries: {text[-1]}; the same command continues from the "
+        "last saved step"
     )

@@ -1,4 +1,4 @@
-"""What every job shares: the command line, the run, the cluster, the last line and the exit code."""
+"""What every job shares: command line, run, cluster, last line and exit code."""
 
 import argparse
 import hashlib
@@ -154,7 +154,7 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
 
 
 def start_ray() -> None:
-    """Joins the cluster that RAY_ADDRESS names, else starts a Ray on this machine, loopback only."""
+    """Joins the cluster that RAY_ADDRESS names, else starts a Ray here, on loopback only."""
     logging.getLogger("ray").setLevel(logging.WARNING)
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False)
@@ -218,8 +218,8 @@ def _refuse_changed(run: RunDir) -> None:
     published = any((e.ds, e.run_id) == (run.ds, run.run_id) for e in read_chain(run.lake))
     if published and run.record("publish") is None and run.record("score") is None:
         raise ConfigError(
-            f"run {run.run_id} of {run.ds} is published, and the config, the code or the inputs are "
-            "not those it was made from; leave --run-id out or choose a new one"
+            f"run {run.run_id} of {run.ds} is published, and the config, the code or the inputs "
+            "are not those it was made from; leave --run-id out or choose a new one"
         )
 
 

@@ -74,7 +74,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         )
         for name, counted in {"model": model, **tallies}.items()
     }
-    metrics = {
+    metrics: dict[str, Any] = {
         "model": measured.pop("model"),
         "baselines": measured,
         "recent_popular_days": WINDOWS[window] / DAY,
@@ -135,7 +135,7 @@ def sum_tallies(parts: Any) -> dict[str, Tally]:
 def select_window(
     config: Config, run: RunDir, prepared: dict[str, Any], allowed: npt.NDArray[np.bool_]
 ) -> int:
-    """The window of recent popularity with the best NDCG on the second cut; of equals the longest."""
+    """The window of recent popularity with the best NDCG on the second cut."""
     cut = prepared["second_cut"]
     counts = recent_counts(run, prepared, before=cut)
     names = [f"{row}" for row in range(len(WINDOWS))]
@@ -176,7 +176,7 @@ def item_knn_baseline(config: Config, run: RunDir, prepared: dict[str, Any]) -> 
 
 
 def check_gate(config: Config, run: RunDir, model: dict[str, Any]) -> None:
-    """Raises RefusedError when the metrics are below a floor or too far below the last published."""
+    """Raises RefusedError below a floor, or too far below the last published date."""
     entry = newest_before(read_chain(run.lake), run.ds)
     previous = None
     if entry is not None:

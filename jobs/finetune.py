@@ -1,4 +1,4 @@
-"""Pretrained weights -> the measured checkpoint (SFT: the deployed task at simulated batch times)."""
+"""Pretrained weights -> the measured checkpoint (SFT: the deployed task at batch times)."""
 
 from typing import Any
 

@@ -38,7 +38,8 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     if not survey.first_time < survey.split_time <= survey.last_time:
         raise ConfigError(
             f"the split time {survey.split_time} us leaves nothing on one side of it: the events "
-            f"lie in {survey.first_time}..{survey.last_time} us; change split.time or split.quantile"
+            f"lie in {survey.first_time}..{survey.last_time} us; change split.time or "
+            "split.quantile"
         )
     num = num_buckets(survey.num_users, users_per_bucket=split.users_per_bucket)
     log.info(
@@ -85,7 +86,7 @@ def check_counts(counts: Counter[str], *, max_bad_fraction: float) -> None:
     if bad > max_bad_fraction * rows:
         raise InputDataError(
             f"{bad} of {rows} rows are bad ({common}), more than events.max_bad_fraction="
-            f"{max_bad_fraction}; look at quarantine/ of this run, repair the log or raise the limit"
+            f"{max_bad_fraction}; look at quarantine/ of this run, repair the log or raise it"
         )
     if kept == 0:
         raise InputDataError(

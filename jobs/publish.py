@@ -35,7 +35,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         config, run, checkpoint="checkpoint", output="recommendations", users="all", popular=()
     )
     log.info("publish: auditing %d buckets", num_buckets)
-    broken = sum(map_tasks(audit_file, range(num_buckets), scoring), Counter())
+    broken: Counter[str] = sum(map_tasks(audit_file, range(num_buckets), scoring), Counter())
     if broken:
         rules = ", ".join(f"{rule}: {number} rows" for rule, number in sorted(broken.items()))
         raise RefusedError(f"the audit refuses the lists of {run.storage.root}: {rules}")
@@ -48,7 +48,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     )
     settle(run.lake, grace=config.publish.grace)
     run.storage.delete(  # training states: nothing continues a published run
-        [info.path for info in run.storage.list("state") if info.path.endswith(".safetensors")]
+        [info.path for info in run.storage.list("state") if "/step-" in info.path]
     )
     published = run.lake.url(f"recommendations/ds={run.ds}")
     rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))

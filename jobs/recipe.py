@@ -97,9 +97,9 @@ def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, An
         if result["examples"] == 0:
             raise InputDataError(
                 f"{name} found nothing to train on: no user has split.min_user_events="
-                f"{config.split.min_user_events} events in its part of the log (for finetune: one on "
-                "each side of a batch time of the last finetune.query_days); lower it or bring more "
-                "history"
+                f"{config.split.min_user_events} events in its part of the log (for finetune: one "
+                "on each side of a batch time of the last finetune.query_days); lower it or bring "
+                "more history"
             )
     keys = ("epochs", "steps", "examples")
     return {

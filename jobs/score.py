@@ -36,7 +36,9 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         popular=log_shares(counts[evaluated["popular_window"]]),
     )
     score_buckets(config, scoring, num_buckets, "score")
-    sources = sum(map_tasks(count_sources, range(num_buckets), run.storage), Counter())
+    sources: Counter[str] = sum(
+        map_tasks(count_sources, range(num_buckets), run.storage), Counter()
+    )
     left_out = prepared["counts"]["users"] - sum(sources.values())
     return {"counts": {**sources, "left_out_inactive": left_out}}
 
