@@ -19,7 +19,8 @@ from diffsasrec.metrics import (
     rank_metrics,
     ranks_of,
 )
-from diffsasrec.recommend import take_users
+from diffsasrec.model import SequenceModel
+from diffsasrec.recommend import Decoding, recommend, take_users
 from diffsasrec.schema import list_offsets, list_values
 from diffsasrec.sequences import Flat, restrict
 from diffsasrec.split import count_before, find_holdout
@@ -85,6 +86,30 @@ def bucket_tallies(
         lists = rank_lists(score, *histories, allowed=allowed, k=max(ks), filter_seen=filter_seen)
         result[name] = tally(lists, targets, ks=ks, num_items=len(known))
     return result
+
+
+def validation_ranks(
+    model: SequenceModel,
+    flat: Flat,
+    *,
+    cut: int,
+    before: int,
+    known: npt.NDArray[np.bool_],
+    filter_seen: bool,
+) -> npt.NDArray[np.int64]:
+    """Ranks of each user's first known item in [cut, before) among the model's ten best."""
+    items, times, offsets = restrict(flat, count_before(flat.times, flat.offsets, before))
+    num_before, position, _ = find_holdout(items, times, offsets, split_time=cut, known=known)
+    shown = replace(flat, items=items, times=times, offsets=offsets)
+    users = np.flatnonzero(position >= 0)
+    history, _, bounds = restrict(shown, num_before)
+    lists, _ = recommend(
+        model,
+        *take_users(history, bounds, users),
+        allowed=known,
+        decoding=Decoding(k=10, filter_seen=filter_seen),
+    )
+    return ranks_of(lists, items[offsets[users] + position[users]].astype(np.int64))
 
 
 def measure(counted: Tally, *, known_counts: Counts, samples: int, seed: int) -> dict[str, Any]:

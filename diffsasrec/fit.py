@@ -15,14 +15,12 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-import tensorboardX
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diffsasrec.batches import (
-    Batch,
     Examples,
     epoch_groups,
     epoch_steps,
@@ -37,17 +35,16 @@ from diffsasrec.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from diffsasrec.config import (
     FinetuneConfig,
     ModelConfig,
-    ObjectiveConfig,
     TrainConfig,
     TrainStageConfig,
 )
-from diffsasrec.diffusion import denoising_loss, item_nll
-from diffsasrec.metrics import count_ranks, rank_metrics, ranks_of
+from diffsasrec.evaluate import validation_ranks
+from diffsasrec.metrics import count_ranks, rank_metrics
 from diffsasrec.model import SequenceModel
-from diffsasrec.recommend import Decoding, recommend, take_users
+from diffsasrec.objective import Objective, batch_loss
 from diffsasrec.rundir import to_json
-from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
-from diffsasrec.split import count_before, find_holdout
+from diffsasrec.sequences import Flat, bucket_name, flatten
+from diffsasrec.split import count_before
 from diffsasrec.storage import Storage
 
 Tell = Callable[[str, int, int, str], None]  # phase, steps taken, all steps, note
@@ -94,52 +91,6 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)  # one per finished epoch
 
 
-class Objective(nn.Module):
-    """The losses of a batch as sums over this rank's rows; DDP wraps this."""
-
-    def __init__(self, model: SequenceModel, candidates_V: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.bias_V: Tensor
-        bias_V = torch.zeros(len(candidates_V)).masked_fill(~candidates_V, -torch.inf)
-        self.register_buffer("bias_V", bias_V, persistent=False)
-
-    def forward(self, batch: Batch, negatives_N: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The summed next-item loss and the summed denoising loss."""
-        history = self.model.encode(batch.history_BL, batch.lengths_B)
-        if self.model.config.kind == "sasrec":
-            assert history.states_BLD is not None
-            states_BLD, denoising = history.states_BLD, history.states_BLD.new_zeros(())
-        else:
-            states_BLD, slots_BSD = self.model.denoise(history, batch.slots_BS, batch.num_slots_B)
-            states_BTD = torch.cat([states_BLD, slots_BSD], dim=1)
-            masked = batch.masked_BT
-            nll_R = self._nll(states_BTD[masked], batch.targets_BT[masked], negatives_N)
-            denoising = denoising_loss(nll_R, batch.p_mask_BT[masked])
-        scored = batch.scored_BL
-        next_R = self._nll(states_BLD[scored], batch.next_BL[scored], negatives_N)
-        return next_R.sum(), denoising
-
-    def _nll(self, states_RD: Tensor, targets_R: Tensor, negatives_N: Tensor | None) -> Tensor:
-        weight_VD = self.model.item_weight
-        return item_nll(states_RD, targets_R, weight_VD, self.bias_V, negatives_N=negatives_N)
-
-
-def batch_loss(sums: tuple[Tensor, Tensor], batch: Batch, objective: ObjectiveConfig) -> Tensor:
-    """This rank's part of the loss of the global batch.
-
-    Each sum is divided by a count over all ranks, so that the parts of all ranks add up to the loss
-    that one worker would have. Where both losses are taken they are weighted by their shares.
-    """
-    next_item, denoising = sums
-    share = rest = 1.0
-    if batch.num_scored and batch.num_maskable:
-        share, rest = objective.next_item, objective.random_mask + objective.suffix_mask
-    return share * next_item / max(batch.num_scored, 1) + rest * denoising / max(
-        batch.num_maskable, 1
-    )
-
-
 class Buckets:
     """The bucket files of a run, the last few kept in memory."""
 
@@ -170,30 +121,6 @@ def bucket_examples(flat: Flat, phase: Phase, model: ModelConfig, *, min_events:
         max_seq_len=model.max_seq_len,
         num_slots=model.num_slots if model.kind == "diffusion" else 1,
     )
-
-
-def validation_ranks(
-    model: SequenceModel,
-    flat: Flat,
-    *,
-    cut: int,
-    before: int,
-    known: npt.NDArray[np.bool_],
-    filter_seen: bool,
-) -> npt.NDArray[np.int64]:
-    """Ranks of each user's first known item in [cut, before) among the model's ten best."""
-    items, times, offsets = restrict(flat, count_before(flat.times, flat.offsets, before))
-    num_before, position, _ = find_holdout(items, times, offsets, split_time=cut, known=known)
-    shown = replace(flat, items=items, times=times, offsets=offsets)
-    users = np.flatnonzero(position >= 0)
-    history, _, bounds = restrict(shown, num_before)
-    lists, _ = recommend(
-        model,
-        *take_users(history, bounds, users),
-        allowed=known,
-        decoding=Decoding(k=10, filter_seen=filter_seen),
-    )
-    return ranks_of(lists, items[offsets[users] + position[users]].astype(np.int64))
 
 
 class PhaseTrainer:
@@ -416,6 +343,8 @@ class PhaseTrainer:
             counts=self.counts_V,
             trained_before=self.phase.trained_before,
         )
+        import tensorboardX  # two seconds, and only here
+
         with tempfile.TemporaryDirectory() as directory:
             with tensorboardX.SummaryWriter(directory) as writer:
                 for record in self.state.history:

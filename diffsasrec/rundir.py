@@ -19,7 +19,7 @@ OUTPUTS = {
     "finetune": ("state/select-finetune", "state/finetune", "checkpoint_measured"),
     "evaluate": ("evaluation", "metrics.json"),
     "refit": ("state/refit-pretrain", "state/refit-finetune", "checkpoint"),
-    "score": ("recommendations",),
+    "score": ("state/score", "recommendations"),
     "publish": ("manifest.json",),
 }
 

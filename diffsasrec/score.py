@@ -12,15 +12,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
 import ray.data
 import torch
 
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint
+from diffsasrec.errors import ConfigError
 from diffsasrec.recommend import Decoding, recommend, take_users
-from diffsasrec.schema import canonical, recommendations_schema
+from diffsasrec.schema import canonical, canonical_type, recommendations_schema
 from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
-from diffsasrec.storage import Storage
+from diffsasrec.storage import Storage, open_filesystem
 from diffsasrec.vocab import index_items, reindexing, same_items
+
+POPULAR = "state/score/popular.parquet"  # the fallback scores, below the run directory
 
 
 @dataclass(frozen=True)
@@ -32,23 +37,49 @@ class Scoring:
     output: str  # below the run directory
     users: Literal["holdout", "all"]  # holdout users as of the split, or everyone as of tonight
     active_since: int | None  # microseconds: only users with an event at or after it
-    popular: tuple[float, ...]  # log share of each item of the run's vocabulary; the fallback
-    denied: pa.Array | None  # item ids
-    allowed: pa.Array | None  # item ids; None: all
+    deny_path: str | None
+    allow_path: str | None
     decoding: Decoding
 
 
+def read_items(path: str, key: str) -> pa.Array:
+    """The column item_id of a rule table, Parquet or CSV.
+
+    Raises:
+        ConfigError: names the key, the file and what is wrong with it.
+    """
+    filesystem, inside = open_filesystem(path)
+    try:
+        with filesystem.open(inside, "rb") as file:
+            table = pa.csv.read_csv(file) if path.endswith(".csv") else pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{key}={path} can't be read: {error}") from None
+    if "item_id" not in table.column_names:
+        raise ConfigError(f"{key}={path} has no column item_id; it has {table.column_names}")
+    ids = table["item_id"].combine_chunks()
+    if canonical_type(ids.type) is None:
+        raise ConfigError(f"{key}={path}: item_id is {ids.type}; ids are integers or strings")
+    return canonical(ids.drop_null())
+
+
 def allowed_items(
-    checkpoint: Checkpoint, denied: pa.Array | None, allowed: pa.Array | None
+    checkpoint: Checkpoint, *, deny_path: str | None, allow_path: str | None
 ) -> npt.NDArray[np.bool_]:
     """What may be recommended: trained on, not denied, allowed, [V]."""
     mask = checkpoint.candidates()
     ids = canonical(checkpoint.vocab["item_id"]).combine_chunks()
-    if denied is not None:
-        mask &= ~np.asarray(pc.is_in(ids, value_set=canonical(denied).cast(ids.type)))
-    if allowed is not None:
-        mask &= np.asarray(pc.is_in(ids, value_set=canonical(allowed).cast(ids.type)))
+    if deny_path is not None:
+        mask &= ~_is_in(ids, read_items(deny_path, "score.deny_path"))
+    if allow_path is not None:
+        mask &= _is_in(ids, read_items(allow_path, "score.allow_path"))
     return mask
+
+
+def _is_in(ids: pa.Array, listed: pa.Array) -> npt.NDArray[np.bool_]:
+    if listed.type != ids.type:
+        # a CSV of digits reads as integers, and an integer id has one spelling
+        ids, listed = ids.cast(pa.string()), listed.cast(pa.string())
+    return np.asarray(pc.is_in(ids, value_set=listed))
 
 
 def scored_users(
@@ -65,16 +96,24 @@ def scored_users(
 
 
 def score_bucket(
-    sequences: pa.Table, run_vocab: pa.Table, checkpoint: Checkpoint, scoring: Scoring
+    sequences: pa.Table,
+    run_vocab: pa.Table,
+    checkpoint: Checkpoint,
+    scoring: Scoring,
+    *,
+    allowed: npt.NDArray[np.bool_],
+    popular: npt.NDArray[np.float32] | None,
 ) -> pa.Table:
-    """The lists of one bucket, recommendations_schema, sorted by user_id as the bucket is."""
+    """The lists of one bucket, recommendations_schema, sorted by user_id as the bucket is.
+
+    `popular`: the log share of each item of `run_vocab`; None where everyone has a known history.
+    """
     flat = flatten(sequences)
     users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
     items, _, offsets = restrict(flat, lengths)
     items, offsets = take_users(items, offsets, users)
     history_len = np.diff(offsets).astype(np.int32)
     items, offsets = known_history(items, offsets, run_vocab, checkpoint.vocab)
-    allowed = allowed_items(checkpoint, scoring.denied, scoring.allowed)
     k = scoring.decoding.k
     has_history = np.diff(offsets) > 0
     lists = np.full((len(users), k), -1, np.int64)
@@ -86,8 +125,10 @@ def score_bucket(
         allowed=allowed,
         decoding=scoring.decoding,
     )
-    best, best_scores = popular_list(scoring.popular, run_vocab, checkpoint.vocab, allowed, k=k)
-    lists[~has_history], scores[~has_history] = best, best_scores
+    if not has_history.all():
+        assert popular is not None
+        best = popular_list(popular, run_vocab, checkpoint.vocab, allowed, k=k)
+        lists[~has_history], scores[~has_history] = best
     user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
     return _to_table(user_ids, lists, scores, has_history, history_len, checkpoint)
 
@@ -104,35 +145,32 @@ def known_history(
 
 
 def popular_list(
-    popular: tuple[float, ...],
+    popular: npt.NDArray[np.float32],
     run_vocab: pa.Table,
     vocab: pa.Table,
     allowed: npt.NDArray[np.bool_],
     *,
     k: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The K most popular allowed items and the log of their shares; equal ones by item index.
-
-    Allowed items that nobody touched lately come last, in the order of their index, with the score
-    of an item touched half a time: a list is not shorter than it has to be.
-    """
+    """The K most popular allowed items and the log of their shares; equal ones by item index."""
     scores = np.full(len(allowed), -np.inf, np.float32)
     index = index_items(run_vocab["item_id"].combine_chunks(), vocab)
-    scores[index[index >= 0]] = np.array(popular, np.float32)[index >= 0]
-    scores[allowed & ~np.isfinite(scores)] = min(popular, default=0.0)
+    scores[index[index >= 0]] = popular[index >= 0]
     scores[~allowed] = -np.inf
     best = np.argsort(-scores, kind="stable")[:k]
     best = best[np.isfinite(scores[best])]
     pad = k - len(best)
-    return np.r_[best, np.full(pad, -1)], np.r_[scores[best], np.full(pad, -np.inf)].astype(
-        np.float32
-    )
+    padded_scores = np.r_[scores[best], np.full(pad, -np.inf)].astype(np.float32)
+    return np.r_[best, np.full(pad, -1)], padded_scores
 
 
-def log_shares(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:
-    """The log of each item's share of all counts; an item without any counts as half a one."""
-    shares = np.where(counts > 0, counts, 0.5) / max(counts.sum(), 1)
-    return tuple(float(x) for x in np.log(shares).astype(np.float32))
+def log_shares(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """The log of each item's share of all counts, [V].
+
+    An item without any counts as half a one: it comes last, and the list is not shorter than it
+    has to be.
+    """
+    return np.log(np.where(counts > 0, counts, 0.5) / max(counts.sum(), 1)).astype(np.float32)
 
 
 def _to_table(
@@ -178,12 +216,25 @@ class Scorer:
         self.checkpoint = load_checkpoint(scoring.run.sub(scoring.checkpoint))
         self.checkpoint.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.vocab = scoring.run.read_tables("vocab")
+        self.allowed = allowed_items(
+            self.checkpoint, deny_path=scoring.deny_path, allow_path=scoring.allow_path
+        )
+        self.popular = None
+        if scoring.users == "all":  # holdout users have a history by definition
+            self.popular = scoring.run.read_table(POPULAR)["log_share"].to_numpy()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (bucket,) = batch["bucket"].to_pylist()
         run, name = self.scoring.run, bucket_name(bucket)
         sequences = run.read_table(f"sequences/{name}")
-        table = score_bucket(sequences, self.vocab, self.checkpoint, self.scoring)
+        table = score_bucket(
+            sequences,
+            self.vocab,
+            self.checkpoint,
+            self.scoring,
+            allowed=self.allowed,
+            popular=self.popular,
+        )
         run.write_table(f"{self.scoring.output}/{name}", table)
         return pa.table({"bucket": batch["bucket"], "users": [table.num_rows]})
 

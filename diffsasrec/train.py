@@ -108,10 +108,11 @@ def cluster_resources() -> dict[str, float]:
 
 def _print_progress(board: Any, done: threading.Event, interval: float) -> None:
     printers: dict[str, Progress] = {}
+    last = None
     while not done.wait(min(interval, 1.0)):
         entry = ray.get(board.read.remote())
-        if entry is not None:
-            phase, step, total, note = entry
+        if entry != last:
+            phase, step, total, note = last = entry
             printer = printers.setdefault(phase, Progress(phase, "step", interval=interval))
             printer.update(step, total, note)
 

@@ -19,6 +19,8 @@ from typing import Any
 # inside a cluster (RAY_ADDRESS is set there) its own setting holds.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process: keeps the log readable
 if "RAY_ADDRESS" not in os.environ:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
@@ -32,7 +34,9 @@ from diffsasrec.inputs import InputFile, inspect_inputs, list_inputs
 from diffsasrec.progress import duration
 from diffsasrec.publish import check_create_only, read_chain
 from diffsasrec.rundir import OUTPUTS, RunDir
+from diffsasrec.score import read_items
 from diffsasrec.storage import Storage
+from jobs.summary import print_summary
 
 log = logging.getLogger("jobs")
 
@@ -115,6 +119,9 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     )
     run.lake.check_writable()
     _refuse_changed(run)
+    for key in ("deny_path", "allow_path"):
+        if (path := getattr(config.score, key)) is not None:
+            read_items(path, f"score.{key}")
     if arguments.dry_run:
         return _dry_run(config, run, inputs, arguments.stages)
     if "publish" in arguments.stages:
@@ -129,6 +136,8 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     if published := run.record("publish"):
         summary["paths"] |= {"published": published["published"]}
     summary["status"] = "done"
+    if arguments.stages == STAGES:
+        print_summary(config, run)
     return 0
 
 
@@ -154,7 +163,7 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
 
 
 def start_ray() -> None:
-    """Joins the cluster that RAY_ADDRESS names, else starts a Ray here, on loopback only."""
+    """Joins the cluster that RAY_ADDRESS names, else starts a Ray on this machine."""
     logging.getLogger("ray").setLevel(logging.WARNING)
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False)
@@ -162,13 +171,13 @@ def start_ray() -> None:
         ray.init(
             address="local",
             include_dashboard=False,
+            logging_level=logging.WARNING,
             log_to_driver=False,
-            _node_ip_address="127.0.0.1",
         )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def source_digest() -> str:

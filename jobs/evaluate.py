@@ -22,7 +22,7 @@ from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
 from diffsasrec.publish import newest_before, read_chain
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.score import allowed_items, log_shares
+from diffsasrec.score import allowed_items
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage
 from diffsasrec.vocab import index_items
@@ -49,10 +49,11 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         checkpoint="checkpoint_measured",
         output="evaluation",
         users="holdout",
-        popular=log_shares(counts[ALL_TIME]),
     )
     score_buckets(config, scoring, num_buckets, "evaluate")
-    allowed = allowed_items(load_checkpoint(directory), scoring.denied, scoring.allowed)
+    allowed = allowed_items(
+        load_checkpoint(directory), deny_path=scoring.deny_path, allow_path=scoring.allow_path
+    )
     log.info("evaluate: measuring the baselines")
     window = select_window(config, run, prepared, allowed)
     scores = {

@@ -32,7 +32,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     records = {stage: run.require(stage) for stage in OUTPUTS if stage != "publish"}
     num_buckets = records["prepare"]["num_buckets"]
     scoring = scoring_of(
-        config, run, checkpoint="checkpoint", output="recommendations", users="all", popular=()
+        config, run, checkpoint="checkpoint", output="recommendations", users="all"
     )
     log.info("publish: auditing %d buckets", num_buckets)
     broken: Counter[str] = sum(map_tasks(audit_file, range(num_buckets), scoring), Counter())
@@ -77,7 +77,9 @@ def audit_file(bucket: int, scoring: Scoring) -> Counter[str]:
         run.read_table(f"recommendations/{name}"),
         expected,
         vocab=checkpoint.vocab,
-        allowed=allowed_items(checkpoint, scoring.denied, scoring.allowed),
+        allowed=allowed_items(
+            checkpoint, deny_path=scoring.deny_path, allow_path=scoring.allow_path
+        ),
         k=scoring.decoding.k,
         filter_seen=scoring.decoding.filter_seen,
     )

@@ -4,19 +4,15 @@ from collections import Counter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from diffsasrec.baselines import DAY, window_counts
 from diffsasrec.config import Config, ScoreConfig
-from diffsasrec.errors import ConfigError
 from diffsasrec.progress import Progress
 from diffsasrec.recommend import Decoding
 from diffsasrec.rundir import RunDir
-from diffsasrec.schema import canonical_type
-from diffsasrec.score import Scoring, log_shares, score
+from diffsasrec.score import POPULAR, Scoring, log_shares, score
 from diffsasrec.sequences import bucket_name, flatten
-from diffsasrec.storage import Storage, open_filesystem
+from diffsasrec.storage import Storage
 from jobs.cli import main as run_job
 from jobs.cli import microseconds
 from jobs.tasks import map_tasks
@@ -33,8 +29,9 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         checkpoint="checkpoint",
         output="recommendations",
         users="all",
-        popular=log_shares(counts[evaluated["popular_window"]]),
     )
+    shares = log_shares(counts[evaluated["popular_window"]])
+    run.storage.write_table(POPULAR, pa.table({"log_share": shares}))
     score_buckets(config, scoring, num_buckets, "score")
     sources: Counter[str] = sum(
         map_tasks(count_sources, range(num_buckets), run.storage), Counter()
@@ -70,8 +67,8 @@ def scoring_of(config: Config, run: RunDir, **what: Any) -> Scoring:
     return Scoring(
         run=run.storage,
         active_since=active_since,
-        denied=read_items(settings.deny_path, "score.deny_path"),
-        allowed=read_items(settings.allow_path, "score.allow_path"),
+        deny_path=settings.deny_path,
+        allow_path=settings.allow_path,
         decoding=decoding_of(settings),
         **what,
     )
@@ -99,28 +96,6 @@ def score_buckets(config: Config, scoring: Scoring, num_buckets: int, what: str)
         gpus_per_actor=config.score.gpus_per_actor,
         progress=Progress(what, "bucket", interval=config.log_interval).update,
     )
-
-
-def read_items(path: str | None, key: str) -> pa.Array | None:
-    """The column item_id of a rule table.
-
-    Raises:
-        ConfigError: names the key, the file and what is wrong with it.
-    """
-    if path is None:
-        return None
-    filesystem, inside = open_filesystem(path)
-    try:
-        with filesystem.open(inside, "rb") as file:
-            table = pa.csv.read_csv(file) if path.endswith(".csv") else pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{key}={path} can't be read: {error}") from None
-    if "item_id" not in table.column_names:
-        raise ConfigError(f"{key}={path} has no column item_id; it has {table.column_names}")
-    ids = table["item_id"].combine_chunks()
-    if canonical_type(ids.type) is None:
-        raise ConfigError(f"{key}={path}: item_id is {ids.type}; ids are integers or strings")
-    return ids.drop_null()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""What a person sees at the end of a night: the metrics, some lists, and where everything is."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow.compute as pc
+
+from diffsasrec.config import Config
+from diffsasrec.rundir import RunDir
+from diffsasrec.sequences import bucket_name
+
+NUM_USERS = 3
+TAIL = 5  # events of a history that are shown
+
+
+def print_summary(config: Config, run: RunDir) -> None:
+    metrics = json.loads(run.storage.read_bytes("metrics.json"))
+    print()
+    print(metrics_table(metrics, k=max(config.evaluate.ks)))
+    print()
+    for line in user_lines(run):
+        print(line)
+    published = run.lake.url(f"recommendations/ds={run.ds}")
+    print(f"\nlists    {published}")
+    print(f"run      {run.storage.root}")
+    query = f"from read_parquet('{published}/part-{run.run_id}-*.parquet') limit 5"
+    print(f'read     python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"')
+
+
+def metrics_table(metrics: dict[str, Any], *, k: int) -> str:
+    """The model and its baselines with 95 % intervals, best NDCG first."""
+    rows = {"model": metrics["model"], **metrics["baselines"]}
+    names = sorted(rows, key=lambda name: -rows[name][f"NDCG@{k}"])
+    number = metrics["model"]["n"]
+    lines = [f"next item after the split, {number} holdout users, 95 % intervals"]
+    lines.append(
+        f"{'':18}"
+        + "".join(f"{f'{m}@{k}':>24}" for m in ("NDCG", "HR", "MRR"))
+        + f"{'Coverage':>11}"
+    )
+    for name in names:
+        cells = ""
+        for metric in ("NDCG", "HR", "MRR"):
+            low, high = rows[name][f"{metric}@{k}_ci"]
+            cells += f"{rows[name][f'{metric}@{k}']:>9.4f} ({low:.4f}-{high:.4f})".rjust(24)
+        lines.append(f"{name:18}{cells}{rows[name][f'Coverage@{k}']:>11.3f}")
+    return "\n".join(lines)
+
+
+def user_lines(run: RunDir) -> list[str]:
+    """The lists of a few users beside the tail of their histories."""
+    name = bucket_name(0)
+    lists = run.storage.read_table(f"recommendations/{name}")
+    lists = lists.filter(pc.equal(lists["source"], "model")).slice(0, NUM_USERS)
+    sequences = run.storage.read_table(f"sequences/{name}")
+    items = run.storage.read_tables("vocab")["item_id"]
+    lines = []
+    for row in lists.to_pylist():
+        history = sequences.filter(pc.equal(sequences["user_id"], row["user_id"])).to_pylist()[0]
+        tail = [
+            f"{items[index].as_py()} ({datetime.fromtimestamp(time / 1e6, UTC):%d %b})"
+            for index, time in zip(history["items"][-TAIL:], history["times"][-TAIL:], strict=True)
+        ]
+        shown = ", ".join(str(item["item_id"]) for item in row["items"])
+        lines.append(f"user {row['user_id']}: {row['history_len']} events, last {', '.join(tail)}")
+        lines.append(f"{'':>7}next: {shown}")
+    return lines

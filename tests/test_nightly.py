@@ -1,0 +1,227 @@
+"""Whole nights on a toy log, as processes on a real Ray."""
+
+import json
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from conftest import DATE, Nights, digests, tiny_config, toy_log
+
+pytestmark = [pytest.mark.ray, pytest.mark.night]
+
+
+def oracle(log: pd.DataFrame, lists: dict, k: int = 5) -> dict[str, float]:
+    """The split, the holdout and the metrics, once more and slowly."""
+    cut = log.timestamp.quantile(0.95, interpolation="nearest")
+    log = log.drop_duplicates()
+    log = log.assign(tie=pd.util.hash_pandas_object(log[["user_id", "item_id"]], index=False))
+    log = log.sort_values(["timestamp", "tie"])
+    before, after = log[log.timestamp < cut], log[log.timestamp >= cut]
+    known = after.user_id.isin(before.user_id) & after.item_id.isin(before.item_id)
+    holdout = after[known].groupby("user_id").head(1).set_index("user_id").item_id
+    ranks = [
+        lists.get(user, []).index(item) + 1 if item in lists.get(user, []) else np.inf
+        for user, item in holdout.items()
+    ]
+    shown = {item for user in holdout.index for item in lists.get(user, [])[:k]}
+    return {
+        "n": len(holdout),
+        f"HR@{k}": np.mean([rank <= k for rank in ranks]),
+        f"NDCG@{k}": np.mean([1 / np.log2(rank + 1) for rank in ranks]),
+        f"MRR@{k}": np.mean([1 / rank for rank in ranks]),
+        f"Coverage@{k}": len(shown) / before.item_id.nunique(),
+    }
+
+
+def run_dir(lake: Path, run_id: str, date: str = DATE) -> Path:
+    return lake / "runs" / f"ds={date}" / run_id
+
+
+@pytest.fixture(scope="module")
+def published(cluster, toy: Path, tmp_path_factory: pytest.TempPathFactory):
+    """An undisturbed night with a fixed run id: its config, lake and result."""
+    directory = tmp_path_factory.mktemp("night")
+    config = tiny_config(str(toy), str(directory / "lake"))
+    config["score"] |= {"decode": "multi", "filter_seen": True}
+    result = Nights(directory, cluster).run(config, "--run-id", "calm")
+    return config, directory / "lake", result
+
+
+def test_a_night_publishes_one_distinct_list_per_user_that_duckdb_reads(published):
+    _, lake, (code, last, log) = published
+    assert (code, last["status"], last["run_id"]) == (0, "done", "calm"), log
+    rows = duckdb.sql(
+        f"select user_id, list_distinct([i.item_id for i in items]) as items "
+        f"from read_parquet('{lake}/recommendations/ds={DATE}/*.parquet') order by user_id"
+    ).fetchall()
+    assert [user for user, _ in rows] == list(range(60))
+    assert all(len(items) == 5 for _, items in rows), rows
+
+
+def test_its_split_holdout_and_metrics_equal_a_slow_oracle(published):
+    _, lake, _ = published
+    table = pq.read_table(run_dir(lake, "calm") / "evaluation").to_pylist()
+    lists = {row["user_id"]: [item["item_id"] for item in row["items"]] for row in table}
+    expected = oracle(toy_log(), lists)
+    metrics = json.loads((run_dir(lake, "calm") / "metrics.json").read_text())
+    assert {name: metrics["model"][name] for name in expected} == pytest.approx(expected)
+    assert set(metrics["baselines"]) == {
+        "popular",
+        "recent popular",
+        "own most frequent",
+        "item-kNN",
+    }
+
+
+def test_the_manifest_accounts_for_every_row_and_lists_every_file(published):
+    _, lake, _ = published
+    manifest = json.loads((run_dir(lake, "calm") / "manifest.json").read_text())
+    counts = manifest["counts"]["prepare"]
+    assert counts["rows"] == len(toy_log()) == counts["kept"]
+    assert counts["kept"] == counts["events"] + counts.get("duplicate", 0)
+    on_disk = digests(run_dir(lake, "calm"))
+    listed = {file["path"]: file["sha256"] for file in manifest["files"]}
+    assert listed.items() <= on_disk.items()
+    assert "recommendations/part-00000.parquet" in listed
+
+
+def test_a_second_run_of_the_same_run_does_nothing_and_changes_no_byte(published, nights):
+    config, lake, _ = published
+    before = digests(lake)
+    code, last, log = nights.run(config, "--run-id", "calm")
+    assert (code, last["status"]) == (0, "done"), log
+    assert log.count("already done, skipped") == 7
+    assert digests(lake) == before
+
+
+def test_a_published_run_id_is_not_reused_for_another_config(published, nights):
+    config, lake, _ = published
+    before = digests(lake)
+    code, last, _ = nights.run(config, "--run-id", "calm", "--set", "seed=1")
+    assert code == 2
+    assert "choose a new one" in last["error"]
+    assert digests(lake) == before
+
+
+def test_a_gate_refusal_exits_4_and_leaves_the_published_state(published, nights):
+    config, lake, _ = published
+    before = digests(lake / "recommendations")
+    selecting = {**config["pretrain"], "patience": 1, "epochs": 3}
+    refused = {
+        **config,
+        "pretrain": selecting,
+        "finetune": selecting,
+        "gate": {"floors": {"NDCG@5": 0.99}},
+    }
+    code, last, log = nights.run(refused, date="2024-03-02")
+    assert (code, last["status"], last["stage"]) == (4, "refused", "evaluate"), log
+    assert "NDCG@5" in last["error"]
+    assert digests(lake / "recommendations") == before
+    for stage in ("pretrain", "finetune"):  # the second cut has said how long to train
+        counts = last["counts"][stage]
+        assert counts[stage]["epochs"] == counts[f"select-{stage}"]["epochs"]
+
+
+def test_a_backfill_by_another_model_does_not_become_current(published, nights):
+    config, lake, _ = published
+    causal = {**config["model"], "kind": "sasrec", "attention": "causal"}
+    config = {**config, "model": causal, "score": {"k": 5, "decode": "autoregressive"}}
+    code, _, log = nights.run(config, date="2024-02-25")
+    assert code == 0, log
+    chain = sorted((lake / "recommendations" / "_published").glob("*.json"))
+    newest = json.loads(chain[-1].read_text())
+    assert newest["ds"] == "2024-02-25"
+    assert newest["current"] == {"ds": DATE, "run_id": "calm"}
+
+
+def test_a_night_killed_in_every_stage_publishes_the_same_bytes(published, nights, tmp_path: Path):
+    config, calm_lake, _ = published
+    config = {**config, "lake": str(tmp_path / "lake")}
+    kills = [
+        ("prepare: started", 1.0),
+        ("pretrain: step", 0.0),
+        ("finetune: started", 6.0),
+        ("refit-finetune: step", 0.0),
+        ("score: started", 1.0),
+        ("publish: committed", 0.0),
+    ]
+    for line, seconds in kills:
+        nights.start(config, "--run-id", "calm").kill_after(line, seconds)
+    code, last, log = nights.run(config, "--run-id", "calm")
+    assert (code, last["status"]) == (0, "done"), log
+    parts = f"recommendations/ds={DATE}/*.parquet"
+    assert digests(tmp_path / "lake", parts) == digests(calm_lake, parts) != {}
+
+
+def test_the_layout_of_the_log_in_files_changes_nothing(nights, toy, tmp_path: Path):
+    log = toy_log().sample(frac=1, random_state=5)
+    (tmp_path / "many").mkdir()
+    for number, part in enumerate(np.array_split(np.arange(len(log)), 7)):
+        log.iloc[part].to_parquet(tmp_path / "many" / f"{number}.parquet", row_group_size=40)
+    for name, path in (("one", toy), ("many", tmp_path / "many")):
+        config = tiny_config(str(path), str(tmp_path / name / "lake"))
+        code, _, text = nights.run(config, "--run-id", "x", job="prepare")
+        assert code == 0, text
+    for output in ("sequences", "vocab", "holdout"):
+        one, many = (
+            digests(run_dir(tmp_path / name / "lake", "x") / output) for name in ("one", "many")
+        )
+        assert one == many != {}
+
+
+def test_bad_rows_are_quarantined_and_too_many_of_them_or_of_workers_stop_the_run(
+    nights, tmp_path: Path
+):
+    log = toy_log()
+    log["item_id"] = log.item_id.where(log.index % 20 > 0, None)
+    log.to_parquet(tmp_path / "events.parquet")
+    config = tiny_config(str(tmp_path / "events.parquet"), str(tmp_path / "lake"))
+    code, last, _ = nights.run(config, "--run-id", "x", job="prepare")
+    assert code == 3
+    assert "null_item_id" in last["error"]
+    config["events"] |= {"max_bad_fraction": 0.1}
+    config["train"] = {"num_workers": 3}
+    code, last, text = nights.run(config, "--run-id", "x", "--stages", "prepare,pretrain")
+    counts = last["counts"]["prepare"]
+    assert counts["rows"] == counts["kept"] + counts["null_item_id"] == len(log)
+    quarantine = pq.read_table(run_dir(tmp_path / "lake", "x") / "quarantine")
+    assert quarantine.num_rows == counts["null_item_id"]
+    assert code == 2  # the cluster has two CPUs: said at once, not waited for
+    assert "train.num_workers=3" in last["error"], text
+
+
+def test_a_stage_alone_says_which_stage_is_missing(nights, toy, tmp_path: Path):
+    config = tiny_config(str(toy), str(tmp_path / "lake"))
+    code, last, _ = nights.run(config, job="score")
+    assert code == 2
+    assert "jobs.prepare" in last["error"]
+
+
+@pytest.mark.parametrize(
+    ("override", "code"), [("score.kk=1", 2), ("events.path=/nowhere/*.parquet", 3)]
+)
+def test_user_errors_have_their_exit_codes(nights, toy, tmp_path: Path, override, code):
+    config = tiny_config(str(toy), str(tmp_path / "lake"))
+    assert nights.run(config, "--set", override)[0] == code
+
+
+def test_the_same_night_on_s3(nights, s3, toy, tmp_path: Path):
+    import s3fs
+
+    filesystem = s3fs.S3FileSystem(use_listings_cache=False)
+    filesystem.put_file(str(toy), f"{s3.removeprefix('s3://')}/raw/events.parquet")
+    config = tiny_config(f"{s3}/raw/", f"{s3}/prod")
+    config["model"] |= {"attention": "bidirectional"}
+    config["score"] |= {"decode": "multi"}
+    code, _, log = nights.run(config, "--run-id", "x")
+    assert code == 0, log
+    success = json.loads(filesystem.cat_file(f"{s3[5:]}/prod/recommendations/ds={DATE}/_SUCCESS"))
+    assert success["rows"] == 60
+    for file in success["files"]:
+        path = f"{s3[5:]}/prod/recommendations/ds={DATE}/{file['path']}"
+        with filesystem.open(path) as part:
+            assert pq.read_table(part).num_rows == file["rows"]
+    assert "testsecret" not in log
