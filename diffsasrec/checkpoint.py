@@ -126,9 +126,8 @@ def save_tensors(
     storage.write_bytes(path, safetensors.torch.save(plain, dict(metadata)))
 
 
-def load_tensors(storage: Storage, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def parse_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file of `save_tensors`."""
-    data = storage.read_bytes(path)
     # a safetensors file opens with the length of its JSON header
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return safetensors.torch.load(data), header["__metadata__"]

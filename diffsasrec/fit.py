@@ -11,7 +11,8 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import partial
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,55 +27,20 @@ from diffsasrec.batches import (
     epoch_steps,
     group_batches,
     make_batch,
-    query_examples,
-    spread_query_times,
     stream_seed,
-    window_examples,
 )
-from diffsasrec.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
-from diffsasrec.config import (
-    FinetuneConfig,
-    ModelConfig,
-    TrainConfig,
-    TrainStageConfig,
-)
+from diffsasrec.checkpoint import load_checkpoint, parse_tensors, save_checkpoint, save_tensors
 from diffsasrec.evaluate import validation_ranks
 from diffsasrec.metrics import count_ranks, rank_metrics
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective, batch_loss
+from diffsasrec.phases import Buckets, Job, Phase, bucket_examples, result_path
 from diffsasrec.rundir import to_json
-from diffsasrec.sequences import Flat, bucket_name, flatten
-from diffsasrec.split import count_before
+from diffsasrec.sequences import Flat
 from diffsasrec.storage import Storage
 
+T = TypeVar("T")
 Tell = Callable[[str, int, int, str], None]  # phase, steps taken, all steps, note
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One stretch of training: what is trained on, how, and where the weights go."""
-
-    name: str  # names the state directory, and is part of every seed
-    settings: TrainStageConfig  # a FinetuneConfig trains on batch times, else on windows
-    trained_before: int  # microseconds: only events before it are trained on
-    output: str  # checkpoint directory, below the run directory
-    init_from: str = ""  # checkpoint directory, below the run directory; "": from scratch
-    epochs_from: str = ""  # the phase that has selected the number of epochs; "": as in settings
-    validate_before: int | None = None  # measure on events in [trained_before, validate_before)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the phases of one training share."""
-
-    run: Storage
-    attempt: str
-    num_buckets: int
-    model: ModelConfig
-    train: TrainConfig
-    min_user_events: int
-    filter_seen: bool
-    seed: int
 
 
 @dataclass
@@ -89,38 +55,6 @@ class State:
     bad_epochs: int = 0
     stopped: bool = False
     history: list[dict[str, float]] = field(default_factory=list)  # one per finished epoch
-
-
-class Buckets:
-    """The bucket files of a run, the last few kept in memory."""
-
-    def __init__(self, run: Storage, keep: int) -> None:
-        self._run = run
-        self.load = lru_cache(maxsize=keep)(self._load)
-
-    def _load(self, bucket: int) -> Flat:
-        return flatten(self._run.read_table(f"sequences/{bucket_name(bucket)}"))
-
-
-def bucket_examples(flat: Flat, phase: Phase, model: ModelConfig, *, min_events: int) -> Examples:
-    """The examples of one bucket in one phase."""
-    num_events = count_before(flat.times, flat.offsets, phase.trained_before).astype(np.int64)
-    settings = phase.settings
-    if not isinstance(settings, FinetuneConfig):
-        return window_examples(
-            flat.offsets, num_events, max_seq_len=model.max_seq_len, min_events=min_events
-        )
-    query_times = spread_query_times(
-        before=phase.trained_before, days=settings.query_days, num=settings.query_times
-    )
-    return query_examples(
-        flat.times,
-        flat.offsets,
-        np.where(num_events >= min_events, num_events, 0),
-        query_times=query_times,
-        max_seq_len=model.max_seq_len,
-        num_slots=model.num_slots if model.kind == "diffusion" else 1,
-    )
 
 
 class PhaseTrainer:
@@ -380,13 +314,20 @@ class PhaseTrainer:
         # the one before stays: a reader may be at it
         self.job.run.delete([info.path for info in self.job.run.list(directory)][:-2])
 
-    def _load_state(self) -> None:
+    def _newest_state(self) -> bytes | None:
         saved = [info.path for info in self.job.run.list(f"state/{self.phase.name}")]
-        saved = [path for path in saved if path.endswith(".safetensors")]
+        saved = [path for path in saved if "/step-" in path]
         if not saved:
-            return
+            return None
         newest = max(saved, key=lambda path: path.rpartition("/step-")[2])
-        tensors, metadata = load_tensors(self.job.run, newest)
+        return self.job.run.read_bytes(newest)
+
+    def _load_state(self) -> None:
+        # an attempt beside this one may save at any moment: all ranks go on from what rank 0 finds
+        data = from_rank_0(self._newest_state, self.rank, self.world_size)
+        if data is None:
+            return
+        tensors, metadata = parse_tensors(data)
         self.state = State(**json.loads(metadata["state"]))
         groups: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -414,8 +355,11 @@ def train_phases(
 ) -> None:
     """What one worker does; a phase whose result.json exists is done."""
     torch.set_num_threads(job.train.threads_per_worker)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     for phase in phases:
-        if not job.run.exists(result_path(phase.name)):
+        is_done = partial(job.run.exists, result_path(phase.name))
+        if not from_rank_0(is_done, rank, world_size):
             phase = _with_selected_epochs(job.run, phase)
             PhaseTrainer(
                 job, phase, device=device, rank=rank, world_size=world_size, tell=tell
@@ -424,8 +368,13 @@ def train_phases(
             torch.distributed.barrier()  # the next phase reads what rank 0 has written
 
 
-def result_path(phase: str) -> str:
-    return f"state/{phase}/result.json"
+def from_rank_0(get: Callable[[], T], rank: int, world_size: int) -> T:
+    """What `get` gives on rank 0, on every rank."""
+    if world_size == 1:
+        return get()
+    box = [get() if rank == 0 else None]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return cast(T, box[0])
 
 
 def _with_selected_epochs(run: Storage, phase: Phase) -> Phase:

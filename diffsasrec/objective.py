@@ -1,6 +1,6 @@
-"""The training objective: next-item and denoising losses of a batch, as sums that add up over ranks.
+"""The training objective: the losses of a batch, as sums that add up over ranks.
 
-Legend: B users, L history length, S slots, T = L + S, R scored rows, N negatives, V items, D hidden.
+Legend: B users, L history length, S slots, T = L + S, R scored rows, N negatives, V items.
 """
 
 import torch

@@ -12,7 +12,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from diffsasrec.config import TrainConfig
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
-from diffsasrec.fit import Job, Phase, train_phases
+from diffsasrec.fit import train_phases
+from diffsasrec.phases import Job, Phase
 from diffsasrec.progress import Progress
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffsasrec.config import Config
 from diffsasrec.errors import InputDataError
-from diffsasrec.fit import Job, Phase, result_path
+from diffsasrec.phases import Job, Phase, result_path
 from diffsasrec.rundir import RunDir
 from diffsasrec.train import train
 from jobs.cli import microseconds

@@ -1,0 +1,75 @@
+"""The phases of a training: what each trains on, and the bucket files that it reads."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from diffsasrec.batches import Examples, query_examples, spread_query_times, window_examples
+from diffsasrec.config import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
+from diffsasrec.sequences import Flat, bucket_name, flatten
+from diffsasrec.split import count_before
+from diffsasrec.storage import Storage
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training: what is trained on, how, and where the weights go."""
+
+    name: str  # names the state directory, and is part of every seed
+    settings: TrainStageConfig  # a FinetuneConfig trains on batch times, else on windows
+    trained_before: int  # microseconds: only events before it are trained on
+    output: str  # checkpoint directory, below the run directory
+    init_from: str = ""  # checkpoint directory, below the run directory; "": from scratch
+    epochs_from: str = ""  # the phase that has selected the number of epochs; "": as in settings
+    validate_before: int | None = None  # measure on events in [trained_before, validate_before)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the phases of one training share."""
+
+    run: Storage
+    attempt: str
+    num_buckets: int
+    model: ModelConfig
+    train: TrainConfig
+    min_user_events: int
+    filter_seen: bool
+    seed: int
+
+
+def result_path(phase: str) -> str:
+    return f"state/{phase}/result.json"
+
+
+class Buckets:
+    """The bucket files of a run, the last few kept in memory."""
+
+    def __init__(self, run: Storage, keep: int) -> None:
+        self._run = run
+        self.load = lru_cache(maxsize=keep)(self._load)
+
+    def _load(self, bucket: int) -> Flat:
+        return flatten(self._run.read_table(f"sequences/{bucket_name(bucket)}"))
+
+
+def bucket_examples(flat: Flat, phase: Phase, model: ModelConfig, *, min_events: int) -> Examples:
+    """The examples of one bucket in one phase."""
+    num_events = count_before(flat.times, flat.offsets, phase.trained_before).astype(np.int64)
+    settings = phase.settings
+    if not isinstance(settings, FinetuneConfig):
+        return window_examples(
+            flat.offsets, num_events, max_seq_len=model.max_seq_len, min_events=min_events
+        )
+    query_times = spread_query_times(
+        before=phase.trained_before, days=settings.query_days, num=settings.query_times
+    )
+    return query_examples(
+        flat.times,
+        flat.offsets,
+        np.where(num_events >= min_events, num_events, 0),
+        query_times=query_times,
+        max_seq_len=model.max_seq_len,
+        num_slots=model.num_slots if model.kind == "diffusion" else 1,
+    )
