@@ -118,6 +118,15 @@ class ObjectiveConfig(Section):
         return self
 
 
+class FinetuneObjectiveConfig(ObjectiveConfig):
+    random_mask: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="share of the forward process: each token masked with probability t"
+    )
+    suffix_mask: Annotated[float, Field(ge=0)] = Field(
+        0.5, description="share of the masked suffix: the next k tokens masked"
+    )
+
+
 class TrainStageConfig(Section):
     epochs: PositiveInt = Field(10, description="at most, when patience is set")
     patience: PositiveInt | None = Field(
@@ -142,7 +151,7 @@ class FinetuneConfig(TrainStageConfig):
     learning_rate: PositiveFloat = Field(2e-4, description="after the warm-up")
     query_times: PositiveInt = Field(8, description="simulated batch times inside the training log")
     query_days: PositiveFloat = Field(30.0, description="the batch times lie in these last days")
-    objective: ObjectiveConfig = ObjectiveConfig(next_item=0.5, random_mask=0.0, suffix_mask=0.5)
+    objective: FinetuneObjectiveConfig = FinetuneObjectiveConfig()
 
 
 class TrainConfig(Section):
@@ -161,7 +170,7 @@ class EvaluateConfig(Section):
     ks: tuple[PositiveInt, ...] = Field((10,), description="cut-offs of the metrics")
     bootstrap_samples: PositiveInt = Field(1000, description="for the 95 % intervals")
     item_knn_users: PositiveInt = Field(
-        200_000, description="item-kNN counts over at most so many users (the smallest hashes)"
+        200_000, description="item-kNN counts over at most so many users"
     )
 
 

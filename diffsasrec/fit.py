@@ -88,7 +88,9 @@ class PhaseTrainer:
         self.objective: nn.Module = Objective(self.model, candidates_V).to(device)
         if world_size > 1:
             self.objective = DistributedDataParallel(
-                self.objective, device_ids=[device] if device.type == "cuda" else None
+                self.objective,
+                device_ids=[device] if device.type == "cuda" else None,
+                broadcast_buffers=False,  # the only buffer is the same everywhere
             )
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),

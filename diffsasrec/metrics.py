@@ -37,7 +37,9 @@ def bootstrap_intervals(
     rank_counts: Counts, *, k: int, samples: int, seed: int
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of `rank_metrics` over resampled users."""
-    total = max(int(rank_counts.sum()), 1)
+    total = int(rank_counts.sum())
+    if total == 0:
+        return {name: (0.0, 0.0) for name in gains(k)}
     drawn = np.random.default_rng(seed).multinomial(total, rank_counts / total, size=samples)
     intervals = {}
     for name, gain in gains(k).items():

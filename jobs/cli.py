@@ -10,7 +10,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -251,6 +251,8 @@ def _dry_run(config: Config, run: RunDir, inputs: list[InputFile], stages: tuple
     return 0
 
 
-def microseconds(ds: str) -> int:
-    """Midnight UTC of a date, in microseconds since 1970."""
-    return int(datetime.fromisoformat(ds).replace(tzinfo=UTC).timestamp()) * 1_000_000
+def microseconds(time: str) -> int:
+    """An ISO date or time in microseconds since 1970; one without a zone is UTC."""
+    parsed = datetime.fromisoformat(time)
+    aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -104,13 +104,17 @@ class Night:
         last = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
         return self.process.returncode, last, self.log_path.read_text()
 
-    def kill_after(self, line: str, seconds: float = 0.0, timeout: float = 180) -> None:
-        """SIGKILL once the log holds `line`, `seconds` later."""
+    def wait_for(self, line: str, timeout: float = 180) -> None:
+        """Returns once the log holds `line`."""
         deadline = time.monotonic() + timeout
         while line not in self.log_path.read_text():
             assert self.process.poll() is None, self.log_path.read_text()
             assert time.monotonic() < deadline, f"never logged: {line}"
             time.sleep(0.02)
+
+    def kill_after(self, line: str, seconds: float = 0.0) -> None:
+        """SIGKILL once the log holds `line`, `seconds` later."""
+        self.wait_for(line)
         time.sleep(seconds)
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()

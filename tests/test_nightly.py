@@ -6,6 +6,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from conftest import DATE, Nights, digests, tiny_config, toy_log
@@ -135,6 +136,20 @@ def test_a_backfill_by_another_model_does_not_become_current(published, nights):
     newest = json.loads(chain[-1].read_text())
     assert newest["ds"] == "2024-02-25"
     assert newest["current"] == {"ds": DATE, "run_id": "calm"}
+
+
+def test_a_killed_training_worker_changes_nothing(published, nights, tmp_path: Path):
+    config, calm_lake, _ = published
+    config = {**config, "lake": str(tmp_path / "lake")}
+    night = nights.start(config, "--run-id", "calm", "--stages", "prepare,pretrain")
+    night.wait_for("pretrain: step")
+    worker = next(p for p in psutil.process_iter() if "RayTrainWorker" in " ".join(p.cmdline()))
+    worker.kill()
+    code, _, log = night.finish()
+    assert code == 0, log
+    weights = "checkpoint_pretrained/*.safetensors"
+    mine = digests(run_dir(tmp_path / "lake", "calm"), weights)
+    assert mine == digests(run_dir(calm_lake, "calm"), weights) != {}
 
 
 def test_a_night_killed_in_every_stage_publishes_the_same_bytes(published, nights, tmp_path: Path):

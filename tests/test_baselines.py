@@ -1,0 +1,199 @@
+"""Legend: B users, V items."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffsasrec.baselines import (
+    DAY,
+    HOUR,
+    NEIGHBOURS,
+    WINDOWS,
+    item_knn,
+    item_similarity,
+    own_most_frequent,
+    popularity,
+    rank_lists,
+    window_counts,
+)
+from diffsasrec.decode import LOGITS_PER_TILE
+
+Histories = list[list[int]]
+
+small_logs = st.lists(st.lists(st.integers(0, 6), min_size=0, max_size=8), min_size=1, max_size=6)
+
+
+def flat(histories: Histories) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    items = [item for history in histories for item in history]
+    return np.array(items, np.int32), np.cumsum([0, *(len(history) for history in histories)])
+
+
+def dense_counts(histories: Histories, num_items: int) -> npt.NDArray[np.float64]:
+    """How often each user had each item, [B, V]."""
+    rows = [[history.count(item) for item in range(num_items)] for history in histories]
+    return np.array(rows, np.float64)
+
+
+def dense_similarity(histories: Histories, num_items: int) -> npt.NDArray[np.float64]:
+    """Before only the nearest are kept, [V, V]."""
+    counts_BV = dense_counts(histories, num_items)
+    idf_B = np.log(num_items) - np.log1p((counts_BV > 0).sum(1))
+    weighted_BV = np.sqrt(counts_BV) * idf_B[:, None]
+    return weighted_BV.T @ weighted_BV
+
+
+def slow_top(scores: npt.NDArray[np.float64], blocked: set[int], k: int) -> list[int]:
+    usable = [v for v in range(len(scores)) if scores[v] > 0 and v not in blocked]
+    best = sorted(usable, key=lambda v: (-scores[v], v))[:k]
+    return best + [-1] * (k - len(best))
+
+
+def test_the_windows_end_at_the_cut_and_hold_their_first_moment():
+    cut = 100 * DAY
+    times = [cut, cut - 1, cut - 6 * HOUR, cut - 6 * HOUR - 1, cut - DAY, cut - 30 * DAY, 0]
+    items = np.array([0, 1, 1, 1, 2, 2, 2], np.int32)
+    counts = window_counts(items, np.array(times), before=cut, num_items=4)
+    assert WINDOWS == (6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 90 * DAY)
+    assert counts.tolist() == [
+        [0, 2, 0, 0],  # 6 hours
+        [0, 3, 1, 0],
+        [0, 3, 1, 0],
+        [0, 3, 1, 0],
+        [0, 3, 2, 0],  # 30 days
+        [0, 3, 2, 0],
+        [0, 3, 3, 0],  # all time
+    ]
+
+
+def test_popularity_is_the_same_for_everyone_up_to_the_filters():
+    lists = rank_lists(
+        popularity(np.array([5, 9, 0, 9, 1])),
+        *flat([[], [1, 1], [0, 1, 3, 4]]),
+        allowed=np.ones(5, bool),
+        k=3,
+        filter_seen=True,
+    )
+    assert lists.tolist() == [[1, 3, 0], [3, 0, 4], [-1, -1, -1]]
+
+
+def test_items_that_are_not_allowed_are_never_listed():
+    lists = rank_lists(
+        popularity(np.array([5, 9, 1, 9, 1])),
+        *flat([[], [3]]),
+        allowed=np.array([True, False, True, True, True]),
+        k=3,
+        filter_seen=False,
+    )
+    assert lists.tolist() == [[3, 0, 2], [3, 0, 2]]
+
+
+def test_a_list_may_be_longer_than_the_catalogue():
+    lists = rank_lists(
+        popularity(np.array([1, 2])),
+        *flat([[], [0]]),
+        allowed=np.ones(2, bool),
+        k=4,
+        filter_seen=True,
+    )
+    assert lists.tolist() == [[1, 0, -1, -1], [1, -1, -1, -1]]
+
+
+def test_own_most_frequent_lists_what_the_user_had_ties_by_index():
+    lists = rank_lists(
+        own_most_frequent(5),
+        *flat([[4, 1, 4, 0, 1, 4], [2], []]),
+        allowed=np.ones(5, bool),
+        k=3,
+        filter_seen=False,
+    )
+    assert lists.tolist() == [[4, 1, 0], [2, -1, -1], [-1, -1, -1]]
+
+
+@given(log=small_logs)
+@settings(deadline=None)
+def test_own_most_frequent_equals_counting(log):
+    lists = rank_lists(
+        own_most_frequent(7), *flat(log), allowed=np.ones(7, bool), k=4, filter_seen=False
+    )
+    assert lists.tolist() == [slow_top(row, set(), 4) for row in dense_counts(log, 7)]
+
+
+@given(log=small_logs)
+@settings(deadline=None)
+def test_item_similarity_equals_a_dense_product(log):
+    similarity = item_similarity(*flat(log), num_items=7)
+    assert np.allclose(similarity.toarray(), dense_similarity(log, 7), atol=1e-5)
+
+
+@given(log=small_logs, queries=small_logs, filter_seen=st.booleans())
+@settings(deadline=None)
+def test_item_knn_equals_dense_scores(log, queries, filter_seen):
+    score = item_knn(item_similarity(*flat(log), num_items=7))
+    expected = dense_counts(queries, 7) @ dense_similarity(log, 7)
+    assert np.allclose(score(*flat(queries)), expected, atol=1e-4)
+    lists = rank_lists(
+        score, *flat(queries), allowed=np.ones(7, bool), k=3, filter_seen=filter_seen
+    )
+    for user, history in enumerate(queries):
+        blocked = set(history) if filter_seen else set()
+        ideal = slow_top(expected[user], blocked, 3)
+        scores = [expected[user, v] for v in lists[user] if v >= 0]
+        assert scores == pytest.approx([expected[user, v] for v in ideal if v >= 0], abs=1e-4)
+        assert not blocked & set(lists[user].tolist())
+
+
+def test_a_score_leaves_the_histories_as_they_were():
+    histories = [[4, 1, 4, 0], [2, 2, 1]]
+    items, offsets = flat(histories)
+    similarity = item_similarity(items, offsets, num_items=5)
+    for score in (own_most_frequent(5), item_knn(similarity)):
+        score(items, offsets)
+    assert items.tolist() == [4, 1, 4, 0, 2, 2, 1] and offsets.tolist() == [0, 4, 7]
+
+
+def test_the_filter_sees_histories_with_repeats_whole():
+    lists = rank_lists(
+        own_most_frequent(5),
+        *flat([[4, 1, 4, 0], [2, 2, 1]]),
+        allowed=np.ones(5, bool),
+        k=3,
+        filter_seen=True,
+    )
+    assert lists.tolist() == [[-1, -1, -1], [-1, -1, -1]]
+
+
+def test_only_the_nearest_items_are_kept_ties_by_index():
+    num_items = NEIGHBOURS + 20
+    everything = list(range(num_items))
+    # one user had all items, forty have item 0 together with the last one
+    log = [everything] + [[0, num_items - 1]] * 40
+    similarity = item_similarity(*flat(log), num_items=num_items + 100).tocsr()
+    row = similarity.indices[similarity.indptr[5] : similarity.indptr[6]]
+    assert np.diff(similarity.indptr).max() == NEIGHBOURS
+    assert sorted(row.tolist()) == list(range(NEIGHBOURS))  # all are equally near
+    last = similarity[0].toarray()[0]
+    assert last[num_items - 1] > last[1] > 0
+
+
+def test_tiles_of_users_change_nothing():
+    num_items = LOGITS_PER_TILE // 2  # two users in a tile
+    counts = np.zeros(num_items, np.int64)
+    counts[[3, 7, num_items - 1]] = 5, 9, 7
+    lists = rank_lists(
+        popularity(counts),
+        *flat([[], [7], [], [num_items - 1], [3, 7]]),
+        allowed=np.ones(num_items, bool),
+        k=2,
+        filter_seen=True,
+    )
+    last = num_items - 1
+    assert lists.tolist() == [[7, last], [last, 3], [7, last], [7, 3], [last, -1]]
+
+
+def test_no_users_have_no_lists():
+    lists = rank_lists(
+        popularity(np.array([1, 2])), *flat([]), allowed=np.ones(2, bool), k=3, filter_seen=True
+    )
+    assert lists.shape == (0, 3)

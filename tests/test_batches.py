@@ -1,0 +1,357 @@
+"""Legend: B examples, L history length, S slots, T both."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffsasrec.batches import (
+    DRAWN,
+    Batch,
+    Examples,
+    epoch_groups,
+    epoch_steps,
+    group_batches,
+    make_batch,
+    query_examples,
+    spread_query_times,
+    stream_seed,
+    window_examples,
+)
+from diffsasrec.config import ModelConfig, ObjectiveConfig
+
+SIZES = {"hidden_size": 8, "num_blocks": 1, "num_heads": 1, "max_seq_len": 4, "num_slots": 3}
+CAUSAL = ModelConfig(kind="sasrec", attention="causal", **SIZES)
+PREFIX = ModelConfig(kind="diffusion", attention="prefix", **SIZES)
+BIDIRECTIONAL = ModelConfig(kind="diffusion", attention="bidirectional", **SIZES)
+CONFIGS = [CAUSAL, PREFIX, BIDIRECTIONAL]
+RANDOM = ObjectiveConfig(next_item=0.0, random_mask=1.0, suffix_mask=0.0)
+SUFFIX = ObjectiveConfig(next_item=0.0, random_mask=0.0, suffix_mask=1.0)
+DAY = 86_400_000_000
+
+histories = st.lists(st.integers(0, 15), min_size=1, max_size=8)
+
+
+def offsets_of(lengths: list[int]) -> npt.NDArray[np.int64]:
+    return np.cumsum([0, *lengths])
+
+
+def stretches(examples: Examples) -> list[tuple[int, int, int]]:
+    columns = (examples.start, examples.boundary, examples.end)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def make(
+    examples: Examples,
+    *,
+    model: ModelConfig = PREFIX,
+    objective: ObjectiveConfig = ObjectiveConfig(),  # noqa: B008
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+) -> Batch:
+    """A batch over items 100, 101, ...: an item says which event it is."""
+    return make_batch(
+        np.arange(100, 100 + int(examples.end.max()), dtype=np.int32),
+        examples,
+        model=model,
+        objective=objective,
+        generator=torch.Generator().manual_seed(seed),
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def windows(lengths: list[int]) -> Examples:
+    return window_examples(offsets_of(lengths), np.array(lengths), max_seq_len=4, min_events=2)
+
+
+def queries(num: int = 6) -> Examples:
+    """Users of five events with the boundary behind the second."""
+    start = np.arange(num) * 5
+    return Examples(start, start + 2, start + 5)
+
+
+@given(lengths=histories, extra=st.integers(0, 3), max_seq_len=st.integers(1, 5))
+@settings(deadline=None)
+def test_every_event_but_the_first_is_a_target_exactly_once(lengths, extra, max_seq_len):
+    # `extra` events of every user lie behind the cut
+    offsets = offsets_of([length + extra for length in lengths])
+    num_events = np.array(lengths)
+    examples = window_examples(offsets, num_events, max_seq_len=max_seq_len, min_events=2)
+    targets = [e for start, _, end in stretches(examples) for e in range(start + 1, end)]
+    first = offsets[:-1].tolist()
+    expected = [f + n for f, length in zip(first, lengths, strict=True) for n in range(1, length)]
+    assert sorted(targets) == expected
+    assert all(2 <= end - start <= max_seq_len + 1 for start, _, end in stretches(examples))
+
+
+def test_windows_are_cut_from_the_end_of_a_history():
+    assert stretches(windows([10])) == [(5, DRAWN, 10), (1, DRAWN, 6), (0, DRAWN, 2)]
+
+
+def test_a_user_with_too_few_events_has_no_window():
+    examples = window_examples(
+        offsets_of([2, 3, 4]), np.array([2, 3, 2]), max_seq_len=4, min_events=3
+    )
+    assert stretches(examples) == [(2, DRAWN, 5)]
+
+
+def slow_query_examples(
+    times: list[list[int]], num_events: list[int], query_times: list[int], slots: int, window: int
+) -> set[tuple[int, int, int]]:
+    found, first = set(), 0
+    for user_times, limit in zip(times, num_events, strict=True):
+        for query_time in query_times:
+            history = sum(time < query_time for time in user_times)
+            if 0 < history < limit:
+                start, end = max(0, history - window), min(history + slots, limit)
+                found.add((first + start, first + history, first + end))
+        first += len(user_times)
+    return found
+
+
+@given(
+    times=st.lists(
+        st.lists(st.integers(0, 20), min_size=1, max_size=8).map(sorted), min_size=1, max_size=6
+    ),
+    query_times=st.lists(st.integers(0, 21), min_size=1, max_size=5, unique=True).map(sorted),
+    cut=st.integers(0, 22),
+)
+@settings(deadline=None)
+def test_query_examples_equal_a_slow_loop(times, query_times, cut):
+    num_events = [sum(time < cut for time in user_times) for user_times in times]
+    examples = query_examples(
+        np.array([time for user_times in times for time in user_times]),
+        offsets_of([len(user_times) for user_times in times]),
+        np.array(num_events),
+        query_times=np.array(query_times),
+        max_seq_len=3,
+        num_slots=2,
+    )
+    found = stretches(examples)
+    assert len(found) == len(set(found))
+    assert set(found) == slow_query_examples(times, num_events, query_times, 2, 3)
+
+
+def test_an_event_at_a_batch_time_is_a_target():
+    examples = query_examples(
+        np.array([1, 5, 5, 9]),
+        offsets_of([4]),
+        np.array([4]),
+        query_times=np.array([5]),
+        max_seq_len=4,
+        num_slots=2,
+    )
+    assert stretches(examples) == [(0, 1, 3)]
+
+
+def test_batch_times_are_spread_evenly_and_end_before_the_cut():
+    times = spread_query_times(before=10 * DAY, days=4.0, num=3)
+    assert times.tolist() == [7 * DAY, 8 * DAY, 9 * DAY]
+
+
+def test_a_seed_depends_on_every_part():
+    parts = [(0, "pretrain", 1), (1, "pretrain", 1), (0, "refit", 1), (0, "pretrain", 2)]
+    assert len({stream_seed(*part) for part in parts}) == 4
+    assert stream_seed(0, "pretrain", 1) == stream_seed(0, "pretrain", 1) < 2**63
+
+
+@given(
+    num_examples=st.lists(st.integers(0, 9), min_size=1, max_size=7),
+    batch_size=st.integers(1, 6),
+    buckets_in_memory=st.integers(1, 4),
+)
+@settings(deadline=None)
+def test_an_epoch_uses_every_example_once_in_epoch_steps_batches(
+    num_examples, batch_size, buckets_in_memory
+):
+    counts = np.array(num_examples)
+    groups = epoch_groups(
+        counts, seed=0, phase="pretrain", epoch=3, buckets_in_memory=buckets_in_memory
+    )
+    used, steps = [], 0
+    for number, group in enumerate(groups):
+        owners = [(b, n) for b in group.tolist() for n in range(num_examples[b])]
+        for chosen in group_batches(
+            len(owners), batch_size=batch_size, seed=0, phase="pretrain", at=(3, number)
+        ):
+            assert 0 < len(chosen) <= batch_size
+            used += [owners[n] for n in chosen.tolist()]
+            steps += 1
+    assert sorted(used) == [(b, n) for b, num in enumerate(num_examples) for n in range(num)]
+    assert steps == epoch_steps(groups, counts, batch_size=batch_size)
+    assert all(len(group) <= buckets_in_memory for group in groups)
+
+
+def test_another_epoch_has_another_order():
+    counts = np.full(20, 5)
+    orders = [
+        epoch_groups(counts, seed=0, phase="pretrain", epoch=epoch, buckets_in_memory=20)[0]
+        for epoch in (0, 0, 1)
+    ]
+    assert np.array_equal(orders[0], orders[1]) and not np.array_equal(orders[0], orders[2])
+    first, again, second = (
+        next(group_batches(50, batch_size=50, seed=0, phase="pretrain", at=(epoch, 0)))
+        for epoch in (0, 0, 1)
+    )
+    assert np.array_equal(first, again) and not np.array_equal(first, second)
+
+
+def test_shifted_examples_keep_their_drawn_boundaries():
+    examples = Examples.concat([windows([3]), queries(1)]).shifted(10)
+    assert stretches(examples) == [(10, DRAWN, 13), (10, 12, 15)]
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+@pytest.mark.parametrize("examples", [windows([3, 7, 2, 5, 9]), queries(5)])
+def test_the_rows_of_all_ranks_together_are_the_global_batch(examples, model):
+    whole = make(examples, model=model)
+    for world_size in (2, 3):
+        parts = [
+            make(examples, model=model, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        for name, tensor in vars(whole).items():
+            if not isinstance(tensor, torch.Tensor):
+                assert [getattr(part, name) for part in parts] == [tensor] * world_size
+                continue
+            for rank, part in enumerate(parts):
+                assert torch.equal(getattr(part, name), tensor[rank::world_size]), name
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+@pytest.mark.parametrize("examples", [windows([3]), queries(1)])
+def test_a_rank_without_a_row_counts_nothing(examples, model):
+    one, none = (make(examples, model=model, rank=rank, world_size=2) for rank in (0, 1))
+    assert not none.scored_BL.any() and not none.masked_BT.any()
+    assert len(none.history_BL) == 1  # a row all the same: every rank runs the model
+    assert none.num_scored == one.num_scored and none.num_maskable == one.num_maskable
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_a_row_holds_the_events_of_its_stretch_in_order(model):
+    examples = windows([3, 7, 2, 5, 9])
+    batch = make(examples, model=model)
+    width = batch.history_BL.shape[1]
+    for row, (start, _, end) in enumerate(stretches(examples)):
+        length, slots = int(batch.lengths_B[row]), int(batch.num_slots_B[row])
+        targets = batch.targets_BT[row].tolist()
+        events = targets[:length] + targets[width : width + slots]
+        assert events == [100 + e for e in range(start, end)]
+        assert 1 <= length <= 4 and 1 <= slots <= 3
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_what_is_masked_is_hidden_and_the_rest_is_shown(model):
+    batch = make(windows([3, 7, 2, 5, 9, 6, 6, 6]), model=model)
+    inputs_BT = torch.cat([batch.history_BL, batch.slots_BS], dim=1)
+    assert (inputs_BT[batch.masked_BT] == -1).all()
+    assert torch.equal(inputs_BT[~batch.masked_BT], batch.targets_BT[~batch.masked_BT])
+
+
+def exists(batch: Batch) -> torch.Tensor:
+    """Which of the places [B, T] hold an event."""
+    history_BL = torch.arange(batch.history_BL.shape[1]) < batch.lengths_B[:, None]
+    slots_BS = torch.arange(batch.slots_BS.shape[1]) < batch.num_slots_B[:, None]
+    return torch.cat([history_BL, slots_BS], dim=1)
+
+
+@pytest.mark.parametrize("objective", [ObjectiveConfig(), RANDOM, SUFFIX])
+@pytest.mark.parametrize("model", CONFIGS)
+@given(lengths=st.lists(st.integers(2, 9), min_size=1, max_size=8), seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=30)
+def test_padding_is_never_masked_and_never_scored(model, objective, lengths, seed):
+    batch = make(windows(lengths), model=model, objective=objective, seed=seed)
+    exists_BT = exists(batch)
+    assert not (batch.masked_BT & ~exists_BT).any()
+    assert not (batch.scored_BL & ~exists_BT[:, : batch.history_BL.shape[1]]).any()
+
+
+def test_prefix_attention_never_masks_the_history():
+    for objective in (ObjectiveConfig(), RANDOM, SUFFIX):
+        batch = make(windows([9] * 50), objective=objective)
+        width = batch.history_BL.shape[1]
+        assert not batch.masked_BT[:, :width].any() and batch.masked_BT[:, width:].any()
+
+
+def test_bidirectional_attention_masks_the_history_too():
+    batch = make(windows([9] * 50), model=BIDIRECTIONAL, objective=RANDOM)
+    assert batch.masked_BT[:, : batch.history_BL.shape[1]].any()
+    assert batch.num_maskable == int(exists(batch).sum()) and batch.num_scored == 0
+
+
+def test_a_causal_model_masks_nothing_and_scores_every_event_of_the_history():
+    batch = make(windows([9] * 5), model=CAUSAL)
+    assert not batch.masked_BT.any() and batch.num_maskable == 0
+    assert batch.num_scored == int(batch.scored_BL.sum()) == 5 * 8  # all but the first events
+    assert torch.equal(batch.next_BL[batch.scored_BL], batch.history_BL[batch.scored_BL] + 1)
+
+
+def test_a_causal_model_has_every_event_but_the_first_as_its_next_item_once():
+    batch = make(windows([3, 7, 2, 5, 9]), model=CAUSAL)
+    first = {100, 103, 110, 112, 117}
+    expected = [item for item in range(100, 126) if item not in first]
+    assert sorted(batch.next_BL[batch.scored_BL].tolist()) == expected
+
+
+@pytest.mark.parametrize("model", [PREFIX, BIDIRECTIONAL])
+@pytest.mark.parametrize("examples", [windows([9] * 50), queries(50)])
+def test_a_masked_suffix_hides_every_slot_with_certainty(examples, model):
+    batch = make(examples, model=model, objective=SUFFIX)
+    width = batch.history_BL.shape[1]
+    exists_BT = exists(batch)
+    assert torch.equal(batch.masked_BT[:, width:], exists_BT[:, width:])
+    assert not batch.masked_BT[:, :width].any()
+    assert (batch.p_mask_BT[batch.masked_BT] == 1).all()
+    assert batch.num_maskable == int(exists_BT[:, width:].sum())
+
+
+def test_the_length_of_a_masked_suffix_is_drawn_evenly():
+    batch = make(windows([5] * 3000), objective=SUFFIX)
+    shares = torch.bincount(batch.num_slots_B, minlength=4) / 3000
+    assert shares.tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=0.03)
+
+
+def test_the_mask_patterns_come_in_their_shares():
+    objective = ObjectiveConfig(next_item=0.5, random_mask=0.0, suffix_mask=0.5)
+    batch = make(windows([5] * 3000), model=BIDIRECTIONAL, objective=objective)
+    # half of the rows have one slot; of the other half a third
+    share = float((batch.num_slots_B == 1).float().mean())
+    assert share == pytest.approx(1 / 2 + 1 / 6, abs=0.03)
+
+
+def test_random_masks_hide_a_slot_with_the_probability_that_weighs_it():
+    batch = make(windows([5] * 3000), objective=RANDOM)
+    width = batch.history_BL.shape[1]
+    masked, p_mask = batch.masked_BT[:, width:], batch.p_mask_BT[:, width:]
+    assert (batch.num_slots_B == 3).all() and batch.num_maskable == 9000
+    assert float(masked.float().mean()) == pytest.approx(float(p_mask.mean()), abs=0.01)
+    assert float(p_mask.mean()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_batch_times_are_boundaries_and_only_the_state_before_them_is_scored():
+    batch = make(queries(3), model=CAUSAL)
+    assert batch.history_BL.tolist() == [[100, 101], [105, 106], [110, 111]]
+    assert batch.next_BL[batch.scored_BL].tolist() == [102, 107, 112]
+    assert batch.scored_BL.sum(1).tolist() == [1, 1, 1] and batch.num_scored == 3
+
+
+def test_batch_times_of_a_diffusion_model_score_masked_slots_alone():
+    for model in (PREFIX, BIDIRECTIONAL):
+        batch = make(queries(3), model=model, objective=SUFFIX)
+        assert batch.num_scored == 0 and not batch.scored_BL.any()
+        assert batch.targets_BT[:, 2].tolist() == [102, 107, 112]
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+@pytest.mark.parametrize("examples", [windows([3, 7, 2, 5, 9]), queries(5)])
+def test_the_counts_are_those_of_the_global_batch_for_every_rank(examples, model):
+    whole = make(examples, model=model)
+    assert whole.num_scored == int(whole.scored_BL.sum())
+    for rank in range(3):
+        batch = make(examples, model=model, rank=rank, world_size=3)
+        assert batch.num_scored == whole.num_scored
+        assert batch.num_maskable == whole.num_maskable

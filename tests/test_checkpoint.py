@@ -1,0 +1,148 @@
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from diffsasrec.checkpoint import (
+    check_not_trained_past,
+    load_checkpoint,
+    parse_tensors,
+    read_description,
+    save_checkpoint,
+    save_tensors,
+)
+from diffsasrec.config import ModelConfig
+from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.model import SequenceModel
+from diffsasrec.storage import Storage
+
+CONFIG = ModelConfig(
+    hidden_size=8, num_blocks=1, num_heads=2, dropout=0.5, max_seq_len=4, num_slots=2
+)
+VOCAB = pa.table(
+    {
+        "item_id": ["apple", "bread", "cheese"],
+        "index": pa.array([0, 1, 2], pa.int32()),
+        "count": [9, 9, 9],  # of the whole log, and not what the weights saw
+    }
+)
+COUNTS = np.array([5, 0, 2])
+
+
+def save(directory: Path, seed: int = 0) -> tuple[Storage, SequenceModel]:
+    storage, model = Storage.of(str(directory)), SequenceModel(CONFIG, 3, seed=seed)
+    save_checkpoint(
+        storage,
+        weights=model.state_dict(),
+        config=CONFIG,
+        vocab=VOCAB,
+        counts=COUNTS,
+        trained_before=1000,
+    )
+    return storage, model
+
+
+def slot_states(model: SequenceModel) -> torch.Tensor:
+    history = model.encode(torch.tensor([[0, 2, 1], [1, 0, 0]]), torch.tensor([3, 1]))
+    return model.denoise(history, torch.full((2, 2), -1))[1]
+
+
+def test_a_loaded_model_has_the_same_states_bit_for_bit(tmp_path):
+    storage, model = save(tmp_path)
+    loaded = load_checkpoint(storage).model
+    assert not loaded.training and loaded.config == CONFIG
+    assert torch.equal(slot_states(loaded), slot_states(model.eval()))
+
+
+def test_a_checkpoint_carries_its_own_vocab_and_what_it_was_trained_on(tmp_path):
+    checkpoint = load_checkpoint(save(tmp_path)[0])
+    assert checkpoint.vocab.to_pydict() == {
+        "item_id": ["apple", "bread", "cheese"],
+        "index": [0, 1, 2],
+        "count": [5, 0, 2],
+    }
+    assert checkpoint.candidates().tolist() == [True, False, True]
+    assert checkpoint.trained_before == 1000
+
+
+def test_the_version_is_that_of_the_weights(tmp_path):
+    versions = [
+        load_checkpoint(save(tmp_path / str(n), seed)[0]).model_version
+        for n, seed in enumerate((0, 0, 1))
+    ]
+    assert versions[0] == versions[1] != versions[2] and len(versions[0]) == 12
+
+
+def test_equal_weights_are_equal_files(tmp_path):
+    for name in ("one", "two"):
+        save(tmp_path / name)
+    for name in ("model.safetensors", "vocab.parquet", "config.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize("place", [8, -1])
+@pytest.mark.parametrize("name", ["model.safetensors", "vocab.parquet"])
+def test_one_changed_byte_is_refused(tmp_path, name, place):
+    storage, _ = save(tmp_path)
+    data = bytearray((tmp_path / name).read_bytes())
+    data[place] ^= 1
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InfrastructureError, match=name):
+        load_checkpoint(storage)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    storage, _ = save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InfrastructureError, match=r"model\.safetensors"):
+        load_checkpoint(storage)
+
+
+def test_a_directory_without_a_checkpoint_is_named_in_the_error(tmp_path):
+    with pytest.raises(ConfigError, match=f"no checkpoint in {tmp_path}"):
+        load_checkpoint(Storage.of(str(tmp_path)))
+
+
+def test_without_its_description_a_checkpoint_does_not_exist(tmp_path):
+    storage, _ = save(tmp_path)
+    (tmp_path / "config.json").unlink()  # it is written last
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        load_checkpoint(storage)
+
+
+def test_nothing_is_pickled(tmp_path):
+    save(tmp_path)
+    files = {path.name: path for path in tmp_path.iterdir()}
+    assert sorted(files) == ["config.json", "model.safetensors", "vocab.parquet"]
+    weights = files["model.safetensors"].read_bytes()
+    header = weights[8 : 8 + int.from_bytes(weights[:8], "little")]
+    assert "items.weight" in json.loads(header)  # JSON and raw numbers, nothing else
+    assert not zipfile.is_zipfile(files["model.safetensors"])  # what torch.save writes
+    assert files["vocab.parquet"].read_bytes()[:4] == b"PAR1"
+
+
+@pytest.mark.parametrize("split_time", [1000, 1001])
+def test_weights_that_saw_nothing_after_the_split_may_be_measured(tmp_path, split_time):
+    description = read_description(save(tmp_path)[0])
+    check_not_trained_past(description, split_time=split_time, path="checkpoint")
+
+
+def test_weights_trained_past_the_split_are_refused(tmp_path):
+    description = read_description(save(tmp_path)[0])
+    with pytest.raises(ConfigError, match=r"checkpoint_x .* before 1000 us, .* at 999 us"):
+        check_not_trained_past(description, split_time=999, path="checkpoint_x")
+
+
+def test_the_state_of_a_training_comes_back_bit_for_bit(tmp_path):
+    storage = Storage.of(str(tmp_path))
+    base = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    tensors = {"weights.a": base, "exp_avg.a": base.T[1:3], "best.b": torch.zeros(0)}
+    save_tensors(storage, "step-1.safetensors", tensors, {"state": '{"step": 1}'})
+    loaded, metadata = parse_tensors(storage.read_bytes("step-1.safetensors"))
+    assert metadata == {"state": '{"step": 1}'} and loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)

@@ -1,0 +1,384 @@
+"""Decoding, with states that are logits: the item vectors are unit vectors, so that D = V.
+
+Legend: B users, S slots, K list length, V items.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diffsasrec.decode import (
+    LOGITS_PER_TILE,
+    Candidates,
+    Lists,
+    decode_autoregressive,
+    decode_multi,
+    decode_single,
+    ordered_top,
+    top_items,
+)
+
+Blocked = list[tuple[int, int]]  # (user, item)
+
+
+def candidates_of(
+    num_items: int, blocked: Blocked | None = None, denied: list[int] | None = None
+) -> Candidates:
+    allowed_V = torch.ones(num_items, dtype=torch.bool)
+    allowed_V[denied or []] = False
+    users, items = ([pair[side] for pair in blocked or []] for side in (0, 1))
+    return Candidates(
+        torch.eye(num_items),
+        allowed_V,
+        torch.tensor(users, dtype=torch.int64),
+        torch.tensor(items, dtype=torch.int64),
+    )
+
+
+def multi(
+    denoise: Callable[[Tensor], Tensor],
+    candidates: Candidates,
+    *,
+    num_users: int,
+    k: int,
+    steps: int = 10,
+    threshold: float = 0.9,
+    threshold_decay: float = 0.9,
+    by_next_item: bool = True,
+) -> Lists:
+    return decode_multi(
+        denoise,
+        candidates,
+        num_users=num_users,
+        k=k,
+        steps=steps,
+        threshold=threshold,
+        threshold_decay=threshold_decay,
+        by_next_item=by_next_item,
+    )
+
+
+def slot_logits(slots: list[int], table_SJV: Tensor) -> list[Tensor]:
+    """Logits of each slot of one user: every other slot adds a row that its content chooses."""
+    total_SV = torch.stack([table_SJV[s, item] for s, item in enumerate(slots)])
+    return [table_SJV[s, -2] + 0.3 * (total_SV.sum(0) - total_SV[s]) for s in range(len(slots))]
+
+
+def random_tables(num_users: int, k: int, num_items: int, seed: int, scale: float) -> Tensor:
+    """Per user, slot and content (an item; the two last: no item, the slot itself): logits."""
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(num_users, k, num_items + 2, num_items, generator=generator)
+
+
+def denoise_with(tables: Tensor) -> Callable[[Tensor], Tensor]:
+    def denoise(slots_BK: Tensor) -> Tensor:
+        rows = zip(slots_BK.tolist(), tables, strict=True)
+        return torch.stack([torch.stack(slot_logits(slots, table)) for slots, table in rows])
+
+    return denoise
+
+
+def slow_multi(
+    table_SJV: Tensor,
+    allowed: set[int],
+    *,
+    k: int,
+    steps: int,
+    threshold: float,
+    threshold_decay: float,
+    by_next_item: bool,
+) -> list[tuple[int, float]]:
+    """The rule of `decode_multi` for one user, with loops: (item, score) pairs."""
+    slots = [-1] * k
+    wanted = min(k, len(allowed))
+    first: dict[int, float] = {}
+    for step in range(steps):
+        free = sorted(allowed - set(slots))
+        left = wanted - (len(allowed) - len(free))
+        if left == 0:
+            break
+        logits = slot_logits(slots, table_SJV)
+        pairs = []
+        for slot in (slot for slot in range(k) if slots[slot] == -1):
+            values = logits[slot].double()
+            logprobs = values[free] - torch.logsumexp(values[free], dim=0)
+            pairs += [(-float(p), slot, item) for p, item in zip(logprobs, free, strict=True)]
+            if step == 0 and slot == 0:
+                first = dict(zip(free, logprobs.tolist(), strict=True))
+        pairs.sort()
+        limit = threshold
+        while math.exp(-pairs[0][0]) < limit:
+            limit *= threshold_decay
+        committed = 0
+        for cost, slot, item in pairs:
+            passes = math.exp(-cost) >= limit or committed < math.ceil(left / (steps - step))
+            if passes and committed < left and slots[slot] == -1 and item not in slots:
+                slots[slot] = item
+                committed += 1
+    filled = [item for item in slots if item != -1]
+    if by_next_item:
+        filled.sort(key=lambda item: (-first[item], item))
+    return [(item, first[item]) for item in filled]
+
+
+def assert_a_list(items: list[int], *, allowed: set[int], k: int) -> None:
+    """K distinct allowed items, or all that are left, and -1 behind them."""
+    length = min(k, len(allowed))
+    assert len(set(items[:length])) == length and set(items[:length]) <= allowed
+    assert items[length:] == [-1] * (k - length)
+
+
+@given(
+    rows=st.integers(1, 5).flatmap(
+        lambda width: st.lists(
+            st.lists(
+                st.sampled_from([0.0, 1.0, 1.0, 2.0, -math.inf]), min_size=width, max_size=width
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    ),
+    m=st.integers(1, 7),
+)
+@settings(deadline=None, max_examples=300)
+def test_ordered_top_equals_a_full_stable_sort(rows, m):
+    values, columns = ordered_top(torch.tensor(rows), m)
+    for row, row_values, row_columns in zip(rows, values.tolist(), columns.tolist(), strict=True):
+        finite = [column for column in range(len(row)) if row[column] > -math.inf]
+        expected = sorted(finite, key=lambda column: (-row[column], column))[:m]
+        assert row_columns == expected + [-1] * (m - len(expected))
+        assert row_values == [row[c] for c in expected] + [-math.inf] * (m - len(expected))
+
+
+@given(seed=st.integers(0, 10_000), m=st.sampled_from([1, 10, 99, 100]))
+@settings(deadline=None)
+def test_ordered_top_of_long_rows_settles_ties_by_the_column(seed, m):
+    generator = torch.Generator().manual_seed(seed)
+    values_RV = torch.randint(6, (3, 100), generator=generator).float()
+    _, columns = ordered_top(values_RV, m)
+    _, expected = values_RV.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(columns, expected[:, :m])
+
+
+def test_probabilities_are_taken_after_the_filters():
+    logits = torch.tensor([[math.log(6), math.log(3), math.log(1), math.log(90)]])
+    candidates = candidates_of(4, blocked=[(0, 3)])
+    lists = decode_single(logits, candidates, k=3)
+    assert lists.items_BK.tolist() == [[0, 1, 2]]
+    assert lists.scores_BK.exp().tolist() == [pytest.approx([0.6, 0.3, 0.1])]
+
+
+def test_filters_of_one_user_leave_the_others_alone():
+    logits = torch.tensor([[3.0, 2.0, 1.0]]).expand(3, 3)
+    lists = decode_single(logits, candidates_of(3, blocked=[(1, 0), (1, 0), (2, 2)]), k=2)
+    assert lists.items_BK.tolist() == [[0, 1], [1, 2], [0, 1]]
+
+
+def test_tiles_of_rows_change_nothing():
+    num_items = 2**20
+    assert LOGITS_PER_TILE // num_items == 8  # 20 rows are three tiles
+    generator = torch.Generator().manual_seed(0)
+    states, weight = (torch.randn(n, 2, generator=generator) for n in (20, num_items))
+    users = torch.arange(20) % 10  # two rows each, in different tiles
+    best = (states @ weight.T).argmax(1)
+    blocked = torch.cat([best, torch.tensor([5, 6])])
+    owners = torch.cat([users, torch.tensor([3, 7])])
+    candidates = Candidates(weight, torch.ones(num_items).bool(), owners, blocked)
+    logprobs, items, _ = top_items(states, users, candidates, 3)
+    for row in range(20):
+        logits = states[row] @ weight.T
+        logits[blocked[owners == users[row]]] = -torch.inf
+        expected = logits.log_softmax(0).topk(3)
+        assert torch.equal(items[row], expected.indices)
+        assert torch.allclose(logprobs[row], expected.values, atol=1e-4)
+
+
+def test_blocked_items_are_counted_once_and_only_where_they_were_allowed():
+    candidates = candidates_of(5, blocked=[(0, 1), (0, 1), (2, 4), (2, 0), (2, 3)], denied=[4])
+    assert candidates.num_left(4).tolist() == [3, 4, 2, 4]
+
+
+ADVERSARIES = {
+    "all equal": torch.zeros(12),
+    "two levels": torch.tensor([1.0, 0.0]).repeat(6),
+    "one dominates": torch.tensor([0.0] * 7 + [1e4] + [0.0] * 4),
+    "all but one hopeless": torch.tensor([-1e4] * 11 + [0.0]),
+    "steep": -50.0 * torch.arange(12.0),
+}
+FILTERS: dict[str, tuple[Blocked, list[int]]] = {
+    "nothing": ([], []),
+    "the favourites of user 1": ([(1, item) for item in (0, 2, 4, 7, 11)], []),
+    "all but two for user 1": ([(1, item) for item in range(10)], []),
+    "everything for user 1": ([(1, item) for item in range(12)], []),
+    "everything for everyone": ([], list(range(12))),
+    "most by denial": ([(0, 11), (2, 10)], list(range(10))),
+}
+
+
+@pytest.mark.parametrize("filtered", FILTERS)
+@pytest.mark.parametrize("adversary", ADVERSARIES)
+@pytest.mark.parametrize("mode", ["single", "autoregressive", "multi", "multi in two steps"])
+def test_a_list_has_k_distinct_allowed_items_or_all_that_are_left(mode, adversary, filtered):
+    logits, (blocked, denied), k = ADVERSARIES[adversary], FILTERS[filtered], 5
+    candidates = candidates_of(12, blocked, denied)
+    if mode == "single":
+        lists = decode_single(logits.expand(3, 12), candidates, k=k)
+    elif mode == "autoregressive":
+        lists = decode_autoregressive(
+            lambda _: logits.expand(3, 12), candidates, num_users=3, k=k, by_next_item=True
+        )
+    else:
+        steps = 2 if mode == "multi in two steps" else 10
+        lists = multi(lambda _: logits.expand(3, k, 12), candidates, num_users=3, k=k, steps=steps)
+    for user in range(3):
+        allowed = {v for v in range(12) if v not in denied and (user, v) not in blocked}
+        assert_a_list(lists.items_BK[user].tolist(), allowed=allowed, k=k)
+        scores = lists.scores_BK[user, : min(k, len(allowed))]
+        assert torch.isfinite(scores).all() and (scores.diff() <= 0).all()
+        assert (lists.scores_BK[user, len(allowed) :] == -torch.inf).all()
+
+
+@pytest.mark.parametrize("by_next_item", [True, False])
+def test_equal_scores_are_ordered_by_the_item_index(by_next_item):
+    lists = multi(
+        lambda _: torch.zeros(2, 4, 9),
+        candidates_of(9, blocked=[(1, 0), (1, 2)]),
+        num_users=2,
+        k=4,
+        by_next_item=by_next_item,
+    )
+    assert lists.items_BK.tolist() == [[0, 1, 2, 3], [1, 3, 4, 5]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_multi_with_one_slot_equals_single(seed):
+    tables = random_tables(6, 1, 8, seed, scale=2.0)
+    candidates = candidates_of(8, blocked=[(0, 1), (0, 2), (3, 7)], denied=[5])
+    logits_B1V = denoise_with(tables)(torch.full((6, 1), -1))
+    one = decode_single(logits_B1V[:, 0], candidates, k=1)
+    other = multi(denoise_with(tables), candidates, num_users=6, k=1)
+    assert torch.equal(one.items_BK, other.items_BK)
+    assert torch.allclose(one.scores_BK, other.scores_BK)
+
+
+@pytest.mark.parametrize("by_next_item", [True, False])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+@pytest.mark.parametrize(("scale", "threshold"), [(0.5, 0.9), (2.0, 0.5), (6.0, 0.9), (2.0, 1.0)])
+def test_multi_equals_the_slow_rule_for_one_user_at_a_time(scale, threshold, steps, by_next_item):
+    num_users, num_items, k = 8, 9, 4
+    tables = random_tables(num_users, k, num_items, steps, scale)
+    blocked = [(0, item) for item in range(6)] + [(1, item) for item in range(9)]
+    blocked += [(2, 0), (2, 3), (4, 8)]
+    rule = {
+        "k": k,
+        "steps": steps,
+        "threshold": threshold,
+        "threshold_decay": 0.8,
+        "by_next_item": by_next_item,
+    }
+    candidates = candidates_of(num_items, blocked, denied=[4])
+    lists = multi(denoise_with(tables), candidates, num_users=num_users, **rule)
+    for user in range(num_users):
+        allowed = {v for v in range(num_items) if v != 4 and (user, v) not in blocked}
+        expected = slow_multi(tables[user], allowed, **rule)
+        missing = k - len(expected)
+        assert lists.items_BK[user].tolist() == [item for item, _ in expected] + [-1] * missing
+        scores = [score for _, score in expected] + [-math.inf] * missing
+        assert lists.scores_BK[user].tolist() == pytest.approx(scores, abs=1e-4)
+
+
+def calls_of_multi(logits_KV: Tensor, *, steps: int, threshold: float) -> list[int]:
+    """How many slots were filled each time the model was asked."""
+    filled: list[int] = []
+    k, num_items = logits_KV.shape
+
+    def denoise(slots_BK: Tensor) -> Tensor:
+        filled.append(int((slots_BK != -1).sum()))
+        return logits_KV[None]
+
+    multi(denoise, candidates_of(num_items), num_users=1, k=k, steps=steps, threshold=threshold)
+    return filled
+
+
+def test_one_step_fills_every_slot():
+    assert calls_of_multi(torch.zeros(4, 9), steps=1, threshold=1.0) == [0]
+
+
+def test_all_slots_above_the_threshold_are_filled_at_once():
+    sure = 20 * torch.eye(9)[:4]  # each slot is sure of an item of its own
+    assert calls_of_multi(sure, steps=10, threshold=0.9) == [0]
+
+
+def test_slots_below_the_threshold_wait_for_the_next_step():
+    logits = torch.zeros(3, 9)
+    logits[0, 0], logits[1, 1], logits[2, 2] = 20.0, 3.0, 1.0
+    assert calls_of_multi(logits, steps=10, threshold=0.9) == [0, 1, 2]
+
+
+def test_too_few_steps_commit_an_even_share_in_each():
+    unsure = torch.diag(0.2 * torch.arange(9.0))[1:8]  # slots with weak favourites of their own
+    assert calls_of_multi(unsure, steps=3, threshold=1.0) == [0, 3, 5]
+
+
+def test_two_slots_that_want_one_item_do_not_both_get_it():
+    logits = torch.tensor([[[9.0, 1.0, 0.0], [8.0, 2.0, 0.0]]])
+    lists = multi(lambda _: logits, candidates_of(3), num_users=1, k=2, steps=1)
+    assert lists.items_BK.tolist() == [[0, 1]]
+
+
+def test_the_order_of_the_slots_is_kept_when_asked_for():
+    logits = torch.tensor([[[5.0, 4.9, 0.0], [6.0, 0.0, 0.0]]])
+    by_slot = multi(
+        lambda _: logits, candidates_of(3), num_users=1, k=2, steps=1, by_next_item=False
+    )
+    by_next_item = multi(lambda _: logits, candidates_of(3), num_users=1, k=2, steps=1)
+    assert by_slot.items_BK.tolist() == [[1, 0]]
+    assert by_next_item.items_BK.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_users_multi_list_does_not_depend_on_its_batch_neighbours(seed):
+    tables = random_tables(6, 4, 9, seed, scale=2.0)
+    together = multi(denoise_with(tables), candidates_of(9, [(2, 5)]), num_users=6, k=4)
+    for user in range(6):
+        blocked = [(0, 5)] if user == 2 else []
+        table = tables[user : user + 1]
+        alone = multi(denoise_with(table), candidates_of(9, blocked), num_users=1, k=4)
+        assert torch.equal(alone.items_BK[0], together.items_BK[user])
+        assert torch.allclose(alone.scores_BK[0], together.scores_BK[user], atol=1e-5)
+
+
+def test_autoregressive_asks_with_the_items_chosen_so_far():
+    asked: list[list[list[int]]] = []
+
+    def next_states(chosen_BJ: Tensor) -> Tensor:
+        asked.append(chosen_BJ.tolist())
+        # the item behind the one chosen last, round the circle of five
+        favourite_B = (chosen_BJ[:, -1] + 1) % 5 if chosen_BJ.shape[1] else torch.tensor([3, 0])
+        return 5.0 * torch.nn.functional.one_hot(favourite_B, 5).float()
+
+    lists = decode_autoregressive(
+        next_states, candidates_of(5, [(1, 2)]), num_users=2, k=3, by_next_item=False
+    )
+    assert asked == [[[], []], [[3], [0]], [[3, 4], [0, 1]]]
+    assert lists.items_BK.tolist() == [[3, 4, 0], [0, 1, 3]]  # of equal ones the first
+
+
+def test_autoregressive_scores_are_those_of_the_first_pass():
+    first = torch.tensor([[2.0, 1.0, 0.0]])
+    later = torch.tensor([[0.0, 0.0, 9.0]])
+    lists = decode_autoregressive(
+        lambda chosen_BJ: later if chosen_BJ.shape[1] else first,
+        candidates_of(3),
+        num_users=1,
+        k=2,
+        by_next_item=True,
+    )
+    expected = first.log_softmax(1)[0, [0, 2]].tolist()
+    assert lists.items_BK.tolist() == [[0, 2]]
+    assert lists.scores_BK[0].tolist() == pytest.approx(expected)

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffsasrec.metrics import (
+    bootstrap_intervals,
+    count_ranks,
+    coverage,
+    gini,
+    mean_popularity,
+    rank_metrics,
+    ranks_of,
+)
+
+
+def measured(ranks: list[int], k: int = 10) -> dict[str, float]:
+    return rank_metrics(count_ranks(np.array(ranks, np.int64), k=k), k=k)
+
+
+def test_ndcg_is_one_at_rank_1_half_at_rank_3_zero_when_missed():
+    assert measured([1])["NDCG@10"] == 1.0
+    assert measured([3])["NDCG@10"] == pytest.approx(0.5)
+    assert measured([0])["NDCG@10"] == 0.0
+    assert measured([1, 3, 0])["NDCG@10"] == pytest.approx(0.5)
+
+
+def test_mrr_is_the_mean_of_one_over_the_rank():
+    assert measured([1, 2, 4, 0])["MRR@10"] == pytest.approx((1 + 0.5 + 0.25) / 4)
+
+
+def test_hit_rate_is_the_share_of_users_with_a_rank():
+    assert measured([1, 2, 10, 0])["HR@10"] == 0.75
+
+
+def test_a_rank_beyond_k_is_a_miss():
+    assert measured([10, 11, 12]) == measured([10, 0, 0])
+    assert measured([3, 4], k=3) == {"HR@3": 0.5, "NDCG@3": pytest.approx(0.25), "MRR@3": 1 / 6}
+
+
+def test_counts_of_longer_lists_serve_a_smaller_k():
+    counts = count_ranks(np.array([1, 5, 0, 5]), k=10)
+    assert rank_metrics(counts, k=3)["HR@3"] == 0.25 and rank_metrics(counts, k=5)["HR@5"] == 0.75
+
+
+def test_counts_are_indexed_by_the_rank():
+    assert count_ranks(np.array([0, 1, 1, 3, 9]), k=3).tolist() == [2, 2, 0, 1]
+
+
+def test_without_users_every_metric_is_0():
+    assert measured([]) == {"HR@10": 0.0, "NDCG@10": 0.0, "MRR@10": 0.0}
+
+
+def test_without_users_every_interval_is_0():
+    intervals = bootstrap_intervals(np.zeros(11, np.int64), k=10, samples=10, seed=0)
+    assert set(intervals.values()) == {(0.0, 0.0)}
+
+
+@given(ranks=st.lists(st.integers(0, 12), min_size=1, max_size=50))
+@settings(deadline=None)
+def test_metrics_equal_a_loop_over_users(ranks):
+    hits = [rank for rank in ranks if 1 <= rank <= 10]
+    assert measured(ranks) == {
+        "HR@10": pytest.approx(len(hits) / len(ranks)),
+        "NDCG@10": pytest.approx(sum(1 / np.log2(rank + 1) for rank in hits) / len(ranks)),
+        "MRR@10": pytest.approx(sum(1 / rank for rank in hits) / len(ranks)),
+    }
+
+
+def test_a_rank_is_the_place_of_the_target_in_its_list():
+    lists = np.array([[5, 3, 8], [5, 3, 8], [5, 3, 8], [7, -1, -1]])
+    assert ranks_of(lists, np.array([5, 8, 4, 7])).tolist() == [1, 3, 0, 1]
+
+
+def test_the_end_of_a_list_is_no_hit_for_a_target_without_an_index():
+    assert ranks_of(np.array([[7, -1, -1]]), np.array([-1])).tolist() == [0]
+
+
+def test_no_lists_have_no_ranks():
+    assert ranks_of(np.zeros((0, 10), np.int64), np.zeros(0, np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize("name", ["HR@10", "NDCG@10", "MRR@10"])
+def test_an_interval_holds_the_value_and_shrinks_with_the_number_of_users(name):
+    shape, widths = np.array([70, 8, 6, 4, 3, 3, 2, 1, 1, 1, 1]), []
+    for times in (1, 100):
+        value = rank_metrics(shape * times, k=10)[name]
+        low, high = bootstrap_intervals(shape * times, k=10, samples=2000, seed=0)[name]
+        assert low < value < high
+        widths.append(high - low)
+    assert widths[0] / widths[1] == pytest.approx(10, rel=0.15)  # the root of a hundred
+
+
+def test_an_interval_is_that_of_resampled_users():
+    ranks = np.repeat([0, 1, 4], [30, 10, 20])
+    rng = np.random.default_rng(1)
+    drawn = [float((rng.choice(ranks, 60) > 0).mean()) for _ in range(4000)]
+    expected = np.quantile(drawn, [0.025, 0.975])
+    interval = bootstrap_intervals(count_ranks(ranks, k=10), k=10, samples=4000, seed=0)["HR@10"]
+    assert interval == pytest.approx(expected, abs=0.02)
+
+
+def test_a_certain_value_has_no_width():
+    counts = count_ranks(np.ones(50, np.int64), k=10)
+    assert bootstrap_intervals(counts, k=10, samples=100, seed=0)["HR@10"] == (1.0, 1.0)
+
+
+def test_a_seed_gives_the_same_intervals():
+    counts = np.array([5, 3, 2])
+    one, two, other = (bootstrap_intervals(counts, k=2, samples=50, seed=s) for s in (0, 0, 1))
+    assert one == two and one != other
+
+
+def test_coverage_is_the_share_of_known_items_that_anyone_is_shown():
+    assert coverage(np.array([9, 0, 1, 0, 0]), num_known=4) == 0.5
+    assert coverage(np.zeros(5, np.int64), num_known=0) == 0.0
+
+
+def test_mean_popularity_weighs_an_item_by_how_often_it_is_shown():
+    # shares of all events: 0.6, 0.3, 0.1; shown once, never, three times
+    value = mean_popularity(np.array([1, 0, 3]), np.array([6, 3, 1]))
+    assert value == pytest.approx((0.6 + 3 * 0.1) / 4)
+    assert mean_popularity(np.zeros(3, np.int64), np.array([6, 3, 1])) == 0.0
+
+
+def test_gini_is_0_for_equal_values_and_nearly_1_when_one_has_all():
+    assert gini(np.array([4, 4, 4])) == 0.0 and gini(np.zeros(3, np.int64)) == 0.0
+    assert gini(np.array([0, 0, 0, 7])) == pytest.approx(3 / 4)
+    assert gini(np.array([3, 1])) == pytest.approx(1 / 4)
+
+
+@given(values=st.lists(st.integers(0, 50), min_size=1, max_size=20))
+@settings(deadline=None)
+def test_gini_equals_the_mean_difference_of_all_pairs(values):
+    total = sum(values)
+    differences = sum(abs(a - b) for a in values for b in values)
+    expected = differences / (2 * len(values) * total) if total else 0.0
+    assert gini(np.array(values)) == pytest.approx(expected)

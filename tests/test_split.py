@@ -1,0 +1,365 @@
+"""Where the split falls, exactly, and the holdout of each user, against a slow pandas oracle."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from diffsasrec.schema import id_hash
+from diffsasrec.sequences import finish, fold
+from diffsasrec.split import (
+    HOUR,
+    SKETCH_SIZE,
+    count_before,
+    estimate_users,
+    exact_quantile,
+    find_holdout,
+    histogram,
+    merge_histograms,
+    second_cut,
+    smallest_hashes,
+)
+from diffsasrec.vocab import build_vocab, count_items
+
+QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99]
+
+
+def hourly(times, num_chunks=1):
+    chunks = np.array_split(np.asarray(times, np.int64), num_chunks)
+    return merge_histograms([histogram(chunk, origin=0, width=HOUR) for chunk in chunks])
+
+
+def split_of(times, quantile, *, num_chunks=1, passes=None):
+    """The exact quantile of `times`, every pass over them in chunks; `passes` gets their widths."""
+    times = np.asarray(times, np.int64)
+
+    def refine(low, high, width):
+        if passes is not None:
+            passes.append(width)
+        inside = [
+            histogram(chunk[(chunk >= low) & (chunk < high)], origin=low, width=width)
+            for chunk in np.array_split(times, num_chunks)
+        ]
+        return merge_histograms(inside)
+
+    return exact_quantile(hourly(times, num_chunks), quantile, refine)
+
+
+def nearest(times, quantile):
+    return int(pd.Series(times, dtype="int64").quantile(quantile, interpolation="nearest"))
+
+
+def oracle(log, split_time, min_item_count):
+    """The holdout rows of a log (user_id, item_id, timestamp), by pandas."""
+    log = log.drop_duplicates()
+    log = log[log.groupby("item_id")["item_id"].transform("size") >= min_item_count]
+    ties = pd.util.hash_pandas_object(log[["user_id", "item_id"]], index=False)
+    log = log.assign(tie=ties).sort_values(["user_id", "timestamp", "tie"])
+    before, after = log[log.timestamp < split_time], log[log.timestamp >= split_time]
+    after = after[after.user_id.isin(before.user_id) & after.item_id.isin(before.item_id)]
+    first = after.drop_duplicates("user_id")
+    return list(first[["user_id", "item_id", "timestamp"]].itertuples(index=False, name=None))
+
+
+def holdout_of(log, split_time, min_item_count):
+    """The same by the library, from fold to finish."""
+    events = pa.table({name: pa.array(log[name].tolist()) for name in log})
+    folded, _ = fold(events, max_user_events=1000)
+    items = folded["item_ids"].combine_chunks().flatten()
+    times = folded["times"].combine_chunks().flatten().to_numpy()
+    counts = count_items(items, times, split_time=split_time)
+    vocab = build_vocab(counts, min_item_count=min_item_count, item_type=items.type, previous=None)
+    _, holdout, _ = finish(folded, vocab, split_time=split_time, user_type=pa.int64())
+    moments = holdout["timestamp"].cast(pa.int64()).to_pylist()
+    return list(
+        zip(holdout["user_id"].to_pylist(), holdout["item_id"].to_pylist(), moments, strict=True)
+    )
+
+
+# --- histograms ---
+
+
+def test_a_bin_knows_its_start_its_count_and_its_ends():
+    table = histogram(np.array([12, 25, 19, 20]), origin=0, width=10).sort_by("start")
+    assert table.to_pylist() == [
+        {"start": 10, "count": 2, "low": 12, "high": 19},
+        {"start": 20, "count": 2, "low": 20, "high": 25},
+    ]
+
+
+def test_bins_are_counted_from_their_origin():
+    table = histogram(np.array([12, 25]), origin=7, width=10).sort_by("start")
+    assert table["start"].to_pylist() == [7, 17]
+
+
+def test_a_block_without_times_adds_nothing():
+    empty = histogram(np.zeros(0, np.int64), origin=0, width=10)
+    some = histogram(np.array([3, 15]), origin=0, width=10)
+    assert merge_histograms([empty, some, empty]).equals(merge_histograms([some]))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=60), st.integers(1, 9))
+def test_histograms_of_blocks_merge_to_that_of_the_whole(times, num_chunks):
+    assert hourly(times, num_chunks).equals(hourly(times))
+
+
+# --- the split time ---
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=80),
+    st.sampled_from([1, 1_000, 1_000_000, HOUR // 7, HOUR, 30 * HOUR]),
+    st.sampled_from(QUANTILES),
+    st.integers(1, 7),
+)
+def test_the_split_time_is_the_nearest_quantile_for_any_chunking(ticks, unit, quantile, chunks):
+    times = [1_700_000_000_000_000 + tick * unit for tick in ticks]
+    assert split_of(times, quantile, num_chunks=chunks) == nearest(times, quantile)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.integers(0, 4 * HOUR), min_size=1, max_size=80),
+    st.sampled_from(QUANTILES),
+    st.integers(1, 7),
+)
+def test_the_split_time_is_exact_to_the_microsecond(times, quantile, chunks):
+    assert split_of(times, quantile, num_chunks=chunks) == nearest(times, quantile)
+
+
+def test_the_split_time_does_not_depend_on_the_order_of_rows():
+    times = np.random.default_rng(0).integers(0, 50 * HOUR, 1000)
+    assert split_of(np.sort(times), 0.95) == split_of(times[::-1], 0.95, num_chunks=13)
+
+
+@pytest.mark.parametrize(
+    ("times", "quantile", "expected"),
+    [
+        ([7], 0.95, 7),
+        ([7, 9], 0.95, 9),
+        ([7, 9], 0.05, 7),
+        ([7, 9], 0.5, 7),  # position 0.5 goes to the even 0
+        ([7, 9, 11, 13], 0.5, 11),  # position 1.5 goes to the even 2
+        ([7, 9, 11, 13, 15, 17], 0.5, 11),  # position 2.5 goes to the even 2
+        ([5, 5, 5, 8], 0.5, 5),
+    ],
+)
+def test_few_times_follow_the_nearest_rule_with_ties_to_even(times, quantile, expected):
+    assert split_of(times, quantile) == expected == nearest(times, quantile)
+
+
+def test_one_instant_needs_no_further_pass():
+    passes = []
+    assert split_of([123_456_789] * 10, 0.95, passes=passes) == 123_456_789
+    assert passes == []
+
+
+def test_hours_with_one_instant_each_need_no_further_pass():
+    passes = []
+    assert split_of([3 * HOUR, HOUR, 2 * HOUR], 0.5, passes=passes) == 2 * HOUR
+    assert passes == []
+
+
+def test_seconds_inside_one_hour_need_one_further_pass():
+    passes = []
+    times = [second * 1_000_000 for second in range(100)]
+    assert split_of(times, 0.25, passes=passes) == 25_000_000
+    assert len(passes) == 1
+
+
+def test_microseconds_need_two_further_passes_and_the_last_is_exact():
+    passes = []
+    times = range(5 * HOUR + 1, 5 * HOUR + 101)
+    assert split_of(times, 0.25, passes=passes, num_chunks=3) == 5 * HOUR + 26
+    assert len(passes) == 2
+    assert passes[-1] == 1
+
+
+# --- the second cut ---
+
+
+def test_the_second_cut_is_the_first_event_of_the_hour_of_its_quantile():
+    times = [hour * HOUR + offset for hour in range(10) for offset in (7, 9)]
+    assert second_cut(hourly(times), 9 * HOUR, 0.5) == 4 * HOUR + 7
+
+
+def test_the_second_cut_looks_at_nothing_after_the_split():
+    before = [hour * HOUR for hour in range(10)]
+    late = [hour * HOUR for hour in range(10, 50)]
+    assert second_cut(hourly(before + late), 10 * HOUR, 0.5) == 4 * HOUR
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 20 * HOUR), min_size=2, max_size=50), st.sampled_from(QUANTILES))
+def test_the_second_cut_is_the_time_of_an_event_before_the_split(times, quantile):
+    split_time = max(times)
+    assume(min(times) < split_time)
+    cut = second_cut(hourly(times), split_time, quantile)
+    assert cut in times
+    assert cut < split_time
+
+
+def test_with_nothing_before_the_split_both_cuts_are_one():
+    assert second_cut(hourly([5, 5, 5]), 5, 0.95) == 5
+
+
+# --- the number of users ---
+
+
+def sketch_of(user_ids, num_chunks):
+    """Users repeat in the chunks of a log."""
+    chunks = np.array_split(np.concatenate([user_ids, user_ids[::-1]]), num_chunks)
+    sketch = np.zeros(0, np.uint64)
+    for chunk in chunks:
+        sketch = np.union1d(sketch, smallest_hashes(pa.array(chunk)))[:SKETCH_SIZE]
+    return sketch
+
+
+@pytest.mark.parametrize("num_users", [1, 2, 1000, SKETCH_SIZE - 1])
+def test_few_users_are_counted_exactly(num_users):
+    assert estimate_users(sketch_of(np.arange(num_users), 7)) == num_users
+
+
+def test_no_users_are_none():
+    assert estimate_users(smallest_hashes(pa.array([], pa.string()))) == 0
+
+
+@pytest.mark.parametrize("num_users", [SKETCH_SIZE, 20_000, 100_000])
+def test_many_users_are_estimated_within_a_few_percent(num_users):
+    assert estimate_users(sketch_of(np.arange(num_users), 3)) == pytest.approx(num_users, rel=0.06)
+
+
+def test_the_estimate_does_not_depend_on_the_chunks():
+    users = np.arange(30_000)
+    whole = estimate_users(sketch_of(users, 1))
+    assert {estimate_users(sketch_of(users, chunks)) for chunks in (2, 7, 50)} == {whole}
+
+
+def test_a_sketch_holds_distinct_hashes_in_order():
+    sketch = smallest_hashes(pa.array(["b", "a", "b"]))
+    assert sketch.tolist() == sorted(id_hash(pa.array(["a", "b"])).tolist())
+
+
+# --- before and after ---
+
+
+def test_an_event_exactly_at_the_split_time_is_after_it():
+    times, offsets = np.array([9, 10, 11, 10]), np.array([0, 3, 4])
+    assert count_before(times, offsets, 10).tolist() == [1, 0]
+
+
+def test_users_without_events_have_none_before():
+    assert count_before(np.array([1, 2]), np.array([0, 0, 2, 2]), 10).tolist() == [0, 2, 0]
+    assert count_before(np.zeros(0, np.int64), np.array([0]), 10).tolist() == []
+
+
+def find(histories, *, known, split_time=10):
+    """`histories`: per user a list of (item, time); `known`: items that occur before the split."""
+    events = [event for history in histories for event in history]
+    items = np.array([item for item, _ in events], np.int32)
+    times = np.array([time for _, time in events], np.int64)
+    offsets = np.cumsum([0, *map(len, histories)])
+    is_known = np.isin(np.arange(10), known)
+    num_before, position, reasons = find_holdout(
+        items, times, offsets, split_time=split_time, known=is_known
+    )
+    return num_before.tolist(), position.tolist(), dict(reasons)
+
+
+def test_the_holdout_is_the_first_event_after_whose_item_is_known():
+    num_before, position, reasons = find([[(1, 5), (7, 10), (2, 11), (1, 12)]], known=[1, 2])
+    assert (num_before, position) == ([1], [2])
+    assert sum(reasons.values()) == 0
+
+
+def test_an_event_exactly_at_the_split_can_be_the_holdout():
+    assert find([[(1, 9), (1, 10)]], known=[1])[:2] == ([1], [1])
+
+
+def test_an_item_known_only_from_others_counts():
+    assert find([[(1, 5)], [(2, 5), (1, 15)]], known=[1, 2])[1] == [-1, 1]
+
+
+def test_users_without_a_holdout_are_counted_by_reason():
+    newcomer, inactive, explorer, held = (
+        [(1, 15)],
+        [(1, 5)],
+        [(1, 5), (8, 15)],
+        [(1, 5), (1, 15)],
+    )
+    histories = [newcomer, inactive, explorer, held, []]
+    num_before, position, reasons = find(histories, known=[1])
+    assert num_before == [0, 1, 1, 1, 0]
+    assert position == [-1, -1, -1, 1, -1]
+    assert reasons == {
+        "no_event_before_split": 2,
+        "no_event_after_split": 1,
+        "only_new_items_after_split": 1,
+    }
+
+
+def test_empty_histories_around_a_user_do_not_move_its_holdout():
+    history = [(1, 5), (1, 15)]
+    assert find([[], history, [], [], history, []], known=[1])[1] == [-1, 1, -1, -1, 1, -1]
+
+
+def test_no_users_have_no_holdouts():
+    assert find([], known=[]) == (
+        [],
+        [],
+        {
+            "no_event_before_split": 0,
+            "no_event_after_split": 0,
+            "only_new_items_after_split": 0,
+        },
+    )
+
+
+# --- the whole rule, against pandas ---
+
+EVENTS = st.tuples(st.integers(0, 5), st.sampled_from("abcdefgh"), st.integers(0, 7))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(EVENTS, min_size=1, max_size=70), st.sampled_from(QUANTILES), st.integers(1, 3))
+def test_split_and_holdout_equal_the_pandas_oracle(rows, quantile, min_item_count):
+    log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    split_time = split_of(log["timestamp"], quantile, num_chunks=4)
+    assert split_time == nearest(log["timestamp"], quantile)
+    expected = oracle(log, split_time, min_item_count)
+    assert holdout_of(log, split_time, min_item_count) == expected
+
+
+def test_the_oracle_agrees_on_a_larger_log_full_of_baskets():
+    rng = np.random.default_rng(1)
+    log = pd.DataFrame(
+        {
+            "user_id": rng.integers(0, 200, 4000),
+            "item_id": [f"sku-{n}" for n in rng.zipf(1.3, 4000) % 500],
+            "timestamp": 1_700_000_000_000_000 + rng.integers(0, 90, 4000) * 86_400_000_000,
+        }
+    )
+    split_time = split_of(log["timestamp"], 0.95, num_chunks=5)
+    expected = oracle(log, split_time, 2)
+    assert len(expected) > 50
+    assert holdout_of(log, split_time, 2) == expected
+
+
+def test_the_holdout_of_a_basket_is_not_its_first_item_by_name():
+    # baskets tie in time; over many users the hash favours no item
+    rows = [(user, item, 1) for user in range(100) for item in "abcd"]
+    rows += [(user, item, 2) for user in range(100) for item in "abcd"]
+    log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    chosen = [item for _, item, _ in holdout_of(log, 2, 1)]
+    assert len(chosen) == 100
+    assert all(10 <= chosen.count(item) <= 40 for item in "abcd")
+
+
+def test_all_events_at_one_instant_have_nothing_before_and_no_holdout():
+    log = pd.DataFrame([(1, "a", 5), (2, "a", 5)], columns=["user_id", "item_id", "timestamp"])
+    assert split_of(log["timestamp"], 0.95) == 5
+    assert holdout_of(log, 5, 1) == []

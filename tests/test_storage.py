@@ -1,0 +1,240 @@
+"""Storage does the same on a local directory and on a real S3 server; each fact is tried on both."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from diffsasrec.errors import InfrastructureError
+from diffsasrec.storage import Storage, sha256
+
+TABLE = pa.table({"user_id": [1, 2, 3], "items": [["a"], [], ["b", "c"]]})
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """An empty root of its own for every test."""
+    if request.param == "local":
+        return Storage.of(str(tmp_path / "lake"))
+    return Storage.of(f"{request.getfixturevalue('s3')}/{tmp_path.name}")
+
+
+def paths(storage: Storage, directory: str = "") -> list[str]:
+    return [info.path for info in storage.list(directory)]
+
+
+def test_bytes_come_back_as_they_were_written(storage: Storage):
+    storage.write_bytes("a/b.json", b"\x00{}\xff")
+    assert storage.read_bytes("a/b.json") == b"\x00{}\xff"
+
+
+def test_an_empty_file_is_a_file(storage: Storage):
+    storage.write_bytes("empty", b"")
+    assert storage.exists("empty")
+    assert storage.read_bytes("empty") == b""
+    assert [(info.path, info.size) for info in storage.list()] == [("empty", 0)]
+
+
+def test_a_second_write_replaces_the_first(storage: Storage):
+    storage.write_bytes("a", b"old and long")
+    storage.write_bytes("a", b"new")
+    assert storage.read_bytes("a") == b"new"
+
+
+def test_reading_what_is_not_there_is_a_file_not_found_error(storage: Storage):
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes("nothing")
+    with pytest.raises(FileNotFoundError):
+        storage.read_tables("nothing")
+    assert not storage.exists("nothing")
+
+
+def test_a_table_comes_back_and_its_entry_says_what_was_written(storage: Storage):
+    entry = storage.write_table("t/part-00000.parquet", TABLE)
+    data = storage.read_bytes("t/part-00000.parquet")
+    assert entry == {"path": "t/part-00000.parquet", "rows": 3, "sha256": sha256(data)}
+    assert storage.read_table("t/part-00000.parquet").equals(TABLE)
+    assert storage.read_table("t/part-00000.parquet", ["user_id"]).column_names == ["user_id"]
+
+
+def test_a_table_written_twice_gives_equal_bytes(storage: Storage):
+    first = storage.write_table("one.parquet", TABLE)
+    second = storage.write_table("two.parquet", TABLE)
+    assert first["sha256"] == second["sha256"]
+    assert storage.read_bytes("one.parquet") == storage.read_bytes("two.parquet")
+
+
+def test_tables_of_a_directory_are_read_in_the_order_of_their_names(storage: Storage):
+    for number in (2, 0, 1):
+        storage.write_table(f"t/part-{number:05d}.parquet", pa.table({"n": [number]}))
+    storage.write_bytes("t/_SUCCESS", b"{}")
+    assert storage.read_tables("t")["n"].to_pylist() == [0, 1, 2]
+
+
+def test_a_directory_named_like_a_partition_adds_no_column(storage: Storage):
+    storage.write_table("ds=2024-03-01/part-00000.parquet", TABLE)
+    names = storage.read_table("ds=2024-03-01/part-00000.parquet").column_names
+    assert names == ["user_id", "items"]
+
+
+def test_list_is_recursive_relative_and_sorted(storage: Storage):
+    for path in ("b/z", "b/a/deep", "a", "c"):
+        storage.write_bytes(path, b"12")
+    assert paths(storage) == ["a", "b/a/deep", "b/z", "c"]
+    assert paths(storage, "b") == ["b/a/deep", "b/z"]
+    assert paths(storage.sub("b")) == ["a/deep", "z"]
+    assert {info.size for info in storage.list()} == {2}
+
+
+def test_list_of_a_file_is_that_file_and_of_nothing_is_empty(storage: Storage):
+    storage.write_bytes("metrics.json", b"{}")
+    assert paths(storage, "metrics.json") == ["metrics.json"]
+    assert paths(storage, "nothing") == []
+
+
+def test_list_does_not_take_a_prefix_of_a_name_for_a_directory(storage: Storage):
+    storage.write_bytes("run/a", b"")
+    storage.write_bytes("run-2/b", b"")
+    assert paths(storage, "run") == ["run/a"]
+
+
+def test_temporary_files_are_invisible(storage: Storage):
+    storage.write_bytes("a/.tmp-123-part", b"half a file")
+    storage.write_bytes(".probe-123", b"1")
+    storage.write_bytes("a/part", b"whole")
+    assert paths(storage) == ["a/part"]
+
+
+def test_a_write_leaves_no_temporary_file_behind(tmp_path: Path):
+    storage = Storage.of(str(tmp_path))
+    storage.write_bytes("a", b"1")
+    assert storage.create("b", b"1")
+    assert not storage.create("b", b"2")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_reader_sees_the_old_or_the_new_file_and_nothing_else(storage: Storage):
+    versions = [bytes([number]) * 300_000 for number in range(8)]
+    storage.write_bytes("file", versions[0])
+    done = threading.Event()
+
+    def poll() -> set[bytes]:
+        seen = set()
+        while not done.is_set():
+            seen.add(storage.read_bytes("file"))
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(poll) for _ in range(2)]
+        for version in versions:
+            storage.write_bytes("file", version)
+            time.sleep(0.02)
+        done.set()
+    seen = set.union(*(reader.result() for reader in readers))
+    assert len(seen) > 1
+    assert seen <= set(versions)
+
+
+def test_create_refuses_what_is_there_and_changes_nothing(storage: Storage):
+    assert storage.create("chain/1.json", b"first")
+    assert not storage.create("chain/1.json", b"second")
+    assert storage.read_bytes("chain/1.json") == b"first"
+
+
+def test_of_16_racing_creators_exactly_one_wins_and_its_bytes_stay(storage: Storage):
+    start = threading.Barrier(16)
+
+    def create(number: int) -> bool:
+        start.wait()
+        return storage.create("chain/1.json", f"attempt {number}".encode())
+
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(create, range(16)))
+    assert won.count(True) == 1
+    assert storage.read_bytes("chain/1.json") == f"attempt {won.index(True)}".encode()
+
+
+def test_create_is_refused_by_what_was_written_and_allowed_after_a_delete(storage: Storage):
+    storage.write_bytes("a", b"1")
+    assert not storage.create("a", b"2")
+    storage.delete(["a"])
+    assert storage.create("a", b"3")
+
+
+def test_both_stores_have_create_only_and_the_probe_is_gone(storage: Storage):
+    assert storage.has_create_only()
+    assert paths(storage) == []
+
+
+def test_deleting_what_is_not_there_is_fine(storage: Storage):
+    storage.write_bytes("a", b"1")
+    storage.delete(["nothing", "a", "a", "no/thing"])
+    assert paths(storage) == []
+
+
+def test_a_copy_is_equal_and_replaces_its_target(storage: Storage):
+    storage.write_bytes("from/a", b"new")
+    storage.write_bytes("to/b", b"old and longer")
+    storage.copy("from/a", "to/b")
+    assert storage.read_bytes("to/b") == storage.read_bytes("from/a") == b"new"
+
+
+def test_the_version_of_a_file_changes_with_it_and_only_then(storage: Storage):
+    storage.write_bytes("a", b"one")
+    storage.write_bytes("b", b"one")
+    first, again = storage.list(), storage.list()
+    assert first == again
+    time.sleep(0.02)  # a file system's clock ticks every few milliseconds
+    storage.write_bytes("a", b"two")  # of equal length
+    changed = {info.path: info.version for info in storage.list()}
+    assert changed["a"] != first[0].version
+    assert changed["b"] == first[1].version
+
+
+def test_modified_is_the_time_of_the_write_in_seconds(storage: Storage):
+    storage.write_bytes("a", b"1")
+    (info,) = storage.list()
+    assert abs(info.modified - time.time()) < 60
+
+
+def test_a_place_that_can_be_written_to_is_checked_without_a_trace(storage: Storage):
+    storage.check_writable()
+    assert paths(storage) == []
+
+
+def test_a_place_below_a_file_is_not_writable_and_the_message_names_it(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    root = str(tmp_path / "file" / "lake")
+    with pytest.raises(InfrastructureError, match=root):
+        Storage.of(root).check_writable()
+
+
+def test_a_missing_bucket_with_wrong_credentials_is_not_writable(s3: str):
+    # a process of its own: a client keeps the credentials that it was made with
+    code = (
+        "from diffsasrec.errors import InfrastructureError\n"
+        "from diffsasrec.storage import Storage\n"
+        "try:\n"
+        "    Storage.of('s3://missing/lake').check_writable()\n"
+        "except InfrastructureError as error:\n"
+        "    print(error)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "AWS_SECRET_ACCESS_KEY": "wrong"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.stdout.startswith("the lake s3://missing/lake can't be written to"), run.stderr
+
+
+def test_a_relative_root_is_made_absolute_and_s3_is_left_alone():
+    assert Storage.of("lake").root == os.path.abspath("lake")
+    assert Storage.of("s3://bucket/prefix").root == "s3://bucket/prefix"
