@@ -100,12 +100,12 @@ class ModelConfig(Section):
 class ObjectiveConfig(Section):
     """Shares of the training loss of a diffusion model; they need not add up to 1."""
 
-    next_item: Annotated[float, Field(ge=0)] = Field(0.5, description="share of the next-item loss")
+    next_item: Annotated[float, Field(ge=0)] = Field(0.8, description="share of the next-item loss")
     random_mask: Annotated[float, Field(ge=0)] = Field(
-        0.25, description="share of the forward process: each token masked with probability t"
+        0.1, description="share of the forward process: each token masked with probability t"
     )
     suffix_mask: Annotated[float, Field(ge=0)] = Field(
-        0.25, description="share of the masked suffix: the last k tokens masked, the rest clean"
+        0.2, description="share of the masked suffix: the last k tokens masked, the rest clean"
     )
 
     @model_validator(mode="after")
@@ -123,7 +123,7 @@ class FinetuneObjectiveConfig(ObjectiveConfig):
         0.0, description="share of the forward process: each token masked with probability t"
     )
     suffix_mask: Annotated[float, Field(ge=0)] = Field(
-        0.5, description="share of the masked suffix: the next k tokens masked"
+        0.2, description="share of the masked suffix: the next k tokens masked"
     )
 
 

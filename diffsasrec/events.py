@@ -104,13 +104,37 @@ def _read_ids(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, npt.NDAr
     source = canonical_type(column.type)
     assert source is not None, column.type
     column = column.cast(source)
+    no_text = np.zeros(len(column), dtype=bool)
+    if source == pa.string():
+        column, no_text = _drop_invalid_text(column)
     if source == pa.string() and pa.types.is_integer(target):
         return _parse_integers(column)
     if source == pa.uint64() and target == pa.int64():
-        too_large = np.asarray(pc.greater(column, MAX_TIME).fill_null(False))
+        too_large = np.asarray(
+            pc.greater(column, pa.scalar(MAX_TIME, pa.uint64())).fill_null(False)
+        )
         fitting = pc.if_else(pa.array(too_large), pa.scalar(None, column.type), column)
         return fitting.cast(target), too_large
-    return column.cast(target), np.zeros(len(column), dtype=bool)
+    return column.cast(target), no_text
+
+
+def _drop_invalid_text(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    try:
+        column.validate(full=True)
+        return column, np.zeros(len(column), dtype=bool)
+    except pa.ArrowInvalid:
+        texts = column.cast(pa.binary()).to_pylist()
+    valid = np.array([t is None or _is_text(t) for t in texts])
+    kept = pc.if_else(pa.array(valid), column, pa.scalar(None, pa.string()))
+    return kept, ~valid
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+        return True
+    except UnicodeDecodeError:
+        return False
 
 
 def _parse_integers(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
@@ -120,7 +144,10 @@ def _parse_integers(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     long = pc.and_(
         pc.match_substring_regex(column, r"^[0-9]{19}$"), pc.less_equal(column, str(MAX_TIME))
     )
-    is_number = pc.or_(short, long).fill_null(False)
+    lowest = pc.and_(
+        pc.match_substring_regex(column, r"^-[0-9]{19}$"), pc.less_equal(column, str(-MAX_TIME - 1))
+    )
+    is_number = pc.or_(pc.or_(short, long), lowest).fill_null(False)
     digits = pc.replace_substring_regex(column, r"^\+", "")
     parsed = pc.if_else(is_number, digits, pa.scalar(None, pa.string())).cast(pa.int64())
     return parsed, np.asarray(pc.and_(pc.invert(is_number), column.is_valid()))
@@ -145,7 +172,8 @@ def _read_times(
     values = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
     if unit == "ns":
         return values // 1000, wrong, np.zeros(len(values), dtype=bool)
-    out_of_range = np.abs(values // 2) > MAX_TIME // (2 * PER_UNIT[unit])
+    limit = MAX_TIME // PER_UNIT[unit]
+    out_of_range = (values > limit) | (values < -limit)
     return np.where(out_of_range, 0, values) * PER_UNIT[unit], wrong, out_of_range
 
 
@@ -155,6 +183,8 @@ def _parse_iso(
     # pandas reads the words now and today as the present; a log that says so means nothing by it
     is_date = pc.match_substring_regex(column, r"^\s*[0-9]{4}").fill_null(False)
     dates = pc.if_else(is_date, column, pa.scalar(None, pa.string()))
+    # finer digits would make pandas read the whole column in ns, where far dates do not fit
+    dates = pc.replace_substring_regex(dates, r"(\.[0-9]{6})[0-9]+", r"\1")
     parsed = pd.to_datetime(dates.to_pandas(), format="ISO8601", utc=True, errors="coerce")
     wrong = np.asarray(parsed.isna()) & np.asarray(column.is_valid())
     times = parsed.dt.as_unit("us").astype("int64").to_numpy()

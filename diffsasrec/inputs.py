@@ -10,6 +10,8 @@ import importlib.util
 import io
 import json
 import os
+import re
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from diffsasrec.storage import open_filesystem
 
 ROWS_PER_CHUNK = 256 * 1024
 TEXT_CHUNK_BYTES = 8 * 2**20
+BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException)  # what a damaged file raises
 RAW = ("user_id", "item_id", "timestamp")  # the raw columns, under our names
 
 
@@ -79,7 +82,7 @@ def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
     except OSError as error:
         raise InputDataError(f"events.path={events.path} can't be listed: {error}") from error
     scheme = "s3://" if url.startswith("s3://") else ""
-    base = path.partition("*")[0]
+    base = re.split(r"[*?\[]", path, maxsplit=1)[0]
     files = []
     for name, stat in sorted(found.items()):
         if stat["type"] == "file" and not _is_hidden(name.removeprefix(base)):
@@ -100,7 +103,10 @@ def _resolve_package(path: str) -> str:
     if not path.startswith("pkg://"):
         return path
     package, _, inside = path.removeprefix("pkg://").partition("/")
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # the parent of a dotted name is missing; no name at all
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(f"events.path={path}: package {package} is not installed; pip install it")
     return str(Path(spec.submodule_search_locations[0]) / inside)
@@ -151,7 +157,10 @@ def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
         id_types.get(events.id_type, stored_type(fields.field(name).type))
         for name in ("user_id", "item_id")
     )
-    return Log([fragment for fragments, _ in heads for fragment in fragments], user_type, item_type)
+    fragments = [fragment for fragments, _ in heads for fragment in fragments]
+    if not fragments:
+        raise InputDataError(f"events.path={events.path}: the {len(files)} files hold no row")
+    return Log(fragments, user_type, item_type)
 
 
 def _columns(events: EventsConfig) -> list[str]:
@@ -167,7 +176,7 @@ def _inspect(path: str, events: EventsConfig) -> tuple[list[Fragment], pa.Schema
         if events.format == "parquet":
             return _inspect_parquet(path, events)
         names = _text_columns(path, events)
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except (*BROKEN, ValueError) as error:
         raise _unreadable(path, events, error) from error
     _require_columns(path, names, events)
     return [Fragment(path, None)], pa.schema([(name, pa.string()) for name in RAW])
@@ -255,7 +264,7 @@ def read_fragment(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk
     readers = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_jsonl}
     try:
         yield from readers[events.format](fragment, events)
-    except (OSError, pa.ArrowException) as error:
+    except BROKEN as error:
         raise _unreadable(fragment.path, events, error) from error
 
 
@@ -275,7 +284,7 @@ def _read_csv(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
     malformed: list[str] = []
 
     def collect(row: Any) -> str:
-        malformed.append(row.text)
+        malformed.extend(row.text.splitlines())  # an unclosed quote swallows the lines behind it
         return "skip"
 
     columns = _columns(events)
@@ -318,6 +327,7 @@ def _parse_json(text: bytes, events: EventsConfig) -> RawChunk:
         table = pa.json.read_json(
             io.BytesIO(text),
             read_options=pa.json.ReadOptions(use_threads=False, block_size=2 * TEXT_CHUNK_BYTES),
+            parse_options=pa.json.ParseOptions(explicit_schema=_json_types(events)),
         )
         as_strings = [_as_strings(table[column]) for column in columns]
         if all(column is not None for column in as_strings):
@@ -336,16 +346,25 @@ def _parse_json(text: bytes, events: EventsConfig) -> RawChunk:
     return RawChunk(pa.table(arrays, names=list(RAW)), malformed)
 
 
+def _json_types(events: EventsConfig) -> pa.Schema | None:
+    # left to itself Arrow reads ISO strings as timestamps
+    return pa.schema([(events.time_column, pa.string())]) if events.time_unit is None else None
+
+
 def _as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """Integers and strings as strings; None for what the line parser has to look at."""
     if canonical_type(column.type) is None:
         return None
-    return column.cast(pa.string())
+    column = column.cast(pa.string())
+    column.validate(full=True)  # Arrow's parser lets through what is no UTF-8
+    return column
 
 
 def _parse_line(line: bytes) -> Any:
     try:
-        return json.loads(line)
+        row = json.loads(line)
+        json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return row
     except ValueError:
         return None
 

@@ -108,7 +108,8 @@ def finish(
 ) -> tuple[pa.Table, pa.Table, Counter[str]]:
     """Folded rows -> sequences and holdout rows: rare items out, indices in, the split marked."""
     indices = index_items(list_values(folded["item_ids"]), vocab)
-    keep = indices >= 0
+    # an earlier vocabulary keeps rows of items that are too rare now, with a count of 0
+    keep = (indices >= 0) & np.r_[vocab["count"].to_numpy() > 0, False][indices]
     old = list_offsets(folded["item_ids"])
     offsets = np.r_[0, np.cumsum(keep)][old]
     items, times = indices[keep], list_values(folded["times"]).to_numpy()[keep]

@@ -74,6 +74,8 @@ def second_cut(hours: pa.Table, split_time: int, quantile: float) -> int:
     minutes between the two.
     """
     before = hours.filter(pc.less(hours["low"], split_time))
+    if before.num_rows == 0:
+        return split_time
     ends = np.cumsum(before["count"].to_numpy())
     row = int(np.searchsorted(ends, round((ends[-1] - 1) * quantile), side="right"))
     return int(before["low"][row].as_py())
