@@ -66,7 +66,6 @@ class RunDir:
         if begun and begun["identity"] != self.identity:
             for output in OUTPUTS[stage]:
                 self.storage.delete([info.path for info in self.storage.list(output)])
-                self.storage.delete([output] if self.storage.exists(output) else [])
             self.storage.delete([f"_stages/{stage}.json"])
         if not begun or begun["identity"] != self.identity:
             self._write(f"_stages/{stage}.begun.json", {"identity": self.identity})
