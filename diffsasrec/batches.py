@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.config import ModelConfig, ObjectiveConfig
-from diffsasrec.diffusion import forward_process, stratified_levels
+from diffsasrec.diffusion import MASK, forward_process, stratified_levels
 
 Ints = npt.NDArray[np.int64]
 DRAWN = -1  # the boundary of an example whose boundary is drawn anew in every epoch
@@ -173,92 +173,120 @@ def make_batch(
 ) -> Batch:
     """Draws boundaries and masks for the global batch and builds the rows rank, rank + world, ...
 
-    Which loss: a diffusion model takes the next-item loss at every history position where the
-    history is causal (prefix); where it is not, or in fine-tuning, a share of the examples has a
-    single masked slot instead. A rank without a row gets one that counts nothing.
+    A rank without a row gets one that counts nothing.
     """
-    num = len(examples)
-    drawn = torch.rand((3, num), generator=generator).numpy()
-    is_drawn = examples.boundary == DRAWN
-    shares = _pattern_shares(model, objective, dense=_is_dense(model, is_drawn))
-    pattern = np.searchsorted(np.cumsum(shares)[:-1] / sum(shares), drawn[0], side="right")
-    longest = np.where(
-        is_drawn,
-        np.minimum(examples.end - examples.start - 1, model.num_slots),
-        examples.end - np.where(is_drawn, 0, examples.boundary),
+    plan = _draw_plan(examples, model, objective, generator)
+    rows = np.arange(rank, len(examples), world_size)
+    counts = len(rows) > 0
+    rows = rows if counts else np.zeros(1, np.int64)
+    width = plan.width_L
+    place_T = np.arange(plan.exists_BT.shape[1])
+    first_event_B1 = (plan.boundary - plan.lengths)[rows, None]
+    source_BT = np.where(
+        place_T < width,
+        first_event_B1 + place_T,
+        plan.boundary[rows, None] + place_T - width,
     )
-    wanted = 1 + (drawn[1] * longest).astype(np.int64)
-    wanted = np.where(pattern == _RANDOM, longest, wanted)
-    num_slots = np.where(pattern == _NEXT, 1, wanted)
-    boundary = np.where(is_drawn, examples.end - num_slots, examples.boundary)
-    lengths = boundary - np.maximum(examples.start, boundary - model.max_seq_len)
-    levels_B = stratified_levels(num, generator)
-
-    width_L, width_S = max(int(lengths.max(initial=1)), 1), max(int(num_slots.max(initial=1)), 1)
-    place_T = np.arange(width_L + width_S)
-    in_history = place_T < lengths[:, None]
-    in_slots = (place_T >= width_L) & (place_T < width_L + num_slots[:, None])
-    maskable = in_slots | (in_history & _masks_history(model, pattern)[:, None])
-    is_masked_BT, p_mask_BT = forward_process(torch.from_numpy(maskable), levels_B, generator)
-    whole_BT = torch.from_numpy(in_slots & (pattern != _RANDOM)[:, None])
-    is_masked_BT = is_masked_BT & ~whole_BT | whole_BT
-    p_mask_BT = torch.where(whole_BT, 1.0, p_mask_BT)
-    if model.kind == "sasrec":
-        maskable = np.zeros_like(maskable)
-        is_masked_BT = torch.zeros_like(is_masked_BT)
-    scored = in_history[:, :width_L]
-    if not is_drawn.all():
-        scored = scored & (place_T[:width_L] == lengths[:, None] - 1)
-    if not _is_dense(model, is_drawn):
-        scored = np.zeros_like(scored)
-
-    rows = np.arange(rank, num, world_size)
-    counts_nothing = len(rows) == 0
-    rows = rows if len(rows) else np.zeros(1, np.int64)
-    source = np.where(
-        place_T < width_L,
-        (boundary - lengths)[:, None] + place_T,
-        boundary[:, None] + place_T - width_L,
-    )[rows]
-    exists = (in_history | in_slots)[rows]
-    targets_BT = torch.from_numpy(
-        np.where(exists, items[np.where(exists, source, 0)], 0).astype(np.int64)
-    )
-    masked_BT = is_masked_BT[rows]
-    scored_BL = torch.from_numpy(scored[rows])
-    inputs_BT = targets_BT.masked_fill(masked_BT, -1)
-    following = source[:, :width_L] + 1
-    next_BL = np.where(scored[rows], items[np.where(scored[rows], following, 0)], 0)
+    masked_BT, scored_BL = plan.masked_BT[rows], plan.scored_BL[rows]
+    targets_BT = torch.from_numpy(_take(items, source_BT, plan.exists_BT[rows]))
+    inputs_BT = targets_BT.masked_fill(masked_BT, MASK)
     return Batch(
-        history_BL=inputs_BT[:, :width_L],
-        lengths_B=torch.from_numpy(lengths[rows]),
-        slots_BS=inputs_BT[:, width_L:],
-        num_slots_B=torch.from_numpy(num_slots[rows]),
+        history_BL=inputs_BT[:, :width],
+        lengths_B=torch.from_numpy(plan.lengths[rows]),
+        slots_BS=inputs_BT[:, width:],
+        num_slots_B=torch.from_numpy(plan.num_slots[rows]),
         targets_BT=targets_BT,
-        next_BL=torch.from_numpy(next_BL.astype(np.int64)),
-        scored_BL=scored_BL & (not counts_nothing),
-        masked_BT=masked_BT & (not counts_nothing),
-        p_mask_BT=p_mask_BT[rows],
-        num_scored=int(scored.sum()),
-        num_maskable=int(maskable.sum()),
+        next_BL=torch.from_numpy(_take(items, source_BT[:, :width] + 1, scored_BL)),
+        scored_BL=torch.from_numpy(scored_BL & counts),
+        masked_BT=masked_BT & counts,
+        p_mask_BT=plan.p_mask_BT[rows],
+        num_scored=int(plan.scored_BL.sum()),
+        num_maskable=plan.num_maskable,
     )
+
+
+def _take(
+    items: npt.NDArray[np.int32], source: Ints, exists: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """items[source], 0 where nothing exists."""
+    return np.where(exists, items[np.where(exists, source, 0)], 0).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was drawn for a global batch: where its rows lie and what is masked in them."""
+
+    boundary: Ints
+    lengths: Ints  # of the history before it
+    num_slots: Ints  # behind it
+    width_L: int
+    exists_BT: npt.NDArray[np.bool_]
+    scored_BL: npt.NDArray[np.bool_]
+    masked_BT: Tensor
+    p_mask_BT: Tensor
+    num_maskable: int
 
 
 _NEXT, _RANDOM, _SUFFIX = 0, 1, 2  # mask patterns: one slot, the forward process, all slots
 
 
-def _is_dense(model: ModelConfig, is_drawn: npt.NDArray[np.bool_]) -> bool:
-    """Whether the next-item loss is taken on history states, beside the denoising loss."""
-    return model.kind == "sasrec" or (model.attention == "prefix" and bool(is_drawn.all()))
+def _draw_plan(
+    examples: Examples,
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    generator: torch.Generator,
+) -> _Plan:
+    """Which loss: a diffusion model takes the next-item loss at every history position where the
+    history is causal (prefix); where it is not, or in fine-tuning, a share of the examples has a
+    single masked slot instead. The forward process reaches into a history only if that is not
+    causal.
+    """
+    num = len(examples)
+    pretraining = bool((examples.boundary == DRAWN).all())
+    is_sasrec = model.kind == "sasrec"
+    is_dense = is_sasrec or (model.attention == "prefix" and pretraining)
+    draws = torch.rand((2, num), generator=generator).numpy()
+    shares = np.cumsum(_pattern_shares(model, objective, is_dense=is_dense))
+    pattern = np.searchsorted(shares[:-1] / shares[-1], draws[0], side="right")
+    if pretraining:
+        longest = np.minimum(examples.end - examples.start - 1, model.num_slots)
+    else:
+        longest = examples.end - examples.boundary
+    num_slots = np.where(pattern == _RANDOM, longest, 1 + (draws[1] * longest).astype(np.int64))
+    num_slots = np.where(pattern == _NEXT, 1, num_slots)
+    boundary = examples.end - num_slots if pretraining else examples.boundary
+    lengths = np.minimum(boundary - examples.start, model.max_seq_len)
+
+    width = max(int(lengths.max(initial=1)), 1)
+    place_T = np.arange(width + int(num_slots.max(initial=1)))
+    in_history = place_T < lengths[:, None]
+    in_slots = (place_T >= width) & (place_T < width + num_slots[:, None])
+    is_random = (pattern == _RANDOM)[:, None]
+    maskable = in_slots | (in_history & is_random & (model.attention == "bidirectional"))
+    maskable = maskable & (not is_sasrec)
+    levels_B = stratified_levels(num, generator)
+    masked_BT, p_mask_BT = forward_process(torch.from_numpy(maskable), levels_B, generator)
+    whole_BT = torch.from_numpy(maskable & ~is_random)
+    scored = in_history[:, :width] & is_dense
+    if not pretraining:
+        scored = scored & (place_T[:width] == lengths[:, None] - 1)
+    return _Plan(
+        boundary=boundary,
+        lengths=lengths,
+        num_slots=num_slots,
+        width_L=width,
+        exists_BT=in_history | in_slots,
+        scored_BL=scored,
+        masked_BT=masked_BT | whole_BT,
+        p_mask_BT=torch.where(whole_BT, 1.0, p_mask_BT),
+        num_maskable=int(maskable.sum()),
+    )
 
 
-def _pattern_shares(model: ModelConfig, objective: ObjectiveConfig, *, dense: bool) -> list[float]:
+def _pattern_shares(
+    model: ModelConfig, objective: ObjectiveConfig, *, is_dense: bool
+) -> list[float]:
     if model.kind == "sasrec":
         return [1.0, 0.0, 0.0]
-    next_item = 0.0 if dense else objective.next_item
+    next_item = 0.0 if is_dense else objective.next_item
     return [next_item, objective.random_mask, objective.suffix_mask]
-
-
-def _masks_history(model: ModelConfig, pattern: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Where the forward process reaches into the history: only where it is not causal."""
-    return (pattern == _RANDOM) & (model.attention == "bidirectional")

@@ -15,15 +15,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported. A Ray of our own asks for a token, as clusters should;
-# inside a cluster (RAY_ADDRESS is set there) its own setting holds.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process: keeps the log readable
-if "RAY_ADDRESS" not in os.environ:
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-
 import ray
 import ray.data
 import yaml
@@ -93,7 +84,6 @@ def _parse(stages: tuple[str, ...]) -> argparse.Namespace:
     parser.set_defaults(stages=stages)
     if stages == STAGES:
         parser.add_argument("--stages", type=_stage_names, help="only these, as in: score,publish")
-        parser.set_defaults(stages=stages)
     return parser.parse_args()
 
 
@@ -123,6 +113,7 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
         if (path := getattr(config.score, key)) is not None:
             read_items(path, f"score.{key}")
     if arguments.dry_run:
+        summary["status"] = "checked"
         return _dry_run(config, run, inputs, arguments.stages)
     if "publish" in arguments.stages:
         check_create_only(run.lake, single_writer=config.publish.single_writer)
