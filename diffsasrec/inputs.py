@@ -113,7 +113,8 @@ def _resolve_package(path: str) -> str:
 
 
 def _is_hidden(path: str) -> bool:
-    return any(part.startswith(("_", ".")) for part in path.split("/"))
+    # a path that ends in a slash is an empty object that stands for a directory on S3
+    return path.endswith("/") or any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
 def _partition(path: str, column: str) -> date:

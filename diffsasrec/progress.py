@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -11,6 +12,22 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Board:
+    """Where a training worker writes how far it is, for the driver to print: an actor.
+
+    It lives in this file because an actor imports the file of its class, and torch takes seconds.
+    """
+
+    def __init__(self) -> None:
+        self._entry: tuple[Any, ...] | None = None
+
+    def write(self, *entry: Any) -> None:
+        self._entry = entry
+
+    def read(self) -> tuple[Any, ...] | None:
+        return self._entry
 
 
 class Progress:

@@ -145,7 +145,7 @@ class Storage:
         except FileNotFoundError:
             return []
         infos = (_file_info(name, stat, base) for name, stat in found.items())
-        return sorted((i for i in infos if not _is_temporary(i.path)), key=lambda info: info.path)
+        return sorted((i for i in infos if not _is_hidden(i.path)), key=lambda info: info.path)
 
     def delete(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -175,15 +175,16 @@ class Storage:
             self.delete([probe])
 
 
-def _is_temporary(path: str) -> bool:
+def _is_hidden(path: str) -> bool:
+    # no name: an empty object that stands for a directory; pyarrow leaves them on S3
     name = path.rpartition("/")[2]
-    return name.startswith((".tmp-", ".probe-"))
+    return name.startswith((".tmp-", ".probe-")) or not name
 
 
 def _write_temporary(path: str, data: bytes) -> str:
-    directory, name = os.path.split(path)
+    directory = os.path.dirname(path)
     os.makedirs(directory, exist_ok=True)
-    temporary = os.path.join(directory, f".tmp-{uuid.uuid4().hex}-{name}")
+    temporary = os.path.join(directory, f".tmp-{uuid.uuid4().hex}")
     with open(temporary, "xb") as file:
         file.write(data)
         file.flush()

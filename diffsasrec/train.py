@@ -14,23 +14,9 @@ from diffsasrec.config import TrainConfig
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.fit import train_phases
 from diffsasrec.phases import Job, Phase
-from diffsasrec.progress import Progress
+from diffsasrec.progress import Board, Progress
 
 log = logging.getLogger(__name__)
-
-
-@ray.remote(num_cpus=0)
-class Board:
-    """Where rank 0 writes how far it is, for the driver to print: worker output stays quiet."""
-
-    def __init__(self) -> None:
-        self.entry: tuple[Any, ...] | None = None
-
-    def write(self, *entry: Any) -> None:
-        self.entry = entry
-
-    def read(self) -> tuple[Any, ...] | None:
-        return self.entry
 
 
 def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
@@ -41,7 +27,7 @@ def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
         InfrastructureError: the workers died more often than train.max_failures.
     """
     check_cluster(job.train)
-    board = Board.remote()  # type: ignore[attr-defined]  # ray.remote adds it
+    board = ray.remote(num_cpus=0)(Board).remote()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"job": job, "phases": tuple(phases), "board": board},

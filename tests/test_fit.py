@@ -190,7 +190,19 @@ def test_events_at_or_after_the_cut_are_not_trained_on(tmp_path):
     for name in ("whole", "cut"):
         train(make_job(tmp_path / name, MODELS["prefix"]), PRETRAIN, FINETUNE)
     for output in ("checkpoint_pretrained", "checkpoint"):
-        assert weights(tmp_path / "whole", output) == weights(tmp_path / "cut", output)
+        for file in ("model.safetensors", "vocab.parquet"):
+            whole, cut = (tmp_path / name / output / file for name in ("whole", "cut"))
+            assert whole.read_bytes() == cut.read_bytes()
+
+
+def test_every_step_has_masks_of_its_own(tmp_path):
+    write_run(tmp_path)
+    still = PRETRAIN.settings.model_copy(update={"epochs": 5, "learning_rate": 1e-12})
+    job = replace(make_job(tmp_path, MODELS["prefix"]), min_user_events=14)  # of one user
+    train(job, replace(PRETRAIN, settings=still))
+    assert result(tmp_path, "pretrain")["examples"] == 1
+    losses = [round(epoch["loss"], 4) for epoch in result(tmp_path, "pretrain")["history"]]
+    assert len(set(losses)) > 1
 
 
 def test_a_done_phase_is_not_trained_again(tmp_path):
@@ -309,6 +321,17 @@ def test_early_stopping_keeps_the_best_weights_and_their_epoch(tmp_path):
     assert selected["epochs"] == values.index(max(values)) + 1  # of equal ones the first
     assert len(values) == selected["epochs"] + 3 < 40  # three epochs without a better one
     assert values[0] < max(values) == pytest.approx(validation_ndcg(tmp_path))
+
+
+def test_validation_changes_nothing_about_the_training(tmp_path):
+    states = []
+    for name, validate_before in (("with", END), ("without", None)):
+        write_run(tmp_path / name)
+        job = make_job(tmp_path / name, with_dropout(MODELS["prefix"]))
+        train(job, replace(SELECT, validate_before=validate_before))
+        states.append(load_file(next((tmp_path / name).rglob("step-000000012.safetensors"))))
+    for name, tensor in states[1].items():
+        assert torch.equal(tensor, states[0][name]), name
 
 
 def test_a_later_phase_trains_for_the_selected_number_of_epochs(tmp_path):

@@ -143,6 +143,7 @@ def test_a_row_with_neither_history_nor_slot_harms_no_other(config):
     encoded = model.encode(torch.tensor([[0, 0], [1, 2]]), torch.tensor([0, 2]))
     with torch.no_grad():
         _, slots = model.denoise(encoded, torch.tensor([[-1], [-1]]), torch.tensor([0, 1]))
+    assert torch.isfinite(slots).all()
     assert close(slots[1], states_of(model, [1, 2], torch.tensor([[-1]]))[1])
 
 

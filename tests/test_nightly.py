@@ -1,6 +1,7 @@
 """Whole nights on a toy log, as processes on a real Ray."""
 
 import json
+import time
 from pathlib import Path
 
 import duckdb
@@ -142,9 +143,12 @@ def test_a_killed_training_worker_changes_nothing(published, nights, tmp_path: P
     config, calm_lake, _ = published
     config = {**config, "lake": str(tmp_path / "lake")}
     night = nights.start(config, "--run-id", "calm", "--stages", "prepare,pretrain")
-    night.wait_for("pretrain: step")
-    worker = next(p for p in psutil.process_iter() if "RayTrainWorker" in " ".join(p.cmdline()))
-    worker.kill()
+    night.wait_for("pretrain: started")
+    while not list((run_dir(tmp_path / "lake", "calm") / "state/pretrain").glob("*/step-*")):
+        assert night.process.poll() is None
+        time.sleep(0.005)  # the first saved step: now a worker dies in the middle
+    named = psutil.process_iter(["cmdline"])
+    next(p for p in named if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])).kill()
     code, _, log = night.finish()
     assert code == 0, log
     weights = "checkpoint_pretrained/*.safetensors"
