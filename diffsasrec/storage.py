@@ -12,7 +12,6 @@ import os
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -144,7 +143,8 @@ class Storage:
             found = self._fs().find(self._full(directory), detail=True)
         except FileNotFoundError:
             return []
-        infos = (_file_info(name, stat, base) for name, stat in found.items())
+        files = {name: stat for name, stat in found.items() if stat["type"] == "file"}
+        infos = (_file_info(name, stat, base) for name, stat in files.items())
         return sorted((i for i in infos if not _is_hidden(i.path)), key=lambda info: info.path)
 
     def delete(self, paths: Iterable[str]) -> None:
@@ -213,6 +213,5 @@ def _file_info(name: str, stat: dict[str, Any], base: str) -> FileInfo:
     if "ETag" in stat:
         version, modified = stat["ETag"].strip('"'), stat["LastModified"].timestamp()
     else:
-        version = str(Path(name).stat().st_mtime_ns) if "mtime" not in stat else str(stat["mtime"])
-        modified = float(stat.get("mtime", 0))
+        version, modified = str(stat["mtime"]), float(stat["mtime"])
     return FileInfo(name.removeprefix(base).lstrip("/"), int(stat["size"]), version, modified)

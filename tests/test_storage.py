@@ -1,4 +1,4 @@
-"""Storage does the same on a local directory and on a real S3 server; each fact is tried on both."""
+"""Storage does the same on a local directory and on a real S3 server: facts are tried on both."""
 
 import os
 import subprocess
