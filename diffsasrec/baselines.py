@@ -121,6 +121,7 @@ def _history_matrix(items: Items, offsets: Offsets, num_items: int) -> scipy.spa
     """How often each user had each item, [B, V]."""
     ones = np.ones(len(items), np.float32)
     shape = (len(offsets) - 1, num_items)
-    matrix = scipy.sparse.csr_matrix((ones, items, offsets), shape=shape)
+    # a copy: sum_duplicates sorts in place, and the histories are the caller's
+    matrix = scipy.sparse.csr_matrix((ones, items, offsets), shape=shape, copy=True)
     matrix.sum_duplicates()
     return matrix

@@ -20,7 +20,7 @@ LOGITS_PER_CHUNK = 2**23
 
 
 def stratified_levels(num: int, generator: torch.Generator) -> Tensor:
-    """t in (0, 1] for each sequence of a batch, [num]: one per stratum, in random order.
+    """t in [0, 1) for each sequence of a batch, [num]: one per stratum, in random order.
 
     The mean over a batch then varies far less than with independent draws.
     """
