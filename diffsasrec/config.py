@@ -175,7 +175,7 @@ class EvaluateConfig(Section):
 
 
 class GateConfig(Section):
-    floors: dict[str, float] = Field(
+    floors: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
         {}, description="smallest allowed value per metric, as in NDCG@10: 0.02"
     )
     max_relative_drop: Fraction | None = Field(

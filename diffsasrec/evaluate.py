@@ -141,6 +141,8 @@ def gate_failures(
 
     `previous` are the metrics of the newest published date before this one, None without one.
     """
+    if model["n"] == 0 and (floors or max_relative_drop is not None):
+        return ["no user has a holdout item, so that nothing was measured"]
     failures = [
         f"{name} is {model[name]:.4f}, below its floor of {floor} (gate.floors)"
         for name, floor in floors.items()

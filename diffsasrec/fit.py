@@ -34,7 +34,14 @@ from diffsasrec.evaluate import validation_ranks
 from diffsasrec.metrics import count_ranks, rank_metrics
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective, batch_loss
-from diffsasrec.phases import Buckets, Job, Phase, bucket_examples, result_path
+from diffsasrec.phases import (
+    Buckets,
+    Job,
+    Phase,
+    bucket_examples,
+    result_path,
+    trained_counts,
+)
 from diffsasrec.rundir import to_json
 from diffsasrec.sequences import Flat
 from diffsasrec.storage import Storage
@@ -78,8 +85,9 @@ class PhaseTrainer:
         num_examples = []
         for bucket in range(job.num_buckets):
             flat = self.buckets.load(bucket)
-            used = flat.items[flat.times < phase.trained_before]
-            self.counts_V += np.bincount(used, minlength=len(self.counts_V))
+            self.counts_V += trained_counts(
+                flat, phase, min_events=job.min_user_events, num_items=len(self.counts_V)
+            )
             num_examples.append(len(self._examples(flat)))
         self.num_examples = np.array(num_examples, np.int64)
         candidates_V = torch.from_numpy(self.counts_V > 0)
@@ -128,7 +136,8 @@ class PhaseTrainer:
                     self._after_step(step - sum(steps[:epoch]) + 1, sum(steps))
             self._finish_epoch(steps[epoch])
         self._save_state()
-        if self.rank == 0:
+        # an attempt beside this one may have been faster; its checkpoint is the phase's
+        if self.rank == 0 and not self.job.run.exists(result_path(self.phase.name)):
             self._write_output()
 
     def _groups(self, epoch: int) -> list[npt.NDArray[np.int64]]:
@@ -244,6 +253,8 @@ class PhaseTrainer:
             patience = self.settings.patience
             state.stopped = patience is not None and state.bad_epochs >= patience
         state.history.append(record)
+        if self.rank == 0:
+            self._write_scalars()
 
     @torch.no_grad()
     def _validate(self, before: int) -> float:
@@ -268,6 +279,21 @@ class PhaseTrainer:
         summed = self._sum_over_ranks([float(count) for count in counts])
         return rank_metrics(np.array(summed), k=10)["NDCG@10"]
 
+    def _write_scalars(self) -> None:
+        """TensorBoard's file, whole again after every epoch."""
+        import tensorboardX  # two seconds, and only here
+
+        with tempfile.TemporaryDirectory() as directory:
+            with tensorboardX.SummaryWriter(directory) as writer:
+                for record in self.state.history:
+                    for key in record.keys() - {"epoch", "step"}:
+                        writer.add_scalar(f"{self.phase.name}/{key}", record[key], record["step"])
+            (file,) = os.listdir(directory)
+            with open(os.path.join(directory, file), "rb") as events:
+                self.job.run.write_bytes(
+                    f"tensorboard/{self.phase.name}/events.out.tfevents.0", events.read()
+                )
+
     def _write_output(self) -> None:
         run, name = self.job.run, self.phase.name
         weights = self.best_weights or self.average
@@ -279,16 +305,6 @@ class PhaseTrainer:
             counts=self.counts_V,
             trained_before=self.phase.trained_before,
         )
-        import tensorboardX  # two seconds, and only here
-
-        with tempfile.TemporaryDirectory() as directory:
-            with tensorboardX.SummaryWriter(directory) as writer:
-                for record in self.state.history:
-                    for key in record.keys() - {"epoch", "step"}:
-                        writer.add_scalar(f"{name}/{key}", record[key], record["step"])
-            (file,) = os.listdir(directory)
-            with open(os.path.join(directory, file), "rb") as events:
-                run.write_bytes(f"tensorboard/{name}/events.out.tfevents.0", events.read())
         result = {
             "epochs": self.state.best_epoch or self.state.epoch,
             "steps": self.state.step,

@@ -85,9 +85,13 @@ def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
     base = re.split(r"[*?\[]", path, maxsplit=1)[0]
     files = []
     for name, stat in sorted(found.items()):
-        if stat["type"] == "file" and not _is_hidden(name.removeprefix(base)):
-            version = stat.get("ETag") or os.stat(name).st_mtime_ns
-            files.append(InputFile(scheme + name, int(stat["size"]), str(version).strip('"')))
+        if _is_hidden(name.removeprefix(base)):
+            continue
+        if scheme and stat["type"] == "file":
+            files.append(InputFile(scheme + name, int(stat["size"]), stat["ETag"].strip('"')))
+        if not scheme and os.path.isfile(name):  # or a link to one
+            status = os.stat(name)
+            files.append(InputFile(name, status.st_size, str(status.st_mtime_ns)))
     if events.partition_column is not None:
         files = [f for f in files if _partition(f.path, events.partition_column) < run_date]
     if not files:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from diffsasrec.batches import Examples, query_examples, spread_query_times, window_examples
 from diffsasrec.config import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
@@ -52,6 +53,16 @@ class Buckets:
 
     def _load(self, bucket: int) -> Flat:
         return flatten(self._run.read_table(f"sequences/{bucket_name(bucket)}"))
+
+
+def trained_counts(
+    flat: Flat, phase: Phase, *, min_events: int, num_items: int
+) -> npt.NDArray[np.int64]:
+    """How often each item occurs in what a phase may train on, [V]."""
+    num_events = count_before(flat.times, flat.offsets, phase.trained_before)
+    long_enough = np.repeat(num_events >= min_events, np.diff(flat.offsets))
+    used = (flat.times < phase.trained_before) & long_enough
+    return np.bincount(flat.items[used], minlength=num_items)
 
 
 def bucket_examples(flat: Flat, phase: Phase, model: ModelConfig, *, min_events: int) -> Examples:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.rundir import RunDir, to_json
@@ -24,7 +25,7 @@ from diffsasrec.storage import FileInfo, Storage, sha256
 from diffsasrec.vocab import index_items
 
 CHAIN = "recommendations/_published"
-PART = re.compile(r"recommendations/ds=([^/]+)/part-(.+)-(\d{5})\.parquet")
+PART = re.compile(r"recommendations/ds=([^/]+)/part-(.+)-(\d{5,})\.parquet")
 
 
 def audit_bucket(
@@ -35,6 +36,7 @@ def audit_bucket(
     allowed: npt.NDArray[np.bool_],
     k: int,
     filter_seen: bool,
+    model_version: str | None = None,
 ) -> Counter[str]:
     """Counts the rows of a bucket that break a rule, by rule; all zero (absent) when none does.
 
@@ -42,6 +44,7 @@ def audit_bucket(
         recommendations: what was written, recommendations_schema.
         expected: user_id and items (indices of `vocab`, the whole history) of the bucket's users.
         allowed: what may be recommended at all, [V].
+        model_version: of the checkpoint that must have made all of them.
     """
     broken: Counter[str] = Counter()
     got, want = recommendations["user_id"], expected["user_id"]
@@ -76,6 +79,10 @@ def audit_bucket(
     }
     for rule, is_broken in rules.items():
         broken[rule] = len(np.unique(owner[is_broken]))
+    versions = recommendations["model_version"]
+    if model_version is not None:
+        others = pc.sum(pc.not_equal(versions, model_version)).as_py() or 0
+        broken["model_version: not that of the checkpoint"] = others
     _, first = np.unique(pairs, return_index=True)
     broken["list: an item twice"] = len(np.unique(np.delete(owner, first)))
     broken[f"list: not {k} items although there are as many candidates"] = int(
@@ -132,9 +139,7 @@ def append_entry(lake: Storage, run: RunDir, manifest_sha256: str) -> tuple[Entr
     while True:
         chain = read_chain(lake)
         for entry in chain:
-            if (entry.ds, entry.run_id) == (run.ds, run.run_id) and _is_newest_of_date(
-                chain, entry
-            ):
+            if (entry.ds, entry.run_id) == (run.ds, run.run_id):
                 return entry, entry.attempt == run.attempt
         last = chain[-1] if chain else None
         mine = {"ds": run.ds, "run_id": run.run_id}
@@ -151,10 +156,6 @@ def append_entry(lake: Storage, run: RunDir, manifest_sha256: str) -> tuple[Entr
         # chain again and finds our own attempt id there, or that another run was faster
         if lake.create(entry.path, to_json(asdict(entry))):
             return entry, True
-
-
-def _is_newest_of_date(chain: list[Entry], entry: Entry) -> bool:
-    return entry is max((e for e in chain if e.ds == entry.ds), key=lambda e: e.number)
 
 
 def copy_to_lake(lake: Storage, entry: Entry) -> None:
@@ -191,17 +192,25 @@ def settle(lake: Storage, *, grace: float) -> list[str]:
     Returns:
         the dates whose copy was finished or made.
     """
-    chain = read_chain(lake)
-    newest = {entry.ds: entry for entry in chain}
-    files = {info.path: info for info in lake.list("recommendations")}
-    settled = []
-    for ds, entry in newest.items():
-        if not _shows(lake, files, entry):
-            copy_to_lake(lake, entry)
-            settled.append(ds)
+    settled: list[str] = []
+    newest: dict[str, Entry] = {}
+    while True:
+        before, newest = newest, {entry.ds: entry for entry in read_chain(lake)}
+        if newest == before:
+            break  # else once more: who copies slowly may have overwritten a newer version
+        files = {info.path: info for info in lake.list("recommendations")}
+        for ds, entry in newest.items():
+            if not _shows(lake, files, entry) and _has_run(lake, entry):
+                copy_to_lake(lake, entry)
+                settled.append(ds)
     for ds, entry in newest.items():
         _remove_replaced(lake, ds, entry, files, grace)
     return settled
+
+
+def _has_run(lake: Storage, entry: Entry) -> bool:
+    """Whether the run directory is still there: old ones may have been pruned."""
+    return lake.exists(f"runs/ds={entry.ds}/{entry.run_id}/manifest.json")
 
 
 def _shows(lake: Storage, files: dict[str, FileInfo], entry: Entry) -> bool:
@@ -217,9 +226,9 @@ def _remove_replaced(
     old = [p for p, match in parts if match and match[1] == ds and match[2] != entry.run_id]
     if not old:
         return
-    (success,) = (f for f in lake.list(f"recommendations/ds={ds}") if f.path.endswith("/_SUCCESS"))
+    shown = [f for f in lake.list(f"recommendations/ds={ds}") if f.path.endswith("/_SUCCESS")]
     # the clock decides only how long readers of the old version are waited for
-    if time.time() - success.modified >= grace:
+    if shown and time.time() - shown[0].modified >= grace and _shows(lake, files, entry):
         lake.delete(old)
 
 

@@ -15,8 +15,18 @@ from diffsasrec.storage import Storage
 # what each stage writes, below the run directory
 OUTPUTS = {
     "prepare": ("quarantine", "vocab", "sequences", "holdout"),
-    "pretrain": ("state/select-pretrain", "state/pretrain", "checkpoint_pretrained"),
-    "finetune": ("state/select-finetune", "state/finetune", "checkpoint_measured"),
+    "pretrain": (
+        "state/select-pretrain",
+        "state/pretrain",
+        "tensorboard/pretrain",
+        "checkpoint_pretrained",
+    ),
+    "finetune": (
+        "state/select-finetune",
+        "state/finetune",
+        "tensorboard/finetune",
+        "checkpoint_measured",
+    ),
     "evaluate": ("evaluation", "metrics.json"),
     "refit": ("state/refit-pretrain", "state/refit-finetune", "checkpoint"),
     "score": ("state/score", "recommendations"),
@@ -31,6 +41,7 @@ class RunDir:
     run_id: str
     identity: str  # sha256
     attempt: str  # this process, for what overlapping attempts must not share
+    inputs: tuple[tuple[str, int, str], ...] = ()  # path, size and version of the input files
 
     @property
     def path(self) -> str:

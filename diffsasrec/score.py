@@ -51,7 +51,7 @@ def read_items(path: str, key: str) -> pa.Array:
     filesystem, inside = open_filesystem(path)
     try:
         with filesystem.open(inside, "rb") as file:
-            table = pa.csv.read_csv(file) if path.endswith(".csv") else pq.read_table(file)
+            table = _read_csv(file) if path.endswith(".csv") else pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"{key}={path} can't be read: {error}") from None
     if "item_id" not in table.column_names:
@@ -60,6 +60,12 @@ def read_items(path: str, key: str) -> pa.Array:
     if canonical_type(ids.type) is None:
         raise ConfigError(f"{key}={path}: item_id is {ids.type}; ids are integers or strings")
     return canonical(ids.drop_null())
+
+
+def _read_csv(file: Any) -> pa.Table:
+    # as text: 007 is another id than 7
+    options = pa.csv.ConvertOptions(column_types={"item_id": pa.string()})
+    return pa.csv.read_csv(file, convert_options=options)
 
 
 def allowed_items(
@@ -77,7 +83,7 @@ def allowed_items(
 
 def _is_in(ids: pa.Array, listed: pa.Array) -> npt.NDArray[np.bool_]:
     if listed.type != ids.type:
-        # a CSV of digits reads as integers, and an integer id has one spelling
+        # ids in a CSV are text, and an integer id has one spelling
         ids, listed = ids.cast(pa.string()), listed.cast(pa.string())
     return np.asarray(pc.is_in(ids, value_set=listed))
 
@@ -164,13 +170,17 @@ def popular_list(
     return np.r_[best, np.full(pad, -1)], padded_scores
 
 
-def log_shares(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """The log of each item's share of all counts, [V].
+def log_shares(
+    recent: npt.NDArray[np.int64], all_time: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """The log of each item's share of recent events, [V], -inf for an item that never occurred.
 
-    An item without any counts as half a one: it comes last, and the list is not shorter than it
-    has to be.
+    One event more is spread over the items by their share of all time: it orders those that nobody
+    touched lately, and is all there is where the window is empty.
     """
-    return np.log(np.where(counts > 0, counts, 0.5) / max(counts.sum(), 1)).astype(np.float32)
+    spread = recent + all_time / max(all_time.sum(), 1)
+    with np.errstate(divide="ignore"):
+        return np.log(spread / max(spread.sum(), 1)).astype(np.float32)
 
 
 def _to_table(
@@ -209,12 +219,13 @@ def _to_table(
 class Scorer:
     """An actor: loads the model once, then turns bucket numbers into files."""
 
-    def __init__(self, scoring: Scoring) -> None:
+    def __init__(self, scoring: Scoring, device: str) -> None:
         # one thread per actor: the order of additions, and so the last digits, depend on it
         torch.set_num_threads(1)
         self.scoring = scoring
         self.checkpoint = load_checkpoint(scoring.run.sub(scoring.checkpoint))
-        self.checkpoint.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        # by the configuration, not by what the node has: lists must not depend on the placement
+        self.checkpoint.model.to(device)
         self.vocab = scoring.run.read_tables("vocab")
         self.allowed = allowed_items(
             self.checkpoint, deny_path=scoring.deny_path, allow_path=scoring.allow_path
@@ -260,7 +271,7 @@ def score(
         [{"bucket": bucket} for bucket in missing], override_num_blocks=len(missing)
     ).map_batches(
         Scorer,
-        fn_constructor_args=(scoring,),
+        fn_constructor_args=(scoring, "cuda" if gpus_per_actor else "cpu"),
         batch_format="pyarrow",
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_actors, len(missing))),

@@ -104,7 +104,12 @@ def _rank_of_id(ids: pa.Array) -> npt.NDArray[np.int64]:
 
 
 def finish(
-    folded: pa.Table, vocab: pa.Table, *, split_time: int, user_type: pa.DataType
+    folded: pa.Table,
+    vocab: pa.Table,
+    *,
+    split_time: int,
+    user_type: pa.DataType,
+    min_user_events: int = 2,
 ) -> tuple[pa.Table, pa.Table, Counter[str]]:
     """Folded rows -> sequences and holdout rows: rare items out, indices in, the split marked."""
     indices = index_items(list_values(folded["item_ids"]), vocab)
@@ -144,6 +149,7 @@ def finish(
         events=len(items),
         events_before_split=int(num_before.sum()),
         users=folded.num_rows,
+        users_too_short_before_split=int((num_before < min_user_events).sum()),
         users_without_history=int((np.diff(offsets) == 0).sum()),
         holdout_users=holdout.num_rows,
     )
@@ -166,6 +172,7 @@ def build_sequences(
     num: int,
     max_user_events: int,
     min_item_count: int,
+    min_user_events: int,
     previous_vocab: pa.Table | None,
     output: Storage,
     progress: Callable[[int, int], None],
@@ -236,6 +243,7 @@ def build_sequences(
             ray.get(shared_vocab),
             split_time=split_time,
             user_type=user_type_out,
+            min_user_events=min_user_events,
         )
         output.write_table(f"sequences/{bucket_name(bucket)}", sequences)
         output.write_table(f"holdout/{bucket_name(bucket)}", holdout)

@@ -1,7 +1,7 @@
 """The global time split: where it falls, exactly, and what it makes of each user's history.
 
-The only file that compares times with the split time: before is `time < split_time`, after is
-`time >= split_time`.
+Before is `time < split_time`, after is `time >= split_time`, here and wherever something is counted
+before a time.
 """
 
 from collections import Counter
@@ -117,6 +117,7 @@ def survey_log(
     fixed_time: int | None,
     quarantine: Storage,
     check: Callable[[Counter[str]], None],
+    progress: Callable[[int, int], None],
 ) -> Survey:
     """Counts the log, quarantines its bad rows and finds the split time.
 
@@ -131,9 +132,11 @@ def survey_log(
 
     counts: Counter[str] = Counter()
     hours, sketch = [], np.zeros(0, np.uint64)
-    for fragment_counts, table in scan(
+    scanned = scan(
         log, events=events, before=before, statistics=first_statistics, quarantine=quarantine
-    ):
+    )
+    for done, (fragment_counts, table) in enumerate(scanned, 1):
+        progress(done, len(log.fragments))
         counts += fragment_counts
         if table.num_columns:
             hours.append(table.filter(table["start"].is_valid()).select(HISTOGRAM))

@@ -25,7 +25,7 @@ from diffsasrec.errors import InfrastructureError
 class FileInfo:
     path: str  # relative to the storage root
     size: int
-    version: str  # ETag or modification time in ns
+    version: str  # ETag or modification time
     modified: float  # seconds since 1970
 
 
@@ -36,6 +36,17 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         filesystem = fsspec.filesystem("s3", use_listings_cache=False)
         return filesystem, url.removeprefix("s3://")
     return fsspec.filesystem("file"), os.path.abspath(url)
+
+
+def stat_files(url: str) -> list[tuple[str, int, str]]:
+    """Path, size and version of a file, or of every file below a directory; [] if nothing is."""
+    filesystem, path = open_filesystem(url)
+    try:
+        found = filesystem.find(path, detail=True)
+    except FileNotFoundError:
+        return []
+    infos = [_file_info(name, stat, "") for name, stat in sorted(found.items())]
+    return [(info.path, info.size, info.version) for info in infos]
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -57,7 +68,9 @@ class Storage:
 
     @classmethod
     def of(cls, root: str) -> "Storage":
-        return cls(root if root.startswith("s3://") else os.path.abspath(root))
+        if root.startswith("s3://"):
+            return cls(root)
+        return cls(os.path.abspath(os.path.expanduser(root)))
 
     def sub(self, path: str) -> "Storage":
         return Storage(f"{self.root}/{path}")

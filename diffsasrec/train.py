@@ -23,10 +23,9 @@ def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
     """Runs the phases one after another on `job.train.num_workers` DDP workers.
 
     Raises:
-        ConfigError: the cluster can't hold that many workers (Ray would wait for ever).
         InfrastructureError: the workers died more often than train.max_failures.
     """
-    check_cluster(job.train)
+    name = f"{phases[-1].name}-{job.attempt}"
     board = ray.remote(num_cpus=0)(Board).remote()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
@@ -39,7 +38,7 @@ def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
         run_config=RunConfig(
             # our own state files resume a training; Ray keeps only its bookkeeping here
             storage_path=job.run.url("state/ray"),
-            name=f"{phases[-1].name}-{job.attempt}",
+            name=name,
             failure_config=FailureConfig(max_failures=job.train.max_failures),
         ),
     )
@@ -53,7 +52,7 @@ def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
     finally:
         done.set()
         printer.join()
-    job.run.delete([info.path for info in job.run.list("state/ray")])
+    job.run.delete([info.path for info in job.run.list(f"state/ray/{name}")])
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -73,16 +72,16 @@ def _resources(train: TrainConfig) -> dict[str, float]:
     return resources | ({"GPU": train.gpus_per_worker} if train.gpus_per_worker else {})
 
 
-def check_cluster(train: TrainConfig) -> None:
-    """Raises ConfigError when the cluster, at its largest, is too small for the workers."""
+def check_cluster(section: str, what: str, number: int, resources: dict[str, float]) -> None:
+    """Raises ConfigError when the cluster, at its largest, can't hold `number` of `what`."""
     available = cluster_resources()
-    for kind, each in _resources(train).items():
-        wanted = each * train.num_workers
-        if wanted > available.get(kind, 0.0) + 1e-9:
+    for kind, each in resources.items():
+        if each * number > available.get(kind, 0.0) + 1e-9:
             raise ConfigError(
-                f"train.num_workers={train.num_workers} with {each} {kind} each needs {wanted:g} "
-                f"{kind}, the cluster has {available.get(kind, 0.0):g}; lower train.num_workers or "
-                f"train.{kind.lower()}s_per_worker, or use a larger cluster"
+                f"{number} {what}s with {section}.{kind.lower()}s_per_{what}={each:g} need "
+                f"{each * number:g} {kind}, the cluster has {available.get(kind, 0.0):g}; lower "
+                f"{section}.num_{what}s or {section}.{kind.lower()}s_per_{what}, or use a larger "
+                "cluster"
             )
 
 

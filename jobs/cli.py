@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -26,7 +27,8 @@ from diffsasrec.progress import duration
 from diffsasrec.publish import check_create_only, read_chain
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.score import read_items
-from diffsasrec.storage import Storage
+from diffsasrec.storage import Storage, stat_files
+from diffsasrec.train import check_cluster
 from jobs.summary import print_summary
 
 log = logging.getLogger("jobs")
@@ -75,16 +77,24 @@ def _parse(stages: tuple[str, ...]) -> argparse.Namespace:
     parser.add_argument(
         "--date", required=True, type=date.fromisoformat, help="run date YYYY-MM-DD, exclusive"
     )
-    parser.add_argument("--run-id", help="default: a digest of the date, config, code and inputs")
+    parser.add_argument(
+        "--run-id", type=_run_id, help="default: a digest of the date, config, code and inputs"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", dest="sets")
     parser.add_argument("--print-config", action="store_true", help="print it resolved, and exit")
     parser.add_argument(
-        "--dry-run", action="store_true", help="check inputs, lake and cluster size, and exit"
+        "--dry-run", action="store_true", help="check the inputs and the lake, and exit"
     )
     parser.set_defaults(stages=stages)
     if stages == STAGES:
         parser.add_argument("--stages", type=_stage_names, help="only these, as in: score,publish")
     return parser.parse_args()
+
+
+def _run_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text):  # it names a directory and files
+        raise argparse.ArgumentTypeError(f"{text}: use letters, digits, '.', '_' and '-' only")
+    return text
 
 
 def _stage_names(text: str) -> tuple[str, ...]:
@@ -117,6 +127,10 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
         return _dry_run(config, run, inputs, arguments.stages)
     if "publish" in arguments.stages:
         check_create_only(run.lake, single_writer=config.publish.single_writer)
+    to_do = [stage for stage in arguments.stages if run.record(stage) is None]
+    if to_do:
+        start_ray()
+        _check_cluster(config, to_do)
     for stage in arguments.stages:
         summary["stage"] = stage
         if run.record(stage) is None:
@@ -141,8 +155,6 @@ def _load(arguments: argparse.Namespace) -> Config:
 
 
 def _run_stage(stage: str, config: Config, run: RunDir) -> None:
-    if not ray.is_initialized():
-        start_ray()
     started = time.monotonic()
     log.info("%s: started", stage)
     run.begin(stage)
@@ -151,6 +163,17 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     seconds = time.monotonic() - started
     run.finish(stage, {**record, "seconds": round(seconds, 1)})
     log.info("%s: done in %s", stage, duration(seconds))
+
+
+def _check_cluster(config: Config, stages: list[str]) -> None:
+    """Before anything is read: a worker that fits nowhere would be waited for without end."""
+    train, score = config.train, config.score
+    if {"pretrain", "finetune", "refit"} & set(stages):
+        resources = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
+        check_cluster("train", "worker", train.num_workers, resources)
+    if {"evaluate", "score"} & set(stages):
+        resources = {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}
+        check_cluster("score", "actor", 1, resources)
 
 
 def start_ray() -> None:
@@ -185,12 +208,7 @@ def open_run(
 ) -> RunDir:
     """The run directory, named by a digest of everything that the output depends on."""
     side_inputs = [config.score.deny_path, config.score.allow_path, config.vocab.previous_path]
-    listing = [
-        (info.path, info.size, info.version)
-        for path in side_inputs
-        if path is not None
-        for info in [*Storage.of(path).list(), *_listed_file(path)]
-    ]
+    listing = [info for path in side_inputs if path is not None for info in stat_files(path)]
     parts = [
         run_date.isoformat(),
         config.resolved(),
@@ -205,12 +223,8 @@ def open_run(
         run_id=run_id or identity[:12],
         identity=identity,
         attempt=uuid.uuid4().hex[:12],
+        inputs=tuple((file.path, file.size, file.version) for file in inputs),
     )
-
-
-def _listed_file(path: str) -> list[Any]:
-    directory, _, name = path.rpartition("/")
-    return [info for info in Storage.of(directory or ".").list() if info.path == name]
 
 
 def _refuse_changed(run: RunDir) -> None:

@@ -176,13 +176,27 @@ def item_knn_baseline(config: Config, run: RunDir, prepared: dict[str, Any]) -> 
     return item_knn(item_similarity(items, offsets, num_items=prepared["counts"]["items"]))
 
 
+def previous_metrics(run: RunDir) -> dict[str, Any] | None:
+    """The model's metrics of the newest published date before this one."""
+    entry = newest_before(read_chain(run.lake), run.ds)
+    if entry is None:
+        return None
+    path = f"runs/ds={entry.ds}/{entry.run_id}/metrics.json"
+    try:
+        metrics: dict[str, Any] = json.loads(run.lake.read_bytes(path))["model"]
+    except FileNotFoundError:
+        log.warning("evaluate: %s is gone", run.lake.url(path))
+        return None
+    return metrics
+
+
 def check_gate(config: Config, run: RunDir, model: dict[str, Any]) -> None:
     """Raises RefusedError below a floor, or too far below the last published date."""
-    entry = newest_before(read_chain(run.lake), run.ds)
     previous = None
-    if entry is not None:
-        path = f"runs/ds={entry.ds}/{entry.run_id}/metrics.json"
-        previous = json.loads(run.lake.read_bytes(path))["model"]
+    if config.gate.max_relative_drop is not None:
+        previous = previous_metrics(run)
+        if previous is None or config.gate.metric not in previous:
+            log.warning("evaluate: no earlier %s to compare with", config.gate.metric)
     failures = gate_failures(
         model,
         floors=config.gate.floors,

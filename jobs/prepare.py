@@ -2,13 +2,14 @@
 
 import logging
 from collections import Counter
-from datetime import date
 from typing import Any
+
+import pyarrow as pa
 
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.events import AFTER_RUN_DATE
-from diffsasrec.inputs import inspect_inputs, list_inputs
+from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.progress import Progress
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import build_sequences, num_buckets
@@ -22,9 +23,10 @@ log = logging.getLogger(__name__)
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:
     events, split = config.events, config.split
-    inputs = list_inputs(events, run_date=date.fromisoformat(run.ds))
+    inputs = [InputFile(*entry) for entry in run.inputs]  # as the run id was made from them
     found = inspect_inputs(inputs, events)
     before = microseconds(run.ds)
+    previous_vocab = read_previous_vocab(config.vocab.previous_path, found.item_type)
     log.info("prepare: reading %d fragments of %d files", len(found.fragments), len(inputs))
     survey = survey_log(
         found,
@@ -34,6 +36,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         fixed_time=None if split.time is None else microseconds(split.time.isoformat()),
         quarantine=run.storage.sub("quarantine"),
         check=lambda counts: check_counts(counts, max_bad_fraction=events.max_bad_fraction),
+        progress=Progress("prepare", "fragment", interval=config.log_interval).update,
     )
     if not survey.first_time < survey.split_time <= survey.last_time:
         raise ConfigError(
@@ -58,7 +61,8 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         num=num,
         max_user_events=split.max_user_events,
         min_item_count=split.min_item_count,
-        previous_vocab=_previous_vocab(config.vocab.previous_path),
+        previous_vocab=previous_vocab,
+        min_user_events=split.min_user_events,
         output=run.storage,
         progress=progress.update,
     )
@@ -94,13 +98,26 @@ def check_counts(counts: Counter[str], *, max_bad_fraction: float) -> None:
         )
 
 
-def _previous_vocab(path: str | None) -> Any:
+def read_previous_vocab(path: str | None, item_type: pa.DataType) -> pa.Table | None:
+    """The vocabulary of vocab.previous_path.
+
+    Raises:
+        ConfigError: it is not there, or not one of this log's items.
+    """
     if path is None:
         return None
     try:
-        return Storage.of(path).read_tables("")
-    except FileNotFoundError:
-        raise ConfigError(f"vocab.previous_path={path} holds no Parquet file") from None
+        table = Storage.of(path).read_tables("", ["item_id", "index"])
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"vocab.previous_path={path} can't be read: {error}") from None
+    if table.column_names != ["item_id", "index"]:
+        raise ConfigError(f"vocab.previous_path={path} has no columns item_id and index")
+    if table.schema.field("item_id").type != item_type:
+        raise ConfigError(
+            f"vocab.previous_path={path}: item_id is {table.schema.field('item_id').type}, in the "
+            f"log it is {item_type}; unset it or convert the ids"
+        )
+    return table
 
 
 if __name__ == "__main__":

@@ -35,10 +35,9 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         config, run, checkpoint="checkpoint", output="recommendations", users="all"
     )
     log.info("publish: auditing %d buckets", num_buckets)
-    broken: Counter[str] = sum(map_tasks(audit_file, range(num_buckets), scoring), Counter())
+    broken = [found for found in map_tasks(audit_file, range(num_buckets), scoring) if found[1]]
     if broken:
-        rules = ", ".join(f"{rule}: {number} rows" for rule, number in sorted(broken.items()))
-        raise RefusedError(f"the audit refuses the lists of {run.storage.root}: {rules}")
+        raise RefusedError(f"the audit refuses the lists of {run.storage.root}: {in_words(broken)}")
     manifest, digest = manifest_for(run, manifest_content(config, run, records))
     entry, is_ours = append_entry(run.lake, run, digest)
     log.info(
@@ -48,7 +47,11 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     )
     settle(run.lake, grace=config.publish.grace)
     run.storage.delete(  # training states: nothing continues a published run
-        [info.path for info in run.storage.list("state") if "/step-" in info.path]
+        [
+            info.path
+            for info in run.storage.list("state")
+            if "/step-" in info.path or info.path.startswith("state/ray/")
+        ]
     )
     published = run.lake.url(f"recommendations/ds={run.ds}")
     rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))
@@ -56,8 +59,15 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     return {"counts": {"rows": rows, "chain_number": entry.number}, "published": published}
 
 
-def audit_file(bucket: int, scoring: Scoring) -> Counter[str]:
-    """The broken rules of one bucket, recomputed from the sequences."""
+def in_words(broken: list[tuple[str, Counter[str]]]) -> str:
+    """How many rows break which rule, and in which file to look."""
+    total: Counter[str] = sum((counts for _, counts in broken), Counter())
+    first = {rule: path for path, counts in sorted(broken, reverse=True) for rule in counts}
+    return "; ".join(f"{rule}: {n} rows, the first in {first[rule]}" for rule, n in total.items())
+
+
+def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str]]:
+    """A bucket's file, and how many of its rows break which rule, recomputed from the sequences."""
     run, name = scoring.run, bucket_name(bucket)
     checkpoint = load_checkpoint(run.sub(scoring.checkpoint))
     sequences = run.read_table(f"sequences/{name}")
@@ -73,8 +83,9 @@ def audit_file(bucket: int, scoring: Scoring) -> Counter[str]:
             "items": pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(items)),
         }
     )
-    return audit_bucket(
-        run.read_table(f"recommendations/{name}"),
+    path = f"{scoring.output}/{name}"
+    return path, audit_bucket(
+        run.read_table(path),
         expected,
         vocab=checkpoint.vocab,
         allowed=allowed_items(
@@ -82,6 +93,7 @@ def audit_file(bucket: int, scoring: Scoring) -> Counter[str]:
         ),
         k=scoring.decoding.k,
         filter_seen=scoring.decoding.filter_seen,
+        model_version=checkpoint.model_version,
     )
 
 

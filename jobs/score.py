@@ -30,7 +30,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         output="recommendations",
         users="all",
     )
-    shares = log_shares(counts[evaluated["popular_window"]])
+    shares = log_shares(counts[evaluated["popular_window"]], counts[-1])
     run.storage.write_table(POPULAR, pa.table({"log_share": shares}))
     score_buckets(config, scoring, num_buckets, "score")
     sources: Counter[str] = sum(

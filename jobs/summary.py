@@ -56,8 +56,8 @@ def user_lines(run: RunDir) -> list[str]:
     sequences = run.storage.read_table(f"sequences/{name}")
     items = run.storage.read_tables("vocab")["item_id"]
     lines = []
-    for row in lists.to_pylist():
-        history = sequences.filter(pc.equal(sequences["user_id"], row["user_id"])).to_pylist()[0]
+    for user, row in zip(lists["user_id"], lists.to_pylist(), strict=True):
+        history = sequences.filter(pc.equal(sequences["user_id"], user)).to_pylist()[0]
         tail = [
             f"{items[index].as_py()} ({datetime.fromtimestamp(time / 1e6, UTC):%d %b})"
             for index, time in zip(history["items"][-TAIL:], history["times"][-TAIL:], strict=True)
