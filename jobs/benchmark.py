@@ -1,0 +1,258 @@
+"""Measured figures of this machine: one line per variant, warm, the median of a few rounds.
+
+    python -m jobs.benchmark score --items 100000 --decode multi --json
+
+The variants of a subcommand run in turn within a round, so that their ratio holds on a machine
+that is shared with others.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray.data
+import torch
+
+from diffsasrec.batches import make_batch, window_examples
+from diffsasrec.config import EventsConfig, ModelConfig, TrainStageConfig
+from diffsasrec.inputs import InputFile, inspect_inputs
+from diffsasrec.model import SequenceModel
+from diffsasrec.objective import Objective, batch_loss
+from diffsasrec.recommend import Decoding, newest, recommend
+from diffsasrec.sequences import build_sequences, num_buckets
+from diffsasrec.split import survey_log
+from diffsasrec.storage import Storage
+from jobs.cli import start_ray
+
+Variants = dict[str, Callable[[], object]]
+SEED = 0
+
+
+def main() -> None:
+    options = _parse()
+    torch.set_num_threads(options.threads)
+    variants, unit, amount = options.prepare(options)
+    sizes = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("prepare", "json", "command", "threads", "device", "rounds")
+    }
+    for variant, seconds in _median_seconds(variants, options.rounds):
+        line = {
+            "variant": variant,
+            **sizes,
+            f"{unit}_per_s": round(amount / seconds, 2),
+            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "threads": options.threads,
+            "device": getattr(options, "device", "cpu"),
+        }
+        text = ", ".join(f"{name} {value}" for name, value in line.items())
+        print(json.dumps(line) if options.json else text, flush=True)
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measures this machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, prepare in (("score", _score), ("train", _train)):
+        command = commands.add_parser(name, help=(prepare.__doc__ or "").splitlines()[0])
+        command.set_defaults(prepare=prepare)
+        command.add_argument("--items", type=int, default=3500)
+        command.add_argument("--users", type=int, default=512)
+        command.add_argument("--max-len", type=int, default=200)
+        command.add_argument("--lengths", choices=("lognormal", "full"), default="lognormal")
+        command.add_argument("--hidden", type=int, default=64)
+        command.add_argument("--blocks", type=int, default=2)
+        command.add_argument("--heads", type=int, default=2)
+        command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    score, train = commands.choices["score"], commands.choices["train"]
+    score.add_argument("--k", type=int, default=10)
+    score.add_argument("--decode", choices=("single", "multi", "autoregressive"), default="multi")
+    score.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    train.add_argument("--batch-size", type=int, default=128)
+    prepare_command = commands.add_parser("prepare", help=(_prepare.__doc__ or "").splitlines()[0])
+    prepare_command.set_defaults(prepare=_prepare)
+    prepare_command.add_argument("--rows", type=int, default=1_000_000)
+    prepare_command.add_argument("--users", type=int, default=50_000)
+    prepare_command.add_argument("--items", type=int, default=20_000)
+    ray_command = commands.add_parser("ray", help=(_ray.__doc__ or "").splitlines()[0])
+    ray_command.set_defaults(prepare=_ray)
+    ray_command.add_argument("--actors", type=int, default=2)
+    ray_command.add_argument("--blocks", type=int, default=20)
+    ray_command.add_argument("--block-seconds", type=float, default=0.5)
+    for command in commands.choices.values():
+        command.add_argument("--threads", type=int, default=1)
+        command.add_argument("--rounds", type=int, default=3)
+        command.add_argument("--json", action="store_true", help="one JSON object per line")
+    return parser.parse_args()
+
+
+def _median_seconds(variants: Variants, rounds: int) -> Iterator[tuple[str, float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for run in variants.values():  # warm-up
+        run()
+    for _ in range(rounds):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    for name, values in seconds.items():
+        yield name, statistics.median(values)
+
+
+def _histories(options: argparse.Namespace) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Random histories: log-normal lengths with a median of 30, or all of the longest."""
+    rng = np.random.default_rng(SEED)
+    lengths = np.full(options.users, options.max_len)
+    if options.lengths == "lognormal":
+        lengths = rng.lognormal(np.log(30), 1.0, options.users).astype(np.int64)
+        lengths = lengths.clip(2, options.max_len)
+    offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
+    return rng.integers(options.items, size=offsets[-1]).astype(np.int32), offsets
+
+
+def _model_config(options: argparse.Namespace, *, num_slots: int) -> ModelConfig:
+    return ModelConfig(
+        hidden_size=options.hidden,
+        num_blocks=options.blocks,
+        num_heads=options.heads,
+        max_seq_len=options.max_len,
+        num_slots=num_slots,
+    )
+
+
+def _score(options: argparse.Namespace) -> tuple[Variants, str, int]:
+    """Lists per second, beside what encoding the histories alone takes."""
+    items, offsets = _histories(options)
+    model = SequenceModel(_model_config(options, num_slots=options.k), options.items, seed=SEED)
+    model = model.to(options.device, getattr(torch, options.dtype)).eval()
+    allowed = np.ones(options.items, dtype=bool)
+
+    def lists(decode: Any) -> Callable[[], object]:
+        decoding = Decoding(k=options.k, decode=decode)
+        return lambda: recommend(model, items, offsets, allowed=allowed, decoding=decoding)
+
+    @torch.inference_mode()
+    def encode() -> None:
+        items_BL, lengths_B = newest(items, offsets, max_len=options.max_len)
+        model.encode(items_BL.to(options.device), lengths_B.to(options.device))
+
+    variants = {"exact": lists(options.decode), "single step": lists("single"), "encoder": encode}
+    return variants, "users", options.users
+
+
+def _train(options: argparse.Namespace) -> tuple[Variants, str, int]:
+    """Sequences per second of forward, backward and update, beside the forward pass alone."""
+    items, offsets = _histories(options)
+    config = _model_config(options, num_slots=10)
+    examples = window_examples(offsets, np.diff(offsets), max_seq_len=options.max_len, min_events=2)
+    examples = examples.take(np.arange(min(options.batch_size, len(examples))))
+    settings = TrainStageConfig()
+    batch = make_batch(
+        items,
+        examples,
+        model=config,
+        objective=settings.objective,
+        generator=torch.Generator().manual_seed(SEED),
+        rank=0,
+        world_size=1,
+    ).to(torch.device(options.device))
+    model = SequenceModel(config, options.items, seed=SEED)
+    objective = Objective(model, torch.ones(options.items, dtype=torch.bool)).to(options.device)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=settings.learning_rate)
+
+    def forward() -> torch.Tensor:
+        return batch_loss(objective(batch, None), batch, settings.objective)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        forward().backward()
+        optimizer.step()
+
+    return {"step": step, "forward": forward}, "sequences", len(examples)
+
+
+def _prepare(options: argparse.Namespace) -> tuple[Variants, str, int]:
+    """Rows per second from Parquet to sequences, through Ray Data."""
+    start_ray()
+    rng = np.random.default_rng(SEED)
+    directory = tempfile.TemporaryDirectory(prefix="benchmark-")  # lives as long as `prepare`
+    lake = Storage.of(directory.name)
+    log = pa.table(
+        {
+            "user_id": rng.integers(options.users, size=options.rows),
+            "item_id": (options.items * rng.random(options.rows) ** 3).astype(np.int64),
+            "timestamp": rng.integers(1_600_000_000, 1_630_000_000, options.rows),
+        }
+    )
+    lake.write_table("log.parquet", log)
+    events = EventsConfig(path=lake.url("log.parquet"), time_unit="s")
+    before = 1_640_000_000_000_000
+
+    def prepare(_: object = directory) -> None:
+        found = inspect_inputs([InputFile(events.path, 0, "")], events)
+        survey = survey_log(
+            found,
+            events=events,
+            before=before,
+            quantile=0.95,
+            fixed_time=None,
+            quarantine=lake.sub("quarantine"),
+            check=lambda counts: None,
+            progress=lambda done, total: None,
+        )
+        build_sequences(
+            found,
+            events=events,
+            before=before,
+            split_time=survey.split_time,
+            num=num_buckets(survey.num_users, users_per_bucket=20_000),
+            max_user_events=100_000,
+            min_item_count=1,
+            min_user_events=2,
+            previous_vocab=None,
+            output=lake,
+            progress=lambda done, total: None,
+        )
+
+    return {"prepare": prepare}, "rows", options.rows
+
+
+class _Sleeper:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        time.sleep(self._seconds)  # stands for a model's work, and takes no CPU
+        return batch
+
+
+def _ray(options: argparse.Namespace) -> tuple[Variants, str, int]:
+    """Blocks per second of an actor pool that only sleeps: what Ray Data itself costs."""
+    start_ray()
+
+    def run() -> None:
+        rows = [{"block": block} for block in range(options.blocks)]
+        ray.data.from_items(rows, override_num_blocks=options.blocks).map_batches(
+            _Sleeper,
+            fn_constructor_args=(options.block_seconds,),
+            batch_format="pyarrow",
+            batch_size=1,
+            num_cpus=0.1,
+            compute=ray.data.ActorPoolStrategy(size=options.actors),
+        ).materialize()
+
+    return {"sleeping actors": run}, "blocks", options.blocks
+
+
+if __name__ == "__main__":
+    main()
