@@ -61,7 +61,8 @@ def audit_bucket(
     items = index_items(structs.field("item_id"), vocab).astype(np.int64)
     scores = structs.field("score").to_numpy(zero_copy_only=False)
     ranks = structs.field("rank").to_numpy(zero_copy_only=False)
-    pairs = owner * len(allowed) + items
+    # an unknown item must not look like an item of the user before
+    pairs = np.where(items >= 0, owner * len(allowed) + items, -1 - np.arange(len(items)))
     history_offsets = list_offsets(expected["items"])
     history = list_values(expected["items"]).to_numpy().astype(np.int64)
     history_owner = np.repeat(np.arange(len(lengths)), np.diff(history_offsets))
@@ -81,8 +82,8 @@ def audit_bucket(
         broken[rule] = len(np.unique(owner[is_broken]))
     versions = recommendations["model_version"]
     if model_version is not None:
-        others = pc.sum(pc.not_equal(versions, model_version)).as_py() or 0
-        broken["model_version: not that of the checkpoint"] = others
+        same = pc.sum(pc.equal(versions, model_version)).as_py() or 0
+        broken["model_version: not that of the checkpoint"] = len(versions) - same
     _, first = np.unique(pairs, return_index=True)
     broken["list: an item twice"] = len(np.unique(np.delete(owner, first)))
     broken[f"list: not {k} items although there are as many candidates"] = int(
@@ -200,7 +201,7 @@ def settle(lake: Storage, *, grace: float) -> list[str]:
             break  # else once more: who copies slowly may have overwritten a newer version
         files = {info.path: info for info in lake.list("recommendations")}
         for ds, entry in newest.items():
-            if not _shows(lake, files, entry) and _has_run(lake, entry):
+            if not _shows(lake, entry) and _has_run(lake, entry):
                 copy_to_lake(lake, entry)
                 settled.append(ds)
     for ds, entry in newest.items():
@@ -213,10 +214,13 @@ def _has_run(lake: Storage, entry: Entry) -> bool:
     return lake.exists(f"runs/ds={entry.ds}/{entry.run_id}/manifest.json")
 
 
-def _shows(lake: Storage, files: dict[str, FileInfo], entry: Entry) -> bool:
+def _shows(lake: Storage, entry: Entry) -> bool:
     """Whether a date's _SUCCESS is that of its newest entry."""
-    path = f"recommendations/ds={entry.ds}/_SUCCESS"
-    return path in files and json.loads(lake.read_bytes(path))["run_id"] == entry.run_id
+    try:
+        success = json.loads(lake.read_bytes(f"recommendations/ds={entry.ds}/_SUCCESS"))
+    except FileNotFoundError:
+        return False
+    return bool(success["run_id"] == entry.run_id)
 
 
 def _remove_replaced(
@@ -228,7 +232,7 @@ def _remove_replaced(
         return
     shown = [f for f in lake.list(f"recommendations/ds={ds}") if f.path.endswith("/_SUCCESS")]
     # the clock decides only how long readers of the old version are waited for
-    if shown and time.time() - shown[0].modified >= grace and _shows(lake, files, entry):
+    if shown and time.time() - shown[0].modified >= grace and _shows(lake, entry):
         lake.delete(old)
 
 

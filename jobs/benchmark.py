@@ -26,7 +26,7 @@ from diffsasrec.config import EventsConfig, ModelConfig, TrainStageConfig
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective, batch_loss
-from diffsasrec.recommend import Decoding, newest, recommend
+from diffsasrec.recommend import Decoding, recommend
 from diffsasrec.sequences import build_sequences, num_buckets
 from diffsasrec.split import survey_log
 from diffsasrec.storage import Storage
@@ -131,7 +131,7 @@ def _model_config(options: argparse.Namespace, *, num_slots: int) -> ModelConfig
 
 
 def _score(options: argparse.Namespace) -> tuple[Variants, str, int]:
-    """Lists per second, beside what encoding the histories alone takes."""
+    """Lists per second, beside those of a single step."""
     items, offsets = _histories(options)
     model = SequenceModel(_model_config(options, num_slots=options.k), options.items, seed=SEED)
     model = model.to(options.device, getattr(torch, options.dtype)).eval()
@@ -141,12 +141,7 @@ def _score(options: argparse.Namespace) -> tuple[Variants, str, int]:
         decoding = Decoding(k=options.k, decode=decode)
         return lambda: recommend(model, items, offsets, allowed=allowed, decoding=decoding)
 
-    @torch.inference_mode()
-    def encode() -> None:
-        items_BL, lengths_B = newest(items, offsets, max_len=options.max_len)
-        model.encode(items_BL.to(options.device), lengths_B.to(options.device))
-
-    variants = {"exact": lists(options.decode), "single step": lists("single"), "encoder": encode}
+    variants = {"exact": lists(options.decode), "single step": lists("single")}
     return variants, "users", options.users
 
 

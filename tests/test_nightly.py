@@ -191,9 +191,7 @@ def test_the_layout_of_the_log_in_files_changes_nothing(nights, toy, tmp_path: P
         assert one == many != {}
 
 
-def test_bad_rows_are_quarantined_and_too_many_of_them_or_of_workers_stop_the_run(
-    nights, tmp_path: Path
-):
+def test_bad_rows_are_quarantined_and_too_many_stop_the_run(nights, tmp_path: Path):
     log = toy_log()
     log["item_id"] = log.item_id.where(log.index % 20 > 0, None)
     log.to_parquet(tmp_path / "events.parquet")
@@ -202,14 +200,25 @@ def test_bad_rows_are_quarantined_and_too_many_of_them_or_of_workers_stop_the_ru
     assert code == 3
     assert "null_item_id" in last["error"]
     config["events"] |= {"max_bad_fraction": 0.1}
-    config["train"] = {"num_workers": 3}
-    code, last, text = nights.run(config, "--run-id", "x", "--stages", "prepare,pretrain")
+    code, last, text = nights.run(config, "--run-id", "x", job="prepare")
+    assert code == 0, text
     counts = last["counts"]["prepare"]
     assert counts["rows"] == counts["kept"] + counts["null_item_id"] == len(log)
     quarantine = pq.read_table(run_dir(tmp_path / "lake", "x") / "quarantine")
     assert quarantine.num_rows == counts["null_item_id"]
-    assert code == 2  # the cluster has two CPUs: said at once, not waited for
-    assert "train.num_workers=3" in last["error"], text
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("train.num_workers=3", "train.num_workers"), ("score.gpus_per_actor=1", "score.gpus_per")],
+)
+def test_a_cluster_too_small_is_refused_before_anything_is_read(
+    nights, toy, tmp_path, override, key
+):
+    config = tiny_config(str(toy), str(tmp_path / "lake"))
+    code, last, _ = nights.run(config, "--set", override)
+    assert (code, last["counts"]) == (2, {})
+    assert key in last["error"]
 
 
 def test_a_stage_alone_says_which_stage_is_missing(nights, toy, tmp_path: Path):

@@ -1,0 +1,287 @@
+"""Legend: n users, K list length, V items; -1 stands behind the end of a list."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffsasrec.baselines import own_most_frequent, popularity
+from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
+from diffsasrec.schema import recommendations_schema
+from diffsasrec.sequences import Flat
+
+KS = (1, 3)
+VOCAB = pa.table({"item_id": ["apple", "bread", "cheese"]})
+MODEL = {"n": 100, "NDCG@10": 0.18, "HR@10": 0.3}
+NO_GATE = {"floors": {}, "metric": "NDCG@10", "max_relative_drop": None, "previous": None}
+
+# a user's list and holdout item, of five items
+users = st.lists(
+    st.tuples(st.permutations(range(5)), st.integers(0, 3), st.integers(0, 4)), max_size=8
+)
+
+
+def recommendations(*lists: list[str]) -> pa.Table:
+    rows = [
+        {
+            "user_id": user,
+            "items": [
+                {"item_id": item, "score": -float(rank), "rank": rank}
+                for rank, item in enumerate(items, 1)
+            ],
+            "source": "model",
+            "history_len": 1,
+            "model_version": "0" * 12,
+        }
+        for user, items in enumerate(lists)
+    ]
+    return pa.Table.from_pylist(rows, recommendations_schema(pa.int64(), pa.string()))
+
+
+def padded(drawn: list[tuple[list[int], int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The lists, [n, 3], and the holdout items, [n]."""
+    lists = [order[:length] + [-1] * (3 - length) for order, length, _ in drawn]
+    targets = [target for _, _, target in drawn]
+    return np.array(lists, np.int64).reshape(-1, 3), np.array(targets, np.int64)
+
+
+# --- lists ---
+
+
+def test_lists_are_the_indices_of_their_items_filled_with_minus_1():
+    table = recommendations(["cheese", "apple"], [], ["bread"])
+    assert list_matrix(table, VOCAB, k=3).tolist() == [[2, 0, -1], [-1, -1, -1], [1, -1, -1]]
+
+
+def test_an_unknown_item_keeps_its_place_and_has_no_index():
+    table = recommendations(["apple", "durian", "bread"])
+    assert list_matrix(table, VOCAB, k=3).tolist() == [[0, -1, 1]]
+
+
+def test_longer_lists_are_cut():
+    table = recommendations(["cheese", "apple", "bread"], ["bread"])
+    assert list_matrix(table, VOCAB, k=2).tolist() == [[2, 0], [1, -1]]
+
+
+def test_the_rank_and_not_the_position_is_the_place():
+    rows = recommendations(["cheese", "apple"]).to_pylist()
+    rows[0]["items"].reverse()
+    table = pa.Table.from_pylist(rows, recommendations_schema(pa.int64(), pa.string()))
+    assert list_matrix(table, VOCAB, k=2).tolist() == [[2, 0]]
+
+
+def test_a_slice_or_several_chunks_of_a_table_have_their_own_lists():
+    table = recommendations(["apple"], ["bread", "apple"], ["cheese"])
+    assert list_matrix(table[1:2], VOCAB, k=2).tolist() == [[1, 0]]
+    chunks = pa.concat_tables([table[2:], table[:1]])
+    assert list_matrix(chunks, VOCAB, k=2).tolist() == [[2, -1], [0, -1]]
+
+
+def test_a_table_without_users_has_no_lists():
+    assert list_matrix(recommendations(), VOCAB, k=2).shape == (0, 2)
+
+
+# --- tallies and metrics ---
+
+
+def slow_metrics(lists: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    """HR, NDCG, MRR, Coverage and MeanPopularity with a loop over users."""
+    result = {"n": len(lists)}
+    for k in KS:
+        hits, discounts, inverses, shown = [], [], [], []
+        for row, target in zip(lists.tolist(), targets.tolist(), strict=True):
+            first = [item for item in row[:k] if item >= 0]
+            rank = first.index(target) + 1 if target in first else None
+            hits.append(1.0 if rank else 0.0)
+            discounts.append(1 / np.log2(rank + 1) if rank else 0.0)
+            inverses.append(1 / rank if rank else 0.0)
+            shown += first
+        shares = [counts[item] / counts.sum() for item in shown]
+        result |= {
+            f"HR@{k}": sum(hits) / max(len(hits), 1),
+            f"NDCG@{k}": sum(discounts) / max(len(hits), 1),
+            f"MRR@{k}": sum(inverses) / max(len(hits), 1),
+            f"Coverage@{k}": len(set(shown)) / (counts > 0).sum(),
+            f"MeanPopularity@{k}": sum(shares) / max(len(shown), 1),
+        }
+    return result
+
+
+@settings(deadline=None, max_examples=50)
+@given(users)
+def test_metrics_equal_a_loop_over_users(drawn):
+    lists, targets = padded(drawn)
+    counts = np.array([4, 1, 3, 2, 2])
+    counted = tally(lists, targets, ks=KS, num_items=5)
+    measured = measure(counted, known_counts=counts, samples=20, seed=0)
+    for name, value in slow_metrics(lists, targets, counts).items():
+        assert measured[name] == pytest.approx(value), name
+
+
+@settings(deadline=None, max_examples=50)
+@given(users, st.integers(0, 8))
+def test_the_tallies_of_two_buckets_add_up_to_that_of_all_users(drawn, border):
+    lists, targets = padded(drawn)
+    whole = tally(lists, targets, ks=KS, num_items=5)
+    first = tally(lists[:border], targets[:border], ks=KS, num_items=5)
+    total = first + tally(lists[border:], targets[border:], ks=KS, num_items=5)
+    assert total.rank_counts.tolist() == whole.rank_counts.tolist()
+    assert {k: c.tolist() for k, c in total.shown.items()} == {
+        k: c.tolist() for k, c in whole.shown.items()
+    }
+
+
+def test_a_user_without_a_list_is_a_miss():
+    lists = np.array([[1, 0], [-1, -1]])
+    counted = tally(lists, np.array([1, 1]), ks=(2,), num_items=2)
+    measured = measure(counted, known_counts=np.array([1, 1]), samples=10, seed=0)
+    assert counted.rank_counts.tolist() == [1, 1, 0]
+    assert (measured["n"], measured["HR@2"], measured["MRR@2"]) == (2, 0.5, 0.5)
+
+
+def test_a_target_without_an_index_is_a_miss():
+    counted = tally(np.array([[0, -1]]), np.array([-1]), ks=(2,), num_items=2)
+    assert counted.rank_counts.tolist() == [1, 0, 0]
+
+
+def test_coverage_counts_what_is_shown_in_the_first_k():
+    lists = np.array([[0, 1, 2], [0, 2, 3]])
+    counted = tally(lists, np.array([0, 0]), ks=(1, 2, 3), num_items=5)
+    measured = measure(counted, known_counts=np.array([1, 1, 1, 1, 0]), samples=10, seed=0)
+    assert [measured[f"Coverage@{k}"] for k in (1, 2, 3)] == [1 / 4, 3 / 4, 4 / 4]
+
+
+def test_gini_is_over_the_items_known_before_the_split():
+    counted = tally(np.array([[0], [1]]), np.array([0, 0]), ks=(1,), num_items=4)
+    even = measure(counted, known_counts=np.array([7, 1, 0, 0]), samples=10, seed=0)
+    uneven = measure(counted, known_counts=np.array([7, 1, 1, 1]), samples=10, seed=0)
+    assert (even["Gini@1"], uneven["Gini@1"]) == (0.0, 0.5)
+
+
+def test_every_metric_of_a_rank_has_an_interval_around_it():
+    counted = Tally(np.array([50, 30, 20]), {2: np.array([60, 40])})
+    measured = measure(counted, known_counts=np.array([1, 1]), samples=200, seed=0)
+    for name in ("HR@2", "NDCG@2", "MRR@2"):
+        low, high = measured[f"{name}_ci"]
+        assert 0 < low < measured[name] < high < 1
+
+
+# --- baselines on a bucket ---
+
+
+def bucket(*histories: list[tuple[int, int]]) -> Flat:
+    """Users with events (item, time). The split of the bucket itself is of no use here."""
+    events = [event for history in histories for event in history]
+    return Flat(
+        user_ids=pa.array(range(len(histories))),
+        items=np.array([item for item, _ in events], np.int32),
+        times=np.array([time for _, time in events], np.int64),
+        offsets=np.cumsum([0, *map(len, histories)]),
+        num_before=np.zeros(len(histories), np.int32),
+        holdout=np.full(len(histories), -1, np.int32),
+    )
+
+
+BUCKET = bucket(
+    [(0, 1), (1, 2), (3, 10), (2, 11)],  # the first after the cut counts: 3
+    [(3, 3), (5, 12), (2, 13)],  # 5 is not known: 2
+    [(1, 9), (2, 20)],  # its only later event lies at the end
+    [(4, 12)],  # nothing before the cut
+    [(2, 1), (2, 4)],  # nothing after it
+    [(0, 5), (0, 15)],  # again what it had
+)
+KNOWN = np.arange(6) < 5
+BY_INDEX = popularity(np.array([6, 5, 4, 3, 2, 1]))  # 0 is the most popular
+
+
+def ranks(score, *, before, filter_seen=False, allowed=KNOWN, k=4) -> list[int]:
+    """How many of the holdout items of `BUCKET` are at each rank 0..k."""
+    options = {"cut": 10, "before": before, "known": KNOWN, "allowed": allowed}
+    counted = bucket_tallies(BUCKET, {"it": score}, ks=(k,), filter_seen=filter_seen, **options)
+    return counted["it"].rank_counts.tolist()
+
+
+def test_the_holdout_is_the_first_known_item_from_the_cut_to_the_end():
+    assert ranks(BY_INDEX, before=20) == [0, 1, 0, 1, 1]  # items 0, 2 and 3
+    assert ranks(BY_INDEX, before=21) == [0, 1, 0, 2, 1]  # and 2 once more
+    assert ranks(BY_INDEX, before=None) == ranks(BY_INDEX, before=21)
+    assert ranks(BY_INDEX, before=13) == [0, 0, 0, 0, 1]  # 3 alone
+    assert ranks(BY_INDEX, before=10) == [0, 0, 0, 0, 0]
+
+
+def test_what_the_user_had_before_the_cut_is_filtered():
+    # 3 behind 2; 2 behind 0 and 1; the last user's 0 is filtered
+    assert ranks(BY_INDEX, before=20, filter_seen=True) == [1, 0, 1, 1, 0]
+
+
+def test_what_is_not_allowed_is_not_listed():
+    allowed = KNOWN & (np.arange(6) != 2)
+    assert ranks(BY_INDEX, before=20, allowed=allowed) == [1, 1, 0, 1, 0]
+
+
+def test_a_score_sees_events_before_the_cut_alone():
+    # only the last user's holdout item is in its history
+    assert ranks(own_most_frequent(6), before=20) == [2, 1, 0, 0, 0]
+
+
+def test_every_score_and_every_k_has_its_tally():
+    scores = {"popular": BY_INDEX, "own": own_most_frequent(6)}
+    options = {"known": KNOWN, "allowed": KNOWN, "filter_seen": False}
+    counted = bucket_tallies(BUCKET, scores, cut=10, before=20, ks=(1, 2), **options)
+    shown = {name: {k: c.tolist() for k, c in t.shown.items()} for name, t in counted.items()}
+    assert shown["popular"] == {1: [3, 0, 0, 0, 0, 0], 2: [3, 3, 0, 0, 0, 0]}
+    assert shown["own"] == {1: [2, 0, 0, 1, 0, 0], 2: [2, 1, 0, 1, 0, 0]}
+
+
+def test_a_bucket_without_users_has_an_empty_tally():
+    options = {"known": KNOWN, "allowed": KNOWN, "filter_seen": True}
+    counted = bucket_tallies(bucket(), {"it": BY_INDEX}, cut=10, before=None, ks=(2,), **options)
+    assert counted["it"].rank_counts.tolist() == [0, 0, 0]
+    measured = measure(counted["it"], known_counts=np.arange(6), samples=10, seed=0)
+    assert (measured["n"], measured["NDCG@2"], measured["NDCG@2_ci"]) == (0, 0.0, [0.0, 0.0])
+
+
+# --- the gate ---
+
+
+def failures(model=MODEL, **changes) -> list[str]:
+    return gate_failures(model, **(NO_GATE | changes))
+
+
+def test_without_a_gate_nothing_fails():
+    assert failures(previous={"NDCG@10": 1.0}) == []
+    assert failures({"n": 0}) == []
+
+
+def test_a_value_below_its_floor_fails_and_one_at_it_does_not():
+    (failure,) = failures(floors={"NDCG@10": 0.2, "HR@10": 0.3})
+    assert failure == "NDCG@10 is 0.1800, below its floor of 0.2 (gate.floors)"
+
+
+def test_every_floor_that_is_missed_is_named():
+    found = failures(floors={"NDCG@10": 0.2, "HR@10": 0.4})
+    assert [text.split()[0] for text in found] == ["NDCG@10", "HR@10"]
+
+
+@pytest.mark.parametrize(("previous", "fails"), [(0.1, 0), (0.199, 0), (0.201, 1), (0.4, 1)])
+def test_a_drop_of_more_than_a_tenth_fails(previous, fails):
+    found = failures(max_relative_drop=0.1, previous={"NDCG@10": previous, "HR@10": 1.0})
+    assert len(found) == fails
+    assert all("gate.max_relative_drop=0.1" in text and "0.1800" in text for text in found)
+
+
+def test_the_drop_is_that_of_the_watched_metric():
+    previous = {"NDCG@10": 0.9, "HR@10": 0.31}
+    assert failures(max_relative_drop=0.1, metric="HR@10", previous=previous) == []
+
+
+@pytest.mark.parametrize("previous", [None, {}, {"NDCG@20": 0.9}])
+def test_the_first_date_and_a_new_metric_have_nothing_to_drop_from(previous):
+    assert failures(max_relative_drop=0.0, previous=previous) == []
+
+
+@pytest.mark.parametrize("gate", [{"floors": {"NDCG@10": 0.0}}, {"max_relative_drop": 1.0}])
+def test_with_a_gate_a_night_that_measured_nothing_fails(gate):
+    (failure,) = failures({"n": 0, "NDCG@10": 0.0}, **gate)
+    assert failure.startswith("no user has a holdout item")

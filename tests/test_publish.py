@@ -1,0 +1,522 @@
+"""Publishing: the audit of a bucket, the chain of entries, and the copy that consumers read."""
+
+import json
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from diffsasrec.errors import InfrastructureError
+from diffsasrec.publish import (
+    Entry,
+    append_entry,
+    audit_bucket,
+    check_create_only,
+    copy_to_lake,
+    manifest_for,
+    newest_before,
+    read_chain,
+    settle,
+)
+from diffsasrec.rundir import RunDir
+from diffsasrec.schema import recommendations_schema
+from diffsasrec.storage import Storage, sha256
+
+DAY, NEXT_DAY = "2024-03-01", "2024-03-02"
+LONG = 1e6  # seconds of grace that no test lives to see the end of
+
+# --- the audit: users 1, 2, 3 and items a..f, of which f is not allowed ---
+
+VOCAB = pa.table({"item_id": ["a", "b", "c", "d", "e", "f"]})
+ALLOWED = np.array([True, True, True, True, True, False])
+HISTORY = {1: [0, 1, 0], 2: [2, 5], 3: []}
+LISTS = {1: ["c", "d"], 2: ["a", "b"], 3: ["e", "a"]}
+USERS, SHORT = "users: not exactly the expected ones, once and in order", "list: not 2 items"
+
+
+def struct(item: str | None, score: float, rank: int) -> dict[str, object]:
+    return {"item_id": item, "score": score, "rank": rank}
+
+
+def ranked(items: list[str]) -> list[dict[str, object]]:
+    return [struct(item, -0.5 * rank, rank) for rank, item in enumerate(items, start=1)]
+
+
+def bucket(lists: dict[int, list], version: str | None = "v1") -> pa.Table:
+    """Recommendations; a list holds item ids, or structs where a test plants a fault."""
+    rows = [
+        {
+            "user_id": user,
+            "items": ranked(items) if all(isinstance(i, str) for i in items) else items,
+            "source": "model",
+            "history_len": 1,
+            "model_version": version,
+        }
+        for user, items in lists.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=recommendations_schema(pa.int64(), pa.string()))
+
+
+def histories(history: dict[int, list[int]]) -> pa.Table:
+    schema = pa.schema([("user_id", pa.int64()), ("items", pa.list_(pa.int32()))])
+    rows = [{"user_id": user, "items": items} for user, items in history.items()]
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def audit(table: pa.Table, *, history=HISTORY, k=2, filter_seen=True, allowed=ALLOWED) -> Counter:
+    return audit_bucket(
+        table,
+        histories(history),
+        vocab=VOCAB,
+        allowed=allowed,
+        k=k,
+        filter_seen=filter_seen,
+        model_version="v1",
+    )
+
+
+def test_a_clean_bucket_breaks_no_rule():
+    assert audit(bucket(LISTS)) == {}
+
+
+def test_a_bucket_in_many_chunks_is_the_same_bucket():
+    table = bucket(LISTS)
+    assert audit(pa.concat_tables([table.slice(0, 1), table.slice(1)])) == {}
+
+
+def test_an_empty_bucket_passes():
+    assert audit(bucket({}), history={}) == {}
+
+
+def test_users_without_any_candidate_have_empty_lists():
+    assert audit(bucket({1: [], 2: [], 3: []}), allowed=np.zeros(6, bool)) == {}
+
+
+def test_a_missing_user_is_found():
+    assert audit(bucket({1: LISTS[1], 3: LISTS[3]})) == {USERS: 1}
+
+
+def test_an_empty_bucket_where_users_were_expected_is_found():
+    assert audit(bucket({})) == {USERS: 3}
+
+
+def test_a_user_too_many_is_found():
+    assert audit(bucket({**LISTS, 4: ["a", "b"]})) == {USERS: 1}
+
+
+def test_a_user_twice_is_found():
+    table = bucket(LISTS)
+    assert audit(pa.concat_tables([table, table.slice(2)])) == {USERS: 1}
+
+
+def test_a_wrong_order_of_users_is_found():
+    assert audit(bucket({2: LISTS[2], 1: LISTS[1], 3: LISTS[3]})) == {USERS: 1}
+
+
+def test_an_unknown_item_is_found():
+    broken = audit(bucket({**LISTS, 2: ["a", "zzz"]}))
+    assert broken == {"item: not in the vocabulary": 1}
+
+
+def test_an_unknown_item_is_not_taken_for_one_of_the_user_before():
+    broken = audit(bucket({**LISTS, 1: ["c", "f"], 2: ["a", "zzz"]}))
+    assert broken == {
+        "item: not in the vocabulary": 1,
+        "item: denied, not allowed or not trained on": 1,
+    }
+
+
+def test_a_missing_item_id_is_found():
+    broken = audit(bucket({**LISTS, 2: [struct("a", 1, 1), struct(None, 0, 2)]}))
+    assert broken == {"item: not in the vocabulary": 1}
+
+
+def test_an_item_that_is_not_allowed_is_found():
+    broken = audit(bucket({**LISTS, 1: ["c", "f"]}))
+    assert broken == {"item: denied, not allowed or not trained on": 1}
+
+
+def test_a_seen_item_is_found_where_seen_items_are_filtered():
+    assert audit(bucket({**LISTS, 1: ["c", "b"]})) == {"item: seen by the user": 1}
+
+
+def test_a_seen_item_is_no_fault_where_they_are_not_filtered():
+    assert audit(bucket({**LISTS, 1: ["c", "b"]}), filter_seen=False) == {}
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf"), None])
+def test_a_score_that_is_not_finite_is_found(score):
+    broken = audit(bucket({**LISTS, 2: [struct("a", 1, 1), struct("b", score, 2)]}))
+    assert broken == {"score: not finite": 1}
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (2, 1), (1, 1), (1, 3), (1, None)])
+def test_ranks_that_do_not_count_from_one_are_found(ranks):
+    broken = audit(bucket({**LISTS, 2: [struct("a", 1, ranks[0]), struct("b", 0, ranks[1])]}))
+    assert broken == {"rank: not 1, 2, 3, ...": 1}
+
+
+def test_an_item_twice_is_found():
+    assert audit(bucket({**LISTS, 2: ["a", "a"]})) == {"list: an item twice": 1}
+
+
+def test_a_list_that_is_too_short_although_candidates_are_left_is_found():
+    broken = audit(bucket({**LISTS, 3: ["e"]}))
+    assert broken == {f"{SHORT} although there are as many candidates": 1}
+
+
+def test_a_list_that_is_too_long_is_found():
+    broken = audit(bucket({**LISTS, 3: ["e", "a", "b"]}))
+    assert broken == {f"{SHORT} although there are as many candidates": 1}
+
+
+def test_a_short_list_is_fine_when_candidates_run_out():
+    # of the five allowed items user 1 has seen two and user 2 one: three and four are left
+    lists = {1: ["c", "d", "e"], 2: ["a", "b", "d", "e"], 3: ["a", "b", "c", "d", "e"]}
+    assert audit(bucket(lists), k=10) == {}
+
+
+def test_candidates_do_not_run_out_where_seen_items_are_not_filtered():
+    lists = {1: ["c", "d", "e"], 2: list("abcde"), 3: list("edcba")}
+    broken = audit(bucket(lists), k=10, filter_seen=False)
+    assert broken == {"list: not 10 items although there are as many candidates": 1}
+
+
+def test_rows_of_another_model_are_found():
+    table = pa.concat_tables([bucket(LISTS).slice(0, 2), bucket(LISTS, "v2").slice(2)])
+    assert audit(table) == {"model_version: not that of the checkpoint": 1}
+
+
+def test_rows_that_name_no_model_are_found():
+    assert audit(bucket(LISTS, None)) == {"model_version: not that of the checkpoint": 3}
+
+
+def test_a_rule_counts_users_and_not_items():
+    lists = {1: ["a", "b"], 2: ["a", "b"], 3: ["f", "f"]}
+    assert audit(bucket(lists)) == {
+        "item: seen by the user": 1,
+        "item: denied, not allowed or not trained on": 1,
+        "list: an item twice": 1,
+    }
+
+
+# --- the chain ---
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Storage:
+    return Storage.of(str(tmp_path))
+
+
+def run_of(lake: Storage, run_id: str, ds: str = DAY, attempt: str = "first") -> RunDir:
+    return RunDir(lake, ds=ds, run_id=run_id, identity="i", attempt=attempt)
+
+
+def append(lake: Storage, run_id: str, ds: str = DAY, attempt: str = "first") -> Entry:
+    return append_entry(lake, run_of(lake, run_id, ds, attempt), "digest")[0]
+
+
+def test_the_chain_of_a_new_lake_is_empty(lake: Storage):
+    assert read_chain(lake) == []
+
+
+def test_an_entry_is_read_back_as_it_was_made(lake: Storage):
+    entry, ours = append_entry(lake, run_of(lake, "r1"), "digest")
+    current = {"ds": DAY, "run_id": "r1"}
+    assert ours
+    assert entry == Entry(1, "first", DAY, "r1", "digest", None, current)
+    assert read_chain(lake) == [entry]
+    assert lake.exists("recommendations/_published/00000001.json")
+
+
+def test_entries_count_from_one_and_name_the_one_before(lake: Storage):
+    entries = [append(lake, f"r{i}", f"2024-03-0{i}") for i in (1, 2, 3)]
+    assert [(entry.number, entry.previous) for entry in entries] == [(1, None), (2, 1), (3, 2)]
+    assert read_chain(lake) == entries
+
+
+def test_the_newest_date_is_current(lake: Storage):
+    append(lake, "r1", DAY)
+    assert append(lake, "r2", NEXT_DAY).current == {"ds": NEXT_DAY, "run_id": "r2"}
+
+
+def test_another_run_of_the_newest_date_becomes_current(lake: Storage):
+    append(lake, "r1", DAY)
+    assert append(lake, "r2", DAY).current == {"ds": DAY, "run_id": "r2"}
+
+
+def test_a_backfill_leaves_current_alone(lake: Storage):
+    append(lake, "r2", NEXT_DAY)
+    assert append(lake, "r1", DAY).current == {"ds": NEXT_DAY, "run_id": "r2"}
+    assert append(lake, "r3", NEXT_DAY).current == {"ds": NEXT_DAY, "run_id": "r3"}
+
+
+def test_the_newest_before_a_date_is_of_the_newest_date_before_it(lake: Storage):
+    entries = [append(lake, "r2", NEXT_DAY), append(lake, "r1", DAY), append(lake, "r3", DAY)]
+    assert newest_before(entries, "2024-03-03") == entries[0]
+    assert newest_before(entries, NEXT_DAY) == entries[2]
+    assert newest_before(entries, DAY) is None
+    assert newest_before([], DAY) is None
+
+
+def test_the_same_run_again_gives_the_first_entry_which_is_not_ours(lake: Storage):
+    first = append(lake, "r1")
+    append(lake, "r2")
+    entry, ours = append_entry(lake, run_of(lake, "r1", attempt="second"), "another digest")
+    assert (entry, ours) == (first, False)
+    assert len(read_chain(lake)) == 2
+
+
+def test_one_run_id_at_two_dates_is_two_runs(lake: Storage):
+    assert append(lake, "r1", DAY).number == 1
+    assert append(lake, "r1", NEXT_DAY).number == 2
+
+
+def test_an_attempt_whose_answer_was_lost_recognises_its_own_entry(lake: Storage):
+    first = append(lake, "r1", attempt="first")
+    assert append_entry(lake, run_of(lake, "r1", attempt="first"), "digest") == (first, True)
+    assert read_chain(lake) == [first]
+
+
+def test_runs_that_publish_at_once_get_one_number_each(lake: Storage):
+    with ThreadPoolExecutor(8) as pool:
+        entries = list(pool.map(lambda i: append(lake, f"r{i}"), range(8)))
+    assert sorted(entry.number for entry in entries) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert read_chain(lake) == sorted(entries, key=lambda entry: entry.number)
+
+
+def test_attempts_of_one_run_that_publish_at_once_make_one_entry(lake: Storage):
+    with ThreadPoolExecutor(8) as pool:
+        runs = [run_of(lake, "r1", attempt=f"a{i}") for i in range(8)]
+        answers = list(pool.map(lambda run: append_entry(lake, run, "digest"), runs))
+    assert {entry.number for entry, _ in answers} == {1}
+    assert [entry.attempt for entry, ours in answers if ours] == [read_chain(lake)[0].attempt]
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_gap_in_the_chain_stops_everything(lake: Storage, missing: int):
+    entries = [append(lake, f"r{i}") for i in (1, 2, 3)]
+    lake.delete([entries[missing - 1].path])
+    with pytest.raises(InfrastructureError, match="gap"):
+        append(lake, "r4")
+    with pytest.raises(InfrastructureError, match="gap"):
+        settle(lake, grace=0)
+
+
+# --- the copy ---
+
+
+def made(lake: Storage, run_id: str, ds: str = DAY, rows: tuple[int, ...] = (2, 1)) -> Entry:
+    """A scored run with a manifest and an entry of the chain; nothing is copied yet."""
+    run = run_of(lake, run_id, ds)
+    files = [run.storage.write_table("vocab/part-00000.parquet", VOCAB)]
+    for number, n in enumerate(rows):
+        table = pa.table({"user_id": list(range(n)), "run": [run_id] * n})
+        path = f"recommendations/part-{number:05d}.parquet"
+        files.append(run.storage.write_table(path, table))
+    _, digest = manifest_for(run, {"model_version": f"model of {run_id}", "files": files})
+    return append_entry(lake, run, digest)[0]
+
+
+def shown(lake: Storage, ds: str = DAY) -> list[str]:
+    """The names in the directory of a date."""
+    return [info.path.rpartition("/")[2] for info in lake.list(f"recommendations/ds={ds}")]
+
+
+def parts(*run_ids: str) -> list[str]:
+    return [f"part-{run_id}-0000{n}.parquet" for run_id in run_ids for n in (0, 1)]
+
+
+def success(lake: Storage, ds: str = DAY) -> dict:
+    return json.loads(lake.read_bytes(f"recommendations/ds={ds}/_SUCCESS"))
+
+
+def snapshot(lake: Storage) -> list[tuple[str, str]]:
+    return [(info.path, info.version) for info in lake.list()]
+
+
+def test_a_copy_shows_the_parts_and_success(lake: Storage):
+    copy_to_lake(lake, made(lake, "r1"))
+    assert shown(lake) == ["_SUCCESS", *parts("r1")]
+
+
+def test_success_says_what_is_shown(lake: Storage):
+    copy_to_lake(lake, made(lake, "r1"))
+    content = success(lake)
+    assert [file["path"] for file in content.pop("files")] == parts("r1")
+    assert content == {"ds": DAY, "run_id": "r1", "rows": 3, "model_version": "model of r1"}
+
+
+def test_the_files_of_success_have_the_rows_and_bytes_it_names(lake: Storage):
+    copy_to_lake(lake, made(lake, "r1"))
+    for file, rows in zip(success(lake)["files"], (2, 1), strict=True):
+        path = f"recommendations/ds={DAY}/{file['path']}"
+        assert file["sha256"] == sha256(lake.read_bytes(path))
+        assert file["rows"] == lake.read_table(path).num_rows == rows
+
+
+def test_settling_an_empty_lake_does_nothing(lake: Storage):
+    assert settle(lake, grace=0) == []
+    assert lake.list() == []
+
+
+def test_settling_copies_where_nothing_was_copied(lake: Storage):
+    made(lake, "r1")
+    assert settle(lake, grace=0) == [DAY]
+    assert shown(lake) == ["_SUCCESS", *parts("r1")]
+
+
+@pytest.mark.parametrize("lost", [["_SUCCESS"], ["_SUCCESS", "part-r1-00001.parquet"]])
+def test_settling_finishes_a_copy_that_was_interrupted(lake: Storage, lost: list[str]):
+    copy_to_lake(lake, made(lake, "r1"))
+    whole = success(lake)
+    lake.delete([f"recommendations/ds={DAY}/{name}" for name in lost])
+    assert settle(lake, grace=0) == [DAY]
+    assert shown(lake) == ["_SUCCESS", *parts("r1")]
+    assert success(lake) == whole
+
+
+def test_settling_finishes_a_replacement_that_was_interrupted(lake: Storage):
+    copy_to_lake(lake, made(lake, "r1"))
+    made(lake, "r2")
+    source = f"{run_of(lake, 'r2').path}/recommendations/part-00000.parquet"
+    lake.copy(source, f"recommendations/ds={DAY}/part-r2-00000.parquet")
+    assert success(lake)["run_id"] == "r1"
+    assert settle(lake, grace=0) == [DAY]
+    assert shown(lake) == ["_SUCCESS", *parts("r2")]
+
+
+def test_settling_shows_every_date(lake: Storage):
+    made(lake, "r1", DAY)
+    made(lake, "r2", NEXT_DAY)
+    assert settle(lake, grace=0) == [DAY, NEXT_DAY]
+    assert shown(lake, DAY) == ["_SUCCESS", *parts("r1")]
+    assert shown(lake, NEXT_DAY) == ["_SUCCESS", *parts("r2")]
+
+
+def test_settling_twice_changes_nothing(lake: Storage):
+    for run_id, ds in (("r1", DAY), ("r2", DAY), ("r3", NEXT_DAY)):
+        made(lake, run_id, ds)
+        settle(lake, grace=0)
+    before = snapshot(lake)
+    assert settle(lake, grace=0) == []
+    assert snapshot(lake) == before
+
+
+def test_a_second_publication_of_a_date_replaces_the_first(lake: Storage):
+    for run_id in ("r1", "r2"):
+        made(lake, run_id)
+        settle(lake, grace=0)
+    assert success(lake)["run_id"] == "r2"
+    assert shown(lake) == ["_SUCCESS", *parts("r2")]
+
+
+def test_a_replacement_with_fewer_parts_leaves_none_of_the_old(lake: Storage):
+    copy_to_lake(lake, made(lake, "r1", rows=(2, 1)))
+    copy_to_lake(lake, made(lake, "r2", rows=(3,)))
+    settle(lake, grace=0)
+    assert shown(lake) == ["_SUCCESS", "part-r2-00000.parquet"]
+
+
+def test_replaced_parts_stay_during_the_grace_time(lake: Storage):
+    for run_id in ("r1", "r2"):
+        made(lake, run_id)
+        settle(lake, grace=LONG)
+    assert success(lake)["run_id"] == "r2"
+    assert shown(lake) == ["_SUCCESS", *parts("r1", "r2")]
+
+
+def test_replaced_parts_go_once_the_grace_time_is_over(lake: Storage):
+    for run_id in ("r1", "r2"):
+        made(lake, run_id)
+        settle(lake, grace=LONG)
+    assert settle(lake, grace=0) == []
+    assert shown(lake) == ["_SUCCESS", *parts("r2")]
+
+
+def test_the_grace_time_counts_from_the_replacement(lake: Storage, tmp_path: Path):
+    for run_id in ("r1", "r2"):
+        copy_to_lake(lake, made(lake, run_id))
+    path = tmp_path / f"recommendations/ds={DAY}/_SUCCESS"
+    hour_ago = path.stat().st_mtime - 3600
+    os.utime(path, (hour_ago, hour_ago))
+    settle(lake, grace=4000)
+    assert shown(lake) == ["_SUCCESS", *parts("r1", "r2")]
+    settle(lake, grace=3000)
+    assert shown(lake) == ["_SUCCESS", *parts("r2")]
+
+
+def test_parts_of_a_run_that_never_was_shown_go_too(lake: Storage):
+    copy_to_lake(lake, made(lake, "r1"))
+    lake.delete([f"recommendations/ds={DAY}/_SUCCESS"])
+    made(lake, "r2")
+    settle(lake, grace=0)
+    assert shown(lake) == ["_SUCCESS", *parts("r2")]
+
+
+def test_a_slow_publisher_does_not_bring_the_old_version_back(lake: Storage):
+    old = made(lake, "r1")
+    made(lake, "r2")
+    settle(lake, grace=0)
+    copy_to_lake(lake, old)
+    assert settle(lake, grace=0) == [DAY]
+    assert success(lake)["run_id"] == "r2"
+    assert shown(lake) == ["_SUCCESS", *parts("r2")]
+
+
+def test_files_of_others_in_a_date_are_left_alone(lake: Storage):
+    copy_to_lake(lake, made(lake, "r1"))
+    lake.write_bytes(f"recommendations/ds={DAY}/notes.txt", b"keep")
+    made(lake, "r2")
+    settle(lake, grace=0)
+    assert shown(lake) == ["_SUCCESS", "notes.txt", *parts("r2")]
+
+
+def test_an_old_run_directory_that_was_pruned_is_no_error(lake: Storage):
+    for run_id in ("r1", "r2"):
+        made(lake, run_id)
+        settle(lake, grace=0)
+    lake.delete([info.path for info in lake.list(run_of(lake, "r1").path)])
+    made(lake, "r3", NEXT_DAY)
+    assert settle(lake, grace=0) == [NEXT_DAY]
+    assert success(lake)["run_id"] == "r2"
+
+
+def test_a_date_whose_newest_run_was_pruned_before_its_copy_keeps_what_it_shows(lake: Storage):
+    copy_to_lake(lake, made(lake, "r1"))
+    made(lake, "r2")
+    lake.delete([info.path for info in lake.list(run_of(lake, "r2").path)])
+    assert settle(lake, grace=0) == []
+    assert shown(lake) == ["_SUCCESS", *parts("r1")]
+
+
+def test_a_manifest_that_changed_after_the_commit_is_refused(lake: Storage):
+    entry = made(lake, "r1")
+    lake.write_bytes(f"{run_of(lake, 'r1').path}/manifest.json", b'{"files": []}')
+    with pytest.raises(InfrastructureError, match="chain entry 1 names"):
+        copy_to_lake(lake, entry)
+    with pytest.raises(InfrastructureError, match="chain entry 1 names"):
+        settle(lake, grace=0)
+    assert shown(lake) == []
+
+
+# --- the manifest and the store ---
+
+
+def test_the_first_manifest_of_a_run_stays(lake: Storage):
+    run = run_of(lake, "r1")
+    first = manifest_for(run, {"seconds": 1})
+    assert first[0] == {"seconds": 1}
+    assert manifest_for(replace(run, attempt="second"), {"seconds": 2}) == first
+    assert first[1] == sha256(run.storage.read_bytes("manifest.json"))
+
+
+@pytest.mark.parametrize("single_writer", [False, True])
+def test_a_local_lake_has_create_only(lake: Storage, single_writer: bool):
+    check_create_only(lake, single_writer=single_writer)
+    assert lake.list() == []
