@@ -1,6 +1,6 @@
 # make demo   set everything up in .venv and run one night on this machine
 # make test   set everything up, check the style and the types, run the tests
-PYTHON ?= python3.11
+PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 

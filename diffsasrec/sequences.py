@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -160,7 +161,6 @@ def finish(
 class Built:
     vocab: pa.Table
     counts: Counter[str]
-    num_buckets: int
 
 
 def build_sequences(
@@ -178,44 +178,21 @@ def build_sequences(
     progress: Callable[[int, int], None],
 ) -> Built:
     """The shuffle, the vocabulary, and the files sequences/, holdout/ and vocab/ below `output`."""
-    user_type, item_type = canonical_type(log.user_type), canonical_type(log.item_type)
-
-    def read(batch: pa.Table) -> Iterator[pa.Table]:
-        yield (
-            events_schema(user_type, item_type).append(pa.field("bucket", pa.int32())).empty_table()
-        )
-        for _, fragment in fragments_of(batch):
-            for _, checked in read_events(
-                fragment, events=events, log_types=(log.user_type, log.item_type), before=before
-            ):
-                users = checked.events["user_id"].combine_chunks()
-                buckets = pa.array(bucket_of(users, num))
-                yield checked.events.append_column("bucket", buckets)
-
-    def fold_buckets(block: pa.Table) -> Iterator[pa.Table]:
-        # a partition holds the whole of none, one or several buckets
-        for bucket in pc.unique(block["bucket"]).to_pylist() if block.num_rows else []:
-            rows = block.filter(pc.equal(block["bucket"], bucket))
-            table, dropped = fold(rows, max_user_events=max_user_events)
-            counts = count_items(
-                list_values(table["item_ids"]),
-                list_values(table["times"]).to_numpy(),
-                split_time=split_time,
-            )
-            yield pa.table(
-                {
-                    "bucket": pa.array([bucket], pa.int32()),
-                    "dropped": pa.array([json.dumps(dropped)]),
-                    "folded": pa.array([_pack(table)], pa.large_binary()),
-                    "item_counts": pa.array([_pack(counts)], pa.large_binary()),
-                }
-            )
-
     folded = (
         fragments_dataset(log)
-        .map_batches(read, batch_format="pyarrow", batch_size=1)
+        .map_batches(
+            _read_with_bucket,
+            fn_kwargs={"log": log, "events": events, "before": before, "num": num},
+            batch_format="pyarrow",
+            batch_size=1,
+        )
         .repartition(num, keys=["bucket"])
-        .map_batches(fold_buckets, batch_format="pyarrow", batch_size=None)
+        .map_batches(
+            _fold_buckets,
+            fn_kwargs={"max_user_events": max_user_events, "split_time": split_time},
+            batch_format="pyarrow",
+            batch_size=None,
+        )
         .materialize()
     )
     counts: Counter[str] = Counter()
@@ -223,45 +200,87 @@ def build_sequences(
     for row in folded.select_columns(["dropped", "item_counts"]).iter_rows():
         counts += Counter(json.loads(row["dropped"]))
         item_counts = [merge_counts([*item_counts, _unpack(row["item_counts"])])]
-    all_items = item_counts[0]
+    counts["items"] = pc.sum(pc.greater_equal(item_counts[0]["count"], min_item_count)).as_py()
+    counts["rare_items"] = item_counts[0].num_rows - counts["items"]
     vocab = build_vocab(
-        all_items,
+        item_counts[0],
         min_item_count=min_item_count,
         item_type=log.item_type,
         previous=previous_vocab,
     )
-    counts["items"], counts["rare_items"] = vocab.num_rows, all_items.num_rows - vocab.num_rows
-    if previous_vocab is not None:
-        counts["rare_items"] = pc.sum(pc.less(all_items["count"], min_item_count)).as_py()
     output.write_table(f"vocab/{bucket_name(0)}", vocab)
-    shared_vocab, user_type_out = ray.put(vocab), log.user_type
-
-    def write(batch: pa.Table) -> pa.Table:
-        bucket = batch["bucket"][0].as_py()
-        sequences, holdout, bucket_counts = finish(
-            _unpack(batch["folded"][0].as_py()),
-            ray.get(shared_vocab),
-            split_time=split_time,
-            user_type=user_type_out,
-            min_user_events=min_user_events,
-        )
-        output.write_table(f"sequences/{bucket_name(bucket)}", sequences)
-        output.write_table(f"holdout/{bucket_name(bucket)}", holdout)
-        return pa.table({"bucket": batch["bucket"], "counts": [json.dumps(bucket_counts)]})
-
+    finishing = {
+        "split_time": split_time,
+        "user_type": log.user_type,
+        "min_user_events": min_user_events,
+    }
     written = set()
-    results = folded.map_batches(write, batch_format="pyarrow", batch_size=1)
+    results = folded.map_batches(
+        _write_bucket,
+        fn_kwargs={"vocab": ray.put(vocab), "output": output, "finishing": finishing},
+        batch_format="pyarrow",
+        batch_size=1,
+    )
     for row in results.iter_rows():
+        assert row["bucket"] not in written, row["bucket"]
         counts += Counter(json.loads(row["counts"]))
         written.add(row["bucket"])
         progress(len(written), num)
     # a bucket that no user falls into still has its files: N is a fact of the run
-    empty = fold(events_schema(user_type, item_type).empty_table(), max_user_events=max_user_events)
-    sequences, holdout, _ = finish(empty[0], vocab, split_time=split_time, user_type=user_type_out)
+    nobody = fold(_events_of(log).empty_table(), max_user_events=max_user_events)[0]
     for bucket in set(range(num)) - written:
-        output.write_table(f"sequences/{bucket_name(bucket)}", sequences)
-        output.write_table(f"holdout/{bucket_name(bucket)}", holdout)
-    return Built(vocab, counts, num)
+        _write_files(output, bucket, *finish(nobody, vocab, **finishing)[:2])
+    return Built(vocab, counts)
+
+
+def _events_of(log: Log) -> pa.Schema:
+    return events_schema(canonical_type(log.user_type), canonical_type(log.item_type))
+
+
+def _read_with_bucket(
+    batch: pa.Table, *, log: Log, events: EventsConfig, before: int, num: int
+) -> Iterator[pa.Table]:
+    """The events of some fragments and the bucket of each."""
+    yield _events_of(log).append(pa.field("bucket", pa.int32())).empty_table()
+    for _, fragment in fragments_of(batch):
+        for _, checked in read_events(
+            fragment, events=events, log_types=(log.user_type, log.item_type), before=before
+        ):
+            buckets = bucket_of(checked.events["user_id"].combine_chunks(), num)
+            yield checked.events.append_column("bucket", pa.array(buckets))
+
+
+def _fold_buckets(block: pa.Table, *, max_user_events: int, split_time: int) -> Iterator[pa.Table]:
+    """One row per bucket: its folded rows and its item counts, packed."""
+    # a partition holds the whole of none, one or several buckets
+    for bucket in pc.unique(block["bucket"]).to_pylist() if block.num_rows else []:
+        rows = block.filter(pc.equal(block["bucket"], bucket))
+        table, dropped = fold(rows, max_user_events=max_user_events)
+        times = list_values(table["times"]).to_numpy()
+        counts = count_items(list_values(table["item_ids"]), times, split_time=split_time)
+        yield pa.table(
+            {
+                "bucket": pa.array([bucket], pa.int32()),
+                "dropped": pa.array([json.dumps(dropped)]),
+                "folded": pa.array([_pack(table)], pa.large_binary()),
+                "item_counts": pa.array([_pack(counts)], pa.large_binary()),
+            }
+        )
+
+
+def _write_bucket(
+    batch: pa.Table, *, vocab: Any, output: Storage, finishing: dict[str, Any]
+) -> pa.Table:
+    """Finishes and writes a bucket; `vocab` is a reference, so that a node fetches it once."""
+    folded = _unpack(batch["folded"][0].as_py())
+    sequences, holdout, counts = finish(folded, ray.get(vocab), **finishing)
+    _write_files(output, batch["bucket"][0].as_py(), sequences, holdout)
+    return pa.table({"bucket": batch["bucket"], "counts": [json.dumps(counts)]})
+
+
+def _write_files(output: Storage, bucket: int, sequences: pa.Table, holdout: pa.Table) -> None:
+    output.write_table(f"sequences/{bucket_name(bucket)}", sequences)
+    output.write_table(f"holdout/{bucket_name(bucket)}", holdout)
 
 
 def _pack(table: pa.Table) -> bytes:

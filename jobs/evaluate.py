@@ -173,7 +173,7 @@ def item_knn_baseline(config: Config, run: RunDir, prepared: dict[str, Any]) -> 
     lengths = np.concatenate([lengths for _, lengths in parts])[: config.evaluate.item_knn_users]
     offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
     items = np.concatenate([items for items, _ in parts])[: offsets[-1]]
-    return item_knn(item_similarity(items, offsets, num_items=prepared["counts"]["items"]))
+    return item_knn(item_similarity(items, offsets, num_items=prepared["num_items"]))
 
 
 def previous_metrics(run: RunDir) -> dict[str, Any] | None:

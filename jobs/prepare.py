@@ -66,6 +66,11 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         output=run.storage,
         progress=progress.update,
     )
+    if not built.counts["items"]:
+        raise InputDataError(
+            f"no item has split.min_item_count={split.min_item_count} events; lower it or bring "
+            "more history"
+        )
     counts = dict(sorted((survey.counts + built.counts).items()))
     log.info("prepare: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
     if not counts.get("holdout_users"):
@@ -73,6 +78,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     return {
         "counts": counts,
         "num_buckets": num,
+        "num_items": built.vocab.num_rows,
         "split_time": survey.split_time,
         "second_cut": survey.second_cut,
         "inputs": [{"path": f.path, "size": f.size, "version": f.version} for f in inputs],
