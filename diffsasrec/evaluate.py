@@ -146,7 +146,7 @@ def gate_failures(
     failures = [
         f"{name} is {model[name]:.4f}, below its floor of {floor} (gate.floors)"
         for name, floor in floors.items()
-        if model[name] < floor
+        if not model[name] >= floor
     ]
     if max_relative_drop is not None and previous is not None and metric in previous:
         allowed = previous[metric] * (1 - max_relative_drop)

@@ -54,9 +54,11 @@ def read_items(path: str, key: str) -> pa.Array:
             table = _read_csv(file) if path.endswith(".csv") else pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"{key}={path} can't be read: {error}") from None
-    if "item_id" not in table.column_names:
-        raise ConfigError(f"{key}={path} has no column item_id; it has {table.column_names}")
+    if table.column_names.count("item_id") != 1:
+        raise ConfigError(f"{key}={path} must have one column item_id; it has {table.column_names}")
     ids = table["item_id"].combine_chunks()
+    if pa.types.is_null(ids.type):  # what an empty table of objects is written as
+        return pa.array([], pa.string())
     if canonical_type(ids.type) is None:
         raise ConfigError(f"{key}={path}: item_id is {ids.type}; ids are integers or strings")
     return canonical(ids.drop_null())
