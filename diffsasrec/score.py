@@ -55,7 +55,9 @@ def read_items(path: str, key: str) -> pa.Array:
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"{key}={path} can't be read: {error}") from None
     if table.column_names.count("item_id") != 1:
-        raise ConfigError(f"{key}={path} must have one column item_id; it has {table.column_names}")
+        raise ConfigError(
+            f"{key}={path} has no column item_id, or two; it has {table.column_names}"
+        )
     ids = table["item_id"].combine_chunks()
     if pa.types.is_null(ids.type):  # what an empty table of objects is written as
         return pa.array([], pa.string())
