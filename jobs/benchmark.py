@@ -38,22 +38,13 @@ SEED = 0
 
 def main() -> None:
     options = _parse()
-    torch.set_num_threads(options.threads)
-    variants, unit, amount = options.prepare(options)
-    sizes = {
-        name: value
-        for name, value in vars(options).items()
-        if name not in ("prepare", "json", "command", "threads", "device", "rounds")
-    }
-    for variant, seconds in _median_seconds(variants, options.rounds):
-        line = {
-            "variant": variant,
-            **sizes,
-            f"{unit}_per_s": round(amount / seconds, 2),
-            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "threads": options.threads,
-            "device": getattr(options, "device", "cpu"),
-        }
+    if "threads" in options:
+        torch.set_num_threads(options.threads)
+    hidden = ("measure", "json", "command", "rounds")
+    sizes = {name: value for name, value in vars(options).items() if name not in hidden}
+    for figures in options.measure(options):
+        line = {"device": "cpu", "threads": torch.get_num_threads()} | sizes | figures
+        line["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         text = ", ".join(f"{name} {value}" for name, value in line.items())
         print(json.dumps(line) if options.json else text, flush=True)
     if ray.is_initialized():
@@ -63,9 +54,9 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measures this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, prepare in (("score", _score), ("train", _train)):
-        command = commands.add_parser(name, help=(prepare.__doc__ or "").splitlines()[0])
-        command.set_defaults(prepare=prepare)
+    for name, measure in (("score", _score), ("train", _train)):
+        command = commands.add_parser(name, help=(measure.__doc__ or "").splitlines()[0])
+        command.set_defaults(measure=measure)
         command.add_argument("--items", type=int, default=3500)
         command.add_argument("--users", type=int, default=512)
         command.add_argument("--max-len", type=int, default=200)
@@ -74,37 +65,38 @@ def _parse() -> argparse.Namespace:
         command.add_argument("--blocks", type=int, default=2)
         command.add_argument("--heads", type=int, default=2)
         command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        command.add_argument("--threads", type=int, default=1)
     score, train = commands.choices["score"], commands.choices["train"]
     score.add_argument("--k", type=int, default=10)
     score.add_argument("--decode", choices=("single", "multi", "autoregressive"), default="multi")
     score.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     train.add_argument("--batch-size", type=int, default=128)
     prepare_command = commands.add_parser("prepare", help=(_prepare.__doc__ or "").splitlines()[0])
-    prepare_command.set_defaults(prepare=_prepare)
+    prepare_command.set_defaults(measure=_prepare)
     prepare_command.add_argument("--rows", type=int, default=1_000_000)
     prepare_command.add_argument("--users", type=int, default=50_000)
     prepare_command.add_argument("--items", type=int, default=20_000)
     ray_command = commands.add_parser("ray", help=(_ray.__doc__ or "").splitlines()[0])
-    ray_command.set_defaults(prepare=_ray)
+    ray_command.set_defaults(measure=_ray)
     ray_command.add_argument("--actors", type=int, default=2)
     ray_command.add_argument("--blocks", type=int, default=20)
     ray_command.add_argument("--block-seconds", type=float, default=0.5)
     for command in commands.choices.values():
-        command.add_argument("--threads", type=int, default=1)
-        command.add_argument("--rounds", type=int, default=3)
+        command.add_argument("--rounds", type=int, default=3, help="the median of so many counts")
         command.add_argument("--json", action="store_true", help="one JSON object per line")
     return parser.parse_args()
 
 
-def _median_seconds(variants: Variants, rounds: int) -> Iterator[tuple[str, float]]:
+def _median_seconds(variants: Variants, rounds: int, device: str) -> Iterator[tuple[str, float]]:
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for run in variants.values():  # warm-up
-        run()
-    for _ in range(rounds):
+    for nth in range(rounds + 1):  # the first is the warm-up
         for name, run in variants.items():
             start = time.perf_counter()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            if device == "cuda":
+                torch.cuda.synchronize()  # a GPU is only told what to do
+            if nth:
+                seconds[name].append(time.perf_counter() - start)
     for name, values in seconds.items():
         yield name, statistics.median(values)
 
@@ -130,7 +122,7 @@ def _model_config(options: argparse.Namespace, *, num_slots: int) -> ModelConfig
     )
 
 
-def _score(options: argparse.Namespace) -> tuple[Variants, str, int]:
+def _score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Lists per second, beside those of a single step."""
     items, offsets = _histories(options)
     model = SequenceModel(_model_config(options, num_slots=options.k), options.items, seed=SEED)
@@ -141,42 +133,51 @@ def _score(options: argparse.Namespace) -> tuple[Variants, str, int]:
         decoding = Decoding(k=options.k, decode=decode)
         return lambda: recommend(model, items, offsets, allowed=allowed, decoding=decoding)
 
-    variants = {"exact": lists(options.decode), "single step": lists("single")}
-    return variants, "users", options.users
+    variants = {"exact": lists(options.decode)}
+    if options.decode != "single":
+        variants["single step"] = lists("single")
+    for name, seconds in _median_seconds(variants, options.rounds, options.device):
+        yield {"variant": name, "users_per_s": round(options.users / seconds, 2)}
 
 
-def _train(options: argparse.Namespace) -> tuple[Variants, str, int]:
+def _train(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Sequences per second of forward, backward and update, beside the forward pass alone."""
     items, offsets = _histories(options)
     config = _model_config(options, num_slots=10)
     examples = window_examples(offsets, np.diff(offsets), max_seq_len=options.max_len, min_events=2)
     examples = examples.take(np.arange(min(options.batch_size, len(examples))))
     settings = TrainStageConfig()
-    batch = make_batch(
-        items,
-        examples,
-        model=config,
-        objective=settings.objective,
-        generator=torch.Generator().manual_seed(SEED),
-        rank=0,
-        world_size=1,
-    ).to(torch.device(options.device))
     model = SequenceModel(config, options.items, seed=SEED)
     objective = Objective(model, torch.ones(options.items, dtype=torch.bool)).to(options.device)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=settings.learning_rate)
 
     def forward() -> torch.Tensor:
-        return batch_loss(objective(batch, None), batch, settings.objective)
+        generator = torch.Generator().manual_seed(SEED)
+        batch = make_batch(
+            items,
+            examples,
+            model=config,
+            objective=settings.objective,
+            generator=generator,
+            rank=0,
+            world_size=1,
+        ).to(torch.device(options.device))
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.device == "cuda"):
+            sums = objective(batch, None)
+        return batch_loss(sums, batch, settings.objective)
 
     def step() -> None:
         optimizer.zero_grad()
         forward().backward()
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.grad_clip)
         optimizer.step()
 
-    return {"step": step, "forward": forward}, "sequences", len(examples)
+    variants: Variants = {"step": step, "forward": forward}
+    for name, seconds in _median_seconds(variants, options.rounds, options.device):
+        yield {"variant": name, "sequences_per_s": round(len(examples) / seconds, 2)}
 
 
-def _prepare(options: argparse.Namespace) -> tuple[Variants, str, int]:
+def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows per second from Parquet to sequences, through Ray Data."""
     start_ray()
     rng = np.random.default_rng(SEED)
@@ -219,7 +220,8 @@ def _prepare(options: argparse.Namespace) -> tuple[Variants, str, int]:
             progress=lambda done, total: None,
         )
 
-    return {"prepare": prepare}, "rows", options.rows
+    for name, seconds in _median_seconds({"prepare": prepare}, options.rounds, "cpu"):
+        yield {"variant": name, "rows_per_s": round(options.rows / seconds, 2)}
 
 
 class _Sleeper:
@@ -227,26 +229,29 @@ class _Sleeper:
         self._seconds = seconds
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        start = time.time()
         time.sleep(self._seconds)  # stands for a model's work, and takes no CPU
-        return batch
+        return pa.table({"start": [start], "end": [time.time()]})
 
 
-def _ray(options: argparse.Namespace) -> tuple[Variants, str, int]:
-    """Blocks per second of an actor pool that only sleeps: what Ray Data itself costs."""
+def _ray(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The share of time that an actor pool works: what Ray Data itself costs per block."""
     start_ray()
-
-    def run() -> None:
+    efficiencies = []
+    for _ in range(options.rounds):
         rows = [{"block": block} for block in range(options.blocks)]
-        ray.data.from_items(rows, override_num_blocks=options.blocks).map_batches(
+        done = ray.data.from_items(rows, override_num_blocks=options.blocks).map_batches(
             _Sleeper,
             fn_constructor_args=(options.block_seconds,),
             batch_format="pyarrow",
             batch_size=1,
             num_cpus=0.1,
             compute=ray.data.ActorPoolStrategy(size=options.actors),
-        ).materialize()
-
-    return {"sleeping actors": run}, "blocks", options.blocks
+        )
+        times = done.to_pandas()
+        span = options.actors * (times["end"].max() - times["start"].min())
+        efficiencies.append(options.blocks * options.block_seconds / span)
+    yield {"variant": "sleeping actors", "efficiency": round(statistics.median(efficiencies), 3)}
 
 
 if __name__ == "__main__":

@@ -51,9 +51,7 @@ def recent_counts(run: RunDir, prepared: dict[str, Any], *, before: int) -> Any:
 
     def count(bucket: int, storage: Storage) -> Any:
         flat = flatten(storage.read_table(f"sequences/{bucket_name(bucket)}"))
-        return window_counts(
-            flat.items, flat.times, before=before, num_items=prepared["num_items"]
-        )
+        return window_counts(flat.items, flat.times, before=before, num_items=prepared["num_items"])
 
     return sum(map_tasks(count, range(prepared["num_buckets"]), run.storage))
 
