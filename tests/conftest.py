@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,18 +104,22 @@ class Night:
         last = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
         return self.process.returncode, last, self.log_path.read_text()
 
-    def wait_for(self, line: str, timeout: float = 180) -> None:
+    def wait_for_line(self, line: str) -> None:
         """Returns once the log holds `line`."""
-        deadline = time.monotonic() + timeout
-        while line not in self.log_path.read_text():
-            assert self.process.poll() is None, self.log_path.read_text()
-            assert time.monotonic() < deadline, f"never logged: {line}"
-            time.sleep(0.02)
+        self._wait(lambda: line in self.log_path.read_text(), line)
 
-    def kill_after(self, line: str, seconds: float = 0.0) -> None:
-        """SIGKILL once the log holds `line`, `seconds` later."""
-        self.wait_for(line)
-        time.sleep(seconds)
+    def wait_for_file(self, directory: Path, pattern: str) -> None:
+        """Returns once a file of that pattern exists."""
+        self._wait(lambda: any(directory.glob(pattern)), pattern)
+
+    def _wait(self, is_there: Callable[[], bool], what: str, timeout: float = 180) -> None:
+        deadline = time.monotonic() + timeout
+        while not is_there():
+            assert self.process.poll() is None, self.log_path.read_text()
+            assert time.monotonic() < deadline, f"never seen: {what}"
+            time.sleep(0.005)
+
+    def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
