@@ -162,7 +162,6 @@ def test_a_night_killed_in_every_stage_publishes_the_same_bytes(published, night
     in_prepare.kill()
     for output in (
         "state/pretrain/*/step-*",
-        "state/finetune/*/step-*",
         "state/refit-finetune/*/step-*",
         "recommendations/part-*",
         "manifest.json",
