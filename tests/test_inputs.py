@@ -441,8 +441,8 @@ def test_compressed_text_is_read(tmp_path, name, text):
 
 
 def test_large_files_come_in_chunks_and_lose_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "ROWS_PER_CHUNK", 10)
-    monkeypatch.setattr(inputs, "TEXT_CHUNK_BYTES", 100)
+    monkeypatch.setattr(inputs, "ROWS_PER_CHUNK", 10)  # a size, so that a small file has chunks
+    monkeypatch.setattr(inputs, "TEXT_CHUNK_BYTES", 100)  # a size, so that it has chunks
     users = [f"user-{n}" for n in range(95)]
     columns = {"user_id": users, "item_id": users, "timestamp": list(range(95))}
     lines = [f"user-{n},user-{n},{n}\n" for n in range(95)]
@@ -461,7 +461,7 @@ def test_large_files_come_in_chunks_and_lose_nothing(tmp_path, monkeypatch):
 
 
 def test_a_json_line_longer_than_a_chunk_is_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "TEXT_CHUNK_BYTES", 100)
+    monkeypatch.setattr(inputs, "TEXT_CHUNK_BYTES", 100)  # a size, so that it has chunks
     path = tmp_path / "log.jsonl"
     note = b'"note": "' + b"x" * 150 + b'", '
     path.write_bytes(JSONL + JSONL.replace(b'"item_id"', note + b'"item_id"') + JSONL)
