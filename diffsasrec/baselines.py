@@ -14,25 +14,11 @@ import torch
 
 from diffsasrec.decode import LOGITS_PER_TILE, ordered_top
 
-HOUR = 3_600_000_000  # microseconds
-DAY = 24 * HOUR
-WINDOWS = (6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 90 * DAY)
 NEIGHBOURS = 100
 
 Items = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
 Score = Callable[[Items, Offsets], npt.NDArray[np.float32]]  # histories -> [B, V]
-
-
-def window_counts(
-    items: Items, times: npt.NDArray[np.int64], *, before: int, num_items: int
-) -> npt.NDArray[np.int64]:
-    """Counts of items in each of `WINDOWS` that end at `before`, and in all time, [7, V]."""
-    counts = [
-        np.bincount(items[(times < before) & (times >= before - window)], minlength=num_items)
-        for window in WINDOWS
-    ]
-    return np.stack([*counts, np.bincount(items[times < before], minlength=num_items)])
 
 
 def rank_lists(
@@ -74,7 +60,7 @@ def own_most_frequent(num_items: int) -> Score:
     """How often the user had each item."""
 
     def score(items: Items, offsets: Offsets) -> npt.NDArray[np.float32]:
-        return np.asarray(_history_matrix(items, offsets, num_items).toarray(), dtype=np.float32)
+        return np.asarray(user_items(items, offsets, num_items).toarray(), dtype=np.float32)
 
     return score
 
@@ -83,7 +69,7 @@ def item_knn(similarity: scipy.sparse.csr_matrix) -> Score:
     """The sum of the similarities to the user's items, by how often the user had them."""
 
     def score(items: Items, offsets: Offsets) -> npt.NDArray[np.float32]:
-        histories = _history_matrix(items, offsets, similarity.shape[0])
+        histories = user_items(items, offsets, similarity.shape[0])
         return np.asarray((histories @ similarity).toarray(), dtype=np.float32)
 
     return score
@@ -95,7 +81,7 @@ def item_similarity(items: Items, offsets: Offsets, *, num_items: int) -> scipy.
     The weight of (item, user) is sqrt(count) (log V - log(1 + items of the user)): as the library
     implicit has it (TFIDFRecommender).
     """
-    counts = _history_matrix(items, offsets, num_items).T.tocsr()
+    counts = user_items(items, offsets, num_items).T.tocsr()
     users = np.bincount(counts.indices, minlength=counts.shape[1])
     idf = np.log(num_items) - np.log1p(users)
     weighted = counts.copy()
@@ -117,7 +103,7 @@ def _nearest(weighted: scipy.sparse.csr_matrix) -> Iterator[scipy.sparse.csr_mat
         )
 
 
-def _history_matrix(items: Items, offsets: Offsets, num_items: int) -> scipy.sparse.csr_matrix:
+def user_items(items: Items, offsets: Offsets, num_items: int) -> scipy.sparse.csr_matrix:
     """How often each user had each item, [B, V]."""
     ones = np.ones(len(items), np.float32)
     shape = (len(offsets) - 1, num_items)

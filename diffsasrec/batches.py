@@ -13,7 +13,7 @@ Legend: B examples of the global batch, L history length, S slots.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from torch import Tensor
 
 from diffsasrec.config import ModelConfig, ObjectiveConfig
 from diffsasrec.diffusion import MASK, forward_process, stratified_levels
+from diffsasrec.model import Pairs
+from diffsasrec.recommend import end_ages, own_pairs, stretches
 
 Ints = npt.NDArray[np.int64]
 DRAWN = -1  # the boundary of an example whose boundary is drawn anew in every epoch
@@ -35,26 +37,37 @@ class Examples:
     start: Ints
     boundary: Ints  # absolute too, or DRAWN
     end: Ints
+    first: Ints  # the user's first event
+    query: Ints  # which batch time the boundary comes from, or DRAWN
 
     def __len__(self) -> int:
         return len(self.start)
 
     def take(self, chosen: Ints) -> "Examples":
-        return Examples(self.start[chosen], self.boundary[chosen], self.end[chosen])
+        return Examples(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def shifted(self, by: int) -> "Examples":
         """The same examples where `by` other events come first."""
         boundary = np.where(self.boundary == DRAWN, DRAWN, self.boundary + by)
-        return Examples(self.start + by, boundary, self.end + by)
+        return Examples(self.start + by, boundary, self.end + by, self.first + by, self.query)
 
     @staticmethod
     def concat(parts: list["Examples"]) -> "Examples":
         return Examples(
             *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("start", "boundary", "end")
+                np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(Examples)
             )
         )
+
+
+@dataclass(frozen=True)
+class Events:
+    """The flat events that examples point into, [events] each."""
+
+    items: npt.NDArray[np.int32]
+    times: Ints
+    gaps: Ints  # counters.event_gaps
 
 
 def window_examples(
@@ -72,7 +85,8 @@ def window_examples(
     end = num_events[user] - nth * max_seq_len
     start = np.maximum(end - max_seq_len - 1, 0)
     first = offsets[:-1][user]
-    return Examples(first + start, np.full(len(user), DRAWN), first + end)
+    drawn = np.full(len(user), DRAWN)
+    return Examples(first + start, drawn, first + end, first, drawn)
 
 
 def query_examples(
@@ -87,26 +101,37 @@ def query_examples(
     """The deployed task inside the training part: a user as of each batch time T'.
 
     History: the events before T'. Targets: the user's first events at or after it, among the first
-    `num_events`. Where two batch times give a user the same boundary, one example is kept.
+    `num_events`. A user who stays away over several batch times is an example at each: to be asked
+    about people who were long away is part of the task.
     """
-    starts, boundaries, ends = [], [], []
-    last = offsets[:-1] - 1  # the boundary of the batch time before
-    for query_time in query_times:
+    first, limit = offsets[:-1], offsets[:-1] + num_events
+    parts = []
+    for query, query_time in enumerate(query_times):
         running = np.r_[0, np.cumsum(times < query_time)]
-        boundary = offsets[:-1] + running[offsets[1:]] - running[offsets[:-1]]
-        limit = offsets[:-1] + num_events
-        usable = (boundary > offsets[:-1]) & (boundary < limit) & (boundary != last)
-        last = boundary
-        starts.append(np.maximum(boundary - max_seq_len, offsets[:-1])[usable])
-        boundaries.append(boundary[usable])
-        ends.append(np.minimum(boundary + num_slots, limit)[usable])
-    return Examples(np.concatenate(starts), np.concatenate(boundaries), np.concatenate(ends))
+        boundary = first + running[offsets[1:]] - running[first]
+        usable = (boundary > first) & (boundary < limit)
+        part = Examples(
+            start=np.maximum(boundary - max_seq_len, first),
+            boundary=boundary,
+            end=np.minimum(boundary + num_slots, limit),
+            first=first,
+            query=np.full(len(first), query),
+        )
+        parts.append(part.take(np.flatnonzero(usable)))
+    return Examples.concat(parts)
 
 
-def spread_query_times(*, before: int, days: float, num: int) -> Ints:
-    """`num` batch times, evenly spread over the last `days` before `before` (microseconds)."""
-    span = days * 86_400_000_000
-    return np.array([before - round(span * (n + 1) / (num + 1)) for n in reversed(range(num))])
+def spread_query_times(time_quantiles: Ints, *, before: int, share: float, num: int) -> Ints:
+    """`num` batch times, evenly spread over the last `share` of the events before `before`.
+
+    Evenly by events, not by days: where a log was busy, more can be learned. `time_quantiles` are
+    the times at evenly spaced quantiles of the log, 0 to 1.
+    """
+    grid = np.linspace(0.0, 1.0, len(time_quantiles))
+    end = np.interp(before, time_quantiles.astype(np.float64), grid)
+    places = end * (1.0 - share * np.arange(num, 0, -1) / num)
+    times = np.interp(places, grid, time_quantiles.astype(np.float64)).astype(np.int64)
+    return np.unique(np.minimum(times, before - 1))
 
 
 def stream_seed(*parts: object) -> int:
@@ -143,6 +168,7 @@ class Batch:
     """The rows of one rank, and what the losses of the whole batch are divided by."""
 
     history_BL: Tensor  # inputs: items, -1 where masked, 0 behind the end
+    gaps_BL: Tensor  # the time since the event before, in buckets
     lengths_B: Tensor
     slots_BS: Tensor  # inputs: items or -1
     num_slots_B: Tensor
@@ -151,6 +177,9 @@ class Batch:
     scored_BL: Tensor  # bool: where the next-item loss is taken
     masked_BT: Tensor  # bool: where the denoising loss is taken, over L + S places
     p_mask_BT: Tensor
+    ages_B: Tensor | None  # how old the end of the history is, in buckets; None: no query time
+    queries_B: Tensor  # which batch time, or DRAWN
+    pairs: Pairs | None  # the items of the whole histories, where the example has a query time
     num_scored: int  # of the global batch
     num_maskable: int  # of the global batch
 
@@ -158,13 +187,16 @@ class Batch:
         tensors: dict[str, Any] = {
             n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)
         }
+        if self.pairs is not None:
+            tensors["pairs"] = self.pairs.to(device)
         return replace(self, **tensors)
 
 
 def make_batch(
-    items: npt.NDArray[np.int32],
+    events: Events,
     examples: Examples,
     *,
+    query_times: Ints,
     model: ModelConfig,
     objective: ObjectiveConfig,
     generator: torch.Generator,
@@ -173,8 +205,9 @@ def make_batch(
 ) -> Batch:
     """Draws boundaries and masks for the global batch and builds the rows rank, rank + world, ...
 
-    A rank without a row gets one that counts nothing.
+    A rank without a row gets one that counts nothing. `query_times`: what `Examples.query` means.
     """
+    items = events.items
     plan = _draw_plan(examples, model, objective, generator)
     rows = np.arange(rank, len(examples), world_size)
     counts = len(rows) > 0
@@ -190,8 +223,20 @@ def make_batch(
     masked_BT, scored_BL = plan.masked_BT[rows], plan.scored_BL[rows]
     targets_BT = torch.from_numpy(_take(items, source_BT, plan.exists_BT[rows]))
     inputs_BT = targets_BT.masked_fill(masked_BT, MASK)
+    in_history_BL = plan.exists_BT[rows, :width]
+    query = examples.query[rows]
+    ages_B = pairs = None
+    if (query != DRAWN).all():
+        source, offsets = stretches(examples.first[rows], examples.boundary[rows])
+        own = (events.items[source], events.times[source], offsets, query_times[query])
+        ages_B = torch.from_numpy(end_ages(*own[1:]))
+        pairs = own_pairs(*own)
     return Batch(
         history_BL=inputs_BT[:, :width],
+        gaps_BL=torch.from_numpy(_take(events.gaps, source_BT[:, :width], in_history_BL)),
+        ages_B=ages_B,
+        queries_B=torch.from_numpy(query),
+        pairs=pairs,
         lengths_B=torch.from_numpy(plan.lengths[rows]),
         slots_BS=inputs_BT[:, width:],
         num_slots_B=torch.from_numpy(plan.num_slots[rows]),
@@ -205,11 +250,9 @@ def make_batch(
     )
 
 
-def _take(
-    items: npt.NDArray[np.int32], source: Ints, exists: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int64]:
-    """items[source], 0 where nothing exists."""
-    return np.where(exists, items[np.where(exists, source, 0)], 0).astype(np.int64)
+def _take(values: npt.NDArray[Any], source: Ints, exists: npt.NDArray[np.bool_]) -> Ints:
+    """values[source], 0 where nothing exists."""
+    return np.where(exists, values[np.where(exists, source, 0)], 0).astype(np.int64)
 
 
 @dataclass(frozen=True)

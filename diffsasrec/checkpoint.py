@@ -130,4 +130,4 @@ def parse_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file of `save_tensors`."""
     # a safetensors file opens with the length of its JSON header
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return safetensors.torch.load(data), header["__metadata__"]
+    return safetensors.torch.load(data), header.get("__metadata__", {})

@@ -80,6 +80,15 @@ class ModelConfig(Section):
     num_slots: PositiveInt = Field(
         10, description="mask slots behind the history that a diffusion model can denoise at once"
     )
+    time_inputs: bool = Field(
+        True, description="the model sees the gaps between events and the age of the newest"
+    )
+    trends: bool = Field(
+        True, description="item vectors carry how the item fares of late, as of the query time"
+    )
+    copy_score: bool = Field(
+        True, description="a learned score for what the user had before, by count, age and place"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -147,10 +156,15 @@ class TrainStageConfig(Section):
 
 
 class FinetuneConfig(TrainStageConfig):
-    epochs: PositiveInt = Field(2, description="at most, when patience is set")
-    learning_rate: PositiveFloat = Field(2e-4, description="after the warm-up")
+    epochs: NonNegativeInt = Field(2, description="at most, when patience is set; 0: none")
+    learning_rate: PositiveFloat = Field(2e-4, description="of the pretrained weights")
+    counter_learning_rate: PositiveFloat = Field(
+        2e-3, description="of what weighs trends, own history and its age, new in this stage"
+    )
     query_times: PositiveInt = Field(8, description="simulated batch times inside the training log")
-    query_days: PositiveFloat = Field(30.0, description="the batch times lie in these last days")
+    query_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="the batch times lie in this last part of the events"
+    )
     objective: FinetuneObjectiveConfig = FinetuneObjectiveConfig()
 
 

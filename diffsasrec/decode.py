@@ -8,12 +8,12 @@ D hidden size. Item index -1 stands for the mask in `slots` and for "no item" in
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from diffsasrec.diffusion import MASK
+from diffsasrec.diffusion import MASK, Extras
 
 # numbers in one tile of logits: rows are scored in tiles, never all rows x all items at once
 LOGITS_PER_TILE = 2**23
@@ -27,6 +27,8 @@ class Candidates:
     allowed_V: Tensor  # bool: trained on, allowed, not denied
     blocked_users_X: Tensor  # pairs (user row in the batch, item) that are filtered, as seen items;
     blocked_items_X: Tensor  # in any order, doubles allowed
+    # states [R, D] and their users [R] -> what is added to the logits of single items
+    own_scores: Callable[[Tensor, Tensor], Extras] | None = None
 
     def num_left(self, num_users: int) -> Tensor:
         """How many items are left for each user, [B]."""
@@ -81,7 +83,10 @@ def top_items(
     logprobs, items, normalisers = [], [], []
     tile = max(1, LOGITS_PER_TILE // len(bias_V))
     for start in range(0, len(states_RD), tile):
-        logits_RV = (states_RD[start : start + tile] @ weight_DV).float() + bias_V
+        states_TD, users_T = states_RD[start : start + tile], users_R[start : start + tile]
+        logits_RV = (states_TD @ weight_DV).float() + bias_V
+        if candidates.own_scores is not None:
+            logits_RV = candidates.own_scores(states_TD, users_T).add_to(logits_RV)
         rows_X, items_X = _blocked_rows(rows_of_user, candidates, start, start + len(logits_RV))
         logits_RV[rows_X, items_X] = -torch.inf
         normaliser_R = torch.logsumexp(logits_RV, dim=1)
@@ -241,11 +246,10 @@ def decode_autoregressive(
 
 def _block_committed(candidates: Candidates, slots_BK: Tensor) -> Candidates:
     users_X, slot_X = (slots_BK != MASK).nonzero(as_tuple=True)
-    return Candidates(
-        candidates.weight_VD,
-        candidates.allowed_V,
-        torch.cat([candidates.blocked_users_X, users_X]),
-        torch.cat([candidates.blocked_items_X, slots_BK[users_X, slot_X]]),
+    return replace(
+        candidates,
+        blocked_users_X=torch.cat([candidates.blocked_users_X, users_X]),
+        blocked_items_X=torch.cat([candidates.blocked_items_X, slots_BK[users_X, slot_X]]),
     )
 
 
@@ -259,6 +263,13 @@ def _rank(
     """Scores the chosen items as the next item and puts them in the order of the list."""
     vectors_BKD = candidates.weight_VD[slots_BK.clamp(min=0)]
     logits_BK = torch.einsum("bd,bkd->bk", first_states_BD, vectors_BKD).float()
+    if candidates.own_scores is not None:
+        users_B = torch.arange(len(slots_BK), device=slots_BK.device)
+        users_BK = users_B[:, None].expand_as(slots_BK)
+        own_Z = candidates.own_scores(first_states_BD, users_B).of_pairs(
+            users_BK.flatten(), slots_BK.flatten(), num_items=len(candidates.allowed_V)
+        )
+        logits_BK = logits_BK + own_Z.view_as(logits_BK)
     scores_BK = (logits_BK - normaliser_B[:, None]).masked_fill(slots_BK == MASK, -torch.inf)
     if by_next_item:
         # equal scores by item index: order by it first, then stably by score

@@ -7,6 +7,8 @@ which is an upper bound of the negative log-likelihood (their equation 3).
 Legend: B sequences, L tokens, S slots, R scored rows, N negatives, V items, D hidden size.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
@@ -42,6 +44,41 @@ def forward_process(
     return (draw_BL < p_mask_BL) & maskable_BL, p_mask_BL
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What is added to single logits: a score for pairs (row, item), each pair once, by row."""
+
+    rows_Y: Tensor
+    items_Y: Tensor
+    scores_Y: Tensor  # -inf: the row can't have the item
+
+    def of_rows(self, start: int, stop: int) -> "Extras":
+        inside = slice(*torch.searchsorted(self.rows_Y, torch.tensor([start, stop])).tolist())
+        return Extras(self.rows_Y[inside] - start, self.items_Y[inside], self.scores_Y[inside])
+
+    def add_to(self, logits_RV: Tensor) -> Tensor:
+        where = (self.rows_Y, self.items_Y)
+        return logits_RV.index_put(where, self.scores_Y.to(logits_RV.dtype), accumulate=True)
+
+    def of_pairs(self, rows_Z: Tensor, items_Z: Tensor, *, num_items: int) -> Tensor:
+        """The scores of some pairs, 0 where there is none, [Z]; items must be sorted in a row."""
+        keys_Y = self.rows_Y * num_items + self.items_Y
+        keys_Z = rows_Z * num_items + items_Z
+        at_Z = torch.searchsorted(keys_Y, keys_Z).clamp(max=max(len(keys_Y) - 1, 0))
+        if not len(keys_Y):
+            return torch.zeros(len(keys_Z), device=keys_Z.device)
+        return self.scores_Y[at_Z].float().masked_fill(keys_Y[at_Z] != keys_Z, 0.0)
+
+
+def pairs_of_rows(users_R: Tensor, pair_users_X: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row its user's pairs: rows [Y] and pairs [Y]; `pair_users_X` is sorted."""
+    first_R = torch.searchsorted(pair_users_X, users_R)
+    count_R = torch.searchsorted(pair_users_X, users_R, right=True) - first_R
+    rows_Y = torch.repeat_interleave(count_R)
+    nth_Y = torch.arange(len(rows_Y), device=rows_Y.device) - (count_R.cumsum(0) - count_R)[rows_Y]
+    return rows_Y, first_R[rows_Y] + nth_Y
+
+
 def item_nll(
     states_RD: Tensor,
     targets_R: Tensor,
@@ -49,28 +86,35 @@ def item_nll(
     bias_V: Tensor,
     *,
     negatives_N: Tensor | None = None,
+    extras: Extras | None = None,
 ) -> Tensor:
     """-log p(target) under the softmax over all items, [R] float32, in bounded memory.
 
     `bias_V` is 0 for candidates and -inf for items that the weights are not trained on. With
     `negatives_N` (drawn uniformly from the candidates, shared by all rows) the softmax runs over
-    the target and the negatives, with the log-q correction log(V' / N) of each negative, V' the
-    number of candidates; a negative that equals the target is left out (Jean et al. 2015).
+    the target, the negatives and the pairs of `extras`; a negative carries the log-q correction
+    log(V' / N), V' the number of candidates, and is left out where it is the target or in a pair of
+    the row (Jean et al. 2015).
     """
     num_columns = len(weight_VD) if negatives_N is None else len(negatives_N)
     rows = max(1, LOGITS_PER_CHUNK // num_columns)
-    if len(states_RD) <= rows or not torch.is_grad_enabled():
-        chunks = [
-            _nll(s, t, weight_VD, bias_V, negatives_N)
-            for s, t in zip(states_RD.split(rows), targets_R.split(rows), strict=True)
-        ]
-    else:
-        chunks = [
-            torch.utils.checkpoint.checkpoint(
-                _nll, s, t, weight_VD, bias_V, negatives_N, use_reentrant=False
-            )
-            for s, t in zip(states_RD.split(rows), targets_R.split(rows), strict=True)
-        ]
+    few = len(states_RD) <= rows or not torch.is_grad_enabled()
+    chunks = []
+    for start in range(0, len(states_RD), rows):
+        stop = min(start + rows, len(states_RD))
+        inputs = (
+            states_RD[start:stop],
+            targets_R[start:stop],
+            weight_VD,
+            bias_V,
+            negatives_N,
+            extras and extras.of_rows(start, stop),
+        )
+        if few:
+            chunks.append(_nll(*inputs))
+        else:
+            nll = torch.utils.checkpoint.checkpoint(_nll, *inputs, use_reentrant=False)
+            chunks.append(nll)
     return torch.cat(chunks) if chunks else states_RD.new_zeros(0)
 
 
@@ -80,17 +124,52 @@ def _nll(
     weight_VD: Tensor,
     bias_V: Tensor,
     negatives_N: Tensor | None,
+    extras: Extras | None,
 ) -> Tensor:
     if negatives_N is None:
         logits_RV = (states_RD @ weight_VD.T).float() + bias_V
+        if extras is not None:
+            logits_RV = extras.add_to(logits_RV)
         return F.cross_entropy(logits_RV, targets_R, reduction="none")
+    return _sampled_nll(states_RD, targets_R, weight_VD, bias_V, negatives_N, extras)
+
+
+def _sampled_nll(
+    states_RD: Tensor,
+    targets_R: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    negatives_N: Tensor,
+    extras: Extras | None,
+) -> Tensor:
     num_candidates = int(torch.isfinite(bias_V).sum())
     correction = torch.log(torch.tensor(num_candidates / len(negatives_N)))
     positive_R = (states_RD * weight_VD[targets_R]).sum(-1).float()
     negative_RN = (states_RD @ weight_VD[negatives_N].T).float() + correction
     negative_RN = negative_RN.masked_fill(negatives_N == targets_R[:, None], -torch.inf)
-    logits_RN = torch.cat([positive_R[:, None], negative_RN], dim=1)
-    return torch.logsumexp(logits_RN, dim=1) - positive_R
+    if extras is None:
+        logits_RN = torch.cat([positive_R[:, None], negative_RN], dim=1)
+        return torch.logsumexp(logits_RN, dim=1) - positive_R
+    # the pairs are a stratum of their own: they enter one by one, and no sample stands for them
+    rows_Y, items_Y = extras.rows_Y, extras.items_Y
+    place_R = torch.arange(len(targets_R), device=targets_R.device)
+    num_items = len(weight_VD)
+    positive_R = positive_R + extras.of_pairs(place_R, targets_R, num_items=num_items)
+    column_V = torch.full((num_items,), -1, device=items_Y.device)
+    column_V[negatives_N] = torch.arange(len(negatives_N), device=items_Y.device)
+    drawn_Y = column_V[items_Y] >= 0
+    paired_RN = torch.zeros(negative_RN.shape, dtype=torch.bool, device=items_Y.device)
+    paired_RN[rows_Y[drawn_Y], column_V[items_Y[drawn_Y]]] = True
+    negative_RN = negative_RN.masked_fill(paired_RN, -torch.inf)
+    own_Y = (states_RD[rows_Y] * weight_VD[items_Y]).sum(-1).float() + extras.scores_Y
+    own_Y = own_Y + bias_V[items_Y]
+    own_Y = own_Y.masked_fill(items_Y == targets_R[rows_Y], -torch.inf)
+    highest_R = torch.cat([positive_R[:, None], negative_RN], dim=1).detach().amax(1)
+    highest_R = highest_R.scatter_reduce(0, rows_Y, own_Y.detach(), "amax")
+    total_R = torch.exp(positive_R - highest_R)
+    total_R = total_R + torch.exp(negative_RN - highest_R[:, None]).sum(1)
+    total_R = total_R.index_add(0, rows_Y, torch.exp(own_Y - highest_R[rows_Y]))
+    return torch.log(total_R) + highest_R - positive_R
 
 
 def denoising_loss(nll_R: Tensor, p_mask_R: Tensor) -> Tensor:

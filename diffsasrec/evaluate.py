@@ -20,7 +20,7 @@ from diffsasrec.metrics import (
     ranks_of,
 )
 from diffsasrec.model import SequenceModel
-from diffsasrec.recommend import Decoding, recommend, take_users
+from diffsasrec.recommend import Decoding, Moment, events_of, recommend
 from diffsasrec.schema import list_offsets, list_values
 from diffsasrec.sequences import Flat, restrict
 from diffsasrec.split import count_before, find_holdout
@@ -80,7 +80,8 @@ def bucket_tallies(
     users = np.flatnonzero(position >= 0)
     targets = items[offsets[users] + position[users]].astype(np.int64)
     past, _, bounds = restrict(replace(flat, items=items, times=times, offsets=offsets), num_before)
-    histories = take_users(past, bounds, users)
+    source, bounds = events_of(bounds, users)
+    histories = (past[source], bounds)
     result = {}
     for name, score in scores.items():
         lists = rank_lists(score, *histories, allowed=allowed, k=max(ks), filter_seen=filter_seen)
@@ -94,18 +95,26 @@ def validation_ranks(
     *,
     cut: int,
     before: int,
+    trends: npt.NDArray[np.float32] | None,
     known: npt.NDArray[np.bool_],
     filter_seen: bool,
 ) -> npt.NDArray[np.int64]:
-    """Ranks of each user's first known item in [cut, before) among the model's ten best."""
+    """Ranks of each user's first known item in [cut, before) among the model's ten best.
+
+    `trends`: as of `cut`, [V, F].
+    """
     items, times, offsets = restrict(flat, count_before(flat.times, flat.offsets, before))
     num_before, position, _ = find_holdout(items, times, offsets, split_time=cut, known=known)
     shown = replace(flat, items=items, times=times, offsets=offsets)
     users = np.flatnonzero(position >= 0)
-    history, _, bounds = restrict(shown, num_before)
+    past, past_times, bounds = restrict(shown, num_before)
+    source, bounds = events_of(bounds, users)
     lists, _ = recommend(
         model,
-        *take_users(history, bounds, users),
+        past[source],
+        past_times[source],
+        bounds,
+        moment=Moment(cut, trends),
         allowed=known,
         decoding=Decoding(k=10, filter_seen=filter_seen),
     )

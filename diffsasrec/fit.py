@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diffsasrec.batches import (
+    Events,
     Examples,
     epoch_groups,
     epoch_steps,
@@ -30,6 +31,8 @@ from diffsasrec.batches import (
     stream_seed,
 )
 from diffsasrec.checkpoint import load_checkpoint, parse_tensors, save_checkpoint, save_tensors
+from diffsasrec.config import FinetuneConfig
+from diffsasrec.counters import event_gaps, trend_counts, trend_features
 from diffsasrec.evaluate import validation_ranks
 from diffsasrec.metrics import count_ranks, rank_metrics
 from diffsasrec.model import SequenceModel
@@ -38,6 +41,7 @@ from diffsasrec.phases import (
     Buckets,
     Job,
     Phase,
+    batch_times,
     bucket_examples,
     result_path,
     trained_counts,
@@ -82,9 +86,17 @@ class PhaseTrainer:
         self.buckets = Buckets(job.run, job.train.buckets_in_memory)
         self.vocab = job.run.read_tables("vocab")
         self.counts_V = np.zeros(self.vocab.num_rows, np.int64)
+        num_items = self.vocab.num_rows
+        self.query_times = batch_times(phase, job.time_quantiles)
+        # the last table is as of the end of what is trained on: for measuring, and for pretraining
+        moments = np.r_[self.query_times, phase.trained_before]
+        counts: Any = 0
         num_examples = []
         for bucket in range(job.num_buckets):
             flat = self.buckets.load(bucket)
+            counts = counts + trend_counts(
+                flat.items, flat.times, flat.offsets, query_times=moments, num_items=num_items
+            )
             self.counts_V += trained_counts(
                 flat, phase, min_events=job.min_user_events, num_items=len(self.counts_V)
             )
@@ -93,18 +105,22 @@ class PhaseTrainer:
         candidates_V = torch.from_numpy(self.counts_V > 0)
         self.candidates_C = candidates_V.nonzero()[:, 0]
         self.model = self._initial_model().to(device)
-        self.objective: nn.Module = Objective(self.model, candidates_V).to(device)
+        self.trends_QVF = trend_features(counts)
+        tables_QVF = self.trends_QVF[:-1]
+        if not len(self.query_times):
+            tables_QVF = self.trends_QVF[-1:, :, :1]
+        self.objective: nn.Module = Objective(
+            self.model, candidates_V, torch.from_numpy(tables_QVF), filter_seen=job.filter_seen
+        ).to(device)
         if world_size > 1:
             self.objective = DistributedDataParallel(
                 self.objective,
                 device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=False,  # the only buffer is the same everywhere
+                broadcast_buffers=False,  # the buffers are the same everywhere
+                find_unused_parameters=True,  # what needs a query time, while pretraining
             )
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-        )
+        groups = self._parameter_groups()
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.best_weights: dict[str, Tensor] = {}
         self.state = State()
@@ -120,9 +136,30 @@ class PhaseTrainer:
             model.load_state_dict(start.model.state_dict())
         return model
 
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        settings = self.settings
+        if not isinstance(settings, FinetuneConfig):
+            return [{"params": list(self.model.parameters()), "full_lr": settings.learning_rate}]
+        new = {id(p) for p in self.model.counter_parameters()}
+        return [
+            {
+                "params": [p for p in self.model.parameters() if id(p) not in new],
+                "full_lr": settings.learning_rate,
+            },
+            {
+                "params": [p for p in self.model.parameters() if id(p) in new],
+                "full_lr": settings.counter_learning_rate,
+            },
+        ]
+
     def _examples(self, flat: Flat) -> Examples:
-        least = self.job.min_user_events
-        return bucket_examples(flat, self.phase, self.job.model, min_events=least)
+        return bucket_examples(
+            flat,
+            self.phase,
+            self.job.model,
+            query_times=self.query_times,
+            min_events=self.job.min_user_events,
+        )
 
     def run(self) -> None:
         """Trains to the end of the phase and writes its checkpoint and result.json."""
@@ -130,9 +167,9 @@ class PhaseTrainer:
         for epoch in range(self.state.epoch, self.settings.epochs):
             if self.state.stopped:
                 break
-            for step, (items, examples) in enumerate(self._epoch(epoch), sum(steps[:epoch])):
+            for step, (events, examples) in enumerate(self._epoch(epoch), sum(steps[:epoch])):
                 if step >= self.state.step:
-                    self._step(items, examples)
+                    self._step(events, examples)
                     self._after_step(step - sum(steps[:epoch]) + 1, sum(steps))
             self._finish_epoch(steps[epoch])
         self._save_state()
@@ -153,8 +190,8 @@ class PhaseTrainer:
         groups = self._groups(epoch)
         return epoch_steps(groups, self.num_examples, batch_size=self.settings.batch_size)
 
-    def _epoch(self, epoch: int) -> Iterator[tuple[npt.NDArray[np.int32], Examples]]:
-        """The global batches of an epoch: flat items, and the examples in them."""
+    def _epoch(self, epoch: int) -> Iterator[tuple[Events, Examples]]:
+        """The global batches of an epoch: flat events, and the examples in them."""
         for number, group in enumerate(self._groups(epoch)):
             flats = [self.buckets.load(int(bucket)) for bucket in group]
             shifts = np.cumsum([0, *(len(flat.items) for flat in flats[:-1])])
@@ -162,7 +199,12 @@ class PhaseTrainer:
                 self._examples(flat).shifted(int(shift))
                 for flat, shift in zip(flats, shifts, strict=True)
             ]
-            items, examples = np.concatenate([flat.items for flat in flats]), Examples.concat(parts)
+            events = Events(
+                np.concatenate([flat.items for flat in flats]),
+                np.concatenate([flat.times for flat in flats]),
+                np.concatenate([event_gaps(flat.times, flat.offsets) for flat in flats]),
+            )
+            examples = Examples.concat(parts)
             for chosen in group_batches(
                 len(examples),
                 batch_size=self.settings.batch_size,
@@ -170,15 +212,16 @@ class PhaseTrainer:
                 phase=self.phase.name,
                 at=(epoch, number),
             ):
-                yield items, examples.take(chosen)
+                yield events, examples.take(chosen)
 
-    def _step(self, items: npt.NDArray[np.int32], examples: Examples) -> None:
+    def _step(self, events: Events, examples: Examples) -> None:
         state, settings = self.state, self.settings
         where = (self.job.seed, self.phase.name)
         generator = torch.Generator().manual_seed(stream_seed(*where, "masks", state.step))
         batch = make_batch(
-            items,
+            events,
             examples,
+            query_times=self.query_times,
             model=self.job.model,
             objective=settings.objective,
             generator=generator,
@@ -190,7 +233,7 @@ class PhaseTrainer:
         torch.manual_seed(stream_seed(*where, "dropout", state.step, self.rank))
         for group in self.optimizer.param_groups:
             warm = min(1.0, (state.step + 1) / max(settings.warmup_steps, 1))
-            group["lr"] = settings.learning_rate * warm
+            group["lr"] = group["full_lr"] * warm
         self.objective.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             sums = self.objective(batch, negatives_N)
@@ -270,6 +313,7 @@ class PhaseTrainer:
                     self.buckets.load(bucket),
                     cut=self.phase.trained_before,
                     before=before,
+                    trends=self.trends_QVF[-1],
                     known=self.counts_V > 0,
                     filter_seen=self.job.filter_seen,
                 )

@@ -5,8 +5,11 @@ only K + 1 values, so a bootstrap over users is a multinomial draw over their co
 its cost does not grow with the number of users.
 """
 
+from itertools import combinations
+
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 
 Ranks = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
@@ -46,6 +49,47 @@ def bootstrap_intervals(
         low, high = np.quantile(drawn[:, : k + 1] @ gain / total, [0.025, 0.975])
         intervals[name] = (float(low), float(high))
     return intervals
+
+
+def bootstrap_means(
+    values_MU: npt.NDArray[np.float64], *, samples: int, seed: int
+) -> npt.NDArray[np.float64]:
+    """Means over resampled users, [samples, M]: paired, every row sees the same users."""
+    rng = np.random.default_rng(seed)
+    num_users = values_MU.shape[1]
+    draws = rng.integers(num_users, size=(samples, num_users))
+    return np.stack([values_MU[:, draw].mean(axis=1) for draw in draws])
+
+
+def next_recall(
+    lists: npt.NDArray[np.int64], next_items: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """The share of each user's next items [n, N] that its list [n, K] holds; -1: no item, [n]."""
+    exists = next_items >= 0
+    held = (next_items[:, :, None] == lists[:, None, :]).any(axis=2) & exists
+    return held.sum(axis=1) / np.maximum(exists.sum(axis=1), 1)
+
+
+def intra_list_diversity(
+    lists: npt.NDArray[np.int64], user_items: scipy.sparse.csr_matrix
+) -> npt.NDArray[np.float64]:
+    """1 - the mean cosine of the items of a list, pair by pair, [n]; nan below two items.
+
+    The cosine of two items is that of the sets of users who had them, columns of `user_items`.
+    """
+    columns = user_items.T.tocsr().astype(np.float64)
+    columns.data[:] = 1.0
+    norm = np.sqrt(columns.getnnz(axis=1))
+    pairs = np.array(list(combinations(range(lists.shape[1]), 2)))
+    left, right = lists[:, pairs[:, 0]], lists[:, pairs[:, 1]]
+    exists = (left >= 0) & (right >= 0)
+    together = columns[left[exists]].multiply(columns[right[exists]]).sum(axis=1)
+    cosine = np.zeros(left.shape)
+    cosine[exists] = np.asarray(together)[:, 0] / np.maximum(
+        norm[left[exists]] * norm[right[exists]], 1.0
+    )
+    with np.errstate(invalid="ignore"):
+        return 1.0 - cosine.sum(axis=1) / exists.sum(axis=1)
 
 
 def ranks_of(lists: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> Ranks:

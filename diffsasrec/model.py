@@ -13,7 +13,14 @@ Positions are counted from the boundary between the streams: the newest history 
 the same place. Items come as indices 0..V-1; -1 is the mask. Histories are padded on the right,
 where causal attention never looks; padding gives no state that anything reads.
 
-Legend: B users, L history length, S slots, D hidden size, H heads, E head size, V items.
+A logit is a state times an item vector, and there is more to both than what attention sees. The
+item vector is extended by its trends as of the query time, and the state by the weights that it
+gives them, so that scoring stays one matrix product. To the items of the user's own history a copy
+score is added, from how often, how long ago and how regularly they were touched.
+
+Legend: B users, L history length, S slots, D hidden size, H heads, E head size, V items, F trend
+features, W width of the item vectors (D and the trends), R rows (states to score), X pairs (user,
+item of the history), Y pairs (row, item).
 """
 
 from dataclasses import dataclass
@@ -24,6 +31,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffsasrec.config import ModelConfig
+from diffsasrec.counters import NUM_GAPS, NUM_OWN, NUM_TRENDS
+from diffsasrec.diffusion import Extras, pairs_of_rows
+
+NUM_MIXED = 16  # trend features that the model mixes for itself, besides those as they are
+COPY_WIDTH = 32
 
 Cache = list[tuple[Tensor, Tensor]]  # keys and values [B, H, L, E] of every block
 
@@ -59,9 +71,9 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
+        # dropout of attention weights would forbid the fused kernels of CPUs: 1.6 times the time
         mixed_BHTE = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal
+            query, key, value, attn_mask=mask, is_causal=causal
         )
         mixed_BTD = mixed_BHTE.transpose(1, 2).flatten(2)
         x_BTD = x_BTD + F.dropout(self.attention_out(mixed_BTD), self.dropout, self.training)
@@ -76,6 +88,7 @@ class History:
 
     items_BL: Tensor
     lengths_B: Tensor
+    gaps_BL: Tensor | None
     states_BLD: Tensor | None  # None under bidirectional attention: states depend on the slots
     cache: Cache
 
@@ -86,8 +99,62 @@ class History:
         return self.states_BLD[rows_B, (self.lengths_B - 1).clamp(min=0)]
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Items of the users' histories, sorted by user, then item: `counters.own_items`."""
+
+    users_X: Tensor
+    items_X: Tensor
+    features_XC: Tensor
+
+    def to(self, device: torch.device) -> "Pairs":
+        return Pairs(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+class Trends(nn.Module):
+    """Item trends -> columns of the item vectors; states -> the weights of these columns."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(NUM_TRENDS, NUM_MIXED)
+        self.weights = nn.Linear(hidden_size, NUM_TRENDS + NUM_MIXED)
+
+    def start(self) -> None:
+        """Popularity of all time, column 0, counts as it is; the rest begins without weight."""
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
+        with torch.no_grad():
+            self.weights.bias[0] = 1.0
+
+    def columns(self, trends_VF: Tensor) -> Tensor:
+        if trends_VF.shape[1] < NUM_TRENDS:  # pretraining knows all-time popularity alone
+            return trends_VF
+        return torch.cat([trends_VF, F.silu(self.mix(trends_VF))], dim=1)
+
+
+class CopyScore(nn.Module):
+    """A score for an item of the own history, from its numbers, its trends and the state."""
+
+    def __init__(self, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.pair = nn.Linear(NUM_OWN + NUM_TRENDS, COPY_WIDTH)
+        self.state = nn.Linear(hidden_size, COPY_WIDTH)
+        self.item = nn.Linear(hidden_size, COPY_WIDTH)
+        self.out = nn.Linear(COPY_WIDTH, 1)
+
+    def start(self) -> None:
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, pair_YC: Tensor, state_YD: Tensor, item_YD: Tensor) -> Tensor:
+        hidden = F.silu(self.pair(pair_YC) + self.state(state_YD) + self.item(item_YD))
+        hidden = F.dropout(hidden, self.dropout, self.training)
+        return self.out(hidden)[:, 0]
+
+
 class SequenceModel(nn.Module):
-    """States of history events and of mask slots; logits are states times `item_weight`."""
+    """States of history events and of mask slots, and what makes logits of them."""
 
     def __init__(self, config: ModelConfig, num_items: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -105,50 +172,113 @@ class SequenceModel(nn.Module):
                 for _ in range(config.num_blocks)
             )
             self.norm = nn.LayerNorm(config.hidden_size)
+            size = config.hidden_size
+            self.gaps = nn.Embedding(NUM_GAPS, size) if config.time_inputs else None
+            self.age = nn.Embedding(NUM_GAPS, size) if config.time_inputs else None
+            self.trends = Trends(size) if config.trends else None
+            self.copy_score = CopyScore(size, config.dropout) if config.copy_score else None
             self.apply(_initialise)
             if self.mask is not None:
                 nn.init.normal_(self.mask, std=0.05)
+            if self.age is not None:  # added to a finished state: begins as nothing
+                nn.init.zeros_(self.age.weight)
+            for part in (self.trends, self.copy_score):
+                if part is not None:
+                    part.start()
 
     @property
     def item_weight(self) -> Tensor:
-        """The item vectors, tied to the input embedding, [V, D]."""
+        """The item embedding, tied to the input, [V, D]."""
         return self.items.weight
 
-    def _embed(self, items_BT: Tensor, positions_BT: Tensor) -> Tensor:
+    def counter_parameters(self) -> list[nn.Parameter]:
+        """The weights that mean nothing without a query time."""
+        parts = [part for part in (self.age, self.trends, self.copy_score) if part is not None]
+        return [parameter for part in parts for parameter in part.parameters()]
+
+    def item_vectors(self, trends_VF: Tensor | None) -> Tensor:
+        """What states are multiplied with, [V, W]; `trends_VF`: as of the query time."""
+        if self.trends is None or trends_VF is None:
+            return self.item_weight
+        columns = self.trends.columns(trends_VF).to(self.item_weight.dtype)
+        return torch.cat([self.item_weight, columns], dim=1)
+
+    def queries(self, states_RD: Tensor, ages_R: Tensor | None = None) -> Tensor:
+        """States with the weights that they give to the trends, [R, W].
+
+        `ages_R`: how old the end of the history is at the query time, in buckets, where that is
+        known. A diffusion model has it in its slots.
+        """
+        if self.age is not None and ages_R is not None and self.config.kind == "sasrec":
+            states_RD = states_RD + self.age(ages_R)
+        if self.trends is None:
+            return states_RD
+        return torch.cat([states_RD, self.trends.weights(states_RD)], dim=-1)
+
+    def copy_scores(
+        self, queries_RW: Tensor, users_R: Tensor, pairs: Pairs, trends_VF: Tensor | None
+    ) -> Extras:
+        """The score of each row for the items of its user's history."""
+        assert self.copy_score is not None
+        rows_Y, at_Y = pairs_of_rows(users_R, pairs.users_X)
+        items_Y = pairs.items_X[at_Y]
+        if trends_VF is None:
+            trends_VF = pairs.features_XC.new_zeros((self.num_items, NUM_TRENDS))
+        pair_YC = torch.cat([pairs.features_XC[at_Y], trends_VF[items_Y]], dim=1)
+        states_RD = queries_RW[:, : self.config.hidden_size]
+        scores_Y = self.copy_score(pair_YC, states_RD[rows_Y], self.items(items_Y))
+        return Extras(rows_Y, items_Y, scores_Y)
+
+    def _embed(self, items_BT: Tensor, positions_BT: Tensor, gaps_BT: Tensor | None) -> Tensor:
         x_BTD = self.items(items_BT.clamp(min=0))
         if self.mask is not None:
             x_BTD = torch.where((items_BT < 0)[..., None], self.mask.to(x_BTD.dtype), x_BTD)
         x_BTD = x_BTD + self.positions(positions_BT)
+        if self.gaps is not None:
+            gaps_BT = torch.zeros_like(items_BT) if gaps_BT is None else gaps_BT
+            x_BTD = x_BTD + self.gaps(gaps_BT)
         return F.dropout(x_BTD, self.config.dropout, self.training)
 
-    def _embed_history(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+    def _embed_history(self, items_BL: Tensor, lengths_B: Tensor, gaps_BL: Tensor | None) -> Tensor:
         place_L = torch.arange(items_BL.shape[1], device=items_BL.device)
         positions_BL = self.config.max_seq_len - lengths_B[:, None] + place_L
-        return self._embed(items_BL, positions_BL.clamp(max=self.config.max_seq_len - 1))
+        positions_BL = positions_BL.clamp(max=self.config.max_seq_len - 1)
+        return self._embed(items_BL, positions_BL, gaps_BL)
 
-    def _embed_slots(self, slots_BS: Tensor) -> Tensor:
+    def _embed_slots(self, slots_BS: Tensor, ages_B: Tensor | None) -> Tensor:
         place_S = torch.arange(slots_BS.shape[1], device=slots_BS.device)
-        return self._embed(slots_BS, (self.config.max_seq_len + place_S).expand_as(slots_BS))
+        positions_BS = (self.config.max_seq_len + place_S).expand_as(slots_BS)
+        gaps_BS = None if ages_B is None else ages_B[:, None].expand_as(slots_BS)
+        return self._embed(slots_BS, positions_BS, gaps_BS)
 
-    def encode(self, items_BL: Tensor, lengths_B: Tensor) -> History:
-        """Encodes histories of `lengths_B` events (at most max_seq_len), padded on the right."""
+    def encode(self, items_BL: Tensor, lengths_B: Tensor, gaps_BL: Tensor | None = None) -> History:
+        """Encodes histories of `lengths_B` events (at most max_seq_len), padded on the right.
+
+        `gaps_BL`: the time between each event and the one before it, in buckets; None: unknown.
+        """
         assert items_BL.shape[1] <= self.config.max_seq_len, items_BL.shape
         if self.config.attention == "bidirectional":
-            return History(items_BL, lengths_B, None, [])
-        x_BLD = self._embed_history(items_BL, lengths_B)
+            return History(items_BL, lengths_B, gaps_BL, None, [])
+        x_BLD = self._embed_history(items_BL, lengths_B, gaps_BL)
         cache: Cache = []
         for block in self._blocks():
             query, key, value = block.heads(x_BLD)
             cache.append((key, value))
             x_BLD = block.attend(x_BLD, query, key, value, causal=True)
-        return History(items_BL, lengths_B, self.norm(x_BLD), cache)
+        return History(items_BL, lengths_B, gaps_BL, self.norm(x_BLD), cache)
 
     def denoise(
-        self, history: History, slots_BS: Tensor, num_slots_B: Tensor | None = None
+        self,
+        history: History,
+        slots_BS: Tensor,
+        num_slots_B: Tensor | None = None,
+        *,
+        ages_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """States of the history and of the slots (items or the mask, -1) behind it.
 
-        Of the slots only the first `num_slots_B` exist; all of them when it is None.
+        Of the slots only the first `num_slots_B` exist; all of them when it is None. `ages_B`: how
+        old the end of the history is at the query time, in buckets; None: unknown.
 
         Returns:
             states [B, L, D] and [B, S, D].
@@ -161,8 +291,8 @@ class SequenceModel(nn.Module):
             slots_exist_BS = torch.arange(num_slots, device=device) < num_slots_B[:, None]
         mask = torch.cat([history_BL, slots_exist_BS], dim=1)[:, None, None, :]
         if self.config.attention == "bidirectional":
-            return self._denoise_all(history, slots_BS, mask)
-        x_BSD = self._embed_slots(slots_BS)
+            return self._denoise_all(history, slots_BS, mask, ages_B)
+        x_BSD = self._embed_slots(slots_BS, ages_B)
         for block, (key, value) in zip(self._blocks(), history.cache, strict=True):
             query, slot_key, slot_value = block.heads(x_BSD)
             keys = torch.cat([key, slot_key], dim=2)
@@ -172,10 +302,10 @@ class SequenceModel(nn.Module):
         return history.states_BLD, self.norm(x_BSD)
 
     def _denoise_all(
-        self, history: History, slots_BS: Tensor, mask: Tensor
+        self, history: History, slots_BS: Tensor, mask: Tensor, ages_B: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        past_BLD = self._embed_history(history.items_BL, history.lengths_B)
-        x_BTD = torch.cat([past_BLD, self._embed_slots(slots_BS)], dim=1)
+        past_BLD = self._embed_history(history.items_BL, history.lengths_B, history.gaps_BL)
+        x_BTD = torch.cat([past_BLD, self._embed_slots(slots_BS, ages_B)], dim=1)
         # a row without any key (no history, no slot) would be a softmax over nothing
         mask = mask | ~mask.any(dim=-1, keepdim=True)
         for block in self._blocks():

@@ -38,6 +38,7 @@ class Job:
     min_user_events: int
     filter_seen: bool
     seed: int
+    time_quantiles: tuple[int, ...]  # of the log, evenly spaced from 0 to 1, microseconds
 
 
 def result_path(phase: str) -> str:
@@ -65,7 +66,27 @@ def trained_counts(
     return np.bincount(flat.items[used], minlength=num_items)
 
 
-def bucket_examples(flat: Flat, phase: Phase, model: ModelConfig, *, min_events: int) -> Examples:
+def batch_times(phase: Phase, time_quantiles: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """The simulated batch times of a phase; none where it trains on windows."""
+    settings = phase.settings
+    if not isinstance(settings, FinetuneConfig):
+        return np.zeros(0, np.int64)
+    return spread_query_times(
+        np.array(time_quantiles, np.int64),
+        before=phase.trained_before,
+        share=settings.query_share,
+        num=settings.query_times,
+    )
+
+
+def bucket_examples(
+    flat: Flat,
+    phase: Phase,
+    model: ModelConfig,
+    *,
+    query_times: npt.NDArray[np.int64],
+    min_events: int,
+) -> Examples:
     """The examples of one bucket in one phase."""
     num_events = count_before(flat.times, flat.offsets, phase.trained_before).astype(np.int64)
     settings = phase.settings
@@ -73,9 +94,6 @@ def bucket_examples(flat: Flat, phase: Phase, model: ModelConfig, *, min_events:
         return window_examples(
             flat.offsets, num_events, max_seq_len=model.max_seq_len, min_events=min_events
         )
-    query_times = spread_query_times(
-        before=phase.trained_before, days=settings.query_days, num=settings.query_times
-    )
     return query_examples(
         flat.times,
         flat.offsets,

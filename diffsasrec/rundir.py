@@ -27,7 +27,7 @@ OUTPUTS = {
         "tensorboard/finetune",
         "checkpoint_measured",
     ),
-    "evaluate": ("evaluation", "metrics.json"),
+    "evaluate": ("state/evaluate", "evaluation", "metrics.json"),
     "refit": ("state/refit-pretrain", "state/refit-finetune", "checkpoint"),
     "score": ("state/score", "recommendations"),
     "publish": ("manifest.json",),

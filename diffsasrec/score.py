@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 
-from diffsasrec.checkpoint import Checkpoint, load_checkpoint
+from diffsasrec.checkpoint import Checkpoint, load_checkpoint, parse_tensors
 from diffsasrec.errors import ConfigError
-from diffsasrec.recommend import Decoding, recommend, take_users
+from diffsasrec.recommend import Decoding, Moment, events_of, recommend
 from diffsasrec.schema import canonical, canonical_type, recommendations_schema
 from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
 from diffsasrec.storage import Storage, open_filesystem
@@ -36,6 +36,8 @@ class Scoring:
     checkpoint: str  # below the run directory
     output: str  # below the run directory
     users: Literal["holdout", "all"]  # holdout users as of the split, or everyone as of tonight
+    query_time: int  # microseconds: the split, or tonight
+    trends: str  # below the run directory: write_trends as of the query time
     active_since: int | None  # microseconds: only users with an event at or after it
     deny_path: str | None
     allow_path: str | None
@@ -112,26 +114,33 @@ def score_bucket(
     scoring: Scoring,
     *,
     allowed: npt.NDArray[np.bool_],
+    trends: npt.NDArray[np.float32] | None,
     popular: npt.NDArray[np.float32] | None,
 ) -> pa.Table:
     """The lists of one bucket, recommendations_schema, sorted by user_id as the bucket is.
 
+    `trends`: as of the query time, in the checkpoint's order of items, [V, F].
     `popular`: the log share of each item of `run_vocab`; None where everyone has a known history.
     """
     flat = flatten(sequences)
     users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
-    items, _, offsets = restrict(flat, lengths)
-    items, offsets = take_users(items, offsets, users)
+    items, times, offsets = restrict(flat, lengths)
+    source, offsets = events_of(offsets, users)
+    items, times = items[source], times[source]
     history_len = np.diff(offsets).astype(np.int32)
-    items, offsets = known_history(items, offsets, run_vocab, checkpoint.vocab)
+    items, times, offsets = known_history(items, times, offsets, run_vocab, checkpoint.vocab)
     k = scoring.decoding.k
     has_history = np.diff(offsets) > 0
     lists = np.full((len(users), k), -1, np.int64)
     scores = np.full((len(users), k), -np.inf, np.float32)
     modelled = np.flatnonzero(has_history)
+    source, bounds = events_of(offsets, modelled)
     lists[modelled], scores[modelled] = recommend(
         checkpoint.model,
-        *take_users(items, offsets, modelled),
+        items[source],
+        times[source],
+        bounds,
+        moment=Moment(scoring.query_time, trends),
         allowed=allowed,
         decoding=scoring.decoding,
     )
@@ -144,14 +153,33 @@ def score_bucket(
 
 
 def known_history(
-    items: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], source: pa.Table, target: pa.Table
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    items: npt.NDArray[np.int32],
+    times: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    source: pa.Table,
+    target: pa.Table,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Histories re-indexed by the checkpoint's vocabulary; what it does not know is left out."""
     if same_items(source, target):
-        return items, offsets
+        return items, times, offsets
     mapped = reindexing(source, target)[items]
     keep = mapped >= 0
-    return mapped[keep], np.r_[0, np.cumsum(keep)][offsets]
+    return mapped[keep], times[keep], np.r_[0, np.cumsum(keep)][offsets]
+
+
+def known_trends(
+    trends: npt.NDArray[np.float32], source: pa.Table, target: pa.Table
+) -> npt.NDArray[np.float32]:
+    """Trends re-indexed by the checkpoint's vocabulary, [V, F].
+
+    An item that tonight's log has nothing of is as rare as the rarest that it has.
+    """
+    if same_items(source, target):
+        return trends
+    known = np.repeat(trends.min(axis=0)[None], target.num_rows, axis=0)
+    index = reindexing(source, target)
+    known[index[index >= 0]] = trends[index >= 0]
+    return known
 
 
 def popular_list(
@@ -234,6 +262,8 @@ class Scorer:
         self.allowed = allowed_items(
             self.checkpoint, deny_path=scoring.deny_path, allow_path=scoring.allow_path
         )
+        (trends,) = parse_tensors(scoring.run.read_bytes(scoring.trends))[0].values()
+        self.trends = known_trends(trends.numpy(), self.vocab, self.checkpoint.vocab)
         self.popular = None
         if scoring.users == "all":  # holdout users have a history by definition
             self.popular = scoring.run.read_table(POPULAR)["log_share"].to_numpy()
@@ -248,6 +278,7 @@ class Scorer:
             self.checkpoint,
             self.scoring,
             allowed=self.allowed,
+            trends=self.trends,
             popular=self.popular,
         )
         run.write_table(f"{self.scoring.output}/{name}", table)

@@ -21,6 +21,7 @@ from diffsasrec.storage import Storage
 
 HOUR = 3_600_000_000  # microseconds
 MAX_BINS = 65_536  # of a refining pass, so that memory does not grow with the log
+NUM_QUANTILES = 201  # of the times: simulated batch times are placed between them
 SKETCH_SIZE = 4096  # smallest hashes kept to estimate the number of users: error about 1.6 %
 HISTOGRAM = ("start", "count", "low", "high")
 
@@ -81,6 +82,13 @@ def second_cut(hours: pa.Table, split_time: int, quantile: float) -> int:
     return int(before["low"][row].as_py())
 
 
+def time_quantiles(hours: pa.Table, num: int = NUM_QUANTILES) -> tuple[int, ...]:
+    """The times at `num` evenly spaced quantiles of the log, 0 to 1, to the hour."""
+    ends = np.cumsum(hours["count"].to_numpy())
+    rows = np.searchsorted(ends, np.round(np.linspace(0, ends[-1] - 1, num)), side="right")
+    return tuple(hours["low"].to_numpy()[rows].tolist())
+
+
 def smallest_hashes(users: pa.Array) -> npt.NDArray[np.uint64]:
     """The smallest distinct hashes of users: a sketch of how many there are."""
     return np.unique(id_hash(users))[:SKETCH_SIZE]
@@ -106,6 +114,7 @@ class Survey:
     first_time: int
     last_time: int
     num_users: int  # an estimate, see estimate_users
+    time_quantiles: tuple[int, ...]
 
 
 def survey_log(
@@ -164,6 +173,7 @@ def survey_log(
         first_time=pc.min(hourly["low"]).as_py(),
         last_time=pc.max(hourly["high"]).as_py(),
         num_users=estimate_users(sketch),
+        time_quantiles=time_quantiles(hourly),
     )
 
 
@@ -173,6 +183,30 @@ def count_before(
     """How many of each user's events lie before `cut`, [n]; `times` [events], `offsets` [n + 1]."""
     running = np.r_[0, np.cumsum(times < cut)]
     return (running[offsets[1:]] - running[offsets[:-1]]).astype(np.int32)
+
+
+def next_items(
+    items: npt.NDArray[np.int32],
+    times: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    *,
+    split_time: int,
+    known: npt.NDArray[np.bool_],
+    num: int,
+) -> npt.NDArray[np.int64]:
+    """Each user's first `num` distinct known items after the split, [n, num]; -1 behind the end."""
+    eligible = np.flatnonzero((times >= split_time) & known[items])
+    owner = np.searchsorted(offsets, eligible, side="right") - 1
+    # the first time of each (user, item), in time order again
+    pairs = np.unique(owner * np.int64(len(known)) + items[eligible], return_index=True)[1]
+    first = np.sort(pairs)
+    owner, chosen = owner[first], items[eligible[first]]
+    starts = np.searchsorted(owner, np.arange(len(offsets) - 1))
+    place = np.arange(len(owner)) - starts[owner]
+    result = np.full((len(offsets) - 1, num), -1, np.int64)
+    inside = place < num
+    result[owner[inside], place[inside]] = chosen[inside]
+    return result
 
 
 def find_holdout(

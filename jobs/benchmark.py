@@ -21,12 +21,13 @@ import pyarrow as pa
 import ray.data
 import torch
 
-from diffsasrec.batches import make_batch, window_examples
+from diffsasrec.batches import Events, make_batch, window_examples
 from diffsasrec.config import EventsConfig, ModelConfig, TrainStageConfig
+from diffsasrec.counters import DAY, event_gaps, trend_counts, trend_features
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective, batch_loss
-from diffsasrec.recommend import Decoding, recommend
+from diffsasrec.recommend import Decoding, Moment, recommend
 from diffsasrec.sequences import build_sequences, num_buckets
 from diffsasrec.split import survey_log
 from diffsasrec.storage import Storage
@@ -101,15 +102,27 @@ def _median_seconds(variants: Variants, rounds: int, device: str) -> Iterator[tu
         yield name, statistics.median(values)
 
 
-def _histories(options: argparse.Namespace) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Random histories: log-normal lengths with a median of 30, or all of the longest."""
+Histories = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def _histories(options: argparse.Namespace) -> Histories:
+    """Random items, times and offsets: log-normal lengths, median 30, or all of the longest."""
     rng = np.random.default_rng(SEED)
     lengths = np.full(options.users, options.max_len)
     if options.lengths == "lognormal":
         lengths = rng.lognormal(np.log(30), 1.0, options.users).astype(np.int64)
         lengths = lengths.clip(2, options.max_len)
     offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
-    return rng.integers(options.items, size=offsets[-1]).astype(np.int32), offsets
+    items = rng.integers(options.items, size=offsets[-1]).astype(np.int32)
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    return items, place * DAY, offsets
+
+
+def _trends(options: argparse.Namespace, histories: Histories) -> npt.NDArray[np.float32]:
+    items, times, offsets = histories
+    now = np.array([options.max_len * DAY])
+    counts = trend_counts(items, times, offsets, query_times=now, num_items=options.items)
+    return trend_features(counts)
 
 
 def _model_config(options: argparse.Namespace, *, num_slots: int) -> ModelConfig:
@@ -124,14 +137,17 @@ def _model_config(options: argparse.Namespace, *, num_slots: int) -> ModelConfig
 
 def _score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Lists per second, beside those of a single step."""
-    items, offsets = _histories(options)
+    histories = _histories(options)
+    moment = Moment(options.max_len * DAY, _trends(options, histories)[0])
     model = SequenceModel(_model_config(options, num_slots=options.k), options.items, seed=SEED)
     model = model.to(options.device, getattr(torch, options.dtype)).eval()
     allowed = np.ones(options.items, dtype=bool)
 
     def lists(decode: Any) -> Callable[[], object]:
         decoding = Decoding(k=options.k, decode=decode)
-        return lambda: recommend(model, items, offsets, allowed=allowed, decoding=decoding)
+        return lambda: recommend(
+            model, *histories, moment=moment, allowed=allowed, decoding=decoding
+        )
 
     variants = {"exact": lists(options.decode)}
     if options.decode != "single":
@@ -142,20 +158,27 @@ def _score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _train(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Sequences per second of forward, backward and update, beside the forward pass alone."""
-    items, offsets = _histories(options)
+    items, times, offsets = histories = _histories(options)
+    events = Events(items, times, event_gaps(times, offsets))
     config = _model_config(options, num_slots=10)
     examples = window_examples(offsets, np.diff(offsets), max_seq_len=options.max_len, min_events=2)
     examples = examples.take(np.arange(min(options.batch_size, len(examples))))
     settings = TrainStageConfig()
     model = SequenceModel(config, options.items, seed=SEED)
-    objective = Objective(model, torch.ones(options.items, dtype=torch.bool)).to(options.device)
+    objective = Objective(
+        model,
+        torch.ones(options.items, dtype=torch.bool),
+        torch.from_numpy(_trends(options, histories)[:, :, :1]),
+        filter_seen=True,
+    ).to(options.device)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=settings.learning_rate)
 
     def forward() -> torch.Tensor:
         generator = torch.Generator().manual_seed(SEED)
         batch = make_batch(
-            items,
+            events,
             examples,
+            query_times=np.zeros(0, np.int64),
             model=config,
             objective=settings.objective,
             generator=generator,

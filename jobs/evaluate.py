@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from diffsasrec.baselines import (
-    DAY,
-    WINDOWS,
     Score,
     item_knn,
     item_similarity,
@@ -18,16 +16,17 @@ from diffsasrec.baselines import (
 )
 from diffsasrec.checkpoint import check_not_trained_past, load_checkpoint, read_description
 from diffsasrec.config import Config
+from diffsasrec.counters import DAY, WINDOWS
 from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
 from diffsasrec.publish import newest_before, read_chain
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.score import allowed_items
+from diffsasrec.score import Scoring, allowed_items
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage
 from diffsasrec.vocab import index_items
 from jobs.cli import main as run_job
-from jobs.score import recent_counts, score_buckets, scoring_of
+from jobs.score import recent_counts, score_buckets, scoring_of, write_trends
 from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
@@ -42,34 +41,22 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     split_time, num_buckets = prepared["split_time"], prepared["num_buckets"]
     directory = run.storage.sub("checkpoint_measured")
     check_not_trained_past(read_description(directory), split_time=split_time, path=directory.root)
-    counts = recent_counts(run, prepared, before=split_time)
-    scoring = scoring_of(
-        config,
-        run,
-        checkpoint="checkpoint_measured",
-        output="evaluation",
-        users="holdout",
-    )
+    scoring = holdout_scoring(config, run, prepared, output="evaluation")
     score_buckets(config, scoring, num_buckets, "evaluate")
     allowed = allowed_items(
         load_checkpoint(directory), deny_path=scoring.deny_path, allow_path=scoring.allow_path
     )
     log.info("evaluate: measuring the baselines")
-    window = select_window(config, run, prepared, allowed)
-    scores = {
-        "popular": popularity(counts[ALL_TIME]),
-        "recent popular": popularity(counts[window]),
-        "own most frequent": own_most_frequent(len(allowed)),
-        "item-kNN": item_knn_baseline(config, run, prepared),
-    }
+    scores, window = baseline_scores(config, run, prepared, allowed)
+    known_counts = run.storage.read_tables("vocab")["count_before"].to_numpy()
     tallies = baseline_tallies(
-        config, run, prepared, scores, allowed, counts[ALL_TIME] > 0, cut=split_time, before=None
+        config, run, prepared, scores, allowed, known_counts > 0, cut=split_time, before=None
     )
     model = sum_tallies(map_tasks(model_tallies, range(num_buckets), run.storage, config))["model"]
     measured = {
         name: measure(
             counted,
-            known_counts=counts[ALL_TIME],
+            known_counts=known_counts,
             samples=config.evaluate.bootstrap_samples,
             seed=config.seed,
         )
@@ -83,6 +70,38 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     run.storage.write_bytes("metrics.json", to_json(metrics))
     check_gate(config, run, metrics["model"])
     return {"counts": {"holdout_users": metrics["model"]["n"]}, "popular_window": window}
+
+
+def holdout_scoring(
+    config: Config, run: RunDir, prepared: dict[str, Any], *, output: str
+) -> Scoring:
+    """How the holdout users are scored with the measured weights; writes the trends for it."""
+    scoring = scoring_of(
+        config,
+        run,
+        checkpoint="checkpoint_measured",
+        output=output,
+        users="holdout",
+        query_time=prepared["split_time"],
+        trends="state/evaluate/trends.safetensors",
+    )
+    write_trends(run, prepared, scoring)
+    return scoring
+
+
+def baseline_scores(
+    config: Config, run: RunDir, prepared: dict[str, Any], allowed: npt.NDArray[np.bool_]
+) -> tuple[dict[str, Score], int]:
+    """The counters that the model is measured beside, and the window of recent popularity."""
+    counts = recent_counts(run, prepared, before=prepared["split_time"])
+    window = select_window(config, run, prepared, allowed)
+    scores = {
+        "popular": popularity(counts[ALL_TIME]),
+        "recent popular": popularity(counts[window]),
+        "own most frequent": own_most_frequent(len(allowed)),
+        "item-kNN": item_knn_baseline(config, run, prepared),
+    }
+    return scores, window
 
 
 def model_tallies(bucket: int, storage: Storage, config: Config) -> dict[str, Tally]:

@@ -81,6 +81,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         "num_items": built.vocab.num_rows,
         "split_time": survey.split_time,
         "second_cut": survey.second_cut,
+        "time_quantiles": survey.time_quantiles,
         "inputs": [{"path": f.path, "size": f.size, "version": f.version} for f in inputs],
     }
 

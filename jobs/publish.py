@@ -13,7 +13,7 @@ from diffsasrec.checkpoint import load_checkpoint, read_description
 from diffsasrec.config import Config
 from diffsasrec.errors import RefusedError
 from diffsasrec.publish import append_entry, audit_bucket, manifest_for, settle
-from diffsasrec.recommend import take_users
+from diffsasrec.recommend import events_of
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.score import Scoring, allowed_items, known_history, scored_users
 from diffsasrec.sequences import bucket_name, flatten, restrict
@@ -73,9 +73,10 @@ def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str]]:
     sequences = run.read_table(f"sequences/{name}")
     flat = flatten(sequences)
     users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
-    items, _, offsets = restrict(flat, lengths)
-    items, offsets = known_history(
-        *take_users(items, offsets, users), run.read_tables("vocab"), checkpoint.vocab
+    items, times, offsets = restrict(flat, lengths)
+    source, offsets = events_of(offsets, users)
+    items, _, offsets = known_history(
+        items[source], times[source], offsets, run.read_tables("vocab"), checkpoint.vocab
     )
     expected = pa.table(
         {

@@ -90,6 +90,7 @@ def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, An
         min_user_events=config.split.min_user_events,
         filter_seen=config.score.filter_seen,
         seed=config.seed,
+        time_quantiles=tuple(run.require("prepare")["time_quantiles"]),
     )
     train(job, phases, log_interval=config.log_interval)
     results = {p.name: json.loads(run.storage.read_bytes(result_path(p.name))) for p in phases}

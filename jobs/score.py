@@ -3,10 +3,13 @@
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import torch
 
-from diffsasrec.baselines import DAY, window_counts
+from diffsasrec.checkpoint import save_tensors
 from diffsasrec.config import Config, ScoreConfig
+from diffsasrec.counters import DAY, trend_counts, trend_features, window_counts
 from diffsasrec.progress import Progress
 from diffsasrec.recommend import Decoding
 from diffsasrec.rundir import RunDir
@@ -29,7 +32,10 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         checkpoint="checkpoint",
         output="recommendations",
         users="all",
+        query_time=microseconds(run.ds),
+        trends="state/score/trends.safetensors",
     )
+    write_trends(run, prepared, scoring)
     shares = log_shares(counts[evaluated["popular_window"]], counts[-1])
     run.storage.write_table(POPULAR, pa.table({"log_share": shares}))
     score_buckets(config, scoring, num_buckets, "score")
@@ -54,6 +60,24 @@ def recent_counts(run: RunDir, prepared: dict[str, Any], *, before: int) -> Any:
         return window_counts(flat.items, flat.times, before=before, num_items=prepared["num_items"])
 
     return sum(map_tasks(count, range(prepared["num_buckets"]), run.storage))
+
+
+def write_trends(run: RunDir, prepared: dict[str, Any], scoring: Scoring) -> None:
+    """The item trends as of the query time, over all buckets, [V, F]."""
+
+    def count(bucket: int, storage: Storage) -> Any:
+        flat = flatten(storage.read_table(f"sequences/{bucket_name(bucket)}"))
+        return trend_counts(
+            flat.items,
+            flat.times,
+            flat.offsets,
+            query_times=np.array([scoring.query_time]),
+            num_items=prepared["num_items"],
+        )
+
+    counts = sum(map_tasks(count, range(prepared["num_buckets"]), run.storage))
+    trends = torch.from_numpy(trend_features(counts)[0])
+    save_tensors(run.storage, scoring.trends, {"trends": trends}, {})
 
 
 def scoring_of(config: Config, run: RunDir, **what: Any) -> Scoring:

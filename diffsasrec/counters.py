@@ -1,0 +1,168 @@
+"""What a counter knows as of a query time: how items fare of late, and what a user has had.
+
+Everything here looks at events before the query time only, the split or the run date, so that the
+same function serves training (at simulated batch times), measuring and the nightly run.
+
+Legend: Q query times, V items, F trend features, B users, X pairs (user, item of their history),
+C pair features; histories are flat items and times (microseconds) with offsets [B + 1].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+HOUR = 3_600_000_000  # microseconds
+DAY = 24 * HOUR
+WINDOWS = (6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 90 * DAY)  # of recent popularity
+TREND_WINDOWS = (None, 365 * DAY, *reversed(WINDOWS))  # None: all time
+KINDS = 3  # events, visits, repeats: see trend_counts
+NUM_TRENDS = KINDS * len(TREND_WINDOWS)
+PRIOR_EVENTS = 20.0  # of the longer window, added to each shorter one
+NUM_OWN = 12
+NUM_GAPS = 64  # buckets of time differences; 0: unknown
+
+Items = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+def window_counts(items: Items, times: Ints, *, before: int, num_items: int) -> Ints:
+    """Counts of items in each of `WINDOWS` that end at `before`, and in all time, [7, V]."""
+    counts = [
+        np.bincount(items[(times < before) & (times >= before - window)], minlength=num_items)
+        for window in WINDOWS
+    ]
+    return np.stack([*counts, np.bincount(items[times < before], minlength=num_items)])
+
+
+def trend_counts(
+    items: Items, times: Ints, offsets: Ints, *, query_times: Ints, num_items: int
+) -> Ints:
+    """Counts per query time, kind of event, window that ends there, and item: [Q, 3, 8, V].
+
+    The kinds: all events; the first events of visits, which come a day or more after the user's
+    event before them; and repeats, of an item that the user had before. Counts of several buckets
+    are added.
+    """
+    kinds = np.ones((KINDS, len(items)), bool)
+    kinds[1] = _starts_visit(times, offsets)
+    kinds[2] = _is_repeat(items, offsets)
+    counts = np.zeros((len(query_times), KINDS, len(TREND_WINDOWS), num_items), np.int64)
+    for kind, chosen in enumerate(kinds):
+        order = np.argsort(times[chosen], kind="stable")
+        sorted_items, sorted_times = items[chosen][order], times[chosen][order]
+        for at, query_time in enumerate(query_times):
+            end = np.searchsorted(sorted_times, query_time)
+            for row, window in enumerate(TREND_WINDOWS):
+                start = 0 if window is None else np.searchsorted(sorted_times, query_time - window)
+                counted = np.bincount(sorted_items[start:end], minlength=num_items)
+                counts[at, kind, row] = counted
+    return counts
+
+
+def _starts_visit(times: Ints, offsets: Ints) -> npt.NDArray[np.bool_]:
+    starts = np.zeros(len(times), bool)
+    starts[1:] = times[1:] - times[:-1] >= DAY
+    starts[offsets[:-1][np.diff(offsets) > 0]] = False  # a first event comes back to nothing
+    return starts
+
+
+def _is_repeat(items: Items, offsets: Ints) -> npt.NDArray[np.bool_]:
+    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order = np.lexsort((items, owner))  # stable: in time order inside a pair
+    same = (owner[order][1:] == owner[order][:-1]) & (items[order][1:] == items[order][:-1])
+    repeats = np.zeros(len(items), bool)
+    repeats[order[1:][same]] = True
+    return repeats
+
+
+def trend_features(counts: Ints) -> Floats:
+    """log(share V) of each item, per kind and window, from `trend_counts`: [..., V, F].
+
+    0 is an item of average share. A window is smoothed by `PRIOR_EVENTS` events spread as in the
+    next longer one, so that an empty window says what that one says; all time of visits and of
+    repeats is smoothed likewise by that of all events. Column 0 is all events of all time.
+    """
+    num_items = counts.shape[-1]
+    share = np.full((*counts.shape[:-3], num_items), 1.0 / num_items)
+    columns = []
+    all_time = share
+    for kind in range(KINDS):
+        share = all_time
+        for row in range(len(TREND_WINDOWS)):
+            counted = counts[..., kind, row, :]
+            total = counted.sum(axis=-1, keepdims=True)
+            share = (counted + PRIOR_EVENTS * share) / (total + PRIOR_EVENTS)
+            columns.append(np.log(share * num_items).astype(np.float32))
+            if kind == row == 0:
+                all_time = share
+    return np.stack(columns, axis=-1)
+
+
+def gap_buckets(gaps: npt.NDArray[np.floating] | Ints) -> Ints:
+    """Time differences (microseconds) in buckets 1..63, two per doubling of a minute."""
+    minutes = np.maximum(gaps, 0) / (HOUR / 60)
+    return np.minimum(1 + np.floor(2 * np.log2(1 + minutes)), NUM_GAPS - 1).astype(np.int64)
+
+
+def event_gaps(times: Ints, offsets: Ints) -> Ints:
+    """The bucket of the time since the user's event before, 0 for a first event, [events]."""
+    gaps = np.zeros(len(times), np.int64)
+    gaps[1:] = gap_buckets(times[1:] - times[:-1])
+    gaps[offsets[:-1][np.diff(offsets) > 0]] = 0
+    return gaps
+
+
+@dataclass(frozen=True)
+class OwnItems:
+    """The distinct items of each user's history, ordered by user, then item."""
+
+    user_X: Ints
+    item_X: Ints
+    features_XC: Floats
+
+
+def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> OwnItems:
+    """The pairs (user, item) of histories that lie before each user's query time, in numbers.
+
+    The features, all in log(1 + x), times in days: how often; in the last 7, 30 and 90 days; the
+    age of the last and of the first time; the mean time between; the age of the last in units of
+    that; its place from the end of the history; and of the user: events, distinct items, and the
+    age of the end of the history.
+    """
+    lengths = np.diff(offsets)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((items, owner))  # stable: in time order inside a pair
+    owner_of, item_of = owner[order], items[order].astype(np.int64)
+    new = np.r_[True, (owner_of[1:] != owner_of[:-1]) | (item_of[1:] != item_of[:-1])][: len(order)]
+    first = np.flatnonzero(new)
+    last = np.r_[first[1:], len(order)][: len(first)] - 1
+    user_X, item_X = owner_of[first], item_of[first]
+    age = (query_times_B[owner_of] - times[order]) / DAY
+    count = (last - first + 1).astype(np.float64)
+    recent = [
+        np.add.reduceat((age < days).astype(np.float64), first) if len(first) else count
+        for days in (7, 30, 90)
+    ]
+    between = np.where(count > 1, (age[first] - age[last]) / np.maximum(count - 1, 1), 0.0)
+    ratio = np.where(count > 1, age[last] / (between + 1.0), 0.0)
+    from_end = offsets[1:][user_X] - 1 - order[last]
+    distinct = np.bincount(user_X, minlength=len(lengths))
+    end_age = np.zeros(len(lengths))
+    some = lengths > 0
+    end_age[some] = (query_times_B[some] - times[offsets[1:][some] - 1]) / DAY
+    columns = [
+        count,
+        *recent,
+        age[last],
+        age[first],
+        between,
+        ratio,
+        from_end,
+        lengths[user_X],
+        distinct[user_X],
+        end_age[user_X],
+    ]
+    features_XC = np.stack([np.log1p(column) for column in columns], axis=1).astype(np.float32)
+    return OwnItems(user_X, item_X, features_XC)
