@@ -175,8 +175,8 @@ class TrainConfig(Section):
     threads_per_worker: PositiveInt = Field(1, description="fixed, since results depend on it")
     max_failures: NonNegativeInt = Field(3, description="worker deaths that a training survives")
     buckets_in_memory: PositiveInt = Field(8, description="rows are shuffled inside such a group")
-    num_negatives: NonNegativeInt = Field(
-        0, description="0: full softmax; else sampled softmax with this many shared negatives"
+    num_negatives: NonNegativeInt | None = Field(
+        None, description="shared by a step; 0: full softmax; null: as many as the catalogue asks"
     )
 
 
@@ -201,15 +201,29 @@ class GateConfig(Section):
 class ScoreConfig(Section):
     k: PositiveInt = Field(10, description="items per user")
     decode: Literal["single", "multi", "autoregressive"] = Field("single", description="how")
-    rank: Literal["next_item", "slot"] = Field(
-        "next_item", description="order of a list: by next-item probability, or as decoded"
+    rank: Literal["next_item", "sum", "slot"] = Field(
+        "next_item",
+        description="order of a list: by next-item probability, by the discounted sum "
+        "over all slots, or by slot",
+    )
+    discount: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.7, description="rank=sum: what the next slot counts less"
     )
     steps: PositiveInt = Field(10, description="multi: at most so many denoising steps")
+    commit: Literal["threshold", "ratio", "margin", "schedule"] = Field(
+        "threshold", description="multi: which slots a step commits"
+    )
     threshold: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.9, description="multi: confidence at which a slot is committed"
+        0.9, description="commit=threshold: confidence at which a slot is committed"
     )
     threshold_decay: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.9, description="multi: the user's threshold falls by this factor while no slot passes"
+        0.9, description="commit=threshold: the user's falls by this factor while no slot passes"
+    )
+    ratio: Fraction = Field(
+        0.8, description="commit=ratio: confidence, as a share of the user's most confident slot"
+    )
+    margin: Annotated[float, Field(ge=0)] = Field(
+        0.5, description="commit=margin: log-probability between a slot's best item and its second"
     )
     filter_seen: bool = Field(True, description="never recommend what the user has touched")
     deny_path: str | None = Field(None, description="Parquet or CSV with a column item_id")

@@ -78,11 +78,13 @@ def _is_repeat(items: Items, offsets: Ints) -> npt.NDArray[np.bool_]:
 
 
 def trend_features(counts: Ints) -> Floats:
-    """log(share V) of each item, per kind and window, from `trend_counts`: [..., V, F].
+    """How each item fares, from `trend_counts`: [..., V, F].
 
-    0 is an item of average share. A window is smoothed by `PRIOR_EVENTS` events spread as in the
-    next longer one, so that an empty window says what that one says; all time of visits and of
-    repeats is smoothed likewise by that of all events. Column 0 is all events of all time.
+    Column 0 is log(share V) among all events of all time: 0 for an item of average share. Every
+    other column is the log of a share over that of the next longer window, or, for all time of
+    visits and of repeats, over that of all events: 0 for no trend. A share is smoothed by
+    `PRIOR_EVENTS` events spread as in what it is compared with, so that an empty window has no
+    trend.
     """
     num_items = counts.shape[-1]
     share = np.full((*counts.shape[:-3], num_items), 1.0 / num_items)
@@ -93,8 +95,8 @@ def trend_features(counts: Ints) -> Floats:
         for row in range(len(TREND_WINDOWS)):
             counted = counts[..., kind, row, :]
             total = counted.sum(axis=-1, keepdims=True)
-            share = (counted + PRIOR_EVENTS * share) / (total + PRIOR_EVENTS)
-            columns.append(np.log(share * num_items).astype(np.float32))
+            longer, share = share, (counted + PRIOR_EVENTS * share) / (total + PRIOR_EVENTS)
+            columns.append(np.log(share / longer).astype(np.float32))
             if kind == row == 0:
                 all_time = share
     return np.stack(columns, axis=-1)
@@ -126,10 +128,10 @@ class OwnItems:
 def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> OwnItems:
     """The pairs (user, item) of histories that lie before each user's query time, in numbers.
 
-    The features, all in log(1 + x), times in days: how often; in the last 7, 30 and 90 days; the
-    age of the last and of the first time; the mean time between; the age of the last in units of
-    that; its place from the end of the history; and of the user: events, distinct items, and the
-    age of the end of the history.
+    The features, all in log(1 + x) / 3, which is about 1, times in days: how often; in the last 7,
+    30 and 90 days; the age of the last and of the first time; the mean time between; the age of the
+    last in units of that; its place from the end of the history; and of the user: events, distinct
+    items, and the age of the end of the history.
     """
     lengths = np.diff(offsets)
     owner = np.repeat(np.arange(len(lengths)), lengths)
@@ -164,5 +166,5 @@ def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> 
         distinct[user_X],
         end_age[user_X],
     ]
-    features_XC = np.stack([np.log1p(column) for column in columns], axis=1).astype(np.float32)
+    features_XC = np.stack([np.log1p(column) / 3 for column in columns], axis=1).astype(np.float32)
     return OwnItems(user_X, item_X, features_XC)

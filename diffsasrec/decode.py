@@ -7,8 +7,10 @@ Legend: B users, S slots, K list length, R rows (user, slot), M candidates per r
 D hidden size. Item index -1 stands for the mask in `slots` and for "no item" in lists.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +38,45 @@ class Candidates:
         pair_X = torch.unique(pair_X[self.allowed_V[self.blocked_items_X]])
         blocked_B = torch.bincount(pair_X // len(self.allowed_V), minlength=num_users)
         return self.allowed_V.sum() - blocked_B
+
+
+@dataclass(frozen=True)
+class CommitRule:
+    """Which slots a step commits, by their log-probabilities; every bar is the user's own.
+
+    threshold: probability at least `threshold`; while no slot of the user passes it falls by
+        `threshold_decay`, in this step only.
+    ratio: probability at least `ratio` times that of the user's most confident slot.
+    margin: log-probability at least `margin` above that of the slot's second item: a difference
+        of logits, for which no normaliser is needed.
+    schedule: no more than must be for the steps to suffice.
+    """
+
+    commit: Literal["threshold", "ratio", "margin", "schedule"] = "threshold"
+    threshold: float = 0.9
+    threshold_decay: float = 0.9
+    ratio: float = 0.8
+    margin: float = 0.5
+
+    def passing(self, confidence_BKM: Tensor) -> Tensor:
+        """The log-probability from which a slot is committed, [B, K]."""
+        best_BK = confidence_BKM.amax(2)
+        best_B1 = best_BK.amax(1, keepdim=True)
+        if self.commit == "threshold":
+            log_threshold, log_decay = math.log(self.threshold), math.log(self.threshold_decay)
+            falls_B1 = ((best_B1 - log_threshold) / log_decay).clamp(min=0).ceil()
+            # min: the fall ends at the best slot also where rounding would stop just above it
+            bar_B1 = torch.minimum(log_threshold + falls_B1 * log_decay, best_B1)
+            return bar_B1.expand_as(best_BK)
+        if self.commit == "ratio":
+            bar_B1 = best_B1 + (math.log(self.ratio) if self.ratio else -torch.inf)
+            return bar_B1.expand_as(best_BK)
+        never_BK = torch.full_like(best_BK, torch.inf)
+        if self.commit == "schedule" or confidence_BKM.shape[2] < 2:
+            return never_BK
+        top_BK2 = confidence_BKM.topk(2, dim=2).values
+        clear_BK = top_BK2[..., 0] - top_BK2[..., 1] >= self.margin
+        return torch.where(clear_BK, best_BK, never_BK)
 
 
 @dataclass(frozen=True)
@@ -136,21 +177,20 @@ def decode_multi(
     num_users: int,
     k: int,
     steps: int,
-    threshold: float,
-    threshold_decay: float,
-    by_next_item: bool,
+    rule: CommitRule,
+    rank: str,
+    discount: float,
 ) -> Lists:
     """Denoises K masked slots per user in at most `steps` steps.
 
     Each step scores the masked slots (`denoise`: slots [B, K] -> states [B, K, D]) and commits,
-    most confident first and never an item twice, every slot whose probability passes the threshold.
-    While none passes, the user's threshold falls by `threshold_decay`, in this step only. At least
+    most confident first and never an item twice, every slot that passes the rule. At least
     ceil(masked / steps left) slots are committed, so that `steps` suffice.
     """
     device = candidates.weight_VD.device
     slots_BK = torch.full((num_users, k), MASK, device=device)
     wanted_B = candidates.num_left(num_users).clamp(max=k)
-    first: tuple[Tensor, Tensor] | None = None
+    first: tuple[Tensor, Tensor] | None = None  # states [B, K, D] and normalisers [B, K]
     for step in range(steps):
         masked_BK = slots_BK == MASK
         left_B = wanted_B - (~masked_BK).sum(1)
@@ -163,22 +203,19 @@ def decode_multi(
         logprob_RM, item_RM, normaliser_R = top_items(
             states_BKD[users_R, slot_R], users_R, with_committed, k
         )
-        if first is None:  # every user with a list has its slot 1 open in the first step
-            normaliser_B = torch.zeros(num_users, device=device)
-            normaliser_B[users_R[slot_R == 0]] = normaliser_R[slot_R == 0]
-            first = states_BKD[:, 0], normaliser_B
+        if first is None:  # every user with a list has its first slots open in the first step
+            normaliser_BK = torch.full((num_users, k), torch.inf, device=device)
+            normaliser_BK[users_R, slot_R] = normaliser_R
+            first = states_BKD, normaliser_BK
         confidence_BKM = torch.full((num_users, k, k), -torch.inf, device=device)
         confidence_BKM[users_R, slot_R] = logprob_RM
         items_BKM = torch.full((num_users, k, k), -1, device=device)
         items_BKM[users_R, slot_R] = item_RM
         at_least_B = (left_B + steps - step - 1) // (steps - step)
-        slots_BK = _commit(
-            slots_BK, confidence_BKM, items_BKM, at_least_B, left_B, threshold, threshold_decay
-        )
-    if first is None:
-        states_BD = torch.zeros((num_users, candidates.weight_VD.shape[1]), device=device)
-        first = states_BD, torch.zeros(num_users, device=device)
-    return _rank(slots_BK, *first, candidates, by_next_item)
+        slots_BK = _commit(slots_BK, confidence_BKM, items_BKM, at_least_B, left_B, rule)
+    if first is None:  # nobody has a candidate
+        return Lists(slots_BK, torch.full((num_users, k), -torch.inf, device=device))
+    return _rank(slots_BK, *first, candidates, rank, discount)
 
 
 def _commit(
@@ -187,8 +224,7 @@ def _commit(
     items_BKM: Tensor,
     at_least_B: Tensor,
     left_B: Tensor,
-    threshold: float,
-    threshold_decay: float,
+    rule: CommitRule,
 ) -> Tensor:
     """Greedy assignment of distinct items to masked slots, most confident first.
 
@@ -197,15 +233,10 @@ def _commit(
     num_users, k = slots_BK.shape
     slots_BK = slots_BK.clone()
     user_B = torch.arange(num_users, device=slots_BK.device)
-    log_threshold = torch.log(torch.tensor(threshold, device=slots_BK.device))
-    log_decay = torch.log(torch.tensor(threshold_decay, device=slots_BK.device))
-    best_B = confidence_BKM.flatten(1).amax(1)
-    falls_B = ((best_B - log_threshold) / log_decay).clamp(min=0).ceil()
-    # min: the fall ends at the best slot also where rounding would stop just above it
-    passing_B = torch.minimum(log_threshold + falls_B * log_decay, best_B)
+    passing_BK = rule.passing(confidence_BKM)
     for nth in range(k):
         best_B, flat_B = confidence_BKM.flatten(1).max(1)
-        due_B = (best_B >= passing_B) | (nth < at_least_B)
+        due_B = (best_B >= passing_BK[user_B, flat_B // k]) | (nth < at_least_B)
         commit_B = due_B & (nth < left_B) & (best_B > -torch.inf)
         if not commit_B.any():
             break
@@ -224,7 +255,7 @@ def decode_autoregressive(
     *,
     num_users: int,
     k: int,
-    by_next_item: bool,
+    rank: str,
 ) -> Lists:
     """K next items one after another, each the most probable after those before it.
 
@@ -241,7 +272,8 @@ def decode_autoregressive(
         first = first or (states_BD, normaliser_B)
         slots_BK[:, position] = item_B1[:, 0]
     assert first is not None, k
-    return _rank(slots_BK, *first, candidates, by_next_item)
+    states_BD, normaliser_B = first
+    return _rank(slots_BK, states_BD[:, None], normaliser_B[:, None], candidates, rank, 0.0)
 
 
 def _block_committed(candidates: Candidates, slots_BK: Tensor) -> Candidates:
@@ -255,27 +287,47 @@ def _block_committed(candidates: Candidates, slots_BK: Tensor) -> Candidates:
 
 def _rank(
     slots_BK: Tensor,
-    first_states_BD: Tensor,
-    normaliser_B: Tensor,
+    states_BSD: Tensor,
+    normaliser_BS: Tensor,
     candidates: Candidates,
-    by_next_item: bool,
+    rank: str,
+    discount: float,
 ) -> Lists:
-    """Scores the chosen items as the next item and puts them in the order of the list."""
-    vectors_BKD = candidates.weight_VD[slots_BK.clamp(min=0)]
-    logits_BK = torch.einsum("bd,bkd->bk", first_states_BD, vectors_BKD).float()
-    if candidates.own_scores is not None:
-        users_B = torch.arange(len(slots_BK), device=slots_BK.device)
-        users_BK = users_B[:, None].expand_as(slots_BK)
-        own_Z = candidates.own_scores(first_states_BD, users_B).of_pairs(
-            users_BK.flatten(), slots_BK.flatten(), num_items=len(candidates.allowed_V)
-        )
-        logits_BK = logits_BK + own_Z.view_as(logits_BK)
-    scores_BK = (logits_BK - normaliser_B[:, None]).masked_fill(slots_BK == MASK, -torch.inf)
-    if by_next_item:
-        # equal scores by item index: order by it first, then stably by score
-        order_BK = slots_BK.argsort(dim=1)
-        by_score = scores_BK.gather(1, order_BK).argsort(dim=1, descending=True, stable=True)
-        order_BK = order_BK.gather(1, by_score)
-    else:
+    """Scores the chosen items as the next item and puts them in the order of the list.
+
+    The states are those of the first pass, before anything was committed.
+    """
+    logprob_BSK = _first_logprobs(slots_BK, states_BSD, normaliser_BS, candidates)
+    scores_BK = logprob_BSK[:, 0].masked_fill(slots_BK == MASK, -torch.inf)
+    if rank == "slot":
         order_BK = (slots_BK == MASK).to(torch.int8).argsort(dim=1, stable=True)
+        return Lists(slots_BK.gather(1, order_BK), scores_BK.gather(1, order_BK))
+    by_BK = scores_BK
+    if rank == "sum":
+        places_S = torch.arange(logprob_BSK.shape[1], device=slots_BK.device)
+        weight_S = torch.tensor(discount, device=slots_BK.device) ** places_S
+        by_BK = (weight_S[:, None] * logprob_BSK.exp()).sum(1)
+        by_BK = by_BK.masked_fill(slots_BK == MASK, -torch.inf)
+    # equal ones by item index: order by it first, then stably
+    order_BK = slots_BK.argsort(dim=1)
+    ordered = by_BK.gather(1, order_BK).argsort(dim=1, descending=True, stable=True)
+    order_BK = order_BK.gather(1, ordered)
     return Lists(slots_BK.gather(1, order_BK), scores_BK.gather(1, order_BK))
+
+
+def _first_logprobs(
+    slots_BK: Tensor, states_BSD: Tensor, normaliser_BS: Tensor, candidates: Candidates
+) -> Tensor:
+    """log p of every chosen item in every slot of the first pass, [B, S, K]."""
+    num_users, num_slots = normaliser_BS.shape
+    vectors_BKD = candidates.weight_VD[slots_BK.clamp(min=0)]
+    logits_BSK = torch.einsum("bsd,bkd->bsk", states_BSD, vectors_BKD).float()
+    if candidates.own_scores is not None:
+        users_R = torch.arange(num_users, device=slots_BK.device).repeat_interleave(num_slots)
+        items_RK = slots_BK.repeat_interleave(num_slots, dim=0)
+        rows_RK = torch.arange(len(users_R), device=slots_BK.device)[:, None].expand_as(items_RK)
+        own_Z = candidates.own_scores(states_BSD.flatten(0, 1), users_R).of_pairs(
+            rows_RK.flatten(), items_RK.flatten(), num_items=len(candidates.allowed_V)
+        )
+        logits_BSK = logits_BSK + own_Z.view_as(logits_BSK)
+    return logits_BSK - normaliser_BS[:, :, None]

@@ -70,6 +70,30 @@ class Extras:
         return self.scores_Y[at_Z].float().masked_fill(keys_Y[at_Z] != keys_Z, 0.0)
 
 
+@dataclass(frozen=True)
+class Negatives:
+    """A sample of the candidates, each item once."""
+
+    items_N: Tensor
+    log_inclusion_N: Tensor  # log of the probability that the item is in the sample
+
+
+def draw_negatives(counts_V: Tensor, num: int, generator: torch.Generator) -> Negatives:
+    """Candidates from `num` draws, half of them uniform, half by how often an item occurs.
+
+    A popular item weighs much in the softmax: drawn as rarely as the others, and then multiplied
+    by the correction, it would make the loss jump.
+    """
+    candidate_V = counts_V > 0
+    share_V = 0.5 * candidate_V / candidate_V.sum() + 0.5 * counts_V / counts_V.sum()
+    share_V = share_V.double()
+    cumulative_V = share_V.cumsum(0)
+    draws = torch.rand(num, generator=generator, dtype=torch.float64) * cumulative_V[-1]
+    items_N = torch.searchsorted(cumulative_V, draws, right=True).unique()
+    log_inclusion_N = torch.log(-torch.expm1(num * torch.log1p(-share_V[items_N])))
+    return Negatives(items_N, log_inclusion_N.float())
+
+
 def pairs_of_rows(users_R: Tensor, pair_users_X: Tensor) -> tuple[Tensor, Tensor]:
     """For each row its user's pairs: rows [Y] and pairs [Y]; `pair_users_X` is sorted."""
     first_R = torch.searchsorted(pair_users_X, users_R)
@@ -85,18 +109,17 @@ def item_nll(
     weight_VD: Tensor,
     bias_V: Tensor,
     *,
-    negatives_N: Tensor | None = None,
+    negatives: Negatives | None = None,
     extras: Extras | None = None,
 ) -> Tensor:
     """-log p(target) under the softmax over all items, [R] float32, in bounded memory.
 
     `bias_V` is 0 for candidates and -inf for items that the weights are not trained on. With
-    `negatives_N` (drawn uniformly from the candidates, shared by all rows) the softmax runs over
-    the target, the negatives and the pairs of `extras`; a negative carries the log-q correction
-    log(V' / N), V' the number of candidates, and is left out where it is the target or in a pair of
-    the row (Jean et al. 2015).
+    `negatives` (shared by all rows) the softmax runs over the target, the negatives and the pairs
+    of `extras`; a negative carries the log-q correction, and is left out where it is the target or
+    in a pair of the row (Jean et al. 2015).
     """
-    num_columns = len(weight_VD) if negatives_N is None else len(negatives_N)
+    num_columns = len(weight_VD) if negatives is None else len(negatives.items_N)
     rows = max(1, LOGITS_PER_CHUNK // num_columns)
     few = len(states_RD) <= rows or not torch.is_grad_enabled()
     chunks = []
@@ -107,7 +130,7 @@ def item_nll(
             targets_R[start:stop],
             weight_VD,
             bias_V,
-            negatives_N,
+            negatives,
             extras and extras.of_rows(start, stop),
         )
         if few:
@@ -123,15 +146,15 @@ def _nll(
     targets_R: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor,
-    negatives_N: Tensor | None,
+    negatives: Negatives | None,
     extras: Extras | None,
 ) -> Tensor:
-    if negatives_N is None:
+    if negatives is None:
         logits_RV = (states_RD @ weight_VD.T).float() + bias_V
         if extras is not None:
             logits_RV = extras.add_to(logits_RV)
         return F.cross_entropy(logits_RV, targets_R, reduction="none")
-    return _sampled_nll(states_RD, targets_R, weight_VD, bias_V, negatives_N, extras)
+    return _sampled_nll(states_RD, targets_R, weight_VD, bias_V, negatives, extras)
 
 
 def _sampled_nll(
@@ -139,13 +162,12 @@ def _sampled_nll(
     targets_R: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor,
-    negatives_N: Tensor,
+    negatives: Negatives,
     extras: Extras | None,
 ) -> Tensor:
-    num_candidates = int(torch.isfinite(bias_V).sum())
-    correction = torch.log(torch.tensor(num_candidates / len(negatives_N)))
+    negatives_N = negatives.items_N
     positive_R = (states_RD * weight_VD[targets_R]).sum(-1).float()
-    negative_RN = (states_RD @ weight_VD[negatives_N].T).float() + correction
+    negative_RN = (states_RD @ weight_VD[negatives_N].T).float() - negatives.log_inclusion_N
     negative_RN = negative_RN.masked_fill(negatives_N == targets_R[:, None], -torch.inf)
     if extras is None:
         logits_RN = torch.cat([positive_R[:, None], negative_RN], dim=1)

@@ -33,6 +33,7 @@ from diffsasrec.batches import (
 from diffsasrec.checkpoint import load_checkpoint, parse_tensors, save_checkpoint, save_tensors
 from diffsasrec.config import FinetuneConfig
 from diffsasrec.counters import event_gaps, trend_counts, trend_features
+from diffsasrec.diffusion import Negatives, draw_negatives
 from diffsasrec.evaluate import validation_ranks
 from diffsasrec.metrics import count_ranks, rank_metrics
 from diffsasrec.model import SequenceModel
@@ -103,7 +104,6 @@ class PhaseTrainer:
             num_examples.append(len(self._examples(flat)))
         self.num_examples = np.array(num_examples, np.int64)
         candidates_V = torch.from_numpy(self.counts_V > 0)
-        self.candidates_C = candidates_V.nonzero()[:, 0]
         self.model = self._initial_model().to(device)
         self.trends_QVF = trend_features(counts)
         tables_QVF = self.trends_QVF[:-1]
@@ -228,7 +228,7 @@ class PhaseTrainer:
             rank=self.rank,
             world_size=self.world_size,
         ).to(self.device)
-        negatives_N = self._negatives(generator)
+        negatives = self._negatives(generator)
         # dropout has a stream of its own per rank and step
         torch.manual_seed(stream_seed(*where, "dropout", state.step, self.rank))
         for group in self.optimizer.param_groups:
@@ -236,7 +236,7 @@ class PhaseTrainer:
             group["lr"] = group["full_lr"] * warm
         self.objective.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            sums = self.objective(batch, negatives_N)
+            sums = self.objective(batch, negatives)
         loss = batch_loss(sums, batch, settings.objective)
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.world_size).backward()  # DDP takes the mean
@@ -246,12 +246,18 @@ class PhaseTrainer:
         state.loss_sum += self._sum_over_ranks([float(loss.detach())])[0]
         self._update_average()
 
-    def _negatives(self, generator: torch.Generator) -> Tensor | None:
+    def _negatives(self, generator: torch.Generator) -> Negatives | None:
         num = self.job.train.num_negatives
-        if num == 0 or num >= len(self.candidates_C):
+        num_candidates = int((self.counts_V > 0).sum())
+        if num is None:
+            # windows score a hundred states a sequence, batch times a few: a full softmax is
+            # affordable up to catalogues of another size
+            limit, some = (100_000, 8192) if len(self.query_times) else (5_000, 1024)
+            num = some if num_candidates > limit else 0
+        if num == 0 or num >= num_candidates:
             return None
-        drawn = torch.randint(len(self.candidates_C), (num,), generator=generator)
-        return self.candidates_C[drawn].to(self.device)
+        negatives = draw_negatives(torch.from_numpy(self.counts_V), num, generator)
+        return Negatives(*(tensor.to(self.device) for tensor in vars(negatives).values()))
 
     @torch.no_grad()
     def _update_average(self) -> None:

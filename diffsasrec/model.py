@@ -126,6 +126,10 @@ class Trends(nn.Module):
         with torch.no_grad():
             self.weights.bias[0] = 1.0
 
+    def weights_of(self, states_RD: Tensor) -> Tensor:
+        # a state has length sqrt(D): of length 1 it moves the weights no faster than the bias does
+        return self.weights(states_RD * states_RD.shape[-1] ** -0.5)
+
     def columns(self, trends_VF: Tensor) -> Tensor:
         if trends_VF.shape[1] < NUM_TRENDS:  # pretraining knows all-time popularity alone
             return trends_VF
@@ -213,7 +217,7 @@ class SequenceModel(nn.Module):
             states_RD = states_RD + self.age(ages_R)
         if self.trends is None:
             return states_RD
-        return torch.cat([states_RD, self.trends.weights(states_RD)], dim=-1)
+        return torch.cat([states_RD, self.trends.weights_of(states_RD)], dim=-1)
 
     def copy_scores(
         self, queries_RW: Tensor, users_R: Tensor, pairs: Pairs, trends_VF: Tensor | None

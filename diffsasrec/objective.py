@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffsasrec.batches import Batch
 from diffsasrec.config import ObjectiveConfig
-from diffsasrec.diffusion import Extras, denoising_loss, item_nll, pairs_of_rows
+from diffsasrec.diffusion import Extras, Negatives, denoising_loss, item_nll, pairs_of_rows
 from diffsasrec.model import SequenceModel
 
 
@@ -40,7 +40,7 @@ class Objective(nn.Module):
         self.register_buffer("bias_V", bias_V, persistent=False)
         self.register_buffer("trends_QVF", trends_QVF, persistent=False)
 
-    def forward(self, batch: Batch, negatives_N: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, negatives: Negatives | None) -> tuple[Tensor, Tensor]:
         """The summed next-item loss and the summed denoising loss."""
         history = self.model.encode(batch.history_BL, batch.lengths_B, batch.gaps_BL)
         if self.model.config.kind == "sasrec":
@@ -52,9 +52,9 @@ class Objective(nn.Module):
             )
             states_BTD = torch.cat([states_BLD, slots_BSD], dim=1)
             masked = batch.masked_BT
-            nll_R = self._nll(states_BTD, masked, batch.targets_BT, batch, negatives_N)
+            nll_R = self._nll(states_BTD, masked, batch.targets_BT, batch, negatives)
             denoising = denoising_loss(nll_R, batch.p_mask_BT[masked])
-        next_R = self._nll(states_BLD, batch.scored_BL, batch.next_BL, batch, negatives_N)
+        next_R = self._nll(states_BLD, batch.scored_BL, batch.next_BL, batch, negatives)
         return next_R.sum(), denoising
 
     def _nll(
@@ -63,7 +63,7 @@ class Objective(nn.Module):
         chosen_BT: Tensor,
         targets_BT: Tensor,
         batch: Batch,
-        negatives_N: Tensor | None,
+        negatives: Negatives | None,
     ) -> Tensor:
         users_R = chosen_BT.nonzero()[:, 0]
         ages_R = None if batch.ages_B is None else batch.ages_B[users_R]
@@ -71,14 +71,14 @@ class Objective(nn.Module):
         targets_R = targets_BT[chosen_BT]
         if batch.pairs is None:
             table_VF = self.trends_QVF[0]
-            return self._nll_at(table_VF, queries_RW, users_R, targets_R, batch, negatives_N)
+            return self._nll_at(table_VF, queries_RW, users_R, targets_R, batch, negatives)
         nll_R = queries_RW.new_zeros(len(targets_R), dtype=torch.float32)
         query_R = batch.queries_B[users_R]
         for query in query_R.unique():
             (at,) = (query_R == query).nonzero(as_tuple=True)
             table_VF = self.trends_QVF[query]
             nll = self._nll_at(
-                table_VF, queries_RW[at], users_R[at], targets_R[at], batch, negatives_N
+                table_VF, queries_RW[at], users_R[at], targets_R[at], batch, negatives
             )
             nll_R = nll_R.index_put((at,), nll)
         return nll_R
@@ -90,7 +90,7 @@ class Objective(nn.Module):
         users_R: Tensor,
         targets_R: Tensor,
         batch: Batch,
-        negatives_N: Tensor | None,
+        negatives: Negatives | None,
     ) -> Tensor:
         """The losses of rows that share a query time, [R]; 0 for a target that is filtered."""
         vectors_VW = self.model.item_vectors(trends_VF)
@@ -106,7 +106,7 @@ class Objective(nn.Module):
         elif batch.pairs is not None and self.model.copy_score is not None:
             extras = self.model.copy_scores(queries_RW, users_R, batch.pairs, trends_VF)
         nll_R = item_nll(
-            queries_RW, targets_R, vectors_VW, self.bias_V, negatives_N=negatives_N, extras=extras
+            queries_RW, targets_R, vectors_VW, self.bias_V, negatives=negatives, extras=extras
         )
         return nll_R.masked_fill(forbidden_R, 0.0)
 

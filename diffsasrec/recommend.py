@@ -3,7 +3,7 @@
 Legend: B users, L history length, K list length, V items; histories are flat items with offsets.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from diffsasrec.counters import event_gaps, gap_buckets, own_items
 from diffsasrec.decode import (
     Candidates,
+    CommitRule,
     Lists,
     decode_autoregressive,
     decode_multi,
@@ -29,14 +30,14 @@ Offsets = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How lists are made; the fields are the keys of the section `score` of the configuration."""
+    """How lists are made; fields and their meaning are those of the configuration's `score`."""
 
     k: int
     decode: Literal["single", "multi", "autoregressive"] = "single"
-    rank: Literal["next_item", "slot"] = "next_item"
+    rank: Literal["next_item", "sum", "slot"] = "next_item"
+    discount: float = 0.7
     steps: int = 10
-    threshold: float = 0.9
-    threshold_decay: float = 0.9
+    rule: CommitRule = field(default_factory=CommitRule)
     filter_seen: bool = True
     batch_size: int = 256
 
@@ -184,7 +185,6 @@ def _recommend_batch(
     )
     history = model.encode(items_BL, lengths_B, gaps_BL)
     has_slots = model.config.kind == "diffusion"
-    by_next_item = decoding.rank == "next_item"
     width = scoring.vectors_VW.shape[1]
 
     def denoise(slots_BS: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ def _recommend_batch(
             candidates,
             num_users=num_users,
             k=decoding.k,
-            by_next_item=by_next_item,
+            rank=decoding.rank,
         )
     return decode_multi(
         denoise,
@@ -214,9 +214,9 @@ def _recommend_batch(
         num_users=num_users,
         k=decoding.k,
         steps=decoding.steps,
-        threshold=decoding.threshold,
-        threshold_decay=decoding.threshold_decay,
-        by_next_item=by_next_item,
+        rule=decoding.rule,
+        rank=decoding.rank,
+        discount=decoding.discount,
     )
 
 

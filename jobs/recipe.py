@@ -99,7 +99,7 @@ def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, An
             raise InputDataError(
                 f"{name} found nothing to train on: no user has split.min_user_events="
                 f"{config.split.min_user_events} events in its part of the log (for finetune: one "
-                "on each side of a batch time of the last finetune.query_days); lower it or bring "
+                "on each side of a batch time of the last finetune.query_share); lower it or bring "
                 "more history"
             )
     keys = ("epochs", "steps", "examples")

@@ -10,6 +10,7 @@ import torch
 from diffsasrec.checkpoint import save_tensors
 from diffsasrec.config import Config, ScoreConfig
 from diffsasrec.counters import DAY, trend_counts, trend_features, window_counts
+from diffsasrec.decode import CommitRule
 from diffsasrec.progress import Progress
 from diffsasrec.recommend import Decoding
 from diffsasrec.rundir import RunDir
@@ -102,8 +103,14 @@ def decoding_of(settings: ScoreConfig) -> Decoding:
         decode=settings.decode,
         rank=settings.rank,
         steps=settings.steps,
-        threshold=settings.threshold,
-        threshold_decay=settings.threshold_decay,
+        discount=settings.discount,
+        rule=CommitRule(
+            commit=settings.commit,
+            threshold=settings.threshold,
+            threshold_decay=settings.threshold_decay,
+            ratio=settings.ratio,
+            margin=settings.margin,
+        ),
         filter_seen=settings.filter_seen,
         batch_size=settings.batch_size,
     )
