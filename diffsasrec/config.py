@@ -137,11 +137,13 @@ class FinetuneObjectiveConfig(ObjectiveConfig):
 
 
 class TrainStageConfig(Section):
-    epochs: PositiveInt = Field(10, description="at most, when patience is set")
+    epochs: PositiveInt = Field(3, description="at most, when patience is set")
     patience: PositiveInt | None = Field(
         None, description="epochs without a better NDCG@10 on the second time cut; null: no search"
     )
-    batch_size: PositiveInt = Field(128, description="global, over all workers")
+    batch_size: PositiveInt | None = Field(
+        None, description="global, over all workers; null: 32 to 1024, by the number of examples"
+    )
     learning_rate: PositiveFloat = Field(1e-3, description="after the warm-up")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="AdamW")
     warmup_steps: NonNegativeInt = Field(100, description="linear warm-up")
@@ -156,12 +158,14 @@ class TrainStageConfig(Section):
 
 
 class FinetuneConfig(TrainStageConfig):
-    epochs: NonNegativeInt = Field(2, description="at most, when patience is set; 0: none")
+    epochs: NonNegativeInt = Field(5, description="at most, when patience is set; 0: none")
     learning_rate: PositiveFloat = Field(2e-4, description="of the pretrained weights")
     counter_learning_rate: PositiveFloat = Field(
         2e-3, description="of what weighs trends, own history and its age, new in this stage"
     )
-    query_times: PositiveInt = Field(8, description="simulated batch times inside the training log")
+    query_times: PositiveInt = Field(
+        12, description="simulated batch times inside the training log"
+    )
     query_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="the batch times lie in this last part of the events"
     )

@@ -29,6 +29,7 @@ from diffsasrec.batches import (
     group_batches,
     make_batch,
     stream_seed,
+    suited_batch_size,
 )
 from diffsasrec.checkpoint import load_checkpoint, parse_tensors, save_checkpoint, save_tensors
 from diffsasrec.config import FinetuneConfig
@@ -103,6 +104,7 @@ class PhaseTrainer:
             )
             num_examples.append(len(self._examples(flat)))
         self.num_examples = np.array(num_examples, np.int64)
+        self.batch_size = self.settings.batch_size or suited_batch_size(sum(num_examples))
         candidates_V = torch.from_numpy(self.counts_V > 0)
         self.model = self._initial_model().to(device)
         self.trends_QVF = trend_features(counts)
@@ -188,7 +190,7 @@ class PhaseTrainer:
 
     def _num_steps(self, epoch: int) -> int:
         groups = self._groups(epoch)
-        return epoch_steps(groups, self.num_examples, batch_size=self.settings.batch_size)
+        return epoch_steps(groups, self.num_examples, batch_size=self.batch_size)
 
     def _epoch(self, epoch: int) -> Iterator[tuple[Events, Examples]]:
         """The global batches of an epoch: flat events, and the examples in them."""
@@ -207,7 +209,7 @@ class PhaseTrainer:
             examples = Examples.concat(parts)
             for chosen in group_batches(
                 len(examples),
-                batch_size=self.settings.batch_size,
+                batch_size=self.batch_size,
                 seed=self.job.seed,
                 phase=self.phase.name,
                 at=(epoch, number),

@@ -151,8 +151,12 @@ class CopyScore(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, pair_YC: Tensor, state_YD: Tensor, item_YD: Tensor) -> Tensor:
-        hidden = F.silu(self.pair(pair_YC) + self.state(state_YD) + self.item(item_YD))
+    def forward(
+        self, pair_XC: Tensor, item_XD: Tensor, state_RD: Tensor, at_Y: Tensor, rows_Y: Tensor
+    ) -> Tensor:
+        """The score of each (row, pair), [Y]: all but the sum is done once per row or pair."""
+        own_XH = self.pair(pair_XC) + self.item(item_XD)
+        hidden = F.silu(own_XH[at_Y] + self.state(state_RD)[rows_Y])
         hidden = F.dropout(hidden, self.dropout, self.training)
         return self.out(hidden)[:, 0]
 
@@ -226,11 +230,13 @@ class SequenceModel(nn.Module):
         assert self.copy_score is not None
         rows_Y, at_Y = pairs_of_rows(users_R, pairs.users_X)
         items_Y = pairs.items_X[at_Y]
+        used_X, at_Y = at_Y.unique(return_inverse=True)  # the rows may be of few of the users
+        items_X = pairs.items_X[used_X]
         if trends_VF is None:
             trends_VF = pairs.features_XC.new_zeros((self.num_items, NUM_TRENDS))
-        pair_YC = torch.cat([pairs.features_XC[at_Y], trends_VF[items_Y]], dim=1)
+        pair_XC = torch.cat([pairs.features_XC[used_X], trends_VF[items_X]], dim=1)
         states_RD = queries_RW[:, : self.config.hidden_size]
-        scores_Y = self.copy_score(pair_YC, states_RD[rows_Y], self.items(items_Y))
+        scores_Y = self.copy_score(pair_XC, self.items(items_X), states_RD, at_Y, rows_Y)
         return Extras(rows_Y, items_Y, scores_Y)
 
     def _embed(self, items_BT: Tensor, positions_BT: Tensor, gaps_BT: Tensor | None) -> Tensor:
