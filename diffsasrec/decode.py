@@ -235,9 +235,9 @@ def _commit(
     user_B = torch.arange(num_users, device=slots_BK.device)
     passing_BK = rule.passing(confidence_BKM)
     for nth in range(k):
-        best_B, flat_B = confidence_BKM.flatten(1).max(1)
-        due_B = (best_B >= passing_BK[user_B, flat_B // k]) | (nth < at_least_B)
-        commit_B = due_B & (nth < left_B) & (best_B > -torch.inf)
+        due_BKM = (confidence_BKM >= passing_BK[..., None]) | (nth < at_least_B)[:, None, None]
+        best_B, flat_B = confidence_BKM.masked_fill(~due_BKM, -torch.inf).flatten(1).max(1)
+        commit_B = (nth < left_B) & (best_B > -torch.inf)
         if not commit_B.any():
             break
         user, flat = user_B[commit_B], flat_B[commit_B]

@@ -53,7 +53,8 @@ class Extras:
     scores_Y: Tensor  # -inf: the row can't have the item
 
     def of_rows(self, start: int, stop: int) -> "Extras":
-        inside = slice(*torch.searchsorted(self.rows_Y, torch.tensor([start, stop])).tolist())
+        bounds = torch.tensor([start, stop], device=self.rows_Y.device)
+        inside = slice(*torch.searchsorted(self.rows_Y, bounds).tolist())
         return Extras(self.rows_Y[inside] - start, self.items_Y[inside], self.scores_Y[inside])
 
     def add_to(self, logits_RV: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ def item_nll(
     rows = max(1, LOGITS_PER_CHUNK // num_columns)
     few = len(states_RD) <= rows or not torch.is_grad_enabled()
     chunks = []
-    for start in range(0, len(states_RD), rows):
+    for start in range(0, max(len(states_RD), 1), rows):
         stop = min(start + rows, len(states_RD))
         inputs = (
             states_RD[start:stop],
@@ -138,7 +139,7 @@ def item_nll(
         else:
             nll = torch.utils.checkpoint.checkpoint(_nll, *inputs, use_reentrant=False)
             chunks.append(nll)
-    return torch.cat(chunks) if chunks else states_RD.new_zeros(0)
+    return torch.cat(chunks)
 
 
 def _nll(

@@ -80,7 +80,7 @@ def intra_list_diversity(
     columns = user_items.T.tocsr().astype(np.float64)
     columns.data[:] = 1.0
     norm = np.sqrt(columns.getnnz(axis=1))
-    pairs = np.array(list(combinations(range(lists.shape[1]), 2)))
+    pairs = np.array(list(combinations(range(lists.shape[1]), 2)), np.int64).reshape(-1, 2)
     left, right = lists[:, pairs[:, 0]], lists[:, pairs[:, 1]]
     exists = (left >= 0) & (right >= 0)
     together = columns[left[exists]].multiply(columns[right[exists]]).sum(axis=1)

@@ -182,7 +182,8 @@ class SequenceModel(nn.Module):
             self.norm = nn.LayerNorm(config.hidden_size)
             size = config.hidden_size
             self.gaps = nn.Embedding(NUM_GAPS, size) if config.time_inputs else None
-            self.age = nn.Embedding(NUM_GAPS, size) if config.time_inputs else None
+            has_age = config.time_inputs and not has_slots  # a slot has it as its gap
+            self.age = nn.Embedding(NUM_GAPS, size) if has_age else None
             self.trends = Trends(size) if config.trends else None
             self.copy_score = CopyScore(size, config.dropout) if config.copy_score else None
             self.apply(_initialise)
@@ -208,7 +209,7 @@ class SequenceModel(nn.Module):
         """What states are multiplied with, [V, W]; `trends_VF`: as of the query time."""
         if self.trends is None or trends_VF is None:
             return self.item_weight
-        columns = self.trends.columns(trends_VF).to(self.item_weight.dtype)
+        columns = self.trends.columns(trends_VF.to(self.item_weight.dtype))
         return torch.cat([self.item_weight, columns], dim=1)
 
     def queries(self, states_RD: Tensor, ages_R: Tensor | None = None) -> Tensor:
@@ -217,7 +218,7 @@ class SequenceModel(nn.Module):
         `ages_R`: how old the end of the history is at the query time, in buckets, where that is
         known. A diffusion model has it in its slots.
         """
-        if self.age is not None and ages_R is not None and self.config.kind == "sasrec":
+        if self.age is not None and ages_R is not None:
             states_RD = states_RD + self.age(ages_R)
         if self.trends is None:
             return states_RD
@@ -232,9 +233,10 @@ class SequenceModel(nn.Module):
         items_Y = pairs.items_X[at_Y]
         used_X, at_Y = at_Y.unique(return_inverse=True)  # the rows may be of few of the users
         items_X = pairs.items_X[used_X]
-        if trends_VF is None:
+        if trends_VF is None or self.trends is None:
             trends_VF = pairs.features_XC.new_zeros((self.num_items, NUM_TRENDS))
         pair_XC = torch.cat([pairs.features_XC[used_X], trends_VF[items_X]], dim=1)
+        pair_XC = pair_XC.to(queries_RW.dtype)
         states_RD = queries_RW[:, : self.config.hidden_size]
         scores_Y = self.copy_score(pair_XC, self.items(items_X), states_RD, at_Y, rows_Y)
         return Extras(rows_Y, items_Y, scores_Y)

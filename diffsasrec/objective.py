@@ -72,7 +72,7 @@ class Objective(nn.Module):
         if batch.pairs is None:
             table_VF = self.trends_QVF[0]
             return self._nll_at(table_VF, queries_RW, users_R, targets_R, batch, negatives)
-        nll_R = queries_RW.new_zeros(len(targets_R), dtype=torch.float32)
+        nll_R = 0.0 * queries_RW[:, 0].float()  # in the graph also where this rank has no row
         query_R = batch.queries_B[users_R]
         for query in query_R.unique():
             (at,) = (query_R == query).nonzero(as_tuple=True)
@@ -100,9 +100,9 @@ class Objective(nn.Module):
             rows_Y, at_Y = pairs_of_rows(users_R, batch.pairs.users_X)
             items_Y = batch.pairs.items_X[at_Y]
             is_target_Y = items_Y == targets_R[rows_Y]
-            forbidden_R = forbidden_R.index_put((rows_Y[is_target_Y],), torch.tensor(True))
-            scores_Y = torch.full(items_Y.shape, -torch.inf).masked_fill(is_target_Y, 0.0)
-            extras = Extras(rows_Y, items_Y, scores_Y.to(items_Y.device))
+            forbidden_R[rows_Y[is_target_Y]] = True
+            scores_Y = torch.full(items_Y.shape, -torch.inf, device=items_Y.device)
+            extras = Extras(rows_Y, items_Y, scores_Y.masked_fill(is_target_Y, 0.0))
         elif batch.pairs is not None and self.model.copy_score is not None:
             extras = self.model.copy_scores(queries_RW, users_R, batch.pairs, trends_VF)
         nll_R = item_nll(

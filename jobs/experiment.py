@@ -1,6 +1,6 @@
 """Variants of the recipe, measured on the same split: which ingredient earns its place?
 
-    python -m jobs.experiment --config jobs/nightly.yaml --grid grid.yaml
+    python -m jobs.experiment --config jobs/experiment.yaml --grid jobs/grid.yaml
 
 The grid names logs, variants and seeds:
 
@@ -335,11 +335,12 @@ def measure_lists(lists: npt.NDArray[np.int64], config: Config, run: RunDir) -> 
     parts = [restrict(flat, flat.num_before) for flat in flats_of(run)]
     matrices = [user_items(items, offsets, len(known)) for items, _, offsets in parts]
     histories = scipy.sparse.vstack(matrices, format="csr")
+    diversity = intra_list_diversity(lists[sample], histories)
     return {
         **{name.split("@")[0]: float(gain[ranks].mean()) for name, gain in gains(k).items()},
         "Coverage": coverage(shown, num_known=int(known.sum())),
         "NextRecall": float(next_recall(lists, following).mean()),
-        "Diversity": float(np.nanmean(intra_list_diversity(lists[sample], histories))),
+        "Diversity": float(np.nan_to_num(diversity).mean()),
         "k": k,
         "users": len(ranks),
         "ranks": ranks.astype(np.int16).tolist(),
@@ -397,8 +398,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         base = means[:, names.index(best)]
         for at in sorted(range(len(names)), key=lambda n: -variants[names[n]].figures["NDCG"]):
             line = variants[names[at]]
-            ratio = line.figures["NDCG"] / variants[best].figures["NDCG"]
-            sampled = means[:, at] / base
+            with np.errstate(divide="ignore", invalid="ignore"):  # where no baseline ever hits
+                ratio = np.float64(line.figures["NDCG"]) / variants[best].figures["NDCG"]
+                sampled = means[:, at] / base
             ratios.setdefault(names[at], {})[data] = (ratio, sampled)
             rest = "".join(f"{line.figures[name]:>11.4f}" for name in METRICS[1:])
             rest += "".join(f"{line.figures[name]:>11.0f}" for name in ("seconds", "sequences"))
@@ -409,8 +411,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     text.append("\nall logs, geometric mean of the ratios")
     for name, per_data in ratios.items():
         if len(per_data) == len(lines):
-            mean = np.exp(np.mean([np.log(ratio) for ratio, _ in per_data.values()]))
-            with np.errstate(divide="ignore"):
+            with np.errstate(divide="ignore"):  # a variant that never hits has a mean of 0
+                mean = np.exp(np.mean([np.log(ratio) for ratio, _ in per_data.values()]))
                 logs = np.mean([np.log(sampled) for _, sampled in per_data.values()], axis=0)
             text.append(f"{name:28}{mean:>8.3f} {interval(np.exp(logs), 3)}")
     return "\n".join(text).lstrip("\n")

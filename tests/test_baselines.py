@@ -7,16 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffsasrec.baselines import (
-    DAY,
-    HOUR,
     NEIGHBOURS,
-    WINDOWS,
     item_knn,
     item_similarity,
     own_most_frequent,
     popularity,
     rank_lists,
-    window_counts,
+    user_items,
 )
 from diffsasrec.decode import LOGITS_PER_TILE
 
@@ -50,21 +47,11 @@ def slow_top(scores: npt.NDArray[np.float64], blocked: set[int], k: int) -> list
     return best + [-1] * (k - len(best))
 
 
-def test_the_windows_end_at_the_cut_and_hold_their_first_moment():
-    cut = 100 * DAY
-    times = [cut, cut - 1, cut - 6 * HOUR, cut - 6 * HOUR - 1, cut - DAY, cut - 30 * DAY, 0]
-    items = np.array([0, 1, 1, 1, 2, 2, 2], np.int32)
-    counts = window_counts(items, np.array(times), before=cut, num_items=4)
-    assert WINDOWS == (6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 90 * DAY)
-    assert counts.tolist() == [
-        [0, 2, 0, 0],  # 6 hours
-        [0, 3, 1, 0],
-        [0, 3, 1, 0],
-        [0, 3, 1, 0],
-        [0, 3, 2, 0],  # 30 days
-        [0, 3, 2, 0],
-        [0, 3, 3, 0],  # all time
-    ]
+@given(log=small_logs)
+@settings(deadline=None)
+def test_user_items_counts_how_often_each_user_had_each_item(log):
+    counted = user_items(*flat(log), 7)
+    assert counted.toarray().tolist() == dense_counts(log, 7).tolist()
 
 
 def test_popularity_is_the_same_for_everyone_up_to_the_filters():

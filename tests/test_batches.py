@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from diffsasrec.batches import (
     DRAWN,
     Batch,
+    Events,
     Examples,
     epoch_groups,
     epoch_steps,
@@ -18,9 +19,11 @@ from diffsasrec.batches import (
     query_examples,
     spread_query_times,
     stream_seed,
+    suited_batch_size,
     window_examples,
 )
 from diffsasrec.config import ModelConfig, ObjectiveConfig
+from diffsasrec.counters import DAY, event_gaps, gap_buckets
 
 SIZES = {"hidden_size": 8, "num_blocks": 1, "num_heads": 1, "max_seq_len": 4, "num_slots": 3}
 CAUSAL = ModelConfig(kind="sasrec", attention="causal", **SIZES)
@@ -29,7 +32,6 @@ BIDIRECTIONAL = ModelConfig(kind="diffusion", attention="bidirectional", **SIZES
 CONFIGS = [CAUSAL, PREFIX, BIDIRECTIONAL]
 RANDOM = ObjectiveConfig(next_item=0.0, random_mask=1.0, suffix_mask=0.0)
 SUFFIX = ObjectiveConfig(next_item=0.0, random_mask=0.0, suffix_mask=1.0)
-DAY = 86_400_000_000
 
 histories = st.lists(st.integers(0, 15), min_size=1, max_size=8)
 
@@ -43,6 +45,14 @@ def stretches(examples: Examples) -> list[tuple[int, int, int]]:
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
+def daily_events(num: int) -> Events:
+    return Events(
+        items=np.arange(100, 100 + num, dtype=np.int32),
+        times=np.arange(num) * DAY,
+        gaps=np.arange(num) % 64,
+    )
+
+
 def make(
     examples: Examples,
     *,
@@ -52,10 +62,11 @@ def make(
     world_size: int = 1,
     seed: int = 0,
 ) -> Batch:
-    """A batch over items 100, 101, ...: an item says which event it is."""
+    """A batch over items 100, 101, ..., one a day: an item says which event it is."""
     return make_batch(
-        np.arange(100, 100 + int(examples.end.max()), dtype=np.int32),
+        daily_events(int(examples.end.max())),
         examples,
+        query_times=QUERY_TIMES,
         model=model,
         objective=objective,
         generator=torch.Generator().manual_seed(seed),
@@ -68,10 +79,13 @@ def windows(lengths: list[int]) -> Examples:
     return window_examples(offsets_of(lengths), np.array(lengths), max_seq_len=4, min_events=2)
 
 
+QUERY_TIMES = np.array([500 * DAY, 1000 * DAY])
+
+
 def queries(num: int = 6) -> Examples:
     """Users of five events with the boundary behind the second."""
     start = np.arange(num) * 5
-    return Examples(start, start + 2, start + 5)
+    return Examples(start, start + 2, start + 5, first=start, query=np.arange(num) % 2)
 
 
 @given(lengths=histories, extra=st.integers(0, 3), max_seq_len=st.integers(1, 5))
@@ -101,14 +115,15 @@ def test_a_user_with_too_few_events_has_no_window():
 
 def slow_query_examples(
     times: list[list[int]], num_events: list[int], query_times: list[int], slots: int, window: int
-) -> set[tuple[int, int, int]]:
-    found, first = set(), 0
+) -> list[tuple[int, ...]]:
+    """(start, boundary, end, first, query) of each example."""
+    found, first = [], 0
     for user_times, limit in zip(times, num_events, strict=True):
-        for query_time in query_times:
+        for query, query_time in enumerate(query_times):
             history = sum(time < query_time for time in user_times)
             if 0 < history < limit:
                 start, end = max(0, history - window), min(history + slots, limit)
-                found.add((first + start, first + history, first + end))
+                found.append((first + start, first + history, first + end, first, query))
         first += len(user_times)
     return found
 
@@ -131,9 +146,9 @@ def test_query_examples_equal_a_slow_loop(times, query_times, cut):
         max_seq_len=3,
         num_slots=2,
     )
-    found = stretches(examples)
-    assert len(found) == len(set(found))
-    assert set(found) == slow_query_examples(times, num_events, query_times, 2, 3)
+    columns = (examples.first.tolist(), examples.query.tolist())
+    found = [(*s, *rest) for s, *rest in zip(stretches(examples), *columns, strict=True)]
+    assert sorted(found) == sorted(slow_query_examples(times, num_events, query_times, 2, 3))
 
 
 def test_an_event_at_a_batch_time_is_a_target():
@@ -148,9 +163,44 @@ def test_an_event_at_a_batch_time_is_a_target():
     assert stretches(examples) == [(0, 1, 3)]
 
 
-def test_batch_times_are_spread_evenly_and_end_before_the_cut():
-    times = spread_query_times(before=10 * DAY, days=4.0, num=3)
-    assert times.tolist() == [7 * DAY, 8 * DAY, 9 * DAY]
+def test_a_user_who_stays_away_over_several_batch_times_is_an_example_at_each():
+    examples = query_examples(
+        np.array([1, 2, 30]),
+        offsets_of([3]),
+        np.array([3]),
+        query_times=np.array([5, 10, 20, 31]),
+        max_seq_len=4,
+        num_slots=2,
+    )
+    assert stretches(examples) == [(0, 2, 3)] * 3
+    assert examples.query.tolist() == [0, 1, 2]
+
+
+def test_batch_times_are_spread_evenly_by_events_and_begin_with_the_share():
+    # half of the events lie in the first 100 days, half in the last ten
+    quantiles = np.array([0, 100 * DAY, 110 * DAY])
+    times = spread_query_times(quantiles, before=110 * DAY, share=0.75, num=3)
+    assert times.tolist() == [50 * DAY, 100 * DAY, 105 * DAY]
+
+
+def test_batch_times_lie_before_the_cut_and_know_nothing_of_later_quantiles():
+    quantiles = np.array([0, 10, 20, 30, 40]) * DAY
+    times = spread_query_times(quantiles, before=20 * DAY, share=0.5, num=2)
+    assert times.tolist() == [10 * DAY, 15 * DAY]
+    later = np.array([0, 10, 20, 300, 400]) * DAY
+    assert spread_query_times(later, before=20 * DAY, share=0.5, num=2).tolist() == times.tolist()
+
+
+@given(
+    quantiles=st.lists(st.integers(0, 1000), min_size=2, max_size=9).map(sorted),
+    before=st.integers(1, 1001),
+    share=st.floats(0.01, 0.99),
+    num=st.integers(1, 6),
+)
+@settings(deadline=None)
+def test_batch_times_are_distinct_in_order_and_before_the_cut(quantiles, before, share, num):
+    times = spread_query_times(np.array(quantiles), before=before, share=share, num=num)
+    assert 1 <= len(times) <= num and (np.diff(times) > 0).all() and times[-1] < before
 
 
 def test_a_seed_depends_on_every_part():
@@ -186,6 +236,22 @@ def test_an_epoch_uses_every_example_once_in_epoch_steps_batches(
     assert all(len(group) <= buckets_in_memory for group in groups)
 
 
+@pytest.mark.parametrize(
+    ("num_examples", "batch_size"),
+    [
+        (0, 32),
+        (100, 32),
+        (16_383, 32),
+        (16_384, 64),
+        (100_000, 256),
+        (262_144, 1024),
+        (10**8, 1024),
+    ],
+)
+def test_a_batch_is_a_power_of_two_that_leaves_many_steps_to_an_epoch(num_examples, batch_size):
+    assert suited_batch_size(num_examples) == batch_size
+
+
 def test_another_epoch_has_another_order():
     counts = np.full(20, 5)
     orders = [
@@ -201,8 +267,26 @@ def test_another_epoch_has_another_order():
 
 
 def test_shifted_examples_keep_their_drawn_boundaries():
-    examples = Examples.concat([windows([3]), queries(1)]).shifted(10)
-    assert stretches(examples) == [(10, DRAWN, 13), (10, 12, 15)]
+    examples = Examples.concat([windows([3]), queries(2)]).shifted(10)
+    assert stretches(examples) == [(10, DRAWN, 13), (10, 12, 15), (15, 17, 20)]
+    assert examples.first.tolist() == [10, 10, 15] and examples.query.tolist() == [DRAWN, 0, 1]
+
+
+def rows_of(batch: Batch) -> list[tuple[int, int, list[float]]]:
+    """(row, item, features) of the pairs of a batch."""
+    assert batch.pairs is not None
+    columns = (batch.pairs.users_X, batch.pairs.items_X, batch.pairs.features_XC)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def pairs_together(parts: list[Batch]) -> list[tuple[int, int, list[float]]]:
+    """The pairs of all ranks with the rows of the global batch."""
+    world_size = len(parts)
+    return sorted(
+        (rank + row * world_size, item, features)
+        for rank, part in enumerate(parts)
+        for row, item, features in rows_of(part)
+    )
 
 
 @pytest.mark.parametrize("model", CONFIGS)
@@ -214,7 +298,10 @@ def test_the_rows_of_all_ranks_together_are_the_global_batch(examples, model):
             make(examples, model=model, rank=rank, world_size=world_size)
             for rank in range(world_size)
         ]
+        assert whole.pairs is None or pairs_together(parts) == rows_of(whole)
         for name, tensor in vars(whole).items():
+            if name == "pairs":
+                continue
             if not isinstance(tensor, torch.Tensor):
                 assert [getattr(part, name) for part in parts] == [tensor] * world_size
                 continue
@@ -355,3 +442,104 @@ def test_the_counts_are_those_of_the_global_batch_for_every_rank(examples, model
         batch = make(examples, model=model, rank=rank, world_size=3)
         assert batch.num_scored == whole.num_scored
         assert batch.num_maskable == whole.num_maskable
+
+
+# --- what is known as of a batch time ---
+
+
+def query_batch(
+    histories: list[list[tuple[int, int]]],
+    query_times: list[int],
+    model: ModelConfig = PREFIX,
+    max_seq_len: int = 4,
+) -> Batch:
+    """The examples of users with events (item, time) at the batch times, in one batch."""
+    events = [event for history in histories for event in history]
+    items = np.array([item for item, _ in events], np.int32)
+    times = np.array([time for _, time in events])
+    offsets = offsets_of([len(history) for history in histories])
+    examples = query_examples(
+        times,
+        offsets,
+        np.diff(offsets),
+        query_times=np.array(query_times),
+        max_seq_len=max_seq_len,
+        num_slots=3,
+    )
+    return make_batch(
+        Events(items, times, event_gaps(times, offsets)),
+        examples,
+        query_times=np.array(query_times),
+        model=model,
+        objective=ObjectiveConfig(),
+        generator=torch.Generator().manual_seed(0),
+        rank=0,
+        world_size=1,
+    )
+
+
+def test_windows_know_no_query_time():
+    batch = make(windows([3, 7]))
+    assert batch.pairs is None and batch.ages_B is None and set(batch.queries_B.tolist()) == {DRAWN}
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_the_pairs_of_an_example_are_its_items_strictly_before_the_batch_time(model):
+    one = [(7, 1 * DAY), (3, 2 * DAY), (7, 4 * DAY), (9, 5 * DAY), (8, 6 * DAY)]
+    other = [(1, 3 * DAY), (3, 9 * DAY)]
+    batch = query_batch([one, other], [2 * DAY, 5 * DAY], model=model)
+    assert batch.queries_B.tolist() == [0, 1, 1]
+    # an event at the batch time is a target; the other user has nothing before the first time
+    pairs = [(row, item) for row, item, _ in rows_of(batch)]
+    assert pairs == [(0, 7), (1, 3), (1, 7), (2, 1)]
+
+
+def test_pairs_are_of_the_whole_history_and_not_of_what_attention_reads():
+    long = [(item, item * DAY) for item in range(10)]
+    batch = query_batch([long], [8 * DAY])
+    assert batch.history_BL.tolist() == [[4, 5, 6, 7]]
+    assert [item for _, item, _ in rows_of(batch)] == list(range(8))
+
+
+def test_nothing_at_or_after_the_batch_time_changes_an_examples_inputs():
+    past = [(1, 1 * DAY), (2, 3 * DAY), (1, 4 * DAY)]
+    targets = [[(3, 5 * DAY), (4, 6 * DAY)], [(1, 7 * DAY), (9, 9 * DAY)]]
+    first, second = (query_batch([past + later], [5 * DAY], CAUSAL) for later in targets)
+    assert rows_of(first) == rows_of(second)
+    for name in ("history_BL", "gaps_BL", "lengths_B", "ages_B", "queries_B"):
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
+    assert not torch.equal(first.targets_BT, second.targets_BT)
+
+
+def test_an_age_is_the_time_from_the_end_of_the_history_to_the_batch_time():
+    history = [(1, 0), (2, 3 * DAY), (3, 50 * DAY)]
+    batch = query_batch([history], [1 * DAY, 10 * DAY, 40 * DAY])
+    expected = gap_buckets(np.array([1, 7, 37]) * DAY)
+    assert batch.ages_B.tolist() == expected.tolist() and len(set(expected.tolist())) == 3
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_the_gaps_of_a_history_stand_beside_its_items(model):
+    for examples in (windows([3, 7, 2, 5, 9]), queries(5)):
+        batch = make(examples, model=model)
+        place_L = torch.arange(batch.history_BL.shape[1])
+        width = batch.history_BL.shape[1]
+        items_BL = batch.targets_BT[:, :width]
+        expected = torch.where(place_L < batch.lengths_B[:, None], items_BL - 100, 0)
+        assert torch.equal(batch.gaps_BL, expected)
+
+
+def test_the_first_event_of_a_user_has_no_gap_and_the_first_of_a_window_has_its_own():
+    history = [(1, 0), (2, 2 * DAY), (3, 3 * DAY), (4, 9 * DAY)]
+    whole = query_batch([history], [5 * DAY], CAUSAL)
+    two, one = gap_buckets(np.array([2, 1]) * DAY).tolist()
+    assert whole.gaps_BL.tolist() == [[0, two, one]]
+    cut = query_batch([history], [5 * DAY], CAUSAL, max_seq_len=2)
+    assert cut.gaps_BL.tolist() == [[two, one]]
+
+
+def test_a_batch_moves_to_a_device_with_its_pairs():
+    batch = query_batch([[(1, 0), (2, DAY)]], [DAY])
+    moved = batch.to(torch.device("meta"))
+    assert moved.pairs is not None and moved.pairs.features_XC.device.type == "meta"
+    assert moved.gaps_BL.device.type == moved.ages_B.device.type == "meta"

@@ -108,6 +108,26 @@ def test_a_directory_without_a_checkpoint_is_named_in_the_error(tmp_path):
         load_checkpoint(Storage.of(str(tmp_path)))
 
 
+FLAGS = ("time_inputs", "trends", "copy_score")
+
+
+@pytest.mark.parametrize("off", FLAGS)
+def test_a_checkpoint_brings_the_counters_of_its_model_and_no_others(tmp_path, off):
+    config = CONFIG.model_copy(update={off: False})
+    storage, model = Storage.of(str(tmp_path)), SequenceModel(config, 3)
+    save_checkpoint(
+        storage,
+        weights=model.state_dict(),
+        config=config,
+        vocab=VOCAB,
+        counts=COUNTS,
+        trained_before=1000,
+    )
+    loaded = load_checkpoint(storage).model
+    assert [getattr(loaded.config, flag) for flag in FLAGS] == [flag != off for flag in FLAGS]
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+
+
 def test_without_its_description_a_checkpoint_does_not_exist(tmp_path):
     storage, _ = save(tmp_path)
     (tmp_path / "config.json").unlink()  # it is written last
@@ -146,3 +166,10 @@ def test_the_state_of_a_training_comes_back_bit_for_bit(tmp_path):
     loaded, metadata = parse_tensors(storage.read_bytes("step-1.safetensors"))
     assert metadata == {"state": '{"step": 1}'} and loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_tensors_without_metadata_come_back_too(tmp_path):
+    storage, trends = Storage.of(str(tmp_path)), torch.arange(6.0).view(3, 2)
+    save_tensors(storage, "trends.safetensors", {"trends": trends}, {})
+    loaded, metadata = parse_tensors(storage.read_bytes("trends.safetensors"))
+    assert metadata == {} and torch.equal(loaded["trends"], trends)

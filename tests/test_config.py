@@ -101,7 +101,26 @@ def test_a_config_is_frozen_and_its_digest_follows_its_values():
     assert config.sha256() != load_config(LEAST, ["seed=1"]).sha256()
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("jobs/*.yaml")), ids=lambda path: path.name)
+def test_fine_tuning_may_be_left_out_and_pretraining_may_not():
+    assert load_config(LEAST, ["finetune.epochs=0"]).finetune.epochs == 0
+    assert "pretrain.epochs=0" in refusal(LEAST, "pretrain.epochs=0")
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.5"])
+def test_batch_times_lie_in_a_real_part_of_the_events(share: str):
+    assert f"finetune.query_share={share}" in refusal(LEAST, f"finetune.query_share={share}")
+
+
+@pytest.mark.parametrize("flag", ["time_inputs", "trends", "copy_score"])
+def test_each_counter_is_on_and_can_be_left_out(flag: str):
+    assert getattr(load_config(LEAST).model, flag) is True
+    assert getattr(load_config(LEAST, [f"model.{flag}=false"]).model, flag) is False
+
+
+CONFIGS = sorted(path for path in ROOT.glob("jobs/*.yaml") if path.name != "grid.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_the_shipped_configs_load(path: Path):
     load_config(path.read_text(), source=path.name)
 

@@ -5,6 +5,8 @@ Legend: B users, S slots, K list length, V items.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from diffsasrec.decode import (
     LOGITS_PER_TILE,
     Candidates,
+    CommitRule,
     Lists,
     decode_autoregressive,
     decode_multi,
@@ -22,6 +25,7 @@ from diffsasrec.decode import (
     ordered_top,
     top_items,
 )
+from diffsasrec.diffusion import Extras
 
 Blocked = list[tuple[int, int]]  # (user, item)
 
@@ -47,9 +51,9 @@ def multi(
     num_users: int,
     k: int,
     steps: int = 10,
-    threshold: float = 0.9,
-    threshold_decay: float = 0.9,
-    by_next_item: bool = True,
+    rule: CommitRule = CommitRule(),  # noqa: B008
+    rank: str = "next_item",
+    discount: float = 0.7,
 ) -> Lists:
     return decode_multi(
         denoise,
@@ -57,9 +61,9 @@ def multi(
         num_users=num_users,
         k=k,
         steps=steps,
-        threshold=threshold,
-        threshold_decay=threshold_decay,
-        by_next_item=by_next_item,
+        rule=rule,
+        rank=rank,
+        discount=discount,
     )
 
 
@@ -83,20 +87,39 @@ def denoise_with(tables: Tensor) -> Callable[[Tensor], Tensor]:
     return denoise
 
 
+def slow_rule(pairs: list[tuple[float, int, int]], rule: CommitRule) -> set[tuple[float, int, int]]:
+    """Which pairs (cost, slot, item), cheapest first, may be committed in a step."""
+    best = math.exp(-pairs[0][0])
+    if rule.commit == "threshold":
+        limit = rule.threshold
+        while best < limit:
+            limit *= rule.threshold_decay
+        return {pair for pair in pairs if math.exp(-pair[0]) >= limit}
+    if rule.commit == "ratio":
+        return {pair for pair in pairs if math.exp(-pair[0]) >= rule.ratio * best}
+    found = set()
+    for slot in {slot for _, slot, _ in pairs}:
+        mine = [pair for pair in pairs if pair[1] == slot]
+        lead = mine[1][0] - mine[0][0] if len(mine) > 1 else math.inf
+        if rule.commit == "margin" and lead >= rule.margin:
+            found.add(mine[0])
+    return found
+
+
 def slow_multi(
     table_SJV: Tensor,
     allowed: set[int],
     *,
     k: int,
     steps: int,
-    threshold: float,
-    threshold_decay: float,
-    by_next_item: bool,
+    rule: CommitRule,
+    rank: str,
+    discount: float,
 ) -> list[tuple[int, float]]:
     """The rule of `decode_multi` for one user, with loops: (item, score) pairs."""
     slots = [-1] * k
     wanted = min(k, len(allowed))
-    first: dict[int, float] = {}
+    first: list[dict[int, float]] = []  # per slot
     for step in range(steps):
         free = sorted(allowed - set(slots))
         left = wanted - (len(allowed) - len(free))
@@ -108,22 +131,26 @@ def slow_multi(
             values = logits[slot].double()
             logprobs = values[free] - torch.logsumexp(values[free], dim=0)
             pairs += [(-float(p), slot, item) for p, item in zip(logprobs, free, strict=True)]
-            if step == 0 and slot == 0:
-                first = dict(zip(free, logprobs.tolist(), strict=True))
+            if step == 0:
+                first.append(dict(zip(free, logprobs.tolist(), strict=True)))
         pairs.sort()
-        limit = threshold
-        while math.exp(-pairs[0][0]) < limit:
-            limit *= threshold_decay
+        sure = slow_rule(pairs, rule)
         committed = 0
         for cost, slot, item in pairs:
-            passes = math.exp(-cost) >= limit or committed < math.ceil(left / (steps - step))
+            passes = (cost, slot, item) in sure or committed < math.ceil(left / (steps - step))
             if passes and committed < left and slots[slot] == -1 and item not in slots:
                 slots[slot] = item
                 committed += 1
     filled = [item for item in slots if item != -1]
-    if by_next_item:
-        filled.sort(key=lambda item: (-first[item], item))
-    return [(item, first[item]) for item in filled]
+    if rank == "next_item":
+        filled.sort(key=lambda item: (-first[0][item], item))
+    if rank == "sum":
+        summed = {
+            item: sum(discount**slot * math.exp(first[slot][item]) for slot in range(k))
+            for item in filled
+        }
+        filled.sort(key=lambda item: (-summed[item], item))
+    return [(item, first[0][item]) for item in filled]
 
 
 def assert_a_list(items: list[int], *, allowed: set[int], k: int) -> None:
@@ -230,7 +257,7 @@ def test_a_list_has_k_distinct_allowed_items_or_all_that_are_left(mode, adversar
         lists = decode_single(logits.expand(3, 12), candidates, k=k)
     elif mode == "autoregressive":
         lists = decode_autoregressive(
-            lambda _: logits.expand(3, 12), candidates, num_users=3, k=k, by_next_item=True
+            lambda _: logits.expand(3, 12), candidates, num_users=3, k=k, rank="next_item"
         )
     else:
         steps = 2 if mode == "multi in two steps" else 10
@@ -243,14 +270,14 @@ def test_a_list_has_k_distinct_allowed_items_or_all_that_are_left(mode, adversar
         assert (lists.scores_BK[user, len(allowed) :] == -torch.inf).all()
 
 
-@pytest.mark.parametrize("by_next_item", [True, False])
-def test_equal_scores_are_ordered_by_the_item_index(by_next_item):
+@pytest.mark.parametrize("rank", ["next_item", "sum", "slot"])
+def test_equal_scores_are_ordered_by_the_item_index(rank):
     lists = multi(
         lambda _: torch.zeros(2, 4, 9),
         candidates_of(9, blocked=[(1, 0), (1, 2)]),
         num_users=2,
         k=4,
-        by_next_item=by_next_item,
+        rank=rank,
     )
     assert lists.items_BK.tolist() == [[0, 1, 2, 3], [1, 3, 4, 5]]
 
@@ -266,21 +293,28 @@ def test_multi_with_one_slot_equals_single(seed):
     assert torch.allclose(one.scores_BK, other.scores_BK)
 
 
-@pytest.mark.parametrize("by_next_item", [True, False])
+RULES = [
+    (0.5, CommitRule("threshold", threshold=0.9, threshold_decay=0.8)),
+    (2.0, CommitRule("threshold", threshold=0.5, threshold_decay=0.8)),
+    (6.0, CommitRule("threshold", threshold=0.9, threshold_decay=0.8)),
+    (2.0, CommitRule("threshold", threshold=1.0, threshold_decay=0.8)),
+    (2.0, CommitRule("ratio", ratio=0.6)),
+    (2.0, CommitRule("ratio", ratio=0.0)),
+    (2.0, CommitRule("margin", margin=0.7)),
+    (2.0, CommitRule("margin", margin=0.0)),
+    (2.0, CommitRule("schedule")),
+]
+
+
+@pytest.mark.parametrize("rank", ["next_item", "sum", "slot"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 10])
-@pytest.mark.parametrize(("scale", "threshold"), [(0.5, 0.9), (2.0, 0.5), (6.0, 0.9), (2.0, 1.0)])
-def test_multi_equals_the_slow_rule_for_one_user_at_a_time(scale, threshold, steps, by_next_item):
+@pytest.mark.parametrize(("scale", "commit"), RULES)
+def test_multi_equals_the_slow_rule_for_one_user_at_a_time(scale, commit, steps, rank):
     num_users, num_items, k = 8, 9, 4
     tables = random_tables(num_users, k, num_items, steps, scale)
     blocked = [(0, item) for item in range(6)] + [(1, item) for item in range(9)]
     blocked += [(2, 0), (2, 3), (4, 8)]
-    rule = {
-        "k": k,
-        "steps": steps,
-        "threshold": threshold,
-        "threshold_decay": 0.8,
-        "by_next_item": by_next_item,
-    }
+    rule = {"k": k, "steps": steps, "rule": commit, "rank": rank, "discount": 0.6}
     candidates = candidates_of(num_items, blocked, denied=[4])
     lists = multi(denoise_with(tables), candidates, num_users=num_users, **rule)
     for user in range(num_users):
@@ -292,7 +326,7 @@ def test_multi_equals_the_slow_rule_for_one_user_at_a_time(scale, threshold, ste
         assert lists.scores_BK[user].tolist() == pytest.approx(scores, abs=1e-4)
 
 
-def calls_of_multi(logits_KV: Tensor, *, steps: int, threshold: float) -> list[int]:
+def calls_of_multi(logits_KV: Tensor, *, steps: int, **rule: Any) -> list[int]:
     """How many slots were filled each time the model was asked."""
     filled: list[int] = []
     k, num_items = logits_KV.shape
@@ -301,7 +335,8 @@ def calls_of_multi(logits_KV: Tensor, *, steps: int, threshold: float) -> list[i
         filled.append(int((slots_BK != -1).sum()))
         return logits_KV[None]
 
-    multi(denoise, candidates_of(num_items), num_users=1, k=k, steps=steps, threshold=threshold)
+    candidates = candidates_of(num_items)
+    multi(denoise, candidates, num_users=1, k=k, steps=steps, rule=CommitRule(**rule))
     return filled
 
 
@@ -320,6 +355,28 @@ def test_slots_below_the_threshold_wait_for_the_next_step():
     assert calls_of_multi(logits, steps=10, threshold=0.9) == [0, 1, 2]
 
 
+def test_a_ratio_commits_what_is_nearly_as_sure_as_the_surest_slot():
+    logits = torch.zeros(3, 9)
+    logits[0, 0], logits[1, 1], logits[2, 2] = 2.0, 1.9, 0.5
+    assert calls_of_multi(logits, steps=10, commit="ratio", ratio=0.8) == [0, 2]
+    assert calls_of_multi(logits, steps=10, commit="ratio", ratio=0.0) == [0]
+    assert calls_of_multi(logits, steps=10, commit="ratio", ratio=1.0) == [0, 1, 2]
+
+
+def test_an_unsure_slot_holds_up_no_clear_one_of_lower_probability():
+    logits = torch.full((3, 9), -9.0)
+    logits[0, :2] = logits[1, 2:4] = torch.tensor([5.0, 4.9])
+    logits[2, 4:] = torch.tensor([1.0, 0.2, 0.2, 0.2, 0.2])
+    # the first slot is committed because one must be, the last because it is clear
+    assert calls_of_multi(logits, steps=10, commit="margin", margin=0.5) == [0, 2]
+
+
+def test_a_schedule_commits_no_more_than_must_be():
+    sure = 20 * torch.eye(9)[:4]
+    assert calls_of_multi(sure, steps=2, commit="schedule") == [0, 2]
+    assert calls_of_multi(sure, steps=10, commit="schedule") == [0, 1, 2, 3]
+
+
 def test_too_few_steps_commit_an_even_share_in_each():
     unsure = torch.diag(0.2 * torch.arange(9.0))[1:8]  # slots with weak favourites of their own
     assert calls_of_multi(unsure, steps=3, threshold=1.0) == [0, 3, 5]
@@ -333,9 +390,7 @@ def test_two_slots_that_want_one_item_do_not_both_get_it():
 
 def test_the_order_of_the_slots_is_kept_when_asked_for():
     logits = torch.tensor([[[5.0, 4.9, 0.0], [6.0, 0.0, 0.0]]])
-    by_slot = multi(
-        lambda _: logits, candidates_of(3), num_users=1, k=2, steps=1, by_next_item=False
-    )
+    by_slot = multi(lambda _: logits, candidates_of(3), num_users=1, k=2, steps=1, rank="slot")
     by_next_item = multi(lambda _: logits, candidates_of(3), num_users=1, k=2, steps=1)
     assert by_slot.items_BK.tolist() == [[1, 0]]
     assert by_next_item.items_BK.tolist() == [[0, 1]]
@@ -363,7 +418,7 @@ def test_autoregressive_asks_with_the_items_chosen_so_far():
         return 5.0 * torch.nn.functional.one_hot(favourite_B, 5).float()
 
     lists = decode_autoregressive(
-        next_states, candidates_of(5, [(1, 2)]), num_users=2, k=3, by_next_item=False
+        next_states, candidates_of(5, [(1, 2)]), num_users=2, k=3, rank="slot"
     )
     assert asked == [[[], []], [[3], [0]], [[3, 4], [0, 1]]]
     assert lists.items_BK.tolist() == [[3, 4, 0], [0, 1, 3]]  # of equal ones the first
@@ -377,8 +432,129 @@ def test_autoregressive_scores_are_those_of_the_first_pass():
         candidates_of(3),
         num_users=1,
         k=2,
-        by_next_item=True,
+        rank="next_item",
     )
     expected = first.log_softmax(1)[0, [0, 2]].tolist()
     assert lists.items_BK.tolist() == [[0, 2]]
     assert lists.scores_BK[0].tolist() == pytest.approx(expected)
+
+
+# --- scores of a user's own items ---
+
+Own = dict[tuple[int, int], float]  # (user, item) -> what is added to the logit
+
+
+def with_own(candidates: Candidates, own: Own) -> Candidates:
+    """Every state of a user gets the same scores, by row and item as a model gives them."""
+
+    def own_scores(states_RD: Tensor, users_R: Tensor) -> Extras:
+        triples = [
+            (row, item, score)
+            for row, user in enumerate(users_R.tolist())
+            for (owner, item), score in sorted(own.items())
+            if owner == user
+        ]
+        rows, items, scores = ([triple[n] for triple in triples] for n in range(3))
+        return Extras(
+            torch.tensor(rows, dtype=torch.int64),
+            torch.tensor(items, dtype=torch.int64),
+            torch.tensor(scores, dtype=torch.float32),
+        )
+
+    return replace(candidates, own_scores=own_scores)
+
+
+def in_logits(logits_BV: Tensor, own: Own) -> Tensor:
+    logits_BV = logits_BV.clone()
+    for (user, item), score in own.items():
+        logits_BV[user, item] += score
+    return logits_BV
+
+
+OWN: Own = {(0, 2): 3.0, (2, 0): -4.0, (2, 4): 1.5, (2, 1): -math.inf}
+LOGITS = torch.tensor([[3.0, 2.0, 1.0, 0.0, -1.0]]).repeat(3, 1)
+
+
+def test_own_scores_change_the_ranking_and_the_scores_of_their_users_alone():
+    plain = decode_single(LOGITS, candidates_of(5), k=3)
+    lists = decode_single(LOGITS, with_own(candidates_of(5), OWN), k=3)
+    assert plain.items_BK.tolist() == [[0, 1, 2]] * 3
+    assert lists.items_BK.tolist() == [[2, 0, 1], [0, 1, 2], [2, 4, 3]]
+    assert torch.equal(plain.scores_BK[1], lists.scores_BK[1])
+    expected = in_logits(LOGITS, OWN).log_softmax(1).gather(1, lists.items_BK)
+    assert torch.allclose(lists.scores_BK, expected)
+
+
+@pytest.mark.parametrize("mode", ["single", "multi", "multi by slot", "autoregressive"])
+@pytest.mark.parametrize("seed", range(3))
+def test_own_scores_are_as_if_they_were_in_the_logits(seed, mode):
+    generator = torch.Generator().manual_seed(seed)
+    logits_BSV = 2 * torch.randn(3, 4, 9, generator=generator)
+    chosen = torch.rand(3, 9, generator=generator) < 0.5
+    scores = 2 * torch.randn(3, 9, generator=generator)
+    own = {(user, item): float(scores[user, item]) for user, item in chosen.nonzero().tolist()}
+    plain, extended = (candidates_of(9, [(1, 3), (2, 0)], denied=[5]) for _ in range(2))
+    both = []
+    for logits, candidates in (
+        (torch.stack([in_logits(logits_BSV[:, s], own) for s in range(4)], dim=1), plain),
+        (logits_BSV, with_own(extended, own)),
+    ):
+        if mode == "single":
+            both.append(decode_single(logits[:, 0], candidates, k=4))
+        elif mode == "autoregressive":
+            both.append(
+                decode_autoregressive(
+                    lambda chosen_BJ, logits=logits: logits[:, chosen_BJ.shape[1]],
+                    candidates,
+                    num_users=3,
+                    k=4,
+                    rank="next_item",
+                )
+            )
+        else:
+            both.append(
+                multi(
+                    lambda _, logits=logits: logits,
+                    candidates,
+                    num_users=3,
+                    k=4,
+                    steps=2,
+                    rank="slot" if mode == "multi by slot" else "next_item",
+                )
+            )
+    assert torch.equal(both[0].items_BK, both[1].items_BK)
+    assert torch.allclose(both[0].scores_BK, both[1].scores_BK, atol=1e-5)
+
+
+def test_the_scores_of_a_multi_list_are_those_of_a_single_one():
+    candidates = with_own(candidates_of(5, [(0, 1)]), OWN)
+    single = decode_single(LOGITS, candidates, k=5)
+    several = multi(lambda _: LOGITS[:, None].expand(3, 5, 5), candidates, num_users=3, k=5)
+    one_by_one = decode_autoregressive(
+        lambda _: LOGITS, candidates, num_users=3, k=5, rank="next_item"
+    )
+    assert single.items_BK[0].tolist() == [2, 0, 3, 4, -1]
+    for other in (several, one_by_one):
+        # what an own score of -inf excludes may fill the end of a list, with no probability
+        finite = torch.isfinite(single.scores_BK)
+        assert torch.equal(single.items_BK[finite], other.items_BK[finite])
+        assert torch.allclose(single.scores_BK, other.scores_BK)
+
+
+def test_own_scores_of_a_filtered_item_bring_nothing_back():
+    candidates = with_own(candidates_of(5, [(0, 2)]), OWN)
+    lists = decode_single(LOGITS, candidates, k=5)
+    assert lists.items_BK[0].tolist() == [0, 1, 3, 4, -1]
+
+
+def test_tiles_of_rows_keep_the_own_scores_of_their_users():
+    num_items = 2**20
+    assert LOGITS_PER_TILE // num_items == 8  # 20 rows are three tiles
+    states = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(num_items, 2, generator=torch.Generator().manual_seed(1))
+    none = torch.zeros(0, dtype=torch.int64)
+    candidates = Candidates(weight, torch.ones(num_items).bool(), none, none)
+    users = torch.arange(20) % 10
+    own = {(user, 100 + user): 50.0 for user in range(10)}
+    _, items, _ = top_items(states, users, with_own(candidates, own), 2)
+    assert items[:, 0].tolist() == [100 + user for user in users.tolist()]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import torch
@@ -17,16 +18,16 @@ from safetensors.torch import load_file
 
 from diffsasrec.checkpoint import load_checkpoint
 from diffsasrec.config import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
+from diffsasrec.counters import DAY, trend_counts, trend_features
 from diffsasrec.evaluate import validation_ranks
 from diffsasrec.fit import train_phases
 from diffsasrec.model import SequenceModel
 from diffsasrec.phases import Buckets, Job, Phase
-from diffsasrec.recommend import Decoding, recommend
+from diffsasrec.recommend import Decoding, Moment, recommend
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences import Flat, bucket_name
 from diffsasrec.storage import Storage
 
-DAY = 86_400_000_000
 CUT, END = 20 * DAY, 26 * DAY  # trained on before the one, validated up to the other
 NUM_ITEMS, NUM_USERS, NUM_BUCKETS = 8, 13, 2
 
@@ -42,7 +43,7 @@ PRETRAIN = Phase(
 )
 FINETUNE = Phase(
     "finetune",
-    FinetuneConfig(epochs=1, batch_size=8, query_times=3, query_days=8.0, **STAGE),
+    FinetuneConfig(epochs=1, batch_size=8, query_times=3, query_share=0.28, **STAGE),
     CUT,
     "checkpoint",
     init_from="checkpoint_pretrained",
@@ -84,7 +85,17 @@ def write_run(root: Path) -> Storage:
     return run
 
 
-def make_job(root: Path, model: ModelConfig, *, attempt: str = "one", negatives: int = 0) -> Job:
+QUANTILES = tuple(day * DAY for day in range(0, 27, 2))  # batch times on the days 14, 16 and 18
+
+
+def make_job(
+    root: Path,
+    model: ModelConfig,
+    *,
+    attempt: str = "one",
+    negatives: int = 0,
+    filter_seen: bool = False,
+) -> Job:
     return Job(
         run=Storage.of(str(root)),
         attempt=attempt,
@@ -92,8 +103,9 @@ def make_job(root: Path, model: ModelConfig, *, attempt: str = "one", negatives:
         model=model,
         train=TrainConfig(num_negatives=negatives),
         min_user_events=2,
-        filter_seen=False,
+        filter_seen=filter_seen,
         seed=0,
+        time_quantiles=QUANTILES,
     )
 
 
@@ -122,6 +134,14 @@ def with_dropout(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"dropout": 0.3})
 
 
+def trends_as_of(run: Storage, time: int) -> npt.NDArray[np.float32]:
+    buckets, counts = Buckets(run, 1), 0
+    for flat in map(buckets.load, range(NUM_BUCKETS)):
+        events = (flat.items, flat.times, flat.offsets)
+        counts += trend_counts(*events, query_times=np.array([time]), num_items=NUM_ITEMS)
+    return trend_features(counts)[0]
+
+
 class Death(Exception):
     pass
 
@@ -142,18 +162,33 @@ def die_at(step: int) -> Callable[..., None]:
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_the_loss_falls_and_the_next_item_of_a_circle_is_learned(tmp_path, model):
     run = write_run(tmp_path)
-    settings = PRETRAIN.settings.model_copy(update={"epochs": 60})
+    settings = PRETRAIN.settings.model_copy(update={"epochs": 100})
+    # what the age of a history means to a slot is learned in fine-tuning alone
+    model = model.model_copy(update={"time_inputs": False})
     train(make_job(tmp_path, model), replace(PRETRAIN, settings=settings))
     losses = [epoch["loss"] for epoch in result(tmp_path, "pretrain")["history"]]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
     lists, _ = recommend(
         load_checkpoint(run.sub("checkpoint_pretrained")).model,
         np.array([3, 4, 5, 6, 7, 0, 1, 2, 3], np.int32),
+        np.r_[16:20, 15:20] * DAY,
         np.array([0, 4, 9]),
+        moment=Moment(CUT, trends_as_of(run, CUT)),
         allowed=np.ones(NUM_ITEMS, bool),
         decoding=Decoding(1, filter_seen=False),
     )
     assert lists.tolist() == [[7], [4]]
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_the_loss_of_fine_tuning_falls(tmp_path, model, filter_seen):
+    write_run(tmp_path)
+    tuned = FINETUNE.settings.model_copy(update={"epochs": 12})
+    job = make_job(tmp_path, model, filter_seen=filter_seen)
+    train(job, PRETRAIN, replace(FINETUNE, settings=tuned))
+    losses = [epoch["loss"] for epoch in result(tmp_path, "finetune")["history"]]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
 
 
 def test_the_same_training_gives_the_same_bytes_and_another_seed_others(tmp_path):
@@ -170,8 +205,8 @@ def test_a_result_says_what_was_trained(tmp_path):
     pretrained, finetuned = result(tmp_path, "pretrain"), result(tmp_path, "finetune")
     assert (pretrained["examples"], pretrained["epochs"], pretrained["steps"]) == (13, 2, 8)
     assert [epoch["step"] for epoch in pretrained["history"]] == [4, 8]
-    # batch times on the days 14, 16, 18; user n has its first event on day 18 - n
-    assert finetuned["examples"] == 8 + 10 + 12
+    # batch times in the days 14, 16, 18; user n has its first event on day 18 - n
+    assert finetuned["examples"] == 9 + 11 + 13
     checkpoint = load_checkpoint(run.sub("checkpoint"))
     assert checkpoint.trained_before == CUT and checkpoint.candidates().all()
     assert weights(tmp_path) != weights(tmp_path, "checkpoint")
@@ -203,6 +238,44 @@ def test_every_step_has_masks_of_its_own(tmp_path):
     assert result(tmp_path, "pretrain")["examples"] == 1
     losses = [round(epoch["loss"], 4) for epoch in result(tmp_path, "pretrain")["history"]]
     assert len(set(losses)) > 1
+
+
+def test_fine_tuning_for_no_epoch_gives_the_pretrained_weights(tmp_path):
+    write_run(tmp_path)
+    settings = FINETUNE.settings.model_copy(update={"epochs": 0})
+    job = make_job(tmp_path, MODELS["causal"])
+    train(job, PRETRAIN, replace(FINETUNE, settings=settings))
+    assert weights(tmp_path, "checkpoint") == weights(tmp_path)
+    untouched = result(tmp_path, "finetune")
+    assert (untouched["epochs"], untouched["steps"], untouched["history"]) == (0, 0, [])
+    # and so does a later one whose number of epochs it has selected
+    again = replace(FINETUNE, name="again", output="again", epochs_from="finetune")
+    train(job, again)
+    assert weights(tmp_path, "again") == weights(tmp_path)
+
+
+@pytest.mark.parametrize("rate", ["learning_rate", "counter_learning_rate"])
+@pytest.mark.parametrize("name", ["causal", "prefix"])
+def test_counters_and_pretrained_weights_have_learning_rates_of_their_own(tmp_path, name, rate):
+    write_run(tmp_path)
+    settings = FINETUNE.settings.model_copy(update={rate: 1e-12, "weight_decay": 0.0})
+    train(make_job(tmp_path, MODELS[name]), PRETRAIN, replace(FINETUNE, settings=settings))
+    before, after = (
+        load_file(tmp_path / output / "model.safetensors")
+        for output in ("checkpoint_pretrained", "checkpoint")
+    )
+    moved = {n.split(".")[0] for n in before if (before[n] - after[n]).abs().max() > 1e-6}
+    counters = {"trends", "copy_score"} | ({"age"} if name == "causal" else set())
+    assert moved <= counters if rate == "learning_rate" else not moved & counters
+    assert {"trends", "copy_score"} <= moved or "items" in moved
+
+
+def test_a_filter_leaves_the_copy_score_as_it_was(tmp_path):
+    write_run(tmp_path)
+    train(make_job(tmp_path, MODELS["causal"], filter_seen=True), PRETRAIN, FINETUNE)
+    after = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    assert not after["copy_score.out.weight"].any() and not after["copy_score.out.bias"].any()
+    assert after["trends.weights.weight"].any()
 
 
 def test_a_done_phase_is_not_trained_again(tmp_path):
@@ -305,6 +378,7 @@ def validation_ndcg(root: Path) -> float:
             Buckets(run, 1).load(bucket),
             cut=CUT,
             before=END,
+            trends=trends_as_of(run, CUT),
             known=np.ones(NUM_ITEMS, bool),
             filter_seen=False,
         )
@@ -363,7 +437,7 @@ def test_validation_ranks_of_four_users_by_hand():
         holdout=np.full(4, -1, np.int32),
     )
     known = np.arange(12) < 11
-    options = {"cut": 10, "before": 20, "known": known}
+    options = {"cut": 10, "before": 20, "trends": None, "known": known}
     unfiltered = validation_ranks(model, flat, filter_seen=False, **options)
     filtered = validation_ranks(model, flat, filter_seen=True, **options)
     assert unfiltered.tolist() == [6, 8]  # items 5 and 7 behind five and seven others
@@ -372,7 +446,13 @@ def test_validation_ranks_of_four_users_by_hand():
 
 # --- two workers ---
 
-CASES = {**{name: (model, 0) for name, model in MODELS.items()}, "negatives": (MODELS["prefix"], 5)}
+OFF = {"time_inputs": False, "trends": False, "copy_score": False}
+CASES: dict[str, tuple[ModelConfig, dict[str, Any]]] = {
+    **{name: (model, {}) for name, model in MODELS.items()},
+    "negatives": (MODELS["prefix"], {"negatives": 5}),
+    "filtered": (MODELS["causal"], {"filter_seen": True, "negatives": 5}),
+    "no counters": (MODELS["causal"].model_copy(update=OFF), {}),
+}
 DIES_AT = 7
 
 
@@ -380,8 +460,8 @@ def two_workers(rank: int, root: Path) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{root}/group", rank=rank, world_size=2
     )
-    for name, (model, negatives) in CASES.items():
-        job = make_job(root / name, model, negatives=negatives)
+    for name, (model, options) in CASES.items():
+        job = make_job(root / name, model, **options)
         train(job, SELECT, FINETUNE, rank=rank, world_size=2)
 
     def copy_at_death(phase: str, taken: int, total: int, note: str) -> None:
@@ -420,23 +500,25 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same trainings of one worker."""
     root = tmp_path_factory.mktemp("alone")
-    for name, (model, negatives) in CASES.items():
+    for name, (model, options) in CASES.items():
         write_run(root / name)
-        train(make_job(root / name, model, negatives=negatives), SELECT, FINETUNE)
+        train(make_job(root / name, model, **options), SELECT, FINETUNE)
     return root
 
 
 @pytest.mark.parametrize("output", ["checkpoint_pretrained", "checkpoint"])
 @pytest.mark.parametrize("name", CASES)
 def test_two_gloo_workers_reach_the_weights_of_one(alone, pair, name, output):
-    # 13 examples in batches of four: in the last step of an epoch one rank has no row
+    # batches of four, then of eight: in the last step of an epoch one rank has no row
     assert result(alone / name, "pretrain")["examples"] % 4 == 1
+    assert result(alone / name, "finetune")["examples"] % 8 == 1
     one, two = (load_file(root / name / output / "model.safetensors") for root in (alone, pair))
     for parameter in one:
         if parameter.endswith("query_key_value.bias"):
             # the bias of the keys moves no softmax: its gradient is rounding, which Adam scales up
             one[parameter][16:32] = two[parameter][16:32]
-        assert torch.allclose(one[parameter], two[parameter], atol=1e-5), parameter
+        # where a gradient is near 0, Adam makes 1e-5 of its rounding; a step is 1e-2
+        assert torch.allclose(one[parameter], two[parameter], atol=1e-4), parameter
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    ["errors", "schema", "progress"],
+    ["errors", "schema", "progress", "counters"],
     ["config", "storage", "vocab", "metrics", "diffusion"],
     ["decode", "model", "inputs", "rundir"],
     ["events", "baselines", "recommend", "checkpoint", "publish"],

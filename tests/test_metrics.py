@@ -1,14 +1,20 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffsasrec.metrics import (
     bootstrap_intervals,
+    bootstrap_means,
     count_ranks,
     coverage,
     gini,
+    intra_list_diversity,
     mean_popularity,
+    next_recall,
     rank_metrics,
     ranks_of,
 )
@@ -136,3 +142,102 @@ def test_gini_equals_the_mean_difference_of_all_pairs(values):
     differences = sum(abs(a - b) for a in values for b in values)
     expected = differences / (2 * len(values) * total) if total else 0.0
     assert gini(np.array(values)) == pytest.approx(expected)
+
+
+# --- means over resampled users ---
+
+
+def test_rows_of_a_bootstrap_see_the_same_users():
+    values = np.random.default_rng(0).normal(size=40)
+    means = bootstrap_means(np.stack([values, values + 1, 2 * values]), samples=50, seed=0)
+    assert means.shape == (50, 3)
+    # paired: what differs by a constant differs by it in every sample
+    assert np.allclose(means[:, 1] - means[:, 0], 1) and np.allclose(means[:, 2], 2 * means[:, 0])
+    assert len(set(means[:, 0])) == 50
+
+
+def test_bootstrap_means_scatter_as_those_of_resampled_users():
+    values = np.repeat([0.0, 1.0], [30, 10])[None]
+    means = bootstrap_means(values, samples=4000, seed=0)[:, 0]
+    assert means.mean() == pytest.approx(0.25, abs=0.01)
+    assert means.std() == pytest.approx((0.25 * 0.75 / 40) ** 0.5, rel=0.05)
+
+
+def test_a_seed_gives_the_same_bootstrap_means():
+    values = np.random.default_rng(0).normal(size=(2, 30))
+    one, two, other = (bootstrap_means(values, samples=9, seed=seed) for seed in (3, 3, 4))
+    assert np.array_equal(one, two) and not np.array_equal(one, other)
+
+
+# --- the next items ---
+
+
+def test_next_recall_is_the_share_of_the_next_items_that_a_list_holds():
+    lists = np.array([[5, 3, 8], [5, 3, 8], [5, -1, -1], [1, 2, 3]])
+    following = np.array([[3, 9, 8, 1], [4, -1, -1, -1], [5, -1, -1, -1], [-1, -1, -1, -1]])
+    assert next_recall(lists, following).tolist() == [0.5, 0.0, 1.0, 0.0]
+
+
+@given(
+    users=st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 9), max_size=4, unique=True),
+            st.lists(st.integers(0, 9), max_size=6, unique=True),
+        ),
+        max_size=6,
+    )
+)
+@settings(deadline=None)
+def test_next_recall_equals_a_loop_over_users(users):
+    lists = np.array([row + [-1] * (4 - len(row)) for row, _ in users], np.int64).reshape(-1, 4)
+    following = np.array([row + [-1] * (6 - len(row)) for _, row in users], np.int64).reshape(-1, 6)
+    expected = [len(set(shown) & set(later)) / max(len(later), 1) for shown, later in users]
+    assert next_recall(lists, following).tolist() == pytest.approx(expected)
+
+
+# --- diversity ---
+
+
+def histories_of(owners: list[set[int]], num_users: int) -> scipy.sparse.csr_matrix:
+    """The users who had each item, as a matrix [users, items]; how often is of no account."""
+    counts = np.zeros((num_users, len(owners)), np.float32)
+    for item, users in enumerate(owners):
+        for user in users:
+            counts[user, item] = 1 + user
+    return scipy.sparse.csr_matrix(counts)
+
+
+def test_items_of_the_same_users_have_no_diversity_and_those_of_others_have_all():
+    histories = histories_of([{0, 1}, {0, 1}, {2}, {1, 2}], 3)
+    lists = np.array([[0, 1], [0, 2], [2, 3], [0, -1], [-1, -1]])
+    values = intra_list_diversity(lists, histories)
+    assert values[:3].tolist() == pytest.approx([0.0, 1.0, 1 - 1 / 2**0.5])
+    assert np.isnan(values[3:]).all()
+
+
+@given(
+    owners=st.lists(st.sets(st.integers(0, 4)), min_size=6, max_size=6),
+    drawn=st.lists(st.lists(st.integers(0, 5), max_size=4, unique=True), min_size=1, max_size=5),
+)
+@settings(deadline=None)
+def test_diversity_equals_a_loop_over_the_pairs_of_a_list(owners, drawn):
+    lists = np.array([row + [-1] * (4 - len(row)) for row in drawn], np.int64)
+    values = intra_list_diversity(lists, histories_of(owners, 5))
+    for value, row in zip(values.tolist(), drawn, strict=True):
+        cosines = [
+            len(owners[a] & owners[b]) / max((len(owners[a]) * len(owners[b])) ** 0.5, 1.0)
+            for a, b in combinations(row, 2)
+        ]
+        expected = 1 - sum(cosines) / len(cosines) if cosines else float("nan")
+        assert value == pytest.approx(expected, nan_ok=True)
+
+
+def test_measuring_diversity_leaves_the_histories_as_they_were():
+    histories = histories_of([{0, 1}, {1}], 2)
+    before = histories.toarray()
+    intra_list_diversity(np.array([[0, 1]]), histories)
+    assert np.array_equal(histories.toarray(), before)
+
+
+def test_lists_of_one_item_have_no_diversity_to_measure():
+    assert np.isnan(intra_list_diversity(np.array([[0], [1]]), histories_of([{0}, {1}], 2))).all()

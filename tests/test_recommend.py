@@ -7,9 +7,21 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from diffsasrec.config import ModelConfig
+from diffsasrec.batches import Events, Examples, make_batch
+from diffsasrec.config import ModelConfig, ObjectiveConfig
+from diffsasrec.counters import DAY, HOUR, NUM_TRENDS, event_gaps
 from diffsasrec.model import SequenceModel
-from diffsasrec.recommend import Decoding, newest, recommend, take_users
+from diffsasrec.objective import Objective
+from diffsasrec.recommend import (
+    Decoding,
+    Moment,
+    end_ages,
+    events_of,
+    newest,
+    own_pairs,
+    recommend,
+    stretches,
+)
 
 NUM_ITEMS, K = 40, 5
 SIZES = {
@@ -35,9 +47,16 @@ all_modes = pytest.mark.parametrize(("attention", "decode"), MODES)
 Histories = list[list[int]]
 
 
-def lively_model(attention: str) -> SequenceModel:
+NOW = 1000 * DAY
+TRENDS = np.random.default_rng(7).normal(size=(NUM_ITEMS, NUM_TRENDS)).astype(np.float32)
+MOMENT = Moment(NOW, TRENDS)
+OFF = {"time_inputs": False, "trends": False, "copy_score": False}
+
+
+def lively_model(attention: str, **flags: bool) -> SequenceModel:
     """Random weights that make unlike lists of unlike histories."""
-    model = SequenceModel(CONFIGS[attention], NUM_ITEMS, seed=1).eval()
+    config = CONFIGS[attention].model_copy(update=flags)
+    model = SequenceModel(config, NUM_ITEMS, seed=1).eval()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -57,12 +76,27 @@ def flat(histories: Histories) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.in
     return np.array(items, np.int32), np.cumsum([0, *lengths])
 
 
+def times_of(history: list[int]) -> list[int]:
+    """Counted from the end: another event in front moves none of the others."""
+    return [NOW - place**2 * 5 * HOUR for place in range(len(history), 0, -1)]
+
+
 def lists_of(
-    model: SequenceModel, histories: Histories, decoding: Decoding, denied: tuple[int, ...] = ()
+    model: SequenceModel,
+    histories: Histories,
+    decoding: Decoding,
+    denied: tuple[int, ...] = (),
+    moment: Moment = MOMENT,
+    times: list[list[int]] | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     allowed = np.ones(NUM_ITEMS, bool)
     allowed[list(denied)] = False
-    return recommend(model, *flat(histories), allowed=allowed, decoding=decoding)
+    items, offsets = flat(histories)
+    times = times or [times_of(history) for history in histories]
+    flat_times = np.array([time for user_times in times for time in user_times], np.int64)
+    return recommend(
+        model, items, flat_times, offsets, moment=moment, allowed=allowed, decoding=decoding
+    )
 
 
 def test_the_newest_events_are_kept_and_padded_on_the_right():
@@ -79,8 +113,22 @@ def test_an_empty_history_has_length_0():
 
 
 def test_users_are_taken_in_the_order_given():
-    items, offsets = take_users(*flat([[1, 2], [], [3], [4, 5, 6]]), np.array([3, 1, 0]))
-    assert items.tolist() == [4, 5, 6, 1, 2] and offsets.tolist() == [0, 3, 3, 5]
+    items, offsets = flat([[1, 2], [], [3], [4, 5, 6]])
+    source, bounds = events_of(offsets, np.array([3, 1, 0]))
+    assert items[source].tolist() == [4, 5, 6, 1, 2] and bounds.tolist() == [0, 3, 3, 5]
+
+
+def test_stretches_lie_one_after_another_and_may_overlap_or_be_empty():
+    source, bounds = stretches(np.array([4, 9, 3]), np.array([6, 9, 7]))
+    assert source.tolist() == [4, 5, 3, 4, 5, 6] and bounds.tolist() == [0, 2, 2, 6]
+    source, bounds = stretches(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    assert source.tolist() == [] and bounds.tolist() == [0]
+
+
+def test_the_age_of_a_history_is_that_of_its_newest_event_and_0_without_any():
+    times = np.array([1 * DAY, 3 * DAY, 7 * DAY])
+    ages = end_ages(times, np.array([0, 2, 2, 3]), np.array([4, 5, 8]) * DAY)
+    assert ages[0] == ages[2] > 0 and ages[1] == 0  # a day both
 
 
 def test_no_users_have_no_lists():
@@ -89,9 +137,10 @@ def test_no_users_have_no_lists():
 
 
 @all_modes
-def test_a_users_list_does_not_depend_on_its_batch_neighbours(attention, decode):
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_a_users_list_does_not_depend_on_its_batch_neighbours(attention, decode, filter_seen):
     model, histories = lively_model(attention), random_histories(30, 12)
-    decoding = Decoding(K, decode)
+    decoding = Decoding(K, decode, filter_seen=filter_seen)
     items, scores = lists_of(model, histories, decoding)
     alone = [lists_of(model, [history], decoding) for history in histories]
     assert np.allclose(scores, np.concatenate([s for _, s in alone]), atol=1e-4)
@@ -133,7 +182,8 @@ def test_seen_and_denied_items_never_come_out(attention, decode):
 def test_an_item_seen_before_the_models_window_is_filtered_and_changes_nothing_else(
     attention, decode
 ):
-    model, window = lively_model(attention), [3, 1, 4, 1, 5, 9]
+    # counters know of it: its count, and how long the history is
+    model, window = lively_model(attention, **OFF), [3, 1, 4, 1, 5, 9]
     before, _ = lists_of(model, [window], Decoding(K, decode))
     best = int(before[0, 0])
     after, _ = lists_of(model, [[best, *window]], Decoding(K, decode))
@@ -174,7 +224,8 @@ def test_a_list_is_ordered_by_next_item_probability(attention, decode):
 def test_items_with_equal_scores_are_ordered_by_their_index(attention, decode):
     model = lively_model(attention)
     torch.nn.init.zeros_(model.items.weight)
-    items, _ = lists_of(model, [[7, 1], [3], [0, 2, 5]], Decoding(K, decode))
+    histories, no_trends = [[7, 1], [3], [0, 2, 5]], Moment(NOW, None)
+    items, _ = lists_of(model, histories, Decoding(K, decode), moment=no_trends)
     assert items.tolist() == [[0, 2, 3, 4, 5], [0, 1, 2, 4, 5], [1, 3, 4, 6, 7]]
 
 
@@ -203,17 +254,31 @@ def test_a_list_of_one_is_the_same_in_every_mode(attention):
 def slow_logprobs(
     model: SequenceModel, history: list[int], chosen: list[int], blocked: set[int]
 ) -> torch.Tensor:
-    """Log-probabilities [V] of the item behind the chosen ones, for one user, unpadded."""
+    """Log-probabilities [V] of the item behind the chosen ones, for one user, unpadded.
+
+    Without a filter, when nothing is blocked, the user's own items have their copy score.
+    """
+    trends = torch.from_numpy(TRENDS)
+    user = (np.array(times_of(history), np.int64), np.array([0, len(history)]))
+    gaps = event_gaps(*user).tolist()
+    age = torch.from_numpy(end_ages(*user, np.array([NOW])))
     if model.config.kind == "sasrec":
         window = torch.tensor([(history + chosen)[-6:]])
-        states_BLD = model.encode(window, torch.tensor([window.shape[1]])).states_BLD
-        assert states_BLD is not None
-        state_D = states_BLD[0, -1]
+        known_gaps = torch.tensor([(gaps + [0] * len(chosen))[-6:]])
+        encoded = model.encode(window, torch.tensor([window.shape[1]]), known_gaps)
+        assert encoded.states_BLD is not None
+        query_W = model.queries(encoded.states_BLD[0, -1:], age)[0]
     else:
-        window = torch.tensor([history[-6:]])
-        encoded = model.encode(window, torch.tensor([window.shape[1]]))
-        state_D = model.denoise(encoded, torch.tensor([[*chosen, -1]]))[1][0, -1]
-    logits_V = model.item_weight @ state_D
+        window, known_gaps = torch.tensor([history[-6:]]), torch.tensor([gaps[-6:]])
+        encoded = model.encode(window, torch.tensor([window.shape[1]]), known_gaps)
+        slots = model.denoise(encoded, torch.tensor([[*chosen, -1]]), ages_B=age)[1]
+        query_W = model.queries(slots[0, -1:])[0]
+    logits_V = model.item_vectors(trends) @ query_W
+    if not blocked:
+        pairs = own_pairs(np.array(history, np.int32), *user, np.array([NOW]))
+        extras = model.copy_scores(query_W[None], torch.tensor([0]), pairs, trends)
+        for item, score in zip(extras.items_Y, extras.scores_Y, strict=True):
+            logits_V[item] += score
     logits_V[sorted(blocked)] = -torch.inf
     return logits_V.log_softmax(0)
 
@@ -225,6 +290,16 @@ def test_single_equals_a_slow_loop(attention):
     for user, history in enumerate(histories):
         logprobs = slow_logprobs(model, history, [], {8, *history})
         expected = logprobs.sort(descending=True, stable=True)
+        assert items[user].tolist() == expected.indices[:K].tolist()
+        assert np.allclose(scores[user], expected.values[:K], atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", CONFIGS)
+def test_a_single_list_that_may_repeat_equals_a_slow_loop(attention):
+    model, histories = lively_model(attention), random_histories(15, 12)
+    items, scores = lists_of(model, histories, Decoding(K, filter_seen=False))
+    for user, history in enumerate(histories):
+        expected = slow_logprobs(model, history, [], set()).sort(descending=True, stable=True)
         assert items[user].tolist() == expected.indices[:K].tolist()
         assert np.allclose(scores[user], expected.values[:K], atol=1e-4)
 
@@ -253,3 +328,138 @@ def test_multi_step_decoding_in_one_step_fills_every_list():
     decoding = replace(Decoding(K, "multi"), steps=1)
     items, _ = lists_of(lively_model("prefix"), random_histories(20, 12), decoding)
     assert all(len(set(row)) == K and min(row) >= 0 for row in items.tolist())
+
+
+# --- what is known as of the query time ---
+
+
+@all_modes
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_permuted_users_have_permuted_lists(attention, decode, filter_seen):
+    model, histories = lively_model(attention), random_histories(20, 12)
+    order = np.random.default_rng(1).permutation(20)
+    decoding = Decoding(K, decode, filter_seen=filter_seen, batch_size=20)
+    items, scores = lists_of(model, histories, decoding)
+    other_items, other_scores = lists_of(model, [histories[user] for user in order], decoding)
+    assert np.array_equal(items[order], other_items)
+    assert np.allclose(scores[order], other_scores, atol=1e-5)
+
+
+def copying_model(attention: str) -> SequenceModel:
+    """Whatever a user had before is far more probable than all else."""
+    model = lively_model(attention)
+    assert model.copy_score is not None
+    with torch.no_grad():
+        model.copy_score.out.weight.zero_()
+        model.copy_score.out.bias.fill_(200.0)
+    return model
+
+
+@all_modes
+def test_an_item_older_than_the_models_window_may_still_be_copied(attention, decode):
+    histories = [[30, 31, 1, 2, 3, 1, 2, 3], [39, 0, 0, 0, 0, 0, 0]]  # six events are read
+    items, _ = lists_of(copying_model(attention), histories, Decoding(K, decode, filter_seen=False))
+    assert sorted(items[0].tolist()) == [1, 2, 3, 30, 31]
+    assert sorted(items[1, :2].tolist()) == [0, 39]
+
+
+@all_modes
+def test_filtered_lists_know_nothing_of_a_copy_score(attention, decode):
+    histories = random_histories(20, 12)
+    plain, copying = (
+        lists_of(make(attention), histories, Decoding(K, decode))
+        for make in (lively_model, copying_model)
+    )
+    assert np.array_equal(plain[0], copying[0]) and np.array_equal(plain[1], copying[1])
+
+
+@all_modes
+def test_trends_change_the_lists_of_a_model_that_reads_them_and_of_no_other(attention, decode):
+    histories, other = random_histories(20, 12), Moment(NOW, TRENDS[::-1].copy())
+    model = lively_model(attention, copy_score=False)
+    lists = [lists_of(model, histories, Decoding(K, decode), moment=m)[0] for m in (MOMENT, other)]
+    assert (lists[0] != lists[1]).any(1).all()
+    blind = lively_model(attention, copy_score=False, trends=False)
+    lists = [lists_of(blind, histories, Decoding(K, decode), moment=m)[0] for m in (MOMENT, other)]
+    assert np.array_equal(lists[0], lists[1])
+
+
+@pytest.mark.parametrize("part", ["time_inputs", "copy_score"])
+@all_modes
+def test_times_matter_to_a_model_that_reads_them_and_to_no_other(attention, decode, part):
+    histories = random_histories(20, 12)
+    decoding = Decoding(K, decode, filter_seen=False)
+    slower = [[NOW - 3 * (NOW - time) for time in times_of(history)] for history in histories]
+    for flags, differ in (({part: True}, True), ({}, False)):
+        model = lively_model(attention, **(OFF | flags))
+        one, other = (lists_of(model, histories, decoding, times=t) for t in (None, slower))
+        assert np.array_equal(one[1], other[1]) != differ
+    later = Moment(NOW + 100 * DAY, TRENDS)
+    model = lively_model(attention, **(OFF | {part: True}))
+    one, other = (lists_of(model, histories, decoding, moment=m)[1] for m in (MOMENT, later))
+    assert not np.allclose(one, other, atol=1e-4)
+
+
+def losses_and_scores(
+    model: SequenceModel, histories: Histories, targets: list[int], *, filter_seen: bool
+) -> tuple[list[float], list[float]]:
+    """The loss of each example of fine-tuning, and the score of its target in the user's list."""
+    flat_items, flat_times, lengths = [], [], [len(history) + 1 for history in histories]
+    for history, target in zip(histories, targets, strict=True):
+        flat_items += [*history, target]
+        flat_times += [*times_of(history), NOW]
+    offsets = np.cumsum([0, *lengths])
+    times = np.array(flat_times, np.int64)
+    boundary = offsets[1:] - 1
+    first = offsets[:-1]
+    examples = Examples(
+        np.maximum(boundary - 6, first),
+        boundary,
+        offsets[1:],
+        first=first,
+        query=np.ones(len(first), np.int64),
+    )
+    # the table of another batch time must not be used
+    trends_QVF = torch.from_numpy(np.stack([TRENDS[::-1], TRENDS]))
+    objective = Objective(
+        model, torch.ones(NUM_ITEMS).bool(), trends_QVF, filter_seen=filter_seen
+    ).eval()
+    losses = []
+    for row in range(len(first)):
+        batch = make_batch(
+            Events(np.array(flat_items, np.int32), times, event_gaps(times, offsets)),
+            examples.take(np.array([row])),
+            query_times=np.array([0, NOW]),
+            model=model.config,
+            objective=ObjectiveConfig(next_item=0.0, random_mask=0.0, suffix_mask=1.0),
+            generator=torch.Generator().manual_seed(0),
+            rank=0,
+            world_size=1,
+        )
+        losses.append(float(sum(objective(batch, None)).detach()))
+    decoding = Decoding(NUM_ITEMS, filter_seen=filter_seen)
+    items, scores = lists_of(model, histories, decoding)
+    return losses, [
+        float(scores[row][items[row] == target][0]) for row, target in enumerate(targets)
+    ]
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+@pytest.mark.parametrize("off", ["nothing", *OFF])
+@pytest.mark.parametrize("attention", CONFIGS)
+def test_fine_tuning_minimises_minus_the_score_that_a_list_shows(attention, off, filter_seen):
+    flags = {} if off == "nothing" else {off: False}
+    histories = [[item for item in h if item != 39] or [1] for h in random_histories(12, 12)]
+    targets = [39 if filter_seen or n % 2 else history[0] for n, history in enumerate(histories)]
+    losses, scores = losses_and_scores(
+        lively_model(attention, **flags), histories, targets, filter_seen=filter_seen
+    )
+    assert [-score for score in scores] == pytest.approx(losses, abs=1e-3)
+
+
+@all_modes
+def test_a_model_of_half_precision_makes_lists_with_counters(attention, decode):
+    model = lively_model(attention).to(torch.bfloat16)
+    items, scores = lists_of(model, random_histories(9, 9), Decoding(K, decode, filter_seen=False))
+    assert all(len(set(row)) == K and min(row) >= 0 for row in items.tolist())
+    assert np.isfinite(scores).all()

@@ -13,11 +13,20 @@ import torch
 
 from diffsasrec.checkpoint import Checkpoint
 from diffsasrec.config import ModelConfig
+from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.errors import ConfigError
 from diffsasrec.model import SequenceModel
 from diffsasrec.recommend import Decoding
 from diffsasrec.schema import recommendations_schema, sequences_schema
-from diffsasrec.score import Scoring, allowed_items, log_shares, popular_list, score_bucket
+from diffsasrec.score import (
+    Scoring,
+    allowed_items,
+    known_history,
+    known_trends,
+    log_shares,
+    popular_list,
+    score_bucket,
+)
 from diffsasrec.storage import Storage, parquet_bytes
 
 SPLIT = 100
@@ -40,12 +49,14 @@ SCORING = Scoring(
     checkpoint="checkpoint",
     output="recommendations",
     users="all",
+    query_time=200,
+    trends="trends.safetensors",
     active_since=None,
     deny_path=None,
     allow_path=None,
     decoding=Decoding(k=3),
 )
-HOLDOUT = replace(SCORING, users="holdout")
+HOLDOUT = replace(SCORING, users="holdout", query_time=SPLIT)
 
 
 def vocabulary(ids: Sequence[Any], item_type: pa.DataType, counts: Sequence[int]) -> pa.Table:
@@ -84,13 +95,25 @@ def sequences(users=USERS, *, items=ITEMS, user_type=None, name=lambda user: use
     return pa.Table.from_pylist(rows, sequences_schema(user_type or pa.int64()))
 
 
-def score(table=None, *, scoring=SCORING, allowed=None, vocab=VOCAB, checkpoint=CHECKPOINT):
+TRENDS = np.random.default_rng(0).normal(size=(8, NUM_TRENDS)).astype(np.float32)
+
+
+def score(
+    table=None,
+    *,
+    scoring=SCORING,
+    allowed=None,
+    trends=TRENDS,
+    vocab=VOCAB,
+    checkpoint=CHECKPOINT,
+):
     return score_bucket(
         sequences() if table is None else table,
         vocab,
         checkpoint,
         scoring,
         allowed=checkpoint.candidates() if allowed is None else allowed,
+        trends=known_trends(trends, vocab, checkpoint.vocab),
         popular=None if scoring.users == "holdout" else POPULAR,
     )
 
@@ -181,7 +204,7 @@ def test_a_history_that_the_checkpoint_does_not_know_is_none():
     popular = np.r_[POPULAR, np.float32(0)]  # nothing is as popular as the new item
     vocab = vocabulary(run_items, pa.string(), [9] * 9)
     (row,) = score_bucket(
-        table, vocab, CHECKPOINT, SCORING, allowed=np.ones(8, bool), popular=popular
+        table, vocab, CHECKPOINT, SCORING, allowed=np.ones(8, bool), trends=TRENDS, popular=popular
     ).to_pylist()
     assert (row["source"], row["history_len"]) == ("popular", 2)
     assert [item["item_id"] for item in row["items"]] == ["c", "d", "e"]
@@ -257,6 +280,7 @@ def test_items_that_the_checkpoint_does_not_know_are_left_out_of_a_history():
         permuted_checkpoint(),
         SCORING,
         allowed=permuted_checkpoint().candidates(),
+        trends=known_trends(TRENDS, VOCAB, permuted_checkpoint().vocab),
         popular=None,
     )
     own = score(sequences([(1, "abc", [1, 3, 4], None), (2, "h", [7], None)]))
@@ -269,6 +293,46 @@ def test_seen_items_are_filtered_under_another_vocabulary():
     lists = item_ids(score(scoring=scoring, checkpoint=permuted_checkpoint()))
     for user, history, *_ in USERS[:2]:
         assert sorted([*lists[user], *history]) == ITEMS
+
+
+def test_known_histories_keep_the_times_of_the_items_that_are_left():
+    run_vocab = vocabulary(["new", *ITEMS], pa.string(), [9] * 9)
+    target = vocabulary(["c", "a"], pa.string(), [9] * 2)
+    items, times, offsets = known_history(
+        np.array([1, 0, 3, 2, 3], np.int32),  # a, new, c; b, c
+        np.array([10, 20, 30, 40, 50]),
+        np.array([0, 3, 5]),
+        run_vocab,
+        target,
+    )
+    assert items.tolist() == [1, 0, 0] and times.tolist() == [10, 30, 50]
+    assert offsets.tolist() == [0, 2, 3]
+
+
+def test_known_trends_are_in_the_order_of_the_checkpoint():
+    target = vocabulary(["c", "a"], pa.string(), [9] * 2)
+    assert known_trends(TRENDS, VOCAB, target).tolist() == TRENDS[[2, 0]].tolist()
+    assert known_trends(TRENDS, VOCAB, VOCAB) is TRENDS
+
+
+def test_an_item_that_tonights_log_has_nothing_of_is_as_rare_as_the_rarest():
+    target = vocabulary(["x", "h", "y"], pa.string(), [9] * 3)
+    rarest = TRENDS.min(axis=0).tolist()
+    assert known_trends(TRENDS, VOCAB, target).tolist() == [rarest, TRENDS[7].tolist(), rarest]
+
+
+# --- the query time ---
+
+
+def test_lists_depend_on_the_query_time_and_on_the_trends_as_of_it():
+    at_night = score()
+    assert not at_night.equals(score(scoring=replace(SCORING, query_time=10**13)))
+    lists = {
+        user: items != item_ids(score(trends=TRENDS[::-1].copy()))[user]
+        for user, items in item_ids(at_night).items()
+    }
+    # the popular list is that of the fallback, whatever the trends
+    assert not lists[3] and not lists[9] and any(lists.values())
 
 
 # --- types of ids ---

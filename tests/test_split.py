@@ -18,8 +18,10 @@ from diffsasrec.split import (
     find_holdout,
     histogram,
     merge_histograms,
+    next_items,
     second_cut,
     smallest_hashes,
+    time_quantiles,
 )
 from diffsasrec.vocab import build_vocab, count_items
 
@@ -207,6 +209,35 @@ def test_with_nothing_before_the_split_both_cuts_are_one():
     assert second_cut(hourly([5, 5, 5]), 5, 0.95) == 5
 
 
+# --- the quantiles of the times ---
+
+
+def test_time_quantiles_are_the_first_times_of_the_hours_in_which_they_lie():
+    times = [hour * HOUR + offset for hour in range(10) for offset in (7, 9)]
+    assert time_quantiles(hourly(times), 3) == (7, 5 * HOUR + 7, 9 * HOUR + 7)
+    busy = [7] * 90 + [hour * HOUR for hour in range(1, 11)]
+    assert time_quantiles(hourly(busy), 5) == (7, 7, 7, 7, 10 * HOUR)
+
+
+def test_one_instant_is_every_quantile():
+    assert time_quantiles(hourly([5, 5, 5]), 4) == (5, 5, 5, 5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.integers(0, 20 * HOUR), min_size=1, max_size=60),
+    st.integers(2, 12),
+    st.integers(1, 4),
+)
+def test_time_quantiles_are_right_to_the_hour_for_any_chunking(times, num, num_chunks):
+    found = time_quantiles(hourly(times, num_chunks), num)
+    ordered = sorted(times)
+    for quantile, time in zip(np.linspace(0, 1, num), found, strict=True):
+        exact = ordered[int(np.round(quantile * (len(times) - 1)))]
+        assert time // HOUR == exact // HOUR and time in times and time <= exact
+    assert found[0] == ordered[0] and list(found) == sorted(found)
+
+
 # --- the number of users ---
 
 
@@ -317,6 +348,65 @@ def test_no_users_have_no_holdouts():
             "only_new_items_after_split": 0,
         },
     )
+
+
+# --- the next items ---
+
+
+def following(histories, *, known, num=3, split_time=10):
+    """The next items of users with events (item, time)."""
+    events = [event for history in histories for event in history]
+    return next_items(
+        np.array([item for item, _ in events], np.int32),
+        np.array([time for _, time in events], np.int64),
+        np.cumsum([0, *map(len, histories)]),
+        split_time=split_time,
+        known=np.isin(np.arange(10), known),
+        num=num,
+    ).tolist()
+
+
+def test_the_next_items_are_the_first_distinct_known_ones_from_the_split_on():
+    history = [(1, 5), (7, 10), (2, 10), (1, 11), (2, 12), (3, 13), (4, 14)]
+    assert following([history], known=[1, 2, 3, 4]) == [[2, 1, 3]]
+
+
+def test_the_first_of_the_next_items_is_the_holdout():
+    history = [(1, 5), (9, 10), (3, 12), (1, 13)]
+    known = np.isin(np.arange(10), [1, 3])
+    items, times = np.array([i for i, _ in history], np.int32), np.array([t for _, t in history])
+    offsets = np.array([0, 4])
+    _, position, _ = find_holdout(items, times, offsets, split_time=10, known=known)
+    assert following([history], known=[1, 3]) == [[items[position[0]], 1, -1]]
+
+
+def test_users_without_anything_after_the_split_have_no_next_items():
+    histories = [[(1, 5)], [], [(1, 15)], [(8, 15)], []]
+    none = [-1, -1, -1]
+    assert following(histories, known=[1]) == [none, none, [1, -1, -1], none, none]
+    assert following([], known=[1]) == []
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 9), st.integers(0, 20)), max_size=8).map(
+            lambda history: sorted(history, key=lambda event: event[1])
+        ),
+        max_size=5,
+    ),
+    st.sets(st.integers(0, 9)),
+    st.integers(1, 4),
+)
+def test_the_next_items_equal_a_loop_over_events(histories, known, num):
+    expected = []
+    for history in histories:
+        found: list[int] = []
+        for item, time in history:
+            if time >= 10 and item in known and item not in found:
+                found.append(item)
+        expected.append((found + [-1] * num)[:num])
+    assert following(histories, known=list(known), num=num) == expected
 
 
 # --- the whole rule, against pandas ---
