@@ -20,7 +20,7 @@ from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage, sha256
 from jobs.cli import main as run_job
 from jobs.cli import source_digest
-from jobs.score import scoring_of
+from jobs.score import night_scoring
 from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
@@ -31,9 +31,7 @@ NOT_IN_MANIFEST = ("state/", "_stages/", "tensorboard/", "manifest.json")
 def main(config: Config, run: RunDir) -> dict[str, Any]:
     records = {stage: run.require(stage) for stage in OUTPUTS if stage != "publish"}
     num_buckets = records["prepare"]["num_buckets"]
-    scoring = scoring_of(
-        config, run, checkpoint="checkpoint", output="recommendations", users="all"
-    )
+    scoring = night_scoring(config, run)
     log.info("publish: auditing %d buckets", num_buckets)
     broken = [found for found in map_tasks(audit_file, range(num_buckets), scoring) if found[1]]
     if broken:

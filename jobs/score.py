@@ -27,15 +27,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     run.require("refit")
     num_buckets = prepared["num_buckets"]
     counts = recent_counts(run, prepared, before=microseconds(run.ds))
-    scoring = scoring_of(
-        config,
-        run,
-        checkpoint="checkpoint",
-        output="recommendations",
-        users="all",
-        query_time=microseconds(run.ds),
-        trends="state/score/trends.safetensors",
-    )
+    scoring = night_scoring(config, run)
     write_trends(run, prepared, scoring)
     shares = log_shares(counts[evaluated["popular_window"]], counts[-1])
     run.storage.write_table(POPULAR, pa.table({"log_share": shares}))
@@ -79,6 +71,19 @@ def write_trends(run: RunDir, prepared: dict[str, Any], scoring: Scoring) -> Non
     counts = sum(map_tasks(count, range(prepared["num_buckets"]), run.storage))
     trends = torch.from_numpy(trend_features(counts)[0])
     save_tensors(run.storage, scoring.trends, {"trends": trends}, {})
+
+
+def night_scoring(config: Config, run: RunDir) -> Scoring:
+    """How everyone is scored as of the run date."""
+    return scoring_of(
+        config,
+        run,
+        checkpoint="checkpoint",
+        output="recommendations",
+        users="all",
+        query_time=microseconds(run.ds),
+        trends="state/score/trends.safetensors",
+    )
 
 
 def scoring_of(config: Config, run: RunDir, **what: Any) -> Scoring:
