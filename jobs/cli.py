@@ -130,7 +130,7 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     to_do = [stage for stage in arguments.stages if run.record(stage) is None]
     if to_do:
         start_ray()
-        _check_cluster(config, to_do)
+        check_resources(config, to_do)
     for stage in arguments.stages:
         summary["stage"] = stage
         if run.record(stage) is None:
@@ -165,7 +165,7 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     log.info("%s: done in %s", stage, duration(seconds))
 
 
-def _check_cluster(config: Config, stages: list[str]) -> None:
+def check_resources(config: Config, stages: list[str]) -> None:
     """Before anything is read: a worker that fits nowhere would be waited for without end."""
     train, score = config.train, config.score
     if {"pretrain", "finetune", "refit"} & set(stages):

@@ -60,7 +60,7 @@ from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
 from diffsasrec.split import next_items
 from diffsasrec.storage import Storage, parquet_bytes
-from jobs.cli import source_digest, start_ray
+from jobs.cli import check_resources, source_digest, start_ray
 from jobs.evaluate import baseline_scores, holdout_scoring
 from jobs.prepare import main as prepare
 from jobs.recipe import finetune_phases, pretrain_phases, run_phases
@@ -114,7 +114,12 @@ def main() -> None:
     try:
         cells = read_cells(arguments.config, arguments.grid)
         start_ray()
-        rows = [row for cell in cells for row in run_cell(cell)]
+        for cell in cells:
+            check_resources(cell.config, ["pretrain", "evaluate"])
+        rows: list[dict[str, Any]] = []
+        for done, cell in enumerate(cells, 1):
+            rows += run_cell(cell)
+            log.info("%d of %d cells done", done, len(cells))
         print(table(rows))
         output = Storage.of(cells[0].config.lake).sub("experiments")
         name = f"results-{Path(arguments.grid).stem}.parquet"
