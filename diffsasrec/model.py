@@ -205,12 +205,16 @@ class SequenceModel(nn.Module):
         parts = [part for part in (self.age, self.trends, self.copy_score) if part is not None]
         return [parameter for part in parts for parameter in part.parameters()]
 
-    def item_vectors(self, trends_VF: Tensor | None) -> Tensor:
-        """What states are multiplied with, [V, W]; `trends_VF`: as of the query time."""
+    def item_vectors(self, trends_VF: Tensor | None, items_V: Tensor | None = None) -> Tensor:
+        """What states are multiplied with, [V, W], of `items_V` or of all items.
+
+        `trends_VF`: of the same items, as of the query time.
+        """
+        weight_VD = self.item_weight if items_V is None else self.items(items_V)
         if self.trends is None or trends_VF is None:
-            return self.item_weight
-        columns = self.trends.columns(trends_VF.to(self.item_weight.dtype))
-        return torch.cat([self.item_weight, columns], dim=1)
+            return weight_VD
+        columns = self.trends.columns(trends_VF.to(weight_VD.dtype))
+        return torch.cat([weight_VD, columns], dim=1)
 
     def queries(self, states_RD: Tensor, ages_R: Tensor | None = None) -> Tensor:
         """States with the weights that they give to the trends, [R, W].

@@ -4,6 +4,8 @@ Legend: B users, L history length, S slots, T = L + S, R scored rows, N negative
 times, F trend features, W width of the item vectors.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -93,8 +95,6 @@ class Objective(nn.Module):
         negatives: Negatives | None,
     ) -> Tensor:
         """The losses of rows that share a query time, [R]; 0 for a target that is filtered."""
-        vectors_VW = self.model.item_vectors(trends_VF)
-        queries_RW = queries_RW[:, : vectors_VW.shape[1]]
         extras, forbidden_R = None, torch.zeros_like(targets_R, dtype=torch.bool)
         if batch.pairs is not None and self.filter_seen:
             rows_Y, at_Y = pairs_of_rows(users_R, batch.pairs.users_X)
@@ -105,10 +105,34 @@ class Objective(nn.Module):
             extras = Extras(rows_Y, items_Y, scores_Y.masked_fill(is_target_Y, 0.0))
         elif batch.pairs is not None and self.model.copy_score is not None:
             extras = self.model.copy_scores(queries_RW, users_R, batch.pairs, trends_VF)
+        if negatives is None:
+            vectors_VW, bias_V = self.model.item_vectors(trends_VF), self.bias_V
+        else:  # of a large catalogue only what occurs here
+            used, targets_R, negatives, extras = _of_few(targets_R, negatives, extras)
+            vectors_VW = self.model.item_vectors(trends_VF[used], used)
+            bias_V = self.bias_V[used]
         nll_R = item_nll(
-            queries_RW, targets_R, vectors_VW, self.bias_V, negatives=negatives, extras=extras
+            queries_RW[:, : vectors_VW.shape[1]],
+            targets_R,
+            vectors_VW,
+            bias_V,
+            negatives=negatives,
+            extras=extras,
         )
         return nll_R.masked_fill(forbidden_R, 0.0)
+
+
+def _of_few(
+    targets_R: Tensor, negatives: Negatives, extras: Extras | None
+) -> tuple[Tensor, Tensor, Negatives, Extras | None]:
+    """The items that occur, sorted, and everything in terms of their places among them."""
+    items_Y = targets_R[:0] if extras is None else extras.items_Y
+    occurring = torch.cat([targets_R, negatives.items_N, items_Y])
+    used, places = occurring.unique(return_inverse=True)
+    sizes = [len(targets_R), len(negatives.items_N), len(items_Y)]
+    targets_R, negatives_N, items_Y = places.split(sizes)
+    negatives = replace(negatives, items_N=negatives_N)
+    return used, targets_R, negatives, extras and replace(extras, items_Y=items_Y)
 
 
 def batch_loss(sums: tuple[Tensor, Tensor], batch: Batch, objective: ObjectiveConfig) -> Tensor:
