@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from diffsasrec.config import ModelConfig, ObjectiveConfig
+from diffsasrec.counters import end_ages
 from diffsasrec.diffusion import MASK, forward_process, stratified_levels
 from diffsasrec.model import Pairs
-from diffsasrec.recommend import end_ages, own_pairs, stretches
+from diffsasrec.recommend import own_pairs, stretches
 
 Ints = npt.NDArray[np.int64]
 DRAWN = -1  # the boundary of an example whose boundary is drawn anew in every epoch

@@ -116,6 +116,14 @@ def event_gaps(times: Ints, offsets: Ints) -> Ints:
     return gaps
 
 
+def end_ages(times: Ints, offsets: Ints, query_times_B: Ints) -> Ints:
+    """The bucket of the time between the end of each history and its query; 0 for none, [B]."""
+    ages = np.zeros(len(offsets) - 1, np.int64)
+    some = np.diff(offsets) > 0
+    ages[some] = gap_buckets(query_times_B[some] - times[offsets[1:][some] - 1])
+    return ages
+
+
 @dataclass(frozen=True)
 class OwnItems:
     """The distinct items of each user's history, ordered by user, then item."""

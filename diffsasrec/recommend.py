@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diffsasrec.counters import event_gaps, gap_buckets, own_items
+from diffsasrec.counters import end_ages, event_gaps, own_items
 from diffsasrec.decode import (
     Candidates,
     CommitRule,
@@ -142,14 +142,6 @@ def own_pairs(items: Items, times: Times, offsets: Offsets, query_times: Times) 
     own = own_items(items, times, offsets, query_times)
     arrays = (own.user_X, own.item_X, own.features_XC)
     return Pairs(*(torch.from_numpy(array) for array in arrays))
-
-
-def end_ages(times: Times, offsets: Offsets, query_times: Times) -> npt.NDArray[np.int64]:
-    """The bucket of the time between the end of each history and the query; 0 without any."""
-    ages = np.zeros(len(offsets) - 1, np.int64)
-    some = np.diff(offsets) > 0
-    ages[some] = gap_buckets(query_times[some] - times[offsets[1:][some] - 1])
-    return ages
 
 
 def _recommend_batch(

@@ -9,13 +9,12 @@ import torch
 
 from diffsasrec.batches import Events, Examples, make_batch
 from diffsasrec.config import ModelConfig, ObjectiveConfig
-from diffsasrec.counters import DAY, HOUR, NUM_TRENDS, event_gaps
+from diffsasrec.counters import DAY, HOUR, NUM_TRENDS, end_ages, event_gaps
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective
 from diffsasrec.recommend import (
     Decoding,
     Moment,
-    end_ages,
     events_of,
     newest,
     own_pairs,
