@@ -341,9 +341,11 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: write it as key.path=value")
     *parents, leaf = path.split(".")
     for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
+        section = values.setdefault(parent, {})
+        if not isinstance(section, dict):
             raise ConfigError(f"--set {override}: {parent} is a value, not a section")
+        values[parent] = dict(section)  # a YAML alias may share it with another section
+        values = values[parent]
     try:
         values[leaf] = float(text) if _FLOAT.fullmatch(text) else yaml.safe_load(text)
     except yaml.YAMLError:

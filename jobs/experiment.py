@@ -254,12 +254,9 @@ def remembered(run: RunDir, name: str, measure: Any) -> list[dict[str, Any]]:
 
 def measure_cell(cell: Cell, run: RunDir, decoding: str) -> list[dict[str, Any]]:
     config, prepared = cell.config, run.require("prepare")
-    started = time.monotonic()
-    phases = [*pretrain_phases(config, prepared), *finetune_phases(config, prepared)]
-    until = trained_to(cell, prepared)
-    phases = [replace(p, trained_before=min(p.trained_before, until)) for p in phases]
-    trained = run_phases(config, run, phases)["counts"]
-    seconds = time.monotonic() - started
+    if run.record("finetune") is None:
+        run.finish("finetune", train_cell(cell, run, prepared))
+    trained = run.require("finetune")
     scoring = holdout_scoring(config, run, prepared, output=f"evaluation-{decoding}")
     score_buckets(config, scoring, prepared["num_buckets"], f"{cell.data}, {cell.variant}")
     vocab = run.storage.read_tables("vocab")
@@ -271,9 +268,22 @@ def measure_cell(cell: Cell, run: RunDir, decoding: str) -> list[dict[str, Any]]
         )
         for bucket in range(prepared["num_buckets"])
     ]
-    seen = sum(count["examples"] * count["epochs"] for count in trained.values())
     row = measure_lists(np.concatenate(lists), config, run)
-    return [{"kind": "model", **row, "seconds": seconds, "sequences": seen}]
+    return [{"kind": "model", **row, **{name: trained[name] for name in ("seconds", "sequences")}}]
+
+
+def train_cell(cell: Cell, run: RunDir, prepared: dict[str, Any]) -> dict[str, Any]:
+    """Trains, and says how long it took and how many sequences it saw."""
+    started = time.monotonic()
+    phases = [
+        *pretrain_phases(cell.config, prepared),
+        *finetune_phases(cell.config, prepared),
+    ]
+    until = trained_to(cell, prepared)
+    phases = [replace(p, trained_before=min(p.trained_before, until)) for p in phases]
+    counts = run_phases(cell.config, run, phases)["counts"]
+    seen = sum(count["examples"] * count["epochs"] for count in counts.values())
+    return {"seconds": time.monotonic() - started, "sequences": seen}
 
 
 def trained_to(cell: Cell, prepared: Mapping[str, Any]) -> int:

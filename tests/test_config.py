@@ -175,3 +175,9 @@ def test_a_key_that_nothing_reads_is_found():
 
 def test_every_key_says_what_it_means():
     assert [key for key, field in leaf_keys(Config) if not field.description] == []
+
+
+def test_an_override_of_a_section_leaves_its_yaml_alias_alone():
+    text = f"{LEAST}pretrain: &stage {{epochs: 2}}\nfinetune: *stage\n"
+    config = load_config(text, ["finetune.epochs=0"])
+    assert (config.pretrain.epochs, config.finetune.epochs) == (2, 0)

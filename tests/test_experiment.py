@@ -1,11 +1,16 @@
-"""Grids of variants, and the table of what they measured. Nothing here trains."""
+"""Grids of variants, and the table of what they measured."""
 
+import os
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from conftest import DATE, ROOT, tiny_config
 
 from diffsasrec.errors import ConfigError
 from diffsasrec.metrics import gains
@@ -232,3 +237,32 @@ def test_a_counter_that_never_hits_has_a_mean_of_0():
     # as what the user had before, where that is filtered
     rows = [*ROWS[:4], counter("shop", "own most frequent", [0] * 100)]
     assert lines_with(table(rows), "own most frequent")[1] == [0.0]
+
+
+@pytest.mark.ray
+@pytest.mark.night
+def test_an_experiment_measures_every_cell_once(cluster, toy: Path, tmp_path: Path):
+    lake, files = tmp_path / "lake", {name: tmp_path / f"{name}.yaml" for name in ("base", "grid")}
+    files["base"].write_text(yaml.safe_dump(tiny_config(str(toy), str(lake))))
+    variants = {"default": {}, "multi": {"score.decode": "multi"}}
+    grid = {"data": {"toy": {"date": DATE}}, "variants": variants}
+    files["grid"].write_text(yaml.safe_dump(grid))
+    command = [sys.executable, "-m", "jobs.experiment"]
+    command += ["--config", str(files["base"]), "--grid", str(files["grid"])]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **cluster}, capture_output=True, text=True
+        )
+
+    first, second = run(), run()
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "pretrain: " in first.stderr and "pretrain: " not in second.stderr
+    assert first.stdout == second.stdout
+    rows = pq.read_table(lake / "experiments" / "results-grid.parquet").to_pylist()
+    counters = ["popular", "recent popular", "own most frequent", "item-kNN"]
+    assert [row["variant"] for row in rows] == [*counters, "causal SASRec", "default", "multi"]
+    assert {len(row["ranks"]) for row in rows} == {rows[0]["users"]}
+    default, multi = rows[-2:]
+    assert default["sequences"] == multi["sequences"] > 0
+    assert default["seconds"] == multi["seconds"]  # one training for both
