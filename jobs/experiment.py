@@ -13,8 +13,9 @@ The grid names logs, variants and seeds:
       month-old weights: {checkpoint_age: 30}
 
 A variant is a set of config keys. `checkpoint_age` is no config key: weights trained only up to so
-many days before the split, or to the `second_cut`. The counters and a causal SASRec of the same
-backbone and pretraining are in every table. What is finished is not done again.
+many days before the split, or to the `second_cut`. The counters are in every table, and a causal
+SASRec of the same backbone, which is pretrained for as many epochs as the recipe has in all. What
+is finished is not done again.
 """
 
 import argparse
@@ -161,6 +162,10 @@ def read_cells(config_path: str, grid_path: str) -> list[Cell]:
     variants = {SASREC: SASREC_KEYS, **grid.variants}
     cells = []
     for data, entry in grid.data.items():
+        plain = load_config(texts["--config"], sets_of(entry.set), source=config_path)
+        # what fine-tuning takes is its budget too, as epochs of pretraining
+        epochs = plain.pretrain.epochs + plain.finetune.epochs
+        variants[SASREC] = {**SASREC_KEYS, "pretrain.epochs": epochs}
         for variant, keys in variants.items():
             age = keys.get("checkpoint_age", 0.0)
             if age != "second_cut" and not (isinstance(age, int | float) and age >= 0):
@@ -170,11 +175,14 @@ def read_cells(config_path: str, grid_path: str) -> list[Cell]:
                 )
             own = {key: value for key, value in keys.items() if key != "checkpoint_age"}
             for seed in grid.seeds:
-                values = {**entry.set, **own, "seed": seed}
-                sets = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+                sets = sets_of({**entry.set, **own, "seed": seed})
                 config = load_config(texts["--config"], sets, source=config_path)
                 cells.append(Cell(data, variant, seed, config, entry.date, age))
     return cells
+
+
+def sets_of(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 def run_cell(cell: Cell) -> list[dict[str, Any]]:

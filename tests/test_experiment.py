@@ -46,7 +46,9 @@ def test_the_causal_sasrec_is_in_every_grid_and_comes_first(tmp_path):
     assert (sasrec.finetune.epochs, sasrec.score.decode) == (0, "single")
     assert not (sasrec.model.time_inputs or sasrec.model.trends or sasrec.model.copy_score)
     # it differs in nothing else
-    assert sasrec.pretrain == default.pretrain and sasrec.split == default.split
+    assert sasrec.pretrain.epochs == default.pretrain.epochs + default.finetune.epochs
+    same_epochs = sasrec.pretrain.model_copy(update={"epochs": default.pretrain.epochs})
+    assert same_epochs == default.pretrain and sasrec.split == default.split
     assert sasrec.model.hidden_size == default.model.hidden_size
 
 
