@@ -442,7 +442,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def interval(samples: npt.NDArray[np.float64], digits: int = 4) -> str:
-    low, high = np.quantile(samples, [0.025, 0.975])
+    with np.errstate(invalid="ignore"):  # ratios to a baseline that no resampled user hits
+        low, high = np.quantile(samples, [0.025, 0.975])
     return f"({low:.{digits}f}-{high:.{digits}f})"
 
 
