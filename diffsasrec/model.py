@@ -71,7 +71,7 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        # dropout of attention weights would forbid the fused kernels of CPUs: 1.6 times the time
+        # dropout of attention weights would forbid the fused kernels of CPUs
         mixed_BHTE = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal
         )
