@@ -213,9 +213,9 @@ class ScoreConfig(Section):
     discount: Annotated[float, Field(ge=0, le=1)] = Field(
         0.7, description="rank=sum: what the next slot counts less"
     )
-    steps: PositiveInt = Field(10, description="multi: at most so many denoising steps")
+    steps: PositiveInt = Field(2, description="multi: at most so many denoising steps")
     commit: Literal["threshold", "ratio", "margin", "schedule"] = Field(
-        "threshold", description="multi: which slots a step commits"
+        "schedule", description="multi: which slots a step commits"
     )
     threshold: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="commit=threshold: confidence at which a slot is committed"
@@ -228,6 +228,18 @@ class ScoreConfig(Section):
     )
     margin: Annotated[float, Field(ge=0)] = Field(
         0.5, description="commit=margin: log-probability between a slot's best item and its second"
+    )
+    lookahead: Fraction = Field(
+        0.5, description="multi: how far a slot counts against the next item alone"
+    )
+    explore_places: NonNegativeInt = Field(
+        1, description="multi: last places of a list, filled beyond what everyone gets; 0: none"
+    )
+    explore_lift: Annotated[float, Field(ge=0)] = Field(
+        0.2, description="multi: what recent popularity counts against an item there"
+    )
+    explore_temperature: Annotated[float, Field(ge=0)] = Field(
+        0.5, description="multi: chance there, which changes with the history and the date"
     )
     filter_seen: bool = Field(True, description="never recommend what the user has touched")
     deny_path: str | None = Field(None, description="Parquet or CSV with a column item_id")
@@ -285,6 +297,17 @@ class Config(Section):
             raise ValueError(
                 f"score.k={self.score.k} with score.decode={self.score.decode} needs "
                 f"model.num_slots >= {self.score.k}, it is {self.model.num_slots}"
+            )
+        explores = self.score.decode == "multi" and self.score.explore_places > 0
+        if explores and self.score.steps < 2:
+            raise ValueError(
+                f"score.explore_places={self.score.explore_places} takes the last step, but "
+                f"score.steps={self.score.steps}; raise score.steps or set score.explore_places=0"
+            )
+        if explores and self.score.explore_places > self.score.k:
+            raise ValueError(
+                f"score.explore_places={self.score.explore_places} is more than "
+                f"score.k={self.score.k}; lower it"
             )
         if max(self.evaluate.ks) > self.score.k:
             raise ValueError(

@@ -102,6 +102,11 @@ def trend_features(counts: Ints) -> Floats:
     return np.stack(columns, axis=-1)
 
 
+def log_recent_popularity(trends: Floats) -> Floats:
+    """log(share V) of each item among the events of the last 30 days, [V], from its trends."""
+    return trends[:, : TREND_WINDOWS.index(30 * DAY) + 1].sum(axis=1)
+
+
 def gap_buckets(gaps: npt.NDArray[np.floating] | Ints) -> Ints:
     """Time differences (microseconds) in buckets 1..63, two per doubling of a minute."""
     minutes = np.maximum(gaps, 0) / (HOUR / 60)

@@ -20,6 +20,8 @@ from diffsasrec.diffusion import MASK, Extras
 # numbers in one tile of logits: rows are scored in tiles, never all rows x all items at once
 LOGITS_PER_TILE = 2**23
 
+EXPLORED = 100  # the places of a list that explore choose among so many items of each slot
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -31,6 +33,7 @@ class Candidates:
     blocked_items_X: Tensor  # in any order, doubles allowed
     # states [R, D] and their users [R] -> what is added to the logits of single items
     own_scores: Callable[[Tensor, Tensor], Extras] | None = None
+    log_popularity_V: Tensor | None = None  # what exploring holds against an item; None: nothing
 
     def num_left(self, num_users: int) -> Tensor:
         """How many items are left for each user, [B]."""
@@ -52,7 +55,7 @@ class CommitRule:
     schedule: no more than must be for the steps to suffice.
     """
 
-    commit: Literal["threshold", "ratio", "margin", "schedule"] = "threshold"
+    commit: Literal["threshold", "ratio", "margin", "schedule"] = "schedule"
     threshold: float = 0.9
     threshold_decay: float = 0.9
     ratio: float = 0.8
@@ -77,6 +80,49 @@ class CommitRule:
         top_BK2 = confidence_BKM.topk(2, dim=2).values
         clear_BK = top_BK2[..., 0] - top_BK2[..., 1] >= self.margin
         return torch.where(clear_BK, best_BK, never_BK)
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What fills the last `places` of a multi-step list, beyond what everyone gets.
+
+    Of each slot's `EXPLORED` most probable items, those with the highest log-probability - `lift` *
+    log popularity + `temperature` * Gumbel noise. The lift is that of maximum mutual information
+    (Li et al. 2016, arXiv 1510.03055, equation 9), the noise that of LLaDA's sampling.
+    """
+
+    places: int = 1
+    lift: float = 0.2
+    temperature: float = 0.5
+
+    def adjusted(
+        self, logprob_RM: Tensor, items_RM: Tensor, keys_R: Tensor, candidates: Candidates
+    ) -> Tensor:
+        adjusted_RM = logprob_RM + self.temperature * gumbel_noise(keys_R, items_RM)
+        if candidates.log_popularity_V is not None:
+            popularity_RM = candidates.log_popularity_V[items_RM.clamp(min=0)]
+            adjusted_RM = adjusted_RM - self.lift * popularity_RM
+        return adjusted_RM.masked_fill(items_RM < 0, -torch.inf)
+
+
+def gumbel_noise(keys_R: Tensor, items_RM: Tensor) -> Tensor:
+    """Standard Gumbel noise [R, M] float32, a function of a row's key and the item alone."""
+    bits_RM = mix_bits(keys_R[:, None] ^ mix_bits(items_RM))
+    uniform_RM = (_shifted(bits_RM, 12).double() + 0.5) * 2.0**-52  # never 0, never 1
+    return -torch.log(-torch.log(uniform_RM)).float()
+
+
+def mix_bits(values: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele et al. 2014): int64 in, int64 out, well spread."""
+    values = values - 0x61C8864680B583EB
+    values = (values ^ _shifted(values, 30)) * -0x40A7B892E31B1A47
+    values = (values ^ _shifted(values, 27)) * -0x6B2FB644ECCEEE15
+    return values ^ _shifted(values, 31)
+
+
+def _shifted(values: Tensor, by: int) -> Tensor:
+    """A logical shift to the right: torch has an arithmetic one."""
+    return (values >> by) & (2 ** (64 - by) - 1)
 
 
 @dataclass(frozen=True)
@@ -171,51 +217,69 @@ def decode_single(states_BD: Tensor, candidates: Candidates, *, k: int) -> Lists
 
 
 def decode_multi(
+    next_BD: Tensor,
     denoise: Callable[[Tensor], Tensor],
     candidates: Candidates,
     *,
-    num_users: int,
     k: int,
     steps: int,
     rule: CommitRule,
+    lookahead: float,
+    exploration: Exploration,
+    keys_B: Tensor,
     rank: str,
     discount: float,
 ) -> Lists:
     """Denoises K masked slots per user in at most `steps` steps.
 
-    Each step scores the masked slots (`denoise`: slots [B, K] -> states [B, K, D]) and commits,
-    most confident first and never an item twice, every slot that passes the rule. At least
-    ceil(masked / steps left) slots are committed, so that `steps` suffice.
+    Args:
+        next_BD: the states of a single slot, which know the next item best.
+        denoise: slots [B, K] -> states [B, K, D].
+        lookahead: how far from `next_BD` a slot is scored: 0 there, 1 at its own state.
+        keys_B: what the noise of `exploration` is drawn from.
+
+    Each step scores the masked slots and commits, most confident first and never an item twice,
+    every slot that passes the rule. At least ceil(masked / steps left) slots are committed, so that
+    the steps suffice. The last step belongs to the places that explore.
     """
-    device = candidates.weight_VD.device
+    device, num_users = next_BD.device, len(next_BD)
+    users_B = torch.arange(num_users, device=device)
     slots_BK = torch.full((num_users, k), MASK, device=device)
     wanted_B = candidates.num_left(num_users).clamp(max=k)
-    first: tuple[Tensor, Tensor] | None = None  # states [B, K, D] and normalisers [B, K]
+    sure_B = (wanted_B - exploration.places).clamp(min=0)
+    sure_steps = steps - 1 if exploration.places else steps
+    normaliser_B = top_items(next_BD, users_B, candidates, 1)[2]
+    # [B, K, D] and [B, K]: the next item in the first place, then the other slots as they began
+    first_BKD = next_BD[:, None].repeat(1, k, 1)
+    first_normaliser_BK = normaliser_B[:, None].repeat(1, k)
     for step in range(steps):
+        explores = step == sure_steps
         masked_BK = slots_BK == MASK
-        left_B = wanted_B - (~masked_BK).sum(1)
+        left_B = (wanted_B if explores else sure_B) - (~masked_BK).sum(1)
         open_BK = masked_BK & (left_B > 0)[:, None]
         if not open_BK.any():
-            break
-        states_BKD = denoise(slots_BK)
+            continue
+        states_BKD = torch.lerp(next_BD[:, None], denoise(slots_BK), lookahead)
         users_R, slot_R = open_BK.nonzero(as_tuple=True)
         with_committed = _block_committed(candidates, slots_BK)
+        num_choices = EXPLORED if explores else k
         logprob_RM, item_RM, normaliser_R = top_items(
-            states_BKD[users_R, slot_R], users_R, with_committed, k
+            states_BKD[users_R, slot_R], users_R, with_committed, num_choices
         )
-        if first is None:  # every user with a list has its first slots open in the first step
-            normaliser_BK = torch.full((num_users, k), torch.inf, device=device)
-            normaliser_BK[users_R, slot_R] = normaliser_R
-            first = states_BKD, normaliser_BK
-        confidence_BKM = torch.full((num_users, k, k), -torch.inf, device=device)
+        began_R = (~masked_BK).any(1)[users_R] | (slot_R == 0)
+        at = users_R[~began_R], slot_R[~began_R]
+        first_BKD[at], first_normaliser_BK[at] = states_BKD[at], normaliser_R[~began_R]
+        if explores:
+            logprob_RM = exploration.adjusted(logprob_RM, item_RM, keys_B[users_R], candidates)
+        shape = (num_users, k, num_choices)
+        confidence_BKM = torch.full(shape, -torch.inf, device=device)
         confidence_BKM[users_R, slot_R] = logprob_RM
-        items_BKM = torch.full((num_users, k, k), -1, device=device)
+        items_BKM = torch.full(shape, -1, device=device)
         items_BKM[users_R, slot_R] = item_RM
-        at_least_B = (left_B + steps - step - 1) // (steps - step)
+        steps_left = 1 if explores else sure_steps - step
+        at_least_B = (left_B + steps_left - 1) // steps_left
         slots_BK = _commit(slots_BK, confidence_BKM, items_BKM, at_least_B, left_B, rule)
-    if first is None:  # nobody has a candidate
-        return Lists(slots_BK, torch.full((num_users, k), -torch.inf, device=device))
-    return _rank(slots_BK, *first, candidates, rank, discount)
+    return _rank(slots_BK, first_BKD, first_normaliser_BK, candidates, rank, discount)
 
 
 def _commit(
@@ -230,7 +294,7 @@ def _commit(
 
     M = K candidates per slot suffice: at most K - 1 of them can be taken by other slots.
     """
-    num_users, k = slots_BK.shape
+    num_users, k, num_choices = confidence_BKM.shape
     slots_BK = slots_BK.clone()
     user_B = torch.arange(num_users, device=slots_BK.device)
     passing_BK = rule.passing(confidence_BKM)
@@ -241,7 +305,7 @@ def _commit(
         if not commit_B.any():
             break
         user, flat = user_B[commit_B], flat_B[commit_B]
-        slot, item = flat // k, items_BKM.flatten(1)[user, flat]
+        slot, item = flat // num_choices, items_BKM.flatten(1)[user, flat]
         slots_BK[user, slot] = item
         confidence_BKM[user, slot] = -torch.inf
         taken_BKM = items_BKM[user] == item[:, None, None]

@@ -11,14 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diffsasrec.counters import end_ages, event_gaps, own_items
+from diffsasrec.counters import end_ages, event_gaps, log_recent_popularity, own_items
 from diffsasrec.decode import (
     Candidates,
     CommitRule,
+    Exploration,
     Lists,
     decode_autoregressive,
     decode_multi,
     decode_single,
+    mix_bits,
 )
 from diffsasrec.diffusion import MASK, Extras
 from diffsasrec.model import Pairs, SequenceModel
@@ -36,8 +38,10 @@ class Decoding:
     decode: Literal["single", "multi", "autoregressive"] = "single"
     rank: Literal["next_item", "sum", "slot"] = "next_item"
     discount: float = 0.7
-    steps: int = 10
+    steps: int = 2
     rule: CommitRule = field(default_factory=CommitRule)
+    lookahead: float = 0.5
+    exploration: Exploration = field(default_factory=Exploration)
     filter_seen: bool = True
     batch_size: int = 256
 
@@ -47,7 +51,8 @@ class Moment:
     """The time for which lists are made, the split or the run date, and the trends as of it."""
 
     query_time: int  # microseconds
-    trends: npt.NDArray[np.float32] | None  # [V, F], counters.trend_features; None: not used
+    # [V, F], counters.trend_features; None: not used, and exploring knows no popularity
+    trends: npt.NDArray[np.float32] | None
 
 
 def newest(items: npt.NDArray[Any], offsets: Offsets, *, max_len: int) -> tuple[Tensor, Tensor]:
@@ -97,7 +102,7 @@ def recommend(
         trends_VF,
         torch.from_numpy(allowed).to(device),
         decoding,
-        moment.query_time,
+        moment,
     )
     order = np.argsort(np.minimum(np.diff(offsets), max_len), kind="stable")
     for start in range(0, num_users, decoding.batch_size):
@@ -134,7 +139,17 @@ class _Scoring:
     trends_VF: Tensor | None
     allowed_V: Tensor
     decoding: Decoding
-    query_time: int
+    moment: Moment
+
+
+def history_keys(items: Items, times: Times, offsets: Offsets, *, query_time: int) -> Tensor:
+    """A number for each history as of the query time, [B], that any change of either changes."""
+    events_X = mix_bits(mix_bits(torch.from_numpy(items).long()) ^ torch.from_numpy(times))
+    running_X = torch.nn.functional.pad(events_X.cumsum(0), (1, 0))
+    bounds = torch.from_numpy(offsets)
+    return mix_bits(running_X[bounds[1:]] - running_X[bounds[:-1]]) ^ mix_bits(
+        torch.tensor(query_time)
+    )
 
 
 def own_pairs(items: Items, times: Times, offsets: Offsets, query_times: Times) -> Pairs:
@@ -156,7 +171,7 @@ def _recommend_batch(
     items_BL, lengths_B = (x.to(device) for x in newest(items, offsets, max_len=max_len))
     gaps_BL = newest(gaps, offsets, max_len=max_len)[0].to(device)
     num_users = len(lengths_B)
-    query_times = np.full(num_users, scoring.query_time)
+    query_times = np.full(num_users, scoring.moment.query_time)
     ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)
     owner_X = np.repeat(np.arange(num_users), np.diff(offsets))
     seen = (owner_X, items) if decoding.filter_seen else (owner_X[:0], items[:0])
@@ -168,12 +183,17 @@ def _recommend_batch(
             return model.copy_scores(queries_RW, users_R, pairs, scoring.trends_VF)
 
     blocked_users_X, blocked_items_X = (torch.from_numpy(x.astype(np.int64)) for x in seen)
+    log_popularity_V = None
+    if scoring.moment.trends is not None:
+        log_popularity = log_recent_popularity(scoring.moment.trends)
+        log_popularity_V = torch.from_numpy(log_popularity).to(device)
     candidates = Candidates(
         scoring.vectors_VW,
         scoring.allowed_V,
         blocked_users_X.to(device),
         blocked_items_X.to(device),
         own_scores,
+        log_popularity_V,
     )
     history = model.encode(items_BL, lengths_B, gaps_BL)
     has_slots = model.config.kind == "diffusion"
@@ -189,9 +209,6 @@ def _recommend_batch(
         states_BD = _extended_states(model, items_BL, gaps_BL, lengths_B, chosen_BJ)
         return model.queries(states_BD, ages_B)[:, :width]
 
-    if decoding.decode == "single":
-        none_B0 = torch.zeros((num_users, 0), dtype=torch.int64, device=device)
-        return decode_single(next_states(none_B0), candidates, k=decoding.k)
     if decoding.decode == "autoregressive":
         return decode_autoregressive(
             next_states,
@@ -200,13 +217,20 @@ def _recommend_batch(
             k=decoding.k,
             rank=decoding.rank,
         )
+    next_BW = next_states(torch.zeros((num_users, 0), dtype=torch.int64, device=device))
+    if decoding.decode == "single":
+        return decode_single(next_BW, candidates, k=decoding.k)
+    keys_B = history_keys(items, times, offsets, query_time=scoring.moment.query_time)
     return decode_multi(
+        next_BW,
         denoise,
         candidates,
-        num_users=num_users,
         k=decoding.k,
         steps=decoding.steps,
         rule=decoding.rule,
+        lookahead=decoding.lookahead,
+        exploration=decoding.exploration,
+        keys_B=keys_B.to(device),
         rank=decoding.rank,
         discount=decoding.discount,
     )

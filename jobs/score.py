@@ -10,7 +10,7 @@ import torch
 from diffsasrec.checkpoint import save_tensors
 from diffsasrec.config import Config, ScoreConfig
 from diffsasrec.counters import DAY, trend_counts, trend_features, window_counts
-from diffsasrec.decode import CommitRule
+from diffsasrec.decode import CommitRule, Exploration
 from diffsasrec.progress import Progress
 from diffsasrec.recommend import Decoding
 from diffsasrec.rundir import RunDir
@@ -115,6 +115,12 @@ def decoding_of(settings: ScoreConfig) -> Decoding:
             threshold_decay=settings.threshold_decay,
             ratio=settings.ratio,
             margin=settings.margin,
+        ),
+        lookahead=settings.lookahead,
+        exploration=Exploration(
+            places=settings.explore_places,
+            lift=settings.explore_lift,
+            temperature=settings.explore_temperature,
         ),
         filter_seen=settings.filter_seen,
         batch_size=settings.batch_size,

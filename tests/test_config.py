@@ -74,6 +74,15 @@ def test_more_items_than_slots_are_refused_where_slots_are_decoded():
     assert load_config(LEAST, ["score.k=20"]).score.k == 20
 
 
+def test_exploring_needs_a_step_and_places_of_its_own():
+    multi = "score.decode=multi"
+    assert "score.steps=1" in refusal(LEAST, multi, "score.steps=1")
+    assert "score.explore_places=11" in refusal(LEAST, multi, "score.explore_places=11")
+    nowhere = [multi, "score.explore_places=0", "score.steps=1"]
+    assert load_config(LEAST, nowhere).score.steps == 1
+    assert load_config(LEAST, ["score.steps=1"]).score.decode == "single"
+
+
 def test_a_cut_off_beyond_the_list_and_an_unmeasured_gate_are_refused():
     assert "score.k" in refusal(LEAST, "evaluate.ks=[10, 20]")
     assert "NDCG@7" in refusal(LEAST, "gate.floors={NDCG@7: 0.1}")

@@ -18,16 +18,19 @@ from diffsasrec.decode import (
     LOGITS_PER_TILE,
     Candidates,
     CommitRule,
+    Exploration,
     Lists,
     decode_autoregressive,
     decode_multi,
     decode_single,
+    gumbel_noise,
     ordered_top,
     top_items,
 )
 from diffsasrec.diffusion import Extras
 
 Blocked = list[tuple[int, int]]  # (user, item)
+NOTHING = Exploration(places=0)
 
 
 def candidates_of(
@@ -51,17 +54,26 @@ def multi(
     num_users: int,
     k: int,
     steps: int = 10,
-    rule: CommitRule = CommitRule(),  # noqa: B008
+    rule: CommitRule = CommitRule("threshold"),  # noqa: B008
+    lookahead: float = 1.0,
+    exploration: Exploration = NOTHING,
+    next_BD: Tensor | None = None,
     rank: str = "next_item",
     discount: float = 0.7,
 ) -> Lists:
+    """`next_BD`: by default what the first slot has before anything is committed."""
+    if next_BD is None:
+        next_BD = denoise(torch.full((num_users, k), -1))[:, 0]
     return decode_multi(
+        next_BD,
         denoise,
         candidates,
-        num_users=num_users,
         k=k,
         steps=steps,
         rule=rule,
+        lookahead=lookahead,
+        exploration=exploration,
+        keys_B=torch.arange(num_users),
         rank=rank,
         discount=discount,
     )
@@ -115,42 +127,60 @@ def slow_multi(
     rule: CommitRule,
     rank: str,
     discount: float,
+    lookahead: float = 1.0,
+    next_V: Tensor | None = None,
+    places: int = 0,
+    bonus: list[float] | None = None,
 ) -> list[tuple[int, float]]:
-    """The rule of `decode_multi` for one user, with loops: (item, score) pairs."""
+    """The rule of `decode_multi` for one user, with loops: (item, score) pairs.
+
+    `bonus`: what the last `places` add to the log-probability of each item.
+    """
     slots = [-1] * k
+    if next_V is None:
+        next_V = slot_logits(slots, table_SJV)[0]
     wanted = min(k, len(allowed))
+    last = steps - 1 if places else steps
     first: list[dict[int, float]] = []  # per slot
     for step in range(steps):
         free = sorted(allowed - set(slots))
-        left = wanted - (len(allowed) - len(free))
-        if left == 0:
-            break
-        logits = slot_logits(slots, table_SJV)
+        committed_before = len(allowed) - len(free)
+        left = (wanted if step == last else max(wanted - places, 0)) - committed_before
+        if left <= 0:
+            continue
         pairs = []
-        for slot in (slot for slot in range(k) if slots[slot] == -1):
-            values = logits[slot].double()
-            logprobs = values[free] - torch.logsumexp(values[free], dim=0)
-            pairs += [(-float(p), slot, item) for p, item in zip(logprobs, free, strict=True)]
-            if step == 0:
-                first.append(dict(zip(free, logprobs.tolist(), strict=True)))
+        for slot, logits in enumerate(slot_logits(slots, table_SJV)):
+            if slots[slot] == -1:
+                values = (next_V + lookahead * (logits - next_V))[free].double()
+                logprobs = (values - torch.logsumexp(values, dim=0)).tolist()
+                if committed_before == 0:
+                    first.append(dict(zip(free, logprobs, strict=True)))
+                extra = bonus if step == last and bonus else [0.0] * len(table_SJV[0, 0])
+                costs = [-p - extra[item] for p, item in zip(logprobs, free, strict=True)]
+                pairs += [(cost, slot, item) for cost, item in zip(costs, free, strict=True)]
         pairs.sort()
+        steps_left = 1 if step == last else last - step
         sure = slow_rule(pairs, rule)
         committed = 0
         for cost, slot, item in pairs:
-            passes = (cost, slot, item) in sure or committed < math.ceil(left / (steps - step))
+            passes = (cost, slot, item) in sure or committed < math.ceil(left / steps_left)
             if passes and committed < left and slots[slot] == -1 and item not in slots:
                 slots[slot] = item
                 committed += 1
     filled = [item for item in slots if item != -1]
+    everything = sorted(allowed)
+    values = next_V[everything].double()
+    scores = dict(zip(everything, (values - torch.logsumexp(values, 0)).tolist(), strict=True))
+    first[:1] = [scores] if first else []
     if rank == "next_item":
-        filled.sort(key=lambda item: (-first[0][item], item))
+        filled.sort(key=lambda item: (-scores[item], item))
     if rank == "sum":
         summed = {
             item: sum(discount**slot * math.exp(first[slot][item]) for slot in range(k))
             for item in filled
         }
         filled.sort(key=lambda item: (-summed[item], item))
-    return [(item, first[0][item]) for item in filled]
+    return [(item, scores[item]) for item in filled]
 
 
 def assert_a_list(items: list[int], *, allowed: set[int], k: int) -> None:
@@ -326,6 +356,85 @@ def test_multi_equals_the_slow_rule_for_one_user_at_a_time(scale, commit, steps,
         assert lists.scores_BK[user].tolist() == pytest.approx(scores, abs=1e-4)
 
 
+@pytest.mark.parametrize("rank", ["next_item", "sum", "slot"])
+@pytest.mark.parametrize("places", [0, 1, 2, 4])
+@pytest.mark.parametrize("lookahead", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("commit", ["schedule", "ratio"])
+def test_lookahead_and_exploring_equal_the_slow_rule(commit, lookahead, places, rank):
+    num_users, num_items, k, steps = 8, 9, 4, 3
+    tables = random_tables(num_users, k, num_items, places, scale=2.0)
+    generator = torch.Generator().manual_seed(places)
+    next_BD = 2.0 * torch.randn(num_users, num_items, generator=generator)
+    log_popularity = torch.randn(num_items, generator=generator)
+    blocked = [(0, item) for item in range(6)] + [(1, item) for item in range(9)] + [(2, 0)]
+    candidates = replace(
+        candidates_of(num_items, blocked, denied=[4]), log_popularity_V=log_popularity
+    )
+    items_RM = torch.arange(num_items).expand(num_users, num_items)
+    noise = gumbel_noise(torch.arange(num_users), items_RM)
+    rule = {"k": k, "steps": steps, "rule": CommitRule(commit), "rank": rank, "discount": 0.6}
+    lists = multi(
+        denoise_with(tables),
+        candidates,
+        num_users=num_users,
+        next_BD=next_BD,
+        lookahead=lookahead,
+        exploration=Exploration(places, lift=0.5, temperature=0.7),
+        **rule,
+    )
+    for user in range(num_users):
+        expected = slow_multi(
+            tables[user],
+            {v for v in range(num_items) if v != 4 and (user, v) not in blocked},
+            next_V=next_BD[user],
+            lookahead=lookahead,
+            places=places,
+            bonus=(0.7 * noise[user] - 0.5 * log_popularity).tolist(),
+            **rule,
+        )
+        missing = k - len(expected)
+        assert lists.items_BK[user].tolist() == [item for item, _ in expected] + [-1] * missing
+        scores = [score for _, score in expected] + [-math.inf] * missing
+        assert lists.scores_BK[user].tolist() == pytest.approx(scores, abs=1e-4)
+
+
+def test_without_lookahead_and_exploring_a_multi_list_is_the_single_one():
+    next_BD = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    tables = random_tables(5, 4, 9, 0, scale=2.0)
+    candidates = candidates_of(9, [(2, 5)])
+    several = multi(
+        denoise_with(tables), candidates, num_users=5, k=4, next_BD=next_BD, lookahead=0.0
+    )
+    single = decode_single(next_BD, candidates, k=4)
+    assert torch.equal(several.items_BK, single.items_BK)
+    assert torch.allclose(several.scores_BK, single.scores_BK)
+
+
+def test_exploring_changes_only_the_last_places():
+    next_BD = torch.arange(40.0, 0.0, -1.0).expand(50, 40) / 10
+    candidates = replace(candidates_of(40), log_popularity_V=torch.arange(20.0, -20.0, -1.0))
+    lists = multi(
+        lambda slots_BK: next_BD[:, None].expand(50, slots_BK.shape[1], 40),
+        candidates,
+        num_users=50,
+        k=5,
+        exploration=Exploration(2, lift=0.1, temperature=1.0),
+    )
+    assert (lists.items_BK[:, :3] == torch.tensor([0, 1, 2])).all()
+    assert len(lists.items_BK[:, 3:].unique()) > 10
+
+
+def test_the_noise_is_that_of_gumbel_and_knows_the_key_and_the_item_alone():
+    keys, items = torch.arange(300), torch.arange(1000).expand(300, 1000)
+    noise = gumbel_noise(keys, items)
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.01)  # Euler's constant
+    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.02)
+    rows = noise - noise.mean()
+    assert abs((rows[1:] * rows[:-1]).mean().item()) < 0.01  # of neighbouring keys
+    assert abs((rows[:, 1:] * rows[:, :-1]).mean().item()) < 0.01  # of neighbouring items
+    assert torch.equal(gumbel_noise(keys[7:8], items[:1, 40:50]), noise[7:8, 40:50])
+
+
 def calls_of_multi(logits_KV: Tensor, *, steps: int, **rule: Any) -> list[int]:
     """How many slots were filled each time the model was asked."""
     filled: list[int] = []
@@ -335,8 +444,16 @@ def calls_of_multi(logits_KV: Tensor, *, steps: int, **rule: Any) -> list[int]:
         filled.append(int((slots_BK != -1).sum()))
         return logits_KV[None]
 
-    candidates = candidates_of(num_items)
-    multi(denoise, candidates, num_users=1, k=k, steps=steps, rule=CommitRule(**rule))
+    candidates, rule = candidates_of(num_items), {"commit": "threshold", **rule}
+    multi(
+        denoise,
+        candidates,
+        num_users=1,
+        k=k,
+        steps=steps,
+        rule=CommitRule(**rule),
+        next_BD=logits_KV[:1],
+    )
     return filled
 
 

@@ -10,6 +10,7 @@ import torch
 from diffsasrec.batches import Events, Examples, make_batch
 from diffsasrec.config import ModelConfig, ObjectiveConfig
 from diffsasrec.counters import DAY, HOUR, NUM_TRENDS, end_ages, event_gaps
+from diffsasrec.decode import Exploration
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective
 from diffsasrec.recommend import (
@@ -78,6 +79,9 @@ def flat(histories: Histories) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.in
 def times_of(history: list[int]) -> list[int]:
     """Counted from the end: another event in front moves none of the others."""
     return [NOW - place**2 * 5 * HOUR for place in range(len(history), 0, -1)]
+
+
+NOWHERE = Exploration(places=0)
 
 
 def lists_of(
@@ -224,7 +228,8 @@ def test_items_with_equal_scores_are_ordered_by_their_index(attention, decode):
     model = lively_model(attention)
     torch.nn.init.zeros_(model.items.weight)
     histories, no_trends = [[7, 1], [3], [0, 2, 5]], Moment(NOW, None)
-    items, _ = lists_of(model, histories, Decoding(K, decode), moment=no_trends)
+    decoding = Decoding(K, decode, exploration=NOWHERE)
+    items, _ = lists_of(model, histories, decoding, moment=no_trends)
     assert items.tolist() == [[0, 2, 3, 4, 5], [0, 1, 2, 4, 5], [1, 3, 4, 6, 7]]
 
 
@@ -241,7 +246,7 @@ def test_the_order_of_decoding_has_the_same_items_and_scores(decode):
 def test_a_list_of_one_is_the_same_in_every_mode(attention):
     model, histories = lively_model(attention), random_histories(20, 12)
     single, multi, autoregressive = (
-        lists_of(model, histories, Decoding(1, decode))
+        lists_of(model, histories, Decoding(1, decode, exploration=NOWHERE))
         for decode in ("single", "multi", "autoregressive")
     )
     for other in (multi, autoregressive):
@@ -324,7 +329,7 @@ def test_an_unseen_history_gets_a_list_from_the_slots_alone():
 
 
 def test_multi_step_decoding_in_one_step_fills_every_list():
-    decoding = replace(Decoding(K, "multi"), steps=1)
+    decoding = Decoding(K, "multi", steps=1, exploration=NOWHERE)
     items, _ = lists_of(lively_model("prefix"), random_histories(20, 12), decoding)
     assert all(len(set(row)) == K and min(row) >= 0 for row in items.tolist())
 
@@ -379,15 +384,29 @@ def test_trends_change_the_lists_of_a_model_that_reads_them_and_of_no_other(atte
     lists = [lists_of(model, histories, Decoding(K, decode), moment=m)[0] for m in (MOMENT, other)]
     assert (lists[0] != lists[1]).any(1).all()
     blind = lively_model(attention, copy_score=False, trends=False)
-    lists = [lists_of(blind, histories, Decoding(K, decode), moment=m)[0] for m in (MOMENT, other)]
+    decoding = Decoding(K, decode, exploration=NOWHERE)
+    lists = [lists_of(blind, histories, decoding, moment=m)[0] for m in (MOMENT, other)]
     assert np.array_equal(lists[0], lists[1])
+
+
+def test_the_places_that_explore_change_with_the_date_and_the_others_do_not():
+    model, histories = lively_model("prefix", **OFF), random_histories(20, 12)
+    exploring = Exploration(2, lift=0.0, temperature=3.0)
+    later = replace(MOMENT, query_time=NOW + DAY)
+    one, again, other = (
+        lists_of(model, histories, Decoding(K, "multi", exploration=exploring), moment=moment)[0]
+        for moment in (MOMENT, MOMENT, later)
+    )
+    assert np.array_equal(one, again)
+    shared = [len(set(row) & set(changed)) for row, changed in zip(one, other, strict=True)]
+    assert min(shared) == K - 2
 
 
 @pytest.mark.parametrize("part", ["time_inputs", "copy_score"])
 @all_modes
 def test_times_matter_to_a_model_that_reads_them_and_to_no_other(attention, decode, part):
     histories = random_histories(20, 12)
-    decoding = Decoding(K, decode, filter_seen=False)
+    decoding = Decoding(K, decode, filter_seen=False, exploration=NOWHERE)
     slower = [[NOW - 3 * (NOW - time) for time in times_of(history)] for history in histories]
     for flags, differ in (({part: True}, True), ({}, False)):
         model = lively_model(attention, **(OFF | flags))
