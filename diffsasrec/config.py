@@ -128,11 +128,12 @@ class ObjectiveConfig(Section):
 
 
 class FinetuneObjectiveConfig(ObjectiveConfig):
+    next_item: Annotated[float, Field(ge=0)] = Field(0.5, description="share of the next-item loss")
     random_mask: Annotated[float, Field(ge=0)] = Field(
         0.0, description="share of the forward process: each token masked with probability t"
     )
     suffix_mask: Annotated[float, Field(ge=0)] = Field(
-        0.2, description="share of the masked suffix: the next k tokens masked"
+        0.5, description="share of the masked suffix: the next k tokens masked"
     )
 
 
@@ -236,7 +237,7 @@ class ScoreConfig(Section):
         1, description="multi: last places of a list, filled beyond what everyone gets; 0: none"
     )
     explore_lift: Annotated[float, Field(ge=0)] = Field(
-        0.2, description="multi: what recent popularity counts against an item there"
+        0.25, description="multi: what recent popularity counts against an item there"
     )
     explore_temperature: Annotated[float, Field(ge=0)] = Field(
         0.5, description="multi: chance there, which changes with the history and the date"

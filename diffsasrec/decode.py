@@ -92,7 +92,7 @@ class Exploration:
     """
 
     places: int = 1
-    lift: float = 0.2
+    lift: float = 0.25
     temperature: float = 0.5
 
     def adjusted(
