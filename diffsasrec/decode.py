@@ -262,13 +262,13 @@ def decode_multi(
         states_BKD = torch.lerp(next_BD[:, None], denoise(slots_BK), lookahead)
         users_R, slot_R = open_BK.nonzero(as_tuple=True)
         with_committed = _block_committed(candidates, slots_BK)
-        num_choices = EXPLORED if explores else k
+        num_choices = max(EXPLORED, k) if explores else k
         logprob_RM, item_RM, normaliser_R = top_items(
             states_BKD[users_R, slot_R], users_R, with_committed, num_choices
         )
-        began_R = (~masked_BK).any(1)[users_R] | (slot_R == 0)
-        at = users_R[~began_R], slot_R[~began_R]
-        first_BKD[at], first_normaliser_BK[at] = states_BKD[at], normaliser_R[~began_R]
+        first_R = masked_BK.all(1)[users_R] & (slot_R > 0)
+        at = users_R[first_R], slot_R[first_R]
+        first_BKD[at], first_normaliser_BK[at] = states_BKD[at], normaliser_R[first_R]
         if explores:
             logprob_RM = exploration.adjusted(logprob_RM, item_RM, keys_B[users_R], candidates)
         shape = (num_users, k, num_choices)
