@@ -214,9 +214,11 @@ class ScoreConfig(Section):
     discount: Annotated[float, Field(ge=0, le=1)] = Field(
         0.7, description="rank=sum: what the next slot counts less"
     )
-    steps: PositiveInt = Field(2, description="multi: at most so many denoising steps")
+    steps: PositiveInt = Field(
+        2, description="multi: at most so many denoising steps; exploring takes the last"
+    )
     commit: Literal["threshold", "ratio", "margin", "schedule"] = Field(
-        "schedule", description="multi: which slots a step commits"
+        "schedule", description="multi: which slots a step commits, where there are several"
     )
     threshold: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="commit=threshold: confidence at which a slot is committed"
@@ -231,16 +233,18 @@ class ScoreConfig(Section):
         0.5, description="commit=margin: log-probability between a slot's best item and its second"
     )
     lookahead: Fraction = Field(
-        0.5, description="multi: how far a slot counts against the next item alone"
+        0.5,
+        description="multi: 0 scores every slot as the next item, 1 by its own state, "
+        "which learned later items; between, a mix",
     )
-    explore_places: NonNegativeInt = Field(
-        1, description="multi: last places of a list, filled beyond what everyone gets; 0: none"
+    explore_items: NonNegativeInt = Field(
+        1, description="multi: so many items of a list are drawn against popularity; 0: none"
     )
-    explore_lift: Annotated[float, Field(ge=0)] = Field(
-        0.25, description="multi: what recent popularity counts against an item there"
+    explore_lift: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.25, description="times the log popularity of the last 30 days: subtracted from theirs"
     )
-    explore_temperature: Annotated[float, Field(ge=0)] = Field(
-        0.5, description="multi: chance there, which changes with the history and the date"
+    explore_temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.5, description="scale of the Gumbel noise added to theirs; 0: no chance"
     )
     filter_seen: bool = Field(True, description="never recommend what the user has touched")
     deny_path: str | None = Field(None, description="Parquet or CSV with a column item_id")
@@ -265,7 +269,7 @@ class PublishConfig(Section):
 
 class Config(Section):
     lake: str = Field(description="local directory or s3://bucket/prefix; all output goes there")
-    seed: NonNegativeInt = Field(0, description="of every random choice")
+    seed: NonNegativeInt = Field(0, description="of every random choice in training")
     log_interval: PositiveFloat = Field(10.0, description="seconds between progress lines")
     events: EventsConfig
     split: SplitConfig = SplitConfig()
@@ -299,17 +303,8 @@ class Config(Section):
                 f"score.k={self.score.k} with score.decode={self.score.decode} needs "
                 f"model.num_slots >= {self.score.k}, it is {self.model.num_slots}"
             )
-        explores = self.score.decode == "multi" and self.score.explore_places > 0
-        if explores and self.score.steps < 2:
-            raise ValueError(
-                f"score.explore_places={self.score.explore_places} takes the last step, but "
-                f"score.steps={self.score.steps}; raise score.steps or set score.explore_places=0"
-            )
-        if explores and self.score.explore_places > self.score.k:
-            raise ValueError(
-                f"score.explore_places={self.score.explore_places} is more than "
-                f"score.k={self.score.k}; lower it"
-            )
+        if self.score.decode == "multi":
+            self._check_steps()
         if max(self.evaluate.ks) > self.score.k:
             raise ValueError(
                 f"evaluate.ks={list(self.evaluate.ks)} goes beyond score.k={self.score.k}; "
@@ -324,6 +319,25 @@ class Config(Section):
             if name not in known:
                 raise ValueError(f"gate: {name} is not measured; known: {', '.join(known)}")
         return self
+
+    def _check_steps(self) -> None:
+        score = self.score
+        sure_steps = score.steps - (score.explore_items > 0)
+        if sure_steps < 1:
+            raise ValueError(
+                f"score.explore_items={score.explore_items} takes the last step, but "
+                f"score.steps={score.steps}; raise score.steps or set score.explore_items=0"
+            )
+        if score.explore_items >= score.k:
+            raise ValueError(
+                f"score.explore_items={score.explore_items} leaves no place of "
+                f"score.k={score.k}; lower it"
+            )
+        if sure_steps == 1 and score.commit != "schedule":
+            raise ValueError(
+                f"score.commit={score.commit} decides nothing where one step commits all; "
+                f"raise score.steps, it is {score.steps} (exploring takes the last)"
+            )
 
     def resolved(self) -> dict[str, Any]:
         """Every key with its value, as plain JSON types."""

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from diffsasrec.diffusion import MASK, Extras
+from diffsasrec.explore import CHOICES, Exploration
 
 # numbers in one tile of logits: rows are scored in tiles, never all rows x all items at once
 LOGITS_PER_TILE = 2**23
-
-EXPLORED = 100  # the places of a list that explore choose among so many items of each slot
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Candidates:
     blocked_items_X: Tensor  # in any order, doubles allowed
     # states [R, D] and their users [R] -> what is added to the logits of single items
     own_scores: Callable[[Tensor, Tensor], Extras] | None = None
-    log_popularity_V: Tensor | None = None  # what exploring holds against an item; None: nothing
+    log_popularity_V: Tensor | None = None  # what exploring holds against items; None: nothing
 
     def num_left(self, num_users: int) -> Tensor:
         """How many items are left for each user, [B]."""
@@ -80,49 +79,6 @@ class CommitRule:
         top_BK2 = confidence_BKM.topk(2, dim=2).values
         clear_BK = top_BK2[..., 0] - top_BK2[..., 1] >= self.margin
         return torch.where(clear_BK, best_BK, never_BK)
-
-
-@dataclass(frozen=True)
-class Exploration:
-    """What fills the last `places` of a multi-step list, beyond what everyone gets.
-
-    Of each slot's `EXPLORED` most probable items, those with the highest log-probability - `lift` *
-    log popularity + `temperature` * Gumbel noise. The lift is that of maximum mutual information
-    (Li et al. 2016, arXiv 1510.03055, equation 9), the noise that of LLaDA's sampling.
-    """
-
-    places: int = 1
-    lift: float = 0.25
-    temperature: float = 0.5
-
-    def adjusted(
-        self, logprob_RM: Tensor, items_RM: Tensor, keys_R: Tensor, candidates: Candidates
-    ) -> Tensor:
-        adjusted_RM = logprob_RM + self.temperature * gumbel_noise(keys_R, items_RM)
-        if candidates.log_popularity_V is not None:
-            popularity_RM = candidates.log_popularity_V[items_RM.clamp(min=0)]
-            adjusted_RM = adjusted_RM - self.lift * popularity_RM
-        return adjusted_RM.masked_fill(items_RM < 0, -torch.inf)
-
-
-def gumbel_noise(keys_R: Tensor, items_RM: Tensor) -> Tensor:
-    """Standard Gumbel noise [R, M] float32, a function of a row's key and the item alone."""
-    bits_RM = mix_bits(keys_R[:, None] ^ mix_bits(items_RM))
-    uniform_RM = (_shifted(bits_RM, 12).double() + 0.5) * 2.0**-52  # never 0, never 1
-    return -torch.log(-torch.log(uniform_RM)).float()
-
-
-def mix_bits(values: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele et al. 2014): int64 in, int64 out, well spread."""
-    values = values - 0x61C8864680B583EB
-    values = (values ^ _shifted(values, 30)) * -0x40A7B892E31B1A47
-    values = (values ^ _shifted(values, 27)) * -0x6B2FB644ECCEEE15
-    return values ^ _shifted(values, 31)
-
-
-def _shifted(values: Tensor, by: int) -> Tensor:
-    """A logical shift to the right: torch has an arithmetic one."""
-    return (values >> by) & (2 ** (64 - by) - 1)
 
 
 @dataclass(frozen=True)
@@ -239,15 +195,16 @@ def decode_multi(
         keys_B: what the noise of `exploration` is drawn from.
 
     Each step scores the masked slots and commits, most confident first and never an item twice,
-    every slot that passes the rule. At least ceil(masked / steps left) slots are committed, so that
-    the steps suffice. The last step belongs to the places that explore.
+    every slot that passes the rule, and at least so many that the steps suffice. Where there is
+    exploring, its items have the last step to themselves; the sure ones have the steps before.
     """
+    assert steps > 1 or not exploration.num_items, (steps, exploration)
     device, num_users = next_BD.device, len(next_BD)
     users_B = torch.arange(num_users, device=device)
     slots_BK = torch.full((num_users, k), MASK, device=device)
     wanted_B = candidates.num_left(num_users).clamp(max=k)
-    sure_B = (wanted_B - exploration.places).clamp(min=0)
-    sure_steps = steps - 1 if exploration.places else steps
+    sure_B = (wanted_B - exploration.num_items).clamp(min=0)
+    sure_steps = steps - 1 if exploration.num_items else steps
     normaliser_B = top_items(next_BD, users_B, candidates, 1)[2]
     # [B, K, D] and [B, K]: the next item in the first place, then the other slots as they began
     first_BKD = next_BD[:, None].repeat(1, k, 1)
@@ -262,7 +219,7 @@ def decode_multi(
         states_BKD = torch.lerp(next_BD[:, None], denoise(slots_BK), lookahead)
         users_R, slot_R = open_BK.nonzero(as_tuple=True)
         with_committed = _block_committed(candidates, slots_BK)
-        num_choices = max(EXPLORED, k) if explores else k
+        num_choices = max(CHOICES, k) if explores else k
         logprob_RM, item_RM, normaliser_R = top_items(
             states_BKD[users_R, slot_R], users_R, with_committed, num_choices
         )
@@ -270,7 +227,9 @@ def decode_multi(
         at = users_R[first_R], slot_R[first_R]
         first_BKD[at], first_normaliser_BK[at] = states_BKD[at], normaliser_R[first_R]
         if explores:
-            logprob_RM = exploration.adjusted(logprob_RM, item_RM, keys_B[users_R], candidates)
+            logprob_RM = exploration.adjusted(
+                logprob_RM, item_RM, keys_B[users_R], candidates.log_popularity_V
+            )
         shape = (num_users, k, num_choices)
         confidence_BKM = torch.full(shape, -torch.inf, device=device)
         confidence_BKM[users_R, slot_R] = logprob_RM
@@ -292,7 +251,7 @@ def _commit(
 ) -> Tensor:
     """Greedy assignment of distinct items to masked slots, most confident first.
 
-    M = K candidates per slot suffice: at most K - 1 of them can be taken by other slots.
+    K candidates per slot suffice: at most K - 1 of them can be taken by other slots.
     """
     num_users, k, num_choices = confidence_BKM.shape
     slots_BK = slots_BK.clone()

@@ -15,14 +15,13 @@ from diffsasrec.counters import end_ages, event_gaps, log_recent_popularity, own
 from diffsasrec.decode import (
     Candidates,
     CommitRule,
-    Exploration,
     Lists,
     decode_autoregressive,
     decode_multi,
     decode_single,
-    mix_bits,
 )
 from diffsasrec.diffusion import MASK, Extras
+from diffsasrec.explore import Exploration, history_keys
 from diffsasrec.model import Pairs, SequenceModel
 
 Items = npt.NDArray[np.int32]
@@ -44,6 +43,14 @@ class Decoding:
     exploration: Exploration = field(default_factory=Exploration)
     filter_seen: bool = True
     batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        explored = self.exploration.num_items
+        if self.decode == "multi" and explored and (self.steps < 2 or explored >= self.k):
+            raise ValueError(
+                f"{explored} explored items take the last of {self.steps} steps and places of "
+                f"{self.k}: at least one step and one place must be left"
+            )
 
 
 @dataclass(frozen=True)
@@ -95,14 +102,18 @@ def recommend(
     trends_VF = None
     if moment.trends is not None and model.trends is not None:
         trends_VF = torch.from_numpy(moment.trends).to(device)
+    log_popularity_V = None
+    if moment.trends is not None:
+        log_popularity_V = torch.from_numpy(log_recent_popularity(moment.trends)).to(device)
     gaps = event_gaps(times, offsets)
     scoring = _Scoring(
         model,
         model.item_vectors(trends_VF),
         trends_VF,
         torch.from_numpy(allowed).to(device),
+        log_popularity_V,
         decoding,
-        moment,
+        moment.query_time,
     )
     order = np.argsort(np.minimum(np.diff(offsets), max_len), kind="stable")
     for start in range(0, num_users, decoding.batch_size):
@@ -138,18 +149,9 @@ class _Scoring:
     vectors_VW: Tensor
     trends_VF: Tensor | None
     allowed_V: Tensor
+    log_popularity_V: Tensor | None
     decoding: Decoding
-    moment: Moment
-
-
-def history_keys(items: Items, times: Times, offsets: Offsets, *, query_time: int) -> Tensor:
-    """A number for each history as of the query time, [B], that any change of either changes."""
-    events_X = mix_bits(mix_bits(torch.from_numpy(items).long()) ^ torch.from_numpy(times))
-    running_X = torch.nn.functional.pad(events_X.cumsum(0), (1, 0))
-    bounds = torch.from_numpy(offsets)
-    return mix_bits(running_X[bounds[1:]] - running_X[bounds[:-1]]) ^ mix_bits(
-        torch.tensor(query_time)
-    )
+    query_time: int
 
 
 def own_pairs(items: Items, times: Times, offsets: Offsets, query_times: Times) -> Pairs:
@@ -171,7 +173,7 @@ def _recommend_batch(
     items_BL, lengths_B = (x.to(device) for x in newest(items, offsets, max_len=max_len))
     gaps_BL = newest(gaps, offsets, max_len=max_len)[0].to(device)
     num_users = len(lengths_B)
-    query_times = np.full(num_users, scoring.moment.query_time)
+    query_times = np.full(num_users, scoring.query_time)
     ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)
     owner_X = np.repeat(np.arange(num_users), np.diff(offsets))
     seen = (owner_X, items) if decoding.filter_seen else (owner_X[:0], items[:0])
@@ -183,17 +185,13 @@ def _recommend_batch(
             return model.copy_scores(queries_RW, users_R, pairs, scoring.trends_VF)
 
     blocked_users_X, blocked_items_X = (torch.from_numpy(x.astype(np.int64)) for x in seen)
-    log_popularity_V = None
-    if scoring.moment.trends is not None:
-        log_popularity = log_recent_popularity(scoring.moment.trends)
-        log_popularity_V = torch.from_numpy(log_popularity).to(device)
     candidates = Candidates(
         scoring.vectors_VW,
         scoring.allowed_V,
         blocked_users_X.to(device),
         blocked_items_X.to(device),
         own_scores,
-        log_popularity_V,
+        scoring.log_popularity_V,
     )
     history = model.encode(items_BL, lengths_B, gaps_BL)
     has_slots = model.config.kind == "diffusion"
@@ -220,7 +218,7 @@ def _recommend_batch(
     next_BW = next_states(torch.zeros((num_users, 0), dtype=torch.int64, device=device))
     if decoding.decode == "single":
         return decode_single(next_BW, candidates, k=decoding.k)
-    keys_B = history_keys(items, times, offsets, query_time=scoring.moment.query_time)
+    keys_B = history_keys(items, times, offsets, query_time=scoring.query_time)
     return decode_multi(
         next_BW,
         denoise,

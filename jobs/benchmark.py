@@ -70,7 +70,7 @@ def _parse() -> argparse.Namespace:
     score, train = commands.choices["score"], commands.choices["train"]
     score.add_argument("--k", type=int, default=10)
     score.add_argument("--decode", choices=("single", "multi", "autoregressive"), default="multi")
-    score.add_argument("--steps", type=int, default=10, help="of multi-step decoding")
+    score.add_argument("--steps", type=int, default=Decoding.steps, help="of multi-step decoding")
     score.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     train.add_argument("--batch-size", type=int, default=128)
     prepare_command = commands.add_parser("prepare", help=(_prepare.__doc__ or "").splitlines()[0])

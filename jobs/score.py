@@ -10,7 +10,8 @@ import torch
 from diffsasrec.checkpoint import save_tensors
 from diffsasrec.config import Config, ScoreConfig
 from diffsasrec.counters import DAY, trend_counts, trend_features, window_counts
-from diffsasrec.decode import CommitRule, Exploration
+from diffsasrec.decode import CommitRule
+from diffsasrec.explore import Exploration
 from diffsasrec.progress import Progress
 from diffsasrec.recommend import Decoding
 from diffsasrec.rundir import RunDir
@@ -118,7 +119,7 @@ def decoding_of(settings: ScoreConfig) -> Decoding:
         ),
         lookahead=settings.lookahead,
         exploration=Exploration(
-            places=settings.explore_places,
+            num_items=settings.explore_items,
             lift=settings.explore_lift,
             temperature=settings.explore_temperature,
         ),

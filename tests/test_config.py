@@ -77,10 +77,18 @@ def test_more_items_than_slots_are_refused_where_slots_are_decoded():
 def test_exploring_needs_a_step_and_places_of_its_own():
     multi = "score.decode=multi"
     assert "score.steps=1" in refusal(LEAST, multi, "score.steps=1")
-    assert "score.explore_places=11" in refusal(LEAST, multi, "score.explore_places=11")
-    nowhere = [multi, "score.explore_places=0", "score.steps=1"]
+    assert "score.explore_items=10" in refusal(LEAST, multi, "score.explore_items=10")
+    nowhere = [multi, "score.explore_items=0", "score.steps=1"]
     assert load_config(LEAST, nowhere).score.steps == 1
     assert load_config(LEAST, ["score.steps=1"]).score.decode == "single"
+
+
+def test_a_commit_rule_needs_several_steps_to_choose_between():
+    ratio = ["score.decode=multi", "score.commit=ratio"]
+    assert "score.commit=ratio" in refusal(LEAST, *ratio)
+    assert "score.commit=ratio" in refusal(LEAST, *ratio, "score.explore_items=0", "score.steps=1")
+    assert load_config(LEAST, [*ratio, "score.steps=3"]).score.commit == "ratio"
+    assert load_config(LEAST, [*ratio, "score.explore_items=0"]).score.steps == 2
 
 
 def test_a_cut_off_beyond_the_list_and_an_unmeasured_gate_are_refused():

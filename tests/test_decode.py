@@ -18,19 +18,18 @@ from diffsasrec.decode import (
     LOGITS_PER_TILE,
     Candidates,
     CommitRule,
-    Exploration,
     Lists,
     decode_autoregressive,
     decode_multi,
     decode_single,
-    gumbel_noise,
     ordered_top,
     top_items,
 )
 from diffsasrec.diffusion import Extras
+from diffsasrec.explore import CHOICES, Exploration, gumbel_noise
 
 Blocked = list[tuple[int, int]]  # (user, item)
-NOTHING = Exploration(places=0)
+NOTHING = Exploration(num_items=0)
 
 
 def candidates_of(
@@ -410,29 +409,55 @@ def test_without_lookahead_and_exploring_a_multi_list_is_the_single_one():
     assert torch.allclose(several.scores_BK, single.scores_BK)
 
 
-def test_exploring_changes_only_the_last_places():
+def test_exploring_leaves_the_sure_items_alone():
     next_BD = torch.arange(40.0, 0.0, -1.0).expand(50, 40) / 10
-    candidates = replace(candidates_of(40), log_popularity_V=torch.arange(20.0, -20.0, -1.0))
-    lists = multi(
-        lambda slots_BK: next_BD[:, None].expand(50, slots_BK.shape[1], 40),
-        candidates,
-        num_users=50,
-        k=5,
-        exploration=Exploration(2, lift=0.1, temperature=1.0),
+    slots_KV = next_BD[:5] + 20 * torch.eye(40)[10:15]  # each slot is sure of an item of its own
+    explored, plain = (
+        multi(
+            lambda _: slots_KV.expand(50, 5, 40),
+            replace(candidates_of(40), log_popularity_V=torch.arange(20.0, -20.0, -1.0)),
+            num_users=50,
+            k=5,
+            steps=2,
+            rule=CommitRule("schedule"),
+            next_BD=next_BD,
+            exploration=exploration,
+        ).items_BK.tolist()
+        for exploration in (Exploration(2, lift=1.0, temperature=9.0), NOTHING)
     )
-    assert (lists.items_BK[:, :3] == torch.tensor([0, 1, 2])).all()
-    assert len(lists.items_BK[:, 3:].unique()) > 10
+    assert plain == [[10, 11, 12, 13, 14]] * 50
+    assert all(len(set(row) & {10, 11, 12, 13, 14}) >= 3 for row in explored)
+    assert len({tuple(row) for row in explored}) > 25
 
 
-def test_the_noise_is_that_of_gumbel_and_knows_the_key_and_the_item_alone():
-    keys, items = torch.arange(300), torch.arange(1000).expand(300, 1000)
-    noise = gumbel_noise(keys, items)
-    assert noise.mean().item() == pytest.approx(0.5772, abs=0.01)  # Euler's constant
-    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.02)
-    rows = noise - noise.mean()
-    assert abs((rows[1:] * rows[:-1]).mean().item()) < 0.01  # of neighbouring keys
-    assert abs((rows[:, 1:] * rows[:, :-1]).mean().item()) < 0.01  # of neighbouring items
-    assert torch.equal(gumbel_noise(keys[7:8], items[:1, 40:50]), noise[7:8, 40:50])
+def test_exploring_looks_no_further_than_its_choices():
+    num_items, k = CHOICES + 50, 4
+    next_BD = torch.arange(num_items, 0.0, -1.0)[None] / num_items
+    log_popularity = torch.zeros(num_items)
+    log_popularity[[90, 60, CHOICES + k]] = torch.tensor([-1e4, -1e3, -1e5])
+    lists = multi(
+        lambda slots_BK: next_BD[:, None].expand(1, slots_BK.shape[1], num_items),
+        replace(candidates_of(num_items), log_popularity_V=log_popularity),
+        num_users=1,
+        k=k,
+        exploration=Exploration(2, lift=1.0, temperature=0.0),
+    )
+    assert lists.items_BK.tolist() == [[0, 1, 60, 90]]
+
+
+def test_a_list_may_be_longer_than_the_choices_of_a_slot():
+    num_items, k = CHOICES + 50, CHOICES + 20
+    logits = torch.randn(num_items, generator=torch.Generator().manual_seed(0))
+    lists = multi(
+        lambda slots_BK: logits.expand(2, slots_BK.shape[1], num_items),
+        candidates_of(num_items, [(1, 3)]),
+        num_users=2,
+        k=k,
+        steps=2,
+        exploration=Exploration(CHOICES + 5, lift=0.0, temperature=1.0),
+    )
+    for user, allowed in enumerate([set(range(num_items)), set(range(num_items)) - {3}]):
+        assert_a_list(lists.items_BK[user].tolist(), allowed=allowed, k=k)
 
 
 def calls_of_multi(logits_KV: Tensor, *, steps: int, **rule: Any) -> list[int]:

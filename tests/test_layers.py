@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    ["errors", "schema", "progress", "counters"],
+    ["errors", "schema", "progress", "counters", "explore"],
     ["config", "storage", "vocab", "metrics", "diffusion"],
     ["decode", "model", "inputs", "rundir"],
     ["events", "baselines", "recommend", "checkpoint", "publish"],

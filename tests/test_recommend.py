@@ -9,8 +9,15 @@ import torch
 
 from diffsasrec.batches import Events, Examples, make_batch
 from diffsasrec.config import ModelConfig, ObjectiveConfig
-from diffsasrec.counters import DAY, HOUR, NUM_TRENDS, end_ages, event_gaps
-from diffsasrec.decode import Exploration
+from diffsasrec.counters import (
+    DAY,
+    HOUR,
+    NUM_TRENDS,
+    end_ages,
+    event_gaps,
+    log_recent_popularity,
+)
+from diffsasrec.explore import Exploration
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective
 from diffsasrec.recommend import (
@@ -81,7 +88,7 @@ def times_of(history: list[int]) -> list[int]:
     return [NOW - place**2 * 5 * HOUR for place in range(len(history), 0, -1)]
 
 
-NOWHERE = Exploration(places=0)
+NOWHERE = Exploration(num_items=0)
 
 
 def lists_of(
@@ -187,12 +194,13 @@ def test_an_item_seen_before_the_models_window_is_filtered_and_changes_nothing_e
 ):
     # counters know of it: its count, and how long the history is
     model, window = lively_model(attention, **OFF), [3, 1, 4, 1, 5, 9]
-    before, _ = lists_of(model, [window], Decoding(K, decode))
+    plain = Decoding(K, decode, exploration=NOWHERE)
+    before, _ = lists_of(model, [window], plain)
     best = int(before[0, 0])
-    after, _ = lists_of(model, [[best, *window]], Decoding(K, decode))
-    unfiltered, _ = lists_of(model, [[best, *window]], Decoding(K, decode, filter_seen=False))
+    after, _ = lists_of(model, [[best, *window]], plain)
+    unfiltered, _ = lists_of(model, [[best, *window]], replace(plain, filter_seen=False))
     assert best not in after[0] and len(set(after[0].tolist())) == K
-    free, _ = lists_of(model, [window], Decoding(K, decode, filter_seen=False))
+    free, _ = lists_of(model, [window], replace(plain, filter_seen=False))
     assert np.array_equal(unfiltered, free)
 
 
@@ -389,7 +397,7 @@ def test_trends_change_the_lists_of_a_model_that_reads_them_and_of_no_other(atte
     assert np.array_equal(lists[0], lists[1])
 
 
-def test_the_places_that_explore_change_with_the_date_and_the_others_do_not():
+def test_explored_items_change_with_the_date_and_the_others_do_not():
     model, histories = lively_model("prefix", **OFF), random_histories(20, 12)
     exploring = Exploration(2, lift=0.0, temperature=3.0)
     later = replace(MOMENT, query_time=NOW + DAY)
@@ -400,6 +408,31 @@ def test_the_places_that_explore_change_with_the_date_and_the_others_do_not():
     assert np.array_equal(one, again)
     shared = [len(set(row) & set(changed)) for row, changed in zip(one, other, strict=True)]
     assert min(shared) == K - 2
+
+
+def test_explored_items_are_less_popular_the_greater_the_lift():
+    model, histories = lively_model("prefix", **OFF), random_histories(20, 12)
+    popularity = log_recent_popularity(TRENDS)
+    means = []
+    for lift in (0.0, 0.5, 50.0):
+        decoding = Decoding(K, "multi", exploration=Exploration(2, lift, temperature=0.0))
+        means.append(popularity[lists_of(model, histories, decoding)[0]].mean())
+    assert means[0] > means[1] > means[2]
+
+
+def test_lookahead_leads_from_the_list_of_the_single_step_to_that_of_the_slots():
+    model, histories = lively_model("prefix", **OFF), random_histories(20, 12)
+    single = lists_of(model, histories, Decoding(K))[0]
+    plain = Decoding(K, "multi", exploration=NOWHERE)
+    lists = [lists_of(model, histories, replace(plain, lookahead=x))[0] for x in (0.0, 0.5, 1.0)]
+    assert np.array_equal(single, lists[0])
+    assert (lists[0] != lists[1]).any() and (lists[1] != lists[2]).any()
+
+
+@pytest.mark.parametrize("wrong", [{"k": 1}, {"steps": 1}, {"exploration": Exploration(K)}])
+def test_exploring_must_leave_a_step_and_a_place(wrong):
+    with pytest.raises(ValueError, match="explored items"):
+        replace(Decoding(K, "multi"), **wrong)
 
 
 @pytest.mark.parametrize("part", ["time_inputs", "copy_score"])

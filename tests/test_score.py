@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from diffsasrec.checkpoint import Checkpoint
-from diffsasrec.config import ModelConfig
+from diffsasrec.config import ModelConfig, ScoreConfig
 from diffsasrec.counters import NUM_TRENDS
+from diffsasrec.decode import CommitRule
 from diffsasrec.errors import ConfigError
+from diffsasrec.explore import Exploration
 from diffsasrec.model import SequenceModel
 from diffsasrec.recommend import Decoding
 from diffsasrec.schema import recommendations_schema, sequences_schema
@@ -28,6 +30,7 @@ from diffsasrec.score import (
     score_bucket,
 )
 from diffsasrec.storage import Storage, parquet_bytes
+from jobs.score import decoding_of
 
 SPLIT = 100
 ITEMS = ["a", "b", "c", "d", "e", "f", "g", "h"]
@@ -477,3 +480,15 @@ def test_the_popular_list_has_the_indices_of_the_checkpoint():
     items, scores = popular_list(POPULAR, VOCAB, vocab, np.ones(4, bool), k=4)
     assert items.tolist() == [2, 1, 3, -1]  # c, then h and a alike; x is unknown to the run
     assert scores.tolist() == [POPULAR[2], POPULAR[7], POPULAR[0], -np.inf]
+
+
+def test_every_setting_of_decoding_reaches_it():
+    rule = {"commit": "ratio", "threshold": 0.11, "threshold_decay": 0.12, "ratio": 0.13}
+    rule |= {"margin": 0.14}
+    explore = {"num_items": 3, "lift": 0.15, "temperature": 0.16}
+    rest = {"k": 7, "decode": "multi", "rank": "sum", "discount": 0.17, "steps": 6}
+    rest |= {"lookahead": 0.18, "filter_seen": False, "batch_size": 5}
+    explored = {"explore_items": 3, "explore_lift": 0.15, "explore_temperature": 0.16}
+    expected = Decoding(**rest, rule=CommitRule(**rule), exploration=Exploration(**explore))
+    assert decoding_of(ScoreConfig(**rest, **rule, **explored)) == expected
+    assert decoding_of(ScoreConfig()) == Decoding(k=10)
