@@ -12,9 +12,10 @@ import numpy.typing as npt
 import scipy.sparse
 import torch
 
-from diffsasrec.decode import LOGITS_PER_TILE, ordered_top
+from diffsasrec.catalogue import ordered_top
 
 NEIGHBOURS = 100
+SCORES_AT_ONCE = 2**23
 
 Items = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
@@ -32,7 +33,7 @@ def rank_lists(
 ) -> npt.NDArray[np.int64]:
     """Each user's K best items by `score`, [B, K]; -1 behind the end. Scores of 0 are no advice."""
     num_users = len(offsets) - 1
-    tile = max(1, LOGITS_PER_TILE // len(allowed))
+    tile = max(1, SCORES_AT_ONCE // len(allowed))
     lists = [np.zeros((0, k), np.int64)]
     for start in range(0, num_users, tile):
         stop = min(start + tile, num_users)

@@ -230,7 +230,8 @@ class ScoreConfig(Section):
         0.8, description="commit=ratio: confidence, as a share of the user's most confident slot"
     )
     margin: Annotated[float, Field(ge=0)] = Field(
-        0.5, description="commit=margin: log-probability between a slot's best item and its second"
+        0.5,
+        description="commit=margin: difference of logits between a slot's best item and its second",
     )
     lookahead: Fraction = Field(
         0.5,
@@ -245,6 +246,11 @@ class ScoreConfig(Section):
     )
     explore_temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.5, description="scale of the Gumbel noise added to theirs; 0: no chance"
+    )
+    shortlist: NonNegativeInt = Field(
+        512,
+        description="multi: items per user that the steps look at where they provably suffice; "
+        "0: all; lists are the same",
     )
     filter_seen: bool = Field(True, description="never recommend what the user has touched")
     deny_path: str | None = Field(None, description="Parquet or CSV with a column item_id")

@@ -7,7 +7,8 @@ which is an upper bound of the negative log-likelihood (their equation 3).
 Legend: B sequences, L tokens, S slots, R scored rows, N negatives, V items, D hidden size.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,41 @@ class Extras:
 
 
 @dataclass(frozen=True)
+class Trending:
+    """What the trends of items add to logits: weights of each row times the columns of its table.
+
+    A table has the trends as of one query time. It is made columns of only where it is needed: of
+    a large catalogue the columns of all tables would fill the memory.
+    """
+
+    weights_RF: Tensor
+    tables_R: Tensor  # ascending
+    trends_QVF: Tensor
+    columns: Callable[[Tensor], Tensor]  # trends [.., F] -> columns [.., F]
+
+    def of_rows(self, start: int, stop: int) -> "Trending":
+        inside = slice(start, stop)
+        return replace(self, weights_RF=self.weights_RF[inside], tables_R=self.tables_R[inside])
+
+    def add_to(self, logits_RN: Tensor, items_N: Tensor | None = None) -> Tensor:
+        """To the logits of all items or of `items_N`."""
+        tables, counts = self.tables_R.unique_consecutive(return_counts=True)
+        sizes = counts.tolist()
+        parts = zip(tables, self.weights_RF.split(sizes), logits_RN.split(sizes), strict=True)
+        added = []
+        for table, weights_GF, logits_GN in parts:
+            trends_NF = self.trends_QVF[table]
+            columns_NF = self.columns(trends_NF if items_N is None else trends_NF[items_N])
+            added.append(logits_GN + (weights_GF @ columns_NF.T).float())
+        return torch.cat(added) if added else logits_RN
+
+    def of_pairs(self, rows_Z: Tensor, items_Z: Tensor) -> Tensor:
+        """What is added to the logits of some rows and items, [Z]."""
+        columns_ZF = self.columns(self.trends_QVF[self.tables_R[rows_Z], items_Z])
+        return (self.weights_RF[rows_Z] * columns_ZF).sum(-1).float()
+
+
+@dataclass(frozen=True)
 class Negatives:
     """A sample of the candidates, each item once."""
 
@@ -112,6 +148,7 @@ def item_nll(
     *,
     negatives: Negatives | None = None,
     extras: Extras | None = None,
+    trending: Trending | None = None,
 ) -> Tensor:
     """-log p(target) under the softmax over all items, [R] float32, in bounded memory.
 
@@ -133,6 +170,7 @@ def item_nll(
             bias_V,
             negatives,
             extras and extras.of_rows(start, stop),
+            trending and trending.of_rows(start, stop),
         )
         if few:
             chunks.append(_nll(*inputs))
@@ -149,13 +187,16 @@ def _nll(
     bias_V: Tensor,
     negatives: Negatives | None,
     extras: Extras | None,
+    trending: Trending | None,
 ) -> Tensor:
     if negatives is None:
         logits_RV = (states_RD @ weight_VD.T).float() + bias_V
+        if trending is not None:
+            logits_RV = trending.add_to(logits_RV)
         if extras is not None:
             logits_RV = extras.add_to(logits_RV)
         return F.cross_entropy(logits_RV, targets_R, reduction="none")
-    return _sampled_nll(states_RD, targets_R, weight_VD, bias_V, negatives, extras)
+    return _sampled_nll(states_RD, targets_R, weight_VD, bias_V, negatives, extras, trending)
 
 
 def _sampled_nll(
@@ -165,17 +206,21 @@ def _sampled_nll(
     bias_V: Tensor,
     negatives: Negatives,
     extras: Extras | None,
+    trending: Trending | None,
 ) -> Tensor:
     negatives_N = negatives.items_N
+    place_R = torch.arange(len(targets_R), device=targets_R.device)
     positive_R = (states_RD * weight_VD[targets_R]).sum(-1).float()
     negative_RN = (states_RD @ weight_VD[negatives_N].T).float() - negatives.log_inclusion_N
+    if trending is not None:
+        positive_R = positive_R + trending.of_pairs(place_R, targets_R)
+        negative_RN = trending.add_to(negative_RN, negatives_N)
     negative_RN = negative_RN.masked_fill(negatives_N == targets_R[:, None], -torch.inf)
     if extras is None:
         logits_RN = torch.cat([positive_R[:, None], negative_RN], dim=1)
         return torch.logsumexp(logits_RN, dim=1) - positive_R
     # the pairs are a stratum of their own: they enter one by one, and no sample stands for them
     rows_Y, items_Y = extras.rows_Y, extras.items_Y
-    place_R = torch.arange(len(targets_R), device=targets_R.device)
     num_items = len(weight_VD)
     positive_R = positive_R + extras.of_pairs(place_R, targets_R, num_items=num_items)
     column_V = torch.full((num_items,), -1, device=items_Y.device)
@@ -186,6 +231,8 @@ def _sampled_nll(
     negative_RN = negative_RN.masked_fill(paired_RN, -torch.inf)
     own_Y = (states_RD[rows_Y] * weight_VD[items_Y]).sum(-1).float() + extras.scores_Y
     own_Y = own_Y + bias_V[items_Y]
+    if trending is not None:
+        own_Y = own_Y + trending.of_pairs(rows_Y, items_Y)
     own_Y = own_Y.masked_fill(items_Y == targets_R[rows_Y], -torch.inf)
     highest_R = torch.cat([positive_R[:, None], negative_RN], dim=1).detach().amax(1)
     highest_R = highest_R.scatter_reduce(0, rows_Y, own_Y.detach(), "amax")

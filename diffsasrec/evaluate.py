@@ -20,7 +20,7 @@ from diffsasrec.metrics import (
     ranks_of,
 )
 from diffsasrec.model import SequenceModel
-from diffsasrec.recommend import Decoding, Moment, events_of, recommend
+from diffsasrec.recommend import Decoding, Moment, Recommender, events_of
 from diffsasrec.schema import list_offsets, list_values
 from diffsasrec.sequences import Flat, restrict
 from diffsasrec.split import count_before, find_holdout
@@ -109,15 +109,13 @@ def validation_ranks(
     users = np.flatnonzero(position >= 0)
     past, past_times, bounds = restrict(shown, num_before)
     source, bounds = events_of(bounds, users)
-    lists, _ = recommend(
+    recommender = Recommender(
         model,
-        past[source],
-        past_times[source],
-        bounds,
         moment=Moment(cut, trends),
         allowed=known,
         decoding=Decoding(k=10, filter_seen=filter_seen),
     )
+    lists, _ = recommender.recommend(past[source], past_times[source], bounds)
     return ranks_of(lists, items[offsets[users] + position[users]].astype(np.int64))
 
 

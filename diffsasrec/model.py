@@ -23,7 +23,7 @@ features, W width of the item vectors (D and the trends), R rows (states to scor
 item of the history), Y pairs (row, item).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -91,6 +91,26 @@ class History:
     gaps_BL: Tensor | None
     states_BLD: Tensor | None  # None under bidirectional attention: states depend on the slots
     cache: Cache
+    room: int = 0  # places for slots behind the keys and values, for the time without gradients
+
+    def with_room(self, num_slots: int) -> "History":
+        """The same with places in memory for so many slots, which each pass then fills anew."""
+        cache = [
+            (F.pad(key, (0, 0, 0, num_slots)), F.pad(value, (0, 0, 0, num_slots)))
+            for key, value in self.cache
+        ]
+        return replace(self, cache=cache, room=num_slots)
+
+    def joined(self, block: int, slot_key: Tensor, slot_value: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of the history and of the slots in one block."""
+        key, value = self.cache[block]
+        num_slots = slot_key.shape[2]
+        if num_slots > self.room:
+            return torch.cat([key, slot_key], dim=2), torch.cat([value, slot_value], dim=2)
+        start = key.shape[2] - self.room
+        stop = start + num_slots
+        key[:, :, start:stop], value[:, :, start:stop] = slot_key, slot_value
+        return key[:, :, :stop], value[:, :, :stop]
 
     def last_states(self) -> Tensor:
         """The state of each user's newest event, [B, D]; undefined for an empty history."""
@@ -151,14 +171,50 @@ class CopyScore(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(
-        self, pair_XC: Tensor, item_XD: Tensor, state_RD: Tensor, at_Y: Tensor, rows_Y: Tensor
-    ) -> Tensor:
-        """The score of each (row, pair), [Y]: all but the sum is done once per row or pair."""
-        own_XH = self.pair(pair_XC) + self.item(item_XD)
-        hidden = F.silu(own_XH[at_Y] + self.state(state_RD)[rows_Y])
-        hidden = F.dropout(hidden, self.dropout, self.training)
-        return self.out(hidden)[:, 0]
+    def rise(self, change_RD: Tensor) -> Tensor:
+        """At most so much rises any score when the state changes so, [R].
+
+        The slope of SiLU lies between -0.1 and 1.1.
+        """
+        product_RH = (change_RD @ self.state.weight.T) * self.out.weight
+        return torch.where(product_RH > 0, 1.1 * product_RH, -0.1 * product_RH).sum(-1)
+
+
+@dataclass(frozen=True)
+class OwnItems:
+    """The items of the users' own histories, by user and item, and what a score needs of them."""
+
+    copy_score: CopyScore
+    users_X: Tensor
+    items_X: Tensor
+    hidden_XH: Tensor  # what is the same for every state
+
+    def of_rows(self, queries_RW: Tensor, users_R: Tensor) -> Extras:
+        """The score of each row for each item of its user."""
+        rows_Y, at_Y = pairs_of_rows(users_R, self.users_X)
+        part = self.copy_score
+        states_RD = queries_RW[:, : part.state.in_features]
+        hidden_YH = F.silu(self.hidden_XH[at_Y] + part.state(states_RD)[rows_Y])
+        hidden_YH = F.dropout(hidden_YH, part.dropout, part.training)
+        return Extras(rows_Y, self.items_X[at_Y], part.out(hidden_YH)[:, 0])
+
+    def among(self, users_P: Tensor, items_P: Tensor) -> "OwnItems":
+        """Those of them that are in some pairs (user, item)."""
+        keys_X, keys_P = self.users_X * 2**40 + self.items_X, users_P * 2**40 + items_P
+        return self.take(torch.isin(keys_X, keys_P).nonzero()[:, 0])
+
+    def take(self, chosen_Z: Tensor) -> "OwnItems":
+        return OwnItems(
+            self.copy_score,
+            self.users_X[chosen_Z],
+            self.items_X[chosen_Z],
+            self.hidden_XH[chosen_Z],
+        )
+
+    def rise(self, before_RW: Tensor, after_RW: Tensor) -> Tensor:
+        """At most so much rises any score from one query to the other, [R]."""
+        change_RW = (after_RW - before_RW)[:, : self.copy_score.state.in_features]
+        return self.copy_score.rise(change_RW).float()
 
 
 class SequenceModel(nn.Module):
@@ -228,22 +284,14 @@ class SequenceModel(nn.Module):
             return states_RD
         return torch.cat([states_RD, self.trends.weights_of(states_RD)], dim=-1)
 
-    def copy_scores(
-        self, queries_RW: Tensor, users_R: Tensor, pairs: Pairs, trends_VF: Tensor | None
-    ) -> Extras:
-        """The score of each row for the items of its user's history."""
+    def own_items(self, pairs: Pairs, trends_XF: Tensor | None) -> OwnItems:
+        """`trends_XF`: of the item of each pair, as of the query time of its user."""
         assert self.copy_score is not None
-        rows_Y, at_Y = pairs_of_rows(users_R, pairs.users_X)
-        items_Y = pairs.items_X[at_Y]
-        used_X, at_Y = at_Y.unique(return_inverse=True)  # the rows may be of few of the users
-        items_X = pairs.items_X[used_X]
-        if trends_VF is None or self.trends is None:
-            trends_VF = pairs.features_XC.new_zeros((self.num_items, NUM_TRENDS))
-        pair_XC = torch.cat([pairs.features_XC[used_X], trends_VF[items_X]], dim=1)
-        pair_XC = pair_XC.to(queries_RW.dtype)
-        states_RD = queries_RW[:, : self.config.hidden_size]
-        scores_Y = self.copy_score(pair_XC, self.items(items_X), states_RD, at_Y, rows_Y)
-        return Extras(rows_Y, items_Y, scores_Y)
+        if trends_XF is None or self.trends is None:
+            trends_XF = pairs.features_XC.new_zeros((len(pairs.items_X), NUM_TRENDS))
+        pair_XC = torch.cat([pairs.features_XC, trends_XF], dim=1).to(self.item_weight.dtype)
+        hidden_XH = self.copy_score.pair(pair_XC) + self.copy_score.item(self.items(pairs.items_X))
+        return OwnItems(self.copy_score, pairs.users_X, pairs.items_X, hidden_XH)
 
     def _embed(self, items_BT: Tensor, positions_BT: Tensor, gaps_BT: Tensor | None) -> Tensor:
         x_BTD = self.items(items_BT.clamp(min=0))
@@ -290,11 +338,13 @@ class SequenceModel(nn.Module):
         num_slots_B: Tensor | None = None,
         *,
         ages_B: Tensor | None = None,
+        wanted_BS: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """States of the history and of the slots (items or the mask, -1) behind it.
 
         Of the slots only the first `num_slots_B` exist; all of them when it is None. `ages_B`: how
-        old the end of the history is at the query time, in buckets; None: unknown.
+        old the end of the history is at the query time, in buckets; None: unknown. `wanted_BS`:
+        (bool) of which slots the states are asked for; those of the others may be anything.
 
         Returns:
             states [B, L, D] and [B, S, D].
@@ -309,13 +359,25 @@ class SequenceModel(nn.Module):
         if self.config.attention == "bidirectional":
             return self._denoise_all(history, slots_BS, mask, ages_B)
         x_BSD = self._embed_slots(slots_BS, ages_B)
-        for block, (key, value) in zip(self._blocks(), history.cache, strict=True):
-            query, slot_key, slot_value = block.heads(x_BSD)
-            keys = torch.cat([key, slot_key], dim=2)
-            values = torch.cat([value, slot_value], dim=2)
-            x_BSD = block.attend(x_BSD, query, keys, values, mask=mask)
         assert history.states_BLD is not None
-        return history.states_BLD, self.norm(x_BSD)
+        for number, block in enumerate(self._blocks()):
+            query, slot_key, slot_value = block.heads(x_BSD)
+            keys, values = history.joined(number, slot_key, slot_value)
+            if wanted_BS is None or number + 1 < self.config.num_blocks:
+                x_BSD = block.attend(x_BSD, query, keys, values, mask=mask)
+        if wanted_BS is None:
+            return history.states_BLD, self.norm(x_BSD)
+        # behind the last block only what is asked for counts: the wanted slots first
+        most = int(wanted_BS.sum(1).max())
+        place_BO1 = (~wanted_BS).byte().argsort(dim=1, stable=True)[:, :most, None]
+        place_BOD = place_BO1.expand(-1, -1, x_BSD.shape[2])
+        heads_BHOE = place_BO1[:, None].expand(-1, query.shape[1], -1, query.shape[3])
+        states_BOD = self.norm(
+            block.attend(
+                x_BSD.gather(1, place_BOD), query.gather(2, heads_BHOE), keys, values, mask=mask
+            )
+        )
+        return history.states_BLD, torch.zeros_like(x_BSD).scatter(1, place_BOD, states_BOD)
 
     def _denoise_all(
         self, history: History, slots_BS: Tensor, mask: Tensor, ages_B: Tensor | None

@@ -11,8 +11,15 @@ from torch import Tensor, nn
 
 from diffsasrec.batches import Batch
 from diffsasrec.config import ObjectiveConfig
-from diffsasrec.diffusion import Extras, Negatives, denoising_loss, item_nll, pairs_of_rows
-from diffsasrec.model import SequenceModel
+from diffsasrec.diffusion import (
+    Extras,
+    Negatives,
+    Trending,
+    denoising_loss,
+    item_nll,
+    pairs_of_rows,
+)
+from diffsasrec.model import OwnItems, Pairs, SequenceModel
 
 
 class Objective(nn.Module):
@@ -44,6 +51,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, negatives: Negatives | None) -> tuple[Tensor, Tensor]:
         """The summed next-item loss and the summed denoising loss."""
+        own = self._own_items(batch)
         history = self.model.encode(batch.history_BL, batch.lengths_B, batch.gaps_BL)
         if self.model.config.kind == "sasrec":
             assert history.states_BLD is not None
@@ -54,10 +62,16 @@ class Objective(nn.Module):
             )
             states_BTD = torch.cat([states_BLD, slots_BSD], dim=1)
             masked = batch.masked_BT
-            nll_R = self._nll(states_BTD, masked, batch.targets_BT, batch, negatives)
+            nll_R = self._nll(states_BTD, masked, batch.targets_BT, batch, own, negatives)
             denoising = denoising_loss(nll_R, batch.p_mask_BT[masked])
-        next_R = self._nll(states_BLD, batch.scored_BL, batch.next_BL, batch, negatives)
+        next_R = self._nll(states_BLD, batch.scored_BL, batch.next_BL, batch, own, negatives)
         return next_R.sum(), denoising
+
+    def _own_items(self, batch: Batch) -> OwnItems | None:
+        if batch.pairs is None or self.filter_seen or self.model.copy_score is None:
+            return None
+        queries_X = batch.queries_B[batch.pairs.users_X]
+        return self.model.own_items(batch.pairs, self.trends_QVF[queries_X, batch.pairs.items_X])
 
     def _nll(
         self,
@@ -65,61 +79,59 @@ class Objective(nn.Module):
         chosen_BT: Tensor,
         targets_BT: Tensor,
         batch: Batch,
+        own: OwnItems | None,
         negatives: Negatives | None,
     ) -> Tensor:
-        users_R = chosen_BT.nonzero()[:, 0]
+        """The losses of the chosen places in their order, [R]; 0 for a target that is filtered."""
+        users_R, place_R = chosen_BT.nonzero(as_tuple=True)
+        # rows of one batch time lie together
+        order_R = batch.queries_B[users_R].argsort(stable=True)
+        users_R, place_R = users_R[order_R], place_R[order_R]
         ages_R = None if batch.ages_B is None else batch.ages_B[users_R]
-        queries_RW = self.model.queries(states_BTD[chosen_BT], ages_R)
-        targets_R = targets_BT[chosen_BT]
-        if batch.pairs is None:
-            table_VF = self.trends_QVF[0]
-            return self._nll_at(table_VF, queries_RW, users_R, targets_R, batch, negatives)
-        nll_R = 0.0 * queries_RW[:, 0].float()  # in the graph also where this rank has no row
-        query_R = batch.queries_B[users_R]
-        for query in query_R.unique():
-            (at,) = (query_R == query).nonzero(as_tuple=True)
-            table_VF = self.trends_QVF[query]
-            nll = self._nll_at(
-                table_VF, queries_RW[at], users_R[at], targets_R[at], batch, negatives
-            )
-            nll_R = nll_R.index_put((at,), nll)
-        return nll_R
-
-    def _nll_at(
-        self,
-        trends_VF: Tensor,
-        queries_RW: Tensor,
-        users_R: Tensor,
-        targets_R: Tensor,
-        batch: Batch,
-        negatives: Negatives | None,
-    ) -> Tensor:
-        """The losses of rows that share a query time, [R]; 0 for a target that is filtered."""
-        extras, forbidden_R = None, torch.zeros_like(targets_R, dtype=torch.bool)
+        queries_RW = self.model.queries(states_BTD[users_R, place_R], ages_R)
+        targets_R = targets_BT[users_R, place_R]
+        extras = None if own is None else own.of_rows(queries_RW, users_R)
+        is_filtered_R = torch.zeros_like(targets_R, dtype=torch.bool)
         if batch.pairs is not None and self.filter_seen:
-            rows_Y, at_Y = pairs_of_rows(users_R, batch.pairs.users_X)
-            items_Y = batch.pairs.items_X[at_Y]
-            is_target_Y = items_Y == targets_R[rows_Y]
-            forbidden_R[rows_Y[is_target_Y]] = True
-            scores_Y = torch.full(items_Y.shape, -torch.inf, device=items_Y.device)
-            extras = Extras(rows_Y, items_Y, scores_Y.masked_fill(is_target_Y, 0.0))
-        elif batch.pairs is not None and self.model.copy_score is not None:
-            extras = self.model.copy_scores(queries_RW, users_R, batch.pairs, trends_VF)
-        if negatives is None:
-            vectors_VW, bias_V = self.model.item_vectors(trends_VF), self.bias_V
-        else:  # of a large catalogue only what occurs here
+            extras, is_filtered_R = _filtered(targets_R, users_R, batch.pairs)
+        used: Tensor | None = None
+        if negatives is not None:  # of a large catalogue only what occurs here
             used, targets_R, negatives, extras = _of_few(targets_R, negatives, extras)
-            vectors_VW = self.model.item_vectors(trends_VF[used], used)
-            bias_V = self.bias_V[used]
+        vectors_VW, trending = self._vectors(queries_RW, batch.queries_B[users_R], used)
         nll_R = item_nll(
             queries_RW[:, : vectors_VW.shape[1]],
             targets_R,
             vectors_VW,
-            bias_V,
+            self.bias_V if used is None else self.bias_V[used],
             negatives=negatives,
             extras=extras,
+            trending=trending,
         )
-        return nll_R.masked_fill(forbidden_R, 0.0)
+        return nll_R.masked_fill(is_filtered_R, 0.0)[order_R.argsort()]
+
+    def _vectors(
+        self, queries_RW: Tensor, tables_R: Tensor, used: Tensor | None
+    ) -> tuple[Tensor, Trending | None]:
+        """The item vectors, and what comes to the logits from trends as of several times."""
+        trends_QVF = self.trends_QVF if used is None else self.trends_QVF[:, used]
+        if len(trends_QVF) == 1:
+            return self.model.item_vectors(trends_QVF[0], used), None
+        vectors_VD = self.model.item_vectors(None, used)
+        if self.model.trends is None:
+            return vectors_VD, None
+        weights_RF = queries_RW[:, vectors_VD.shape[1] :]
+        return vectors_VD, Trending(weights_RF, tables_R, trends_QVF, self.model.trends.columns)
+
+
+def _filtered(targets_R: Tensor, users_R: Tensor, pairs: Pairs) -> tuple[Extras, Tensor]:
+    """The items of the histories, which can't come next, and which targets are among them."""
+    rows_Y, at_Y = pairs_of_rows(users_R, pairs.users_X)
+    items_Y = pairs.items_X[at_Y]
+    is_target_Y = items_Y == targets_R[rows_Y]
+    scores_Y = torch.full(items_Y.shape, -torch.inf, device=items_Y.device)
+    is_filtered_R = torch.zeros_like(targets_R, dtype=torch.bool)
+    is_filtered_R[rows_Y[is_target_Y]] = True
+    return Extras(rows_Y, items_Y, scores_Y.masked_fill(is_target_Y, 0.0)), is_filtered_R
 
 
 def _of_few(

@@ -11,18 +11,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diffsasrec.catalogue import Candidates, Catalogue
 from diffsasrec.counters import end_ages, event_gaps, log_recent_popularity, own_items
 from diffsasrec.decode import (
-    Candidates,
     CommitRule,
     Lists,
     decode_autoregressive,
     decode_multi,
     decode_single,
 )
-from diffsasrec.diffusion import MASK, Extras
+from diffsasrec.diffusion import MASK
 from diffsasrec.explore import Exploration, history_keys
-from diffsasrec.model import Pairs, SequenceModel
+from diffsasrec.model import History, Pairs, SequenceModel
 
 Items = npt.NDArray[np.int32]
 Times = npt.NDArray[np.int64]  # microseconds
@@ -41,6 +41,7 @@ class Decoding:
     rule: CommitRule = field(default_factory=CommitRule)
     lookahead: float = 0.5
     exploration: Exploration = field(default_factory=Exploration)
+    shortlist: int = 512
     filter_seen: bool = True
     batch_size: int = 256
 
@@ -73,56 +74,166 @@ def newest(items: npt.NDArray[Any], offsets: Offsets, *, max_len: int) -> tuple[
     return torch.from_numpy(padded_BL), torch.from_numpy(lengths_B.astype(np.int64))
 
 
-@torch.inference_mode()
-def recommend(
-    model: SequenceModel,
-    items: Items,
-    times: Times,
-    offsets: Offsets,
-    *,
-    moment: Moment,
-    allowed: npt.NDArray[np.bool_],
-    decoding: Decoding,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Lists of items [B, K] (-1 behind the end) and their scores, log-probabilities as next item.
+class Recommender:
+    """Makes lists in this process, for one model, moment and set of allowed items.
 
     Args:
-        items, times, offsets: whole histories; attention reads the newest events, the filter and
-            the copy score all of them.
         allowed: what may be recommended at all, [V].
 
-    A list has K distinct items, or as many as are allowed and not filtered. The device is that of
-    the model. Users are decoded in batches of similar length.
+    The device is that of the model. What all users share is made once, here: the trends' columns of
+    the item vectors, the packed catalogue.
     """
-    num_users = len(offsets) - 1
-    max_len = model.config.max_seq_len
-    all_items = np.full((num_users, decoding.k), -1, np.int64)
-    all_scores = np.full((num_users, decoding.k), -np.inf, np.float32)
-    device = model.item_weight.device
-    trends_VF = None
-    if moment.trends is not None and model.trends is not None:
-        trends_VF = torch.from_numpy(moment.trends).to(device)
-    log_popularity_V = None
-    if moment.trends is not None:
-        log_popularity_V = torch.from_numpy(log_recent_popularity(moment.trends)).to(device)
-    gaps = event_gaps(times, offsets)
-    scoring = _Scoring(
-        model,
-        model.item_vectors(trends_VF),
-        trends_VF,
-        torch.from_numpy(allowed).to(device),
-        log_popularity_V,
-        decoding,
-        moment.query_time,
-    )
-    order = np.argsort(np.minimum(np.diff(offsets), max_len), kind="stable")
-    for start in range(0, num_users, decoding.batch_size):
-        users = np.sort(order[start : start + decoding.batch_size])
-        source, bounds = events_of(offsets, users)
-        lists = _recommend_batch(scoring, items[source], times[source], gaps[source], bounds)
-        all_items[users] = lists.items_BK.cpu().numpy()
-        all_scores[users] = lists.scores_BK.float().cpu().numpy()
-    return all_items, all_scores
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        *,
+        moment: Moment,
+        allowed: npt.NDArray[np.bool_],
+        decoding: Decoding,
+    ) -> None:
+        self.model, self.decoding, self.query_time = model, decoding, moment.query_time
+        self.num_uncertain = 0  # users and steps so far for which a shortlist was not enough
+        self._device = model.item_weight.device
+        self._trends_VF = log_popularity_V = None
+        if moment.trends is not None:
+            log_popularity_V = self._tensor(log_recent_popularity(moment.trends))
+            if model.trends is not None:
+                self._trends_VF = self._tensor(moment.trends)
+        with torch.inference_mode():
+            self.catalogue = Catalogue(
+                model.item_vectors(self._trends_VF), self._tensor(allowed), log_popularity_V
+            )
+
+    @torch.inference_mode()
+    def recommend(
+        self, items: Items, times: Times, offsets: Offsets
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Lists of items [B, K] (-1 behind the end), and log-probabilities as the next item.
+
+        Args:
+            items, times, offsets: whole histories; attention reads the newest events, the filter
+                and the copy score all of them.
+
+        A list has K distinct items, or as many as are allowed and not filtered. Users are decoded
+        in batches of similar length.
+        """
+        num_users, k = len(offsets) - 1, self.decoding.k
+        all_items = np.full((num_users, k), -1, np.int64)
+        all_scores = np.full((num_users, k), -np.inf, np.float32)
+        gaps = event_gaps(times, offsets)
+        order = np.argsort(
+            np.minimum(np.diff(offsets), self.model.config.max_seq_len), kind="stable"
+        )
+        for start in range(0, num_users, self.decoding.batch_size):
+            users = np.sort(order[start : start + self.decoding.batch_size])
+            source, bounds = events_of(offsets, users)
+            lists = self._batch(items[source], times[source], gaps[source], bounds)
+            all_items[users] = lists.items_BK.cpu().numpy()
+            all_scores[users] = lists.scores_BK.float().cpu().numpy()
+            self.num_uncertain += lists.num_uncertain
+        return all_items, all_scores
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _candidates(self, items: Items, times: Times, offsets: Offsets) -> Candidates:
+        owner_X = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        own = None
+        if self.decoding.filter_seen:
+            return Candidates(
+                self.catalogue, self._tensor(owner_X), self._tensor(items.astype(np.int64))
+            )
+        if self.model.copy_score is not None:
+            query_times = np.full(len(offsets) - 1, self.query_time)
+            pairs = own_pairs(items, times, offsets, query_times).to(self._device)
+            trends_VF = self._trends_VF
+            own = self.model.own_items(
+                pairs, None if trends_VF is None else trends_VF[pairs.items_X]
+            )
+        nothing = torch.zeros(0, dtype=torch.int64, device=self._device)
+        return Candidates(self.catalogue, nothing, nothing, own)
+
+    def _batch(
+        self, items: Items, times: Times, gaps: npt.NDArray[np.int64], offsets: Offsets
+    ) -> Lists:
+        decoding = self.decoding
+        candidates = self._candidates(items, times, offsets)
+        states = _States.of(self, items, times, gaps, offsets)
+        num_users = len(offsets) - 1
+        if decoding.decode == "autoregressive":
+            return decode_autoregressive(
+                states.next, candidates, num_users=num_users, k=decoding.k, rank=decoding.rank
+            )
+        nothing = torch.zeros((num_users, 0), dtype=torch.int64, device=self._device)
+        next_BW = states.next(nothing)
+        if decoding.decode == "single":
+            return decode_single(next_BW, candidates, k=decoding.k)
+        keys_B = history_keys(items, times, offsets, query_time=self.query_time)
+        return decode_multi(
+            next_BW,
+            states.slots,
+            candidates,
+            k=decoding.k,
+            steps=decoding.steps,
+            rule=decoding.rule,
+            lookahead=decoding.lookahead,
+            exploration=decoding.exploration,
+            keys_B=keys_B.to(self._device),
+            rank=decoding.rank,
+            discount=decoding.discount,
+            shortlist=decoding.shortlist,
+        )
+
+
+@dataclass(frozen=True)
+class _States:
+    """What a batch's histories say about the next item and about the slots, [.., W]."""
+
+    model: SequenceModel
+    items_BL: Tensor
+    gaps_BL: Tensor
+    lengths_B: Tensor
+    ages_B: Tensor
+    history: History
+    width: int  # of the item vectors
+
+    @staticmethod
+    def of(
+        recommender: Recommender,
+        items: Items,
+        times: Times,
+        gaps: npt.NDArray[np.int64],
+        offsets: Offsets,
+    ) -> "_States":
+        model = recommender.model
+        device, max_len = model.item_weight.device, model.config.max_seq_len
+        items_BL, lengths_B = (x.to(device) for x in newest(items, offsets, max_len=max_len))
+        gaps_BL = newest(gaps, offsets, max_len=max_len)[0].to(device)
+        query_times = np.full(len(lengths_B), recommender.query_time)
+        ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)
+        history = model.encode(items_BL, lengths_B, gaps_BL)
+        if model.config.attention == "prefix":
+            history = history.with_room(recommender.decoding.k)
+        width = recommender.catalogue.vectors_VW.shape[1]
+        return _States(model, items_BL, gaps_BL, lengths_B, ages_B, history, width)
+
+    def slots(self, slots_BS: Tensor) -> Tensor:
+        """The states of the masked slots; those of the others may be anything."""
+        _, states_BSD = self.model.denoise(
+            self.history, slots_BS, ages_B=self.ages_B, wanted_BS=slots_BS == MASK
+        )
+        return self.model.queries(states_BSD)[..., : self.width]
+
+    def next(self, chosen_BJ: Tensor) -> Tensor:
+        """The state of the item behind the history and the items chosen so far."""
+        if self.model.config.kind == "diffusion":
+            mask_B1 = torch.full((len(chosen_BJ), 1), MASK, device=chosen_BJ.device)
+            return self.slots(torch.cat([chosen_BJ, mask_B1], dim=1))[:, -1]
+        states_BD = _extended_states(
+            self.model, self.items_BL, self.gaps_BL, self.lengths_B, chosen_BJ
+        )
+        return self.model.queries(states_BD, self.ages_B)[:, : self.width]
 
 
 def events_of(
@@ -141,97 +252,11 @@ def stretches(
     return source, bounds
 
 
-@dataclass(frozen=True)
-class _Scoring:
-    """What all batches share."""
-
-    model: SequenceModel
-    vectors_VW: Tensor
-    trends_VF: Tensor | None
-    allowed_V: Tensor
-    log_popularity_V: Tensor | None
-    decoding: Decoding
-    query_time: int
-
-
 def own_pairs(items: Items, times: Times, offsets: Offsets, query_times: Times) -> Pairs:
     """`counters.own_items` as tensors."""
     own = own_items(items, times, offsets, query_times)
     arrays = (own.user_X, own.item_X, own.features_XC)
     return Pairs(*(torch.from_numpy(array) for array in arrays))
-
-
-def _recommend_batch(
-    scoring: _Scoring,
-    items: Items,
-    times: Times,
-    gaps: npt.NDArray[np.int64],
-    offsets: Offsets,
-) -> Lists:
-    model, decoding = scoring.model, scoring.decoding
-    device, max_len = model.item_weight.device, model.config.max_seq_len
-    items_BL, lengths_B = (x.to(device) for x in newest(items, offsets, max_len=max_len))
-    gaps_BL = newest(gaps, offsets, max_len=max_len)[0].to(device)
-    num_users = len(lengths_B)
-    query_times = np.full(num_users, scoring.query_time)
-    ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)
-    owner_X = np.repeat(np.arange(num_users), np.diff(offsets))
-    seen = (owner_X, items) if decoding.filter_seen else (owner_X[:0], items[:0])
-    own_scores = None
-    if model.copy_score is not None and not decoding.filter_seen:
-        pairs = own_pairs(items, times, offsets, query_times).to(device)
-
-        def own_scores(queries_RW: Tensor, users_R: Tensor) -> Extras:
-            return model.copy_scores(queries_RW, users_R, pairs, scoring.trends_VF)
-
-    blocked_users_X, blocked_items_X = (torch.from_numpy(x.astype(np.int64)) for x in seen)
-    candidates = Candidates(
-        scoring.vectors_VW,
-        scoring.allowed_V,
-        blocked_users_X.to(device),
-        blocked_items_X.to(device),
-        own_scores,
-        scoring.log_popularity_V,
-    )
-    history = model.encode(items_BL, lengths_B, gaps_BL)
-    has_slots = model.config.kind == "diffusion"
-    width = scoring.vectors_VW.shape[1]
-
-    def denoise(slots_BS: Tensor) -> Tensor:
-        return model.queries(model.denoise(history, slots_BS, ages_B=ages_B)[1])[..., :width]
-
-    def next_states(chosen_BJ: Tensor) -> Tensor:
-        if has_slots:
-            mask_B1 = torch.full((num_users, 1), MASK, device=device)
-            return denoise(torch.cat([chosen_BJ, mask_B1], dim=1))[:, -1]
-        states_BD = _extended_states(model, items_BL, gaps_BL, lengths_B, chosen_BJ)
-        return model.queries(states_BD, ages_B)[:, :width]
-
-    if decoding.decode == "autoregressive":
-        return decode_autoregressive(
-            next_states,
-            candidates,
-            num_users=num_users,
-            k=decoding.k,
-            rank=decoding.rank,
-        )
-    next_BW = next_states(torch.zeros((num_users, 0), dtype=torch.int64, device=device))
-    if decoding.decode == "single":
-        return decode_single(next_BW, candidates, k=decoding.k)
-    keys_B = history_keys(items, times, offsets, query_time=scoring.query_time)
-    return decode_multi(
-        next_BW,
-        denoise,
-        candidates,
-        k=decoding.k,
-        steps=decoding.steps,
-        rule=decoding.rule,
-        lookahead=decoding.lookahead,
-        exploration=decoding.exploration,
-        keys_B=keys_B.to(device),
-        rank=decoding.rank,
-        discount=decoding.discount,
-    )
 
 
 def _extended_states(

@@ -1,4 +1,4 @@
-"""Ray Data around `recommend`: bucket files in, one file of lists per bucket out.
+"""Ray Data around a `Recommender`: bucket files in, one file of lists per bucket out.
 
 The rows of the dataset are bucket numbers. An actor reads a bucket, makes its lists and writes its
 file under a fixed name, so that a rerun does only the buckets that are missing.
@@ -19,7 +19,7 @@ import torch
 
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, parse_tensors
 from diffsasrec.errors import ConfigError
-from diffsasrec.recommend import Decoding, Moment, events_of, recommend
+from diffsasrec.recommend import Decoding, Moment, Recommender, events_of
 from diffsasrec.schema import canonical, canonical_type, recommendations_schema
 from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
 from diffsasrec.storage import Storage, open_filesystem
@@ -113,13 +113,13 @@ def score_bucket(
     checkpoint: Checkpoint,
     scoring: Scoring,
     *,
+    recommender: Recommender,
     allowed: npt.NDArray[np.bool_],
-    trends: npt.NDArray[np.float32] | None,
     popular: npt.NDArray[np.float32] | None,
 ) -> pa.Table:
     """The lists of one bucket, recommendations_schema, sorted by user_id as the bucket is.
 
-    `trends`: as of the query time, in the checkpoint's order of items, [V, F].
+    `recommender`: of the checkpoint and the allowed items, as of the query time.
     `popular`: the log share of each item of `run_vocab`; None where everyone has a known history.
     """
     flat = flatten(sequences)
@@ -135,15 +135,7 @@ def score_bucket(
     scores = np.full((len(users), k), -np.inf, np.float32)
     modelled = np.flatnonzero(has_history)
     source, bounds = events_of(offsets, modelled)
-    lists[modelled], scores[modelled] = recommend(
-        checkpoint.model,
-        items[source],
-        times[source],
-        bounds,
-        moment=Moment(scoring.query_time, trends),
-        allowed=allowed,
-        decoding=scoring.decoding,
-    )
+    lists[modelled], scores[modelled] = recommender.recommend(items[source], times[source], bounds)
     if not has_history.all():
         assert popular is not None
         best = popular_list(popular, run_vocab, checkpoint.vocab, allowed, k=k)
@@ -262,8 +254,14 @@ class Scorer:
         self.allowed = allowed_items(
             self.checkpoint, deny_path=scoring.deny_path, allow_path=scoring.allow_path
         )
-        (trends,) = parse_tensors(scoring.run.read_bytes(scoring.trends))[0].values()
-        self.trends = known_trends(trends.numpy(), self.vocab, self.checkpoint.vocab)
+        (trends_VF,) = parse_tensors(scoring.run.read_bytes(scoring.trends))[0].values()
+        trends = known_trends(trends_VF.numpy(), self.vocab, self.checkpoint.vocab)
+        self.recommender = Recommender(
+            self.checkpoint.model,
+            moment=Moment(scoring.query_time, trends),
+            allowed=self.allowed,
+            decoding=scoring.decoding,
+        )
         self.popular = None
         if scoring.users == "all":  # holdout users have a history by definition
             self.popular = scoring.run.read_table(POPULAR)["log_share"].to_numpy()
@@ -277,8 +275,8 @@ class Scorer:
             self.vocab,
             self.checkpoint,
             self.scoring,
+            recommender=self.recommender,
             allowed=self.allowed,
-            trends=self.trends,
             popular=self.popular,
         )
         run.write_table(f"{self.scoring.output}/{name}", table)

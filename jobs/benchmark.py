@@ -27,7 +27,7 @@ from diffsasrec.counters import DAY, event_gaps, trend_counts, trend_features
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective, batch_loss
-from diffsasrec.recommend import Decoding, Moment, recommend
+from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.sequences import build_sequences, num_buckets
 from diffsasrec.split import survey_log
 from diffsasrec.storage import Storage
@@ -144,13 +144,14 @@ def _score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     model = model.to(options.device, getattr(torch, options.dtype)).eval()
     allowed = np.ones(options.items, dtype=bool)
 
-    def lists(decode: Any) -> Callable[[], object]:
-        decoding = Decoding(k=options.k, decode=decode, steps=options.steps)
-        return lambda: recommend(
-            model, *histories, moment=moment, allowed=allowed, decoding=decoding
-        )
+    def lists(decode: Any, shortlist: int = 0) -> Callable[[], object]:
+        decoding = Decoding(k=options.k, decode=decode, steps=options.steps, shortlist=shortlist)
+        recommender = Recommender(model, moment=moment, allowed=allowed, decoding=decoding)
+        return lambda: recommender.recommend(*histories)
 
     variants = {"exact": lists(options.decode)}
+    if options.decode == "multi":
+        variants["shortlist"] = lists("multi", Decoding.shortlist)
     if options.decode != "single":
         variants["single step"] = lists("single")
     for name, seconds in _median_seconds(variants, options.rounds, options.device):

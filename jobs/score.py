@@ -123,6 +123,7 @@ def decoding_of(settings: ScoreConfig) -> Decoding:
             lift=settings.explore_lift,
             temperature=settings.explore_temperature,
         ),
+        shortlist=settings.shortlist,
         filter_seen=settings.filter_seen,
         batch_size=settings.batch_size,
     )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from diffsasrec.baselines import (
     NEIGHBOURS,
+    SCORES_AT_ONCE,
     item_knn,
     item_similarity,
     own_most_frequent,
@@ -15,7 +16,6 @@ from diffsasrec.baselines import (
     rank_lists,
     user_items,
 )
-from diffsasrec.decode import LOGITS_PER_TILE
 
 Histories = list[list[int]]
 
@@ -165,7 +165,7 @@ def test_only_the_nearest_items_are_kept_ties_by_index():
 
 
 def test_tiles_of_users_change_nothing():
-    num_items = LOGITS_PER_TILE // 2  # two users in a tile
+    num_items = SCORES_AT_ONCE // 2  # two users in a tile
     counts = np.zeros(num_items, np.int64)
     counts[[3, 7, num_items - 1]] = 5, 9, 7
     lists = rank_lists(

@@ -10,20 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
+from diffsasrec.catalogue import Candidates, Catalogue
 from diffsasrec.decode import (
-    LOGITS_PER_TILE,
-    Candidates,
     CommitRule,
     Lists,
     decode_autoregressive,
     decode_multi,
     decode_single,
-    ordered_top,
-    top_items,
 )
 from diffsasrec.diffusion import Extras
 from diffsasrec.explore import CHOICES, Exploration, gumbel_noise
@@ -33,14 +28,16 @@ NOTHING = Exploration(num_items=0)
 
 
 def candidates_of(
-    num_items: int, blocked: Blocked | None = None, denied: list[int] | None = None
+    num_items: int,
+    blocked: Blocked | None = None,
+    denied: list[int] | None = None,
+    log_popularity: Tensor | None = None,
 ) -> Candidates:
     allowed_V = torch.ones(num_items, dtype=torch.bool)
     allowed_V[denied or []] = False
     users, items = ([pair[side] for pair in blocked or []] for side in (0, 1))
     return Candidates(
-        torch.eye(num_items),
-        allowed_V,
+        Catalogue(torch.eye(num_items), allowed_V, log_popularity),
         torch.tensor(users, dtype=torch.int64),
         torch.tensor(items, dtype=torch.int64),
     )
@@ -59,6 +56,7 @@ def multi(
     next_BD: Tensor | None = None,
     rank: str = "next_item",
     discount: float = 0.7,
+    shortlist: int = 0,
 ) -> Lists:
     """`next_BD`: by default what the first slot has before anything is committed."""
     if next_BD is None:
@@ -75,6 +73,7 @@ def multi(
         keys_B=torch.arange(num_users),
         rank=rank,
         discount=discount,
+        shortlist=shortlist,
     )
 
 
@@ -133,7 +132,7 @@ def slow_multi(
 ) -> list[tuple[int, float]]:
     """The rule of `decode_multi` for one user, with loops: (item, score) pairs.
 
-    `bonus`: what the last `places` add to the log-probability of each item.
+    `bonus`: what the last `places` add to the logit of each item.
     """
     slots = [-1] * k
     if next_V is None:
@@ -154,8 +153,11 @@ def slow_multi(
                 logprobs = (values - torch.logsumexp(values, dim=0)).tolist()
                 if committed_before == 0:
                     first.append(dict(zip(free, logprobs, strict=True)))
-                extra = bonus if step == last and bonus else [0.0] * len(table_SJV[0, 0])
-                costs = [-p - extra[item] for p, item in zip(logprobs, free, strict=True)]
+                exploring = places > 0 and step == last
+                extra = bonus if exploring and bonus else [0.0] * len(table_SJV[0, 0])
+                by_probability = rule.commit in ("threshold", "ratio") and not exploring
+                ranked = logprobs if by_probability else values.tolist()
+                costs = [-x - extra[item] for x, item in zip(ranked, free, strict=True)]
                 pairs += [(cost, slot, item) for cost, item in zip(costs, free, strict=True)]
         pairs.sort()
         steps_left = 1 if step == last else last - step
@@ -189,38 +191,6 @@ def assert_a_list(items: list[int], *, allowed: set[int], k: int) -> None:
     assert items[length:] == [-1] * (k - length)
 
 
-@given(
-    rows=st.integers(1, 5).flatmap(
-        lambda width: st.lists(
-            st.lists(
-                st.sampled_from([0.0, 1.0, 1.0, 2.0, -math.inf]), min_size=width, max_size=width
-            ),
-            min_size=1,
-            max_size=4,
-        )
-    ),
-    m=st.integers(1, 7),
-)
-@settings(deadline=None, max_examples=300)
-def test_ordered_top_equals_a_full_stable_sort(rows, m):
-    values, columns = ordered_top(torch.tensor(rows), m)
-    for row, row_values, row_columns in zip(rows, values.tolist(), columns.tolist(), strict=True):
-        finite = [column for column in range(len(row)) if row[column] > -math.inf]
-        expected = sorted(finite, key=lambda column: (-row[column], column))[:m]
-        assert row_columns == expected + [-1] * (m - len(expected))
-        assert row_values == [row[c] for c in expected] + [-math.inf] * (m - len(expected))
-
-
-@given(seed=st.integers(0, 10_000), m=st.sampled_from([1, 10, 99, 100]))
-@settings(deadline=None)
-def test_ordered_top_of_long_rows_settles_ties_by_the_column(seed, m):
-    generator = torch.Generator().manual_seed(seed)
-    values_RV = torch.randint(6, (3, 100), generator=generator).float()
-    _, columns = ordered_top(values_RV, m)
-    _, expected = values_RV.sort(dim=1, descending=True, stable=True)
-    assert torch.equal(columns, expected[:, :m])
-
-
 def test_probabilities_are_taken_after_the_filters():
     logits = torch.tensor([[math.log(6), math.log(3), math.log(1), math.log(90)]])
     candidates = candidates_of(4, blocked=[(0, 3)])
@@ -233,30 +203,6 @@ def test_filters_of_one_user_leave_the_others_alone():
     logits = torch.tensor([[3.0, 2.0, 1.0]]).expand(3, 3)
     lists = decode_single(logits, candidates_of(3, blocked=[(1, 0), (1, 0), (2, 2)]), k=2)
     assert lists.items_BK.tolist() == [[0, 1], [1, 2], [0, 1]]
-
-
-def test_tiles_of_rows_change_nothing():
-    num_items = 2**20
-    assert LOGITS_PER_TILE // num_items == 8  # 20 rows are three tiles
-    generator = torch.Generator().manual_seed(0)
-    states, weight = (torch.randn(n, 2, generator=generator) for n in (20, num_items))
-    users = torch.arange(20) % 10  # two rows each, in different tiles
-    best = (states @ weight.T).argmax(1)
-    blocked = torch.cat([best, torch.tensor([5, 6])])
-    owners = torch.cat([users, torch.tensor([3, 7])])
-    candidates = Candidates(weight, torch.ones(num_items).bool(), owners, blocked)
-    logprobs, items, _ = top_items(states, users, candidates, 3)
-    for row in range(20):
-        logits = states[row] @ weight.T
-        logits[blocked[owners == users[row]]] = -torch.inf
-        expected = logits.log_softmax(0).topk(3)
-        assert torch.equal(items[row], expected.indices)
-        assert torch.allclose(logprobs[row], expected.values, atol=1e-4)
-
-
-def test_blocked_items_are_counted_once_and_only_where_they_were_allowed():
-    candidates = candidates_of(5, blocked=[(0, 1), (0, 1), (2, 4), (2, 0), (2, 3)], denied=[4])
-    assert candidates.num_left(4).tolist() == [3, 4, 2, 4]
 
 
 ADVERSARIES = {
@@ -366,9 +312,7 @@ def test_lookahead_and_exploring_equal_the_slow_rule(commit, lookahead, places, 
     next_BD = 2.0 * torch.randn(num_users, num_items, generator=generator)
     log_popularity = torch.randn(num_items, generator=generator)
     blocked = [(0, item) for item in range(6)] + [(1, item) for item in range(9)] + [(2, 0)]
-    candidates = replace(
-        candidates_of(num_items, blocked, denied=[4]), log_popularity_V=log_popularity
-    )
+    candidates = candidates_of(num_items, blocked, [4], log_popularity)
     items_RM = torch.arange(num_items).expand(num_users, num_items)
     noise = gumbel_noise(torch.arange(num_users), items_RM)
     rule = {"k": k, "steps": steps, "rule": CommitRule(commit), "rank": rank, "discount": 0.6}
@@ -415,7 +359,7 @@ def test_exploring_leaves_the_sure_items_alone():
     explored, plain = (
         multi(
             lambda _: slots_KV.expand(50, 5, 40),
-            replace(candidates_of(40), log_popularity_V=torch.arange(20.0, -20.0, -1.0)),
+            candidates_of(40, log_popularity=torch.arange(20.0, -20.0, -1.0)),
             num_users=50,
             k=5,
             steps=2,
@@ -437,7 +381,7 @@ def test_exploring_looks_no_further_than_its_choices():
     log_popularity[[90, 60, CHOICES + k]] = torch.tensor([-1e4, -1e3, -1e5])
     lists = multi(
         lambda slots_BK: next_BD[:, None].expand(1, slots_BK.shape[1], num_items),
-        replace(candidates_of(num_items), log_popularity_V=log_popularity),
+        candidates_of(num_items, log_popularity=log_popularity),
         num_users=1,
         k=k,
         exploration=Exploration(2, lift=1.0, temperature=0.0),
@@ -586,14 +530,15 @@ def test_autoregressive_scores_are_those_of_the_first_pass():
 Own = dict[tuple[int, int], float]  # (user, item) -> what is added to the logit
 
 
-def with_own(candidates: Candidates, own: Own) -> Candidates:
-    """Every state of a user gets the same scores, by row and item as a model gives them."""
+class FixedScores:
+    def __init__(self, own: Own) -> None:
+        self.own = own
 
-    def own_scores(states_RD: Tensor, users_R: Tensor) -> Extras:
+    def of_rows(self, queries_RW: Tensor, users_R: Tensor) -> Extras:
         triples = [
             (row, item, score)
             for row, user in enumerate(users_R.tolist())
-            for (owner, item), score in sorted(own.items())
+            for (owner, item), score in sorted(self.own.items())
             if owner == user
         ]
         rows, items, scores = ([triple[n] for triple in triples] for n in range(3))
@@ -603,7 +548,17 @@ def with_own(candidates: Candidates, own: Own) -> Candidates:
             torch.tensor(scores, dtype=torch.float32),
         )
 
-    return replace(candidates, own_scores=own_scores)
+    def among(self, users_P: Tensor, items_P: Tensor) -> "FixedScores":
+        kept = set(zip(users_P.tolist(), items_P.tolist(), strict=True))
+        return FixedScores({pair: score for pair, score in self.own.items() if pair in kept})
+
+    def rise(self, before_RW: Tensor, after_RW: Tensor) -> Tensor:
+        return torch.zeros(len(before_RW))
+
+
+def with_own(candidates: Candidates, own: Own) -> Candidates:
+    """Every state of a user gets the same scores, by row and item as a model gives them."""
+    return replace(candidates, own=FixedScores(own))
 
 
 def in_logits(logits_BV: Tensor, own: Own) -> Tensor:
@@ -687,16 +642,3 @@ def test_own_scores_of_a_filtered_item_bring_nothing_back():
     candidates = with_own(candidates_of(5, [(0, 2)]), OWN)
     lists = decode_single(LOGITS, candidates, k=5)
     assert lists.items_BK[0].tolist() == [0, 1, 3, 4, -1]
-
-
-def test_tiles_of_rows_keep_the_own_scores_of_their_users():
-    num_items = 2**20
-    assert LOGITS_PER_TILE // num_items == 8  # 20 rows are three tiles
-    states = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
-    weight = torch.randn(num_items, 2, generator=torch.Generator().manual_seed(1))
-    none = torch.zeros(0, dtype=torch.int64)
-    candidates = Candidates(weight, torch.ones(num_items).bool(), none, none)
-    users = torch.arange(20) % 10
-    own = {(user, 100 + user): 50.0 for user in range(10)}
-    _, items, _ = top_items(states, users, with_own(candidates, own), 2)
-    assert items[:, 0].tolist() == [100 + user for user in users.tolist()]

@@ -23,7 +23,7 @@ from diffsasrec.evaluate import validation_ranks
 from diffsasrec.fit import train_phases
 from diffsasrec.model import SequenceModel
 from diffsasrec.phases import Buckets, Job, Phase
-from diffsasrec.recommend import Decoding, Moment, recommend
+from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences import Flat, bucket_name
 from diffsasrec.storage import Storage
@@ -168,14 +168,16 @@ def test_the_loss_falls_and_the_next_item_of_a_circle_is_learned(tmp_path, model
     train(make_job(tmp_path, model), replace(PRETRAIN, settings=settings))
     losses = [epoch["loss"] for epoch in result(tmp_path, "pretrain")["history"]]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
-    lists, _ = recommend(
+    recommender = Recommender(
         load_checkpoint(run.sub("checkpoint_pretrained")).model,
-        np.array([3, 4, 5, 6, 7, 0, 1, 2, 3], np.int32),
-        np.r_[16:20, 15:20] * DAY,
-        np.array([0, 4, 9]),
         moment=Moment(CUT, trends_as_of(run, CUT)),
         allowed=np.ones(NUM_ITEMS, bool),
         decoding=Decoding(1, filter_seen=False),
+    )
+    lists, _ = recommender.recommend(
+        np.array([3, 4, 5, 6, 7, 0, 1, 2, 3], np.int32),
+        np.r_[16:20, 15:20] * DAY,
+        np.array([0, 4, 9]),
     )
     assert lists.tolist() == [[7], [4]]
 

@@ -9,7 +9,9 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     ["errors", "schema", "progress", "counters", "explore"],
     ["config", "storage", "vocab", "metrics", "diffusion"],
-    ["decode", "model", "inputs", "rundir"],
+    ["catalogue", "inputs", "rundir"],
+    ["shortlist", "model"],
+    ["decode"],
     ["events", "baselines", "recommend", "checkpoint", "publish"],
     ["split"],
     ["sequences"],

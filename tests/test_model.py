@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffsasrec.batches import DRAWN, Batch, Events, Examples, make_batch
 from diffsasrec.config import ModelConfig, ObjectiveConfig
 from diffsasrec.counters import NUM_GAPS, NUM_OWN, NUM_TRENDS
-from diffsasrec.diffusion import Negatives
+from diffsasrec.diffusion import Extras, Negatives
 from diffsasrec.model import NUM_MIXED, Pairs, SequenceModel
 from diffsasrec.objective import Objective, batch_loss
 
@@ -365,6 +365,13 @@ def random_trends(seed: int = 0) -> Tensor:
 PAIRS = random_pairs([0, 0, 1, 3], [2, 5, 2, 19])
 
 
+def copy_scores(
+    model: SequenceModel, queries: Tensor, users: Tensor, pairs: Pairs, trends: Tensor | None
+) -> Extras:
+    own = model.own_items(pairs, None if trends is None else trends[pairs.items_X])
+    return own.of_rows(queries, users)
+
+
 @torch.no_grad()
 def test_fresh_weights_add_popularity_of_all_time_and_nothing_else():
     for config in CONFIGS:
@@ -374,7 +381,7 @@ def test_fresh_weights_add_popularity_of_all_time_and_nothing_else():
         expected = states @ model.item_weight.T + trends[:, 0]
         assert torch.allclose(queries @ model.item_vectors(trends).T, expected, atol=1e-5)
         users = torch.tensor([3, 0, 1, 2])
-        extras = model.copy_scores(queries, users, PAIRS, trends)
+        extras = copy_scores(model, queries, users, PAIRS, trends)
         assert len(extras.scores_Y) == 4 and not extras.scores_Y.any()
 
 
@@ -499,13 +506,13 @@ def test_a_batch_of_one_with_times_equals_a_batch_of_many(config):
 def test_copy_scores_are_those_of_each_users_pairs_one_by_one():
     model, trends, users = lively_model(CAUSAL), random_trends(), torch.tensor([3, 0, 2, 0])
     queries = model.queries(random_states(4))
-    extras = model.copy_scores(queries, users, PAIRS, trends)
+    extras = copy_scores(model, queries, users, PAIRS, trends)
     pairs = list(zip(extras.rows_Y.tolist(), extras.items_Y.tolist(), strict=True))
     assert pairs == [(0, 19), (1, 2), (1, 5), (3, 2), (3, 5)]  # user 2 has no pair
     for at, (row, item) in enumerate(pairs):
         of_user = (PAIRS.users_X == users[row]) & (PAIRS.items_X == item)
         alone = Pairs(*(tensor[of_user] for tensor in vars(PAIRS).values()))
-        score = model.copy_scores(queries[row : row + 1], users[row : row + 1], alone, trends)
+        score = copy_scores(model, queries[row : row + 1], users[row : row + 1], alone, trends)
         assert close(score.scores_Y[0], extras.scores_Y[at])
     assert len(set(extras.scores_Y.tolist())) == len(pairs)
 
@@ -514,21 +521,21 @@ def test_copy_scores_are_those_of_each_users_pairs_one_by_one():
 def test_a_copy_score_reads_the_numbers_of_its_pair_the_trends_of_its_item_and_the_state():
     model, users = lively_model(CAUSAL), torch.tensor([0])
     queries, trends = model.queries(random_states(1)), random_trends()
-    scores = model.copy_scores(queries, users, PAIRS, trends).scores_Y
+    scores = copy_scores(model, queries, users, PAIRS, trends).scores_Y
     other_numbers = random_pairs([0, 0, 1, 3], [2, 5, 2, 19], seed=1)
     other_trends = trends.clone()
     other_trends[5] += 1
-    assert not close(scores, model.copy_scores(queries, users, other_numbers, trends).scores_Y)
-    moved = model.copy_scores(queries, users, PAIRS, other_trends).scores_Y
+    assert not close(scores, copy_scores(model, queries, users, other_numbers, trends).scores_Y)
+    moved = copy_scores(model, queries, users, PAIRS, other_trends).scores_Y
     assert close(scores[0], moved[0]) and not close(scores[1], moved[1])
     other_state = model.queries(random_states(1, seed=1))
-    assert not close(scores, model.copy_scores(other_state, users, PAIRS, trends).scores_Y)
+    assert not close(scores, copy_scores(model, other_state, users, PAIRS, trends).scores_Y)
 
 
 @torch.no_grad()
 def test_trends_that_are_not_known_are_trends_of_0():
     model, users = lively_model(CAUSAL), torch.tensor([0, 1])
     queries = model.queries(random_states(2))
-    unknown = model.copy_scores(queries, users, PAIRS, None)
-    zeros = model.copy_scores(queries, users, PAIRS, torch.zeros(NUM_ITEMS, NUM_TRENDS))
+    unknown = copy_scores(model, queries, users, PAIRS, None)
+    zeros = copy_scores(model, queries, users, PAIRS, torch.zeros(NUM_ITEMS, NUM_TRENDS))
     assert torch.equal(unknown.scores_Y, zeros.scores_Y)

@@ -23,10 +23,10 @@ from diffsasrec.objective import Objective
 from diffsasrec.recommend import (
     Decoding,
     Moment,
+    Recommender,
     events_of,
     newest,
     own_pairs,
-    recommend,
     stretches,
 )
 
@@ -104,9 +104,8 @@ def lists_of(
     items, offsets = flat(histories)
     times = times or [times_of(history) for history in histories]
     flat_times = np.array([time for user_times in times for time in user_times], np.int64)
-    return recommend(
-        model, items, flat_times, offsets, moment=moment, allowed=allowed, decoding=decoding
-    )
+    recommender = Recommender(model, moment=moment, allowed=allowed, decoding=decoding)
+    return recommender.recommend(items, flat_times, offsets)
 
 
 def test_the_newest_events_are_kept_and_padded_on_the_right():
@@ -288,7 +287,8 @@ def slow_logprobs(
     logits_V = model.item_vectors(trends) @ query_W
     if not blocked:
         pairs = own_pairs(np.array(history, np.int32), *user, np.array([NOW]))
-        extras = model.copy_scores(query_W[None], torch.tensor([0]), pairs, trends)
+        own = model.own_items(pairs, trends[pairs.items_X])
+        extras = own.of_rows(query_W[None], torch.tensor([0]))
         for item, score in zip(extras.items_Y, extras.scores_Y, strict=True):
             logits_V[item] += score
     logits_V[sorted(blocked)] = -torch.inf

@@ -18,7 +18,7 @@ from diffsasrec.decode import CommitRule
 from diffsasrec.errors import ConfigError
 from diffsasrec.explore import Exploration
 from diffsasrec.model import SequenceModel
-from diffsasrec.recommend import Decoding
+from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import recommendations_schema, sequences_schema
 from diffsasrec.score import (
     Scoring,
@@ -110,15 +110,23 @@ def score(
     vocab=VOCAB,
     checkpoint=CHECKPOINT,
 ):
+    allowed = checkpoint.candidates() if allowed is None else allowed
     return score_bucket(
         sequences() if table is None else table,
         vocab,
         checkpoint,
         scoring,
-        allowed=checkpoint.candidates() if allowed is None else allowed,
-        trends=known_trends(trends, vocab, checkpoint.vocab),
+        recommender=recommender_of(
+            checkpoint, scoring, allowed, known_trends(trends, vocab, checkpoint.vocab)
+        ),
+        allowed=allowed,
         popular=None if scoring.users == "holdout" else POPULAR,
     )
+
+
+def recommender_of(checkpoint, scoring, allowed, trends) -> Recommender:
+    moment = Moment(scoring.query_time, trends)
+    return Recommender(checkpoint.model, moment=moment, allowed=allowed, decoding=scoring.decoding)
 
 
 def item_ids(table: pa.Table) -> dict[Any, list[Any]]:
@@ -206,8 +214,15 @@ def test_a_history_that_the_checkpoint_does_not_know_is_none():
     table = sequences([(1, ["new", "new"], [10, 20], None)], items=run_items)
     popular = np.r_[POPULAR, np.float32(0)]  # nothing is as popular as the new item
     vocab = vocabulary(run_items, pa.string(), [9] * 9)
+    allowed = np.ones(8, bool)
     (row,) = score_bucket(
-        table, vocab, CHECKPOINT, SCORING, allowed=np.ones(8, bool), trends=TRENDS, popular=popular
+        table,
+        vocab,
+        CHECKPOINT,
+        SCORING,
+        recommender=recommender_of(CHECKPOINT, SCORING, allowed, TRENDS),
+        allowed=allowed,
+        popular=popular,
     ).to_pylist()
     assert (row["source"], row["history_len"]) == ("popular", 2)
     assert [item["item_id"] for item in row["items"]] == ["c", "d", "e"]
@@ -277,13 +292,15 @@ def test_a_permuted_vocabulary_gives_the_same_lists():
 def test_items_that_the_checkpoint_does_not_know_are_left_out_of_a_history():
     run_items = ["new", *ITEMS]  # every index of the run is another one in the checkpoint
     users = [(1, ["a", "new", "b", "c", "new"], [1, 2, 3, 4, 5], None), (2, "h", [7], None)]
+    checkpoint = permuted_checkpoint()
+    trends = known_trends(TRENDS, VOCAB, checkpoint.vocab)
     table = score_bucket(
         sequences(users, items=run_items),
         vocabulary(run_items, pa.string(), [9] * 9),
-        permuted_checkpoint(),
+        checkpoint,
         SCORING,
-        allowed=permuted_checkpoint().candidates(),
-        trends=known_trends(TRENDS, VOCAB, permuted_checkpoint().vocab),
+        recommender=recommender_of(checkpoint, SCORING, checkpoint.candidates(), trends),
+        allowed=checkpoint.candidates(),
         popular=None,
     )
     own = score(sequences([(1, "abc", [1, 3, 4], None), (2, "h", [7], None)]))
@@ -487,7 +504,7 @@ def test_every_setting_of_decoding_reaches_it():
     rule |= {"margin": 0.14}
     explore = {"num_items": 3, "lift": 0.15, "temperature": 0.16}
     rest = {"k": 7, "decode": "multi", "rank": "sum", "discount": 0.17, "steps": 6}
-    rest |= {"lookahead": 0.18, "filter_seen": False, "batch_size": 5}
+    rest |= {"lookahead": 0.18, "shortlist": 19, "filter_seen": False, "batch_size": 5}
     explored = {"explore_items": 3, "explore_lift": 0.15, "explore_temperature": 0.16}
     expected = Decoding(**rest, rule=CommitRule(**rule), exploration=Exploration(**explore))
     assert decoding_of(ScoreConfig(**rest, **rule, **explored)) == expected
