@@ -7,6 +7,7 @@ times, F trend features, W width of the item vectors.
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffsasrec.batches import Batch
@@ -20,6 +21,9 @@ from diffsasrec.diffusion import (
     pairs_of_rows,
 )
 from diffsasrec.model import OwnItems, Pairs, SequenceModel
+
+# so many sequences are encoded at once: a CPU gains by little padding, a GPU by large kernels
+ROWS_TOGETHER = {"cpu": 16, "cuda": 256}
 
 
 class Objective(nn.Module):
@@ -52,20 +56,39 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, negatives: Negatives | None) -> tuple[Tensor, Tensor]:
         """The summed next-item loss and the summed denoising loss."""
         own = self._own_items(batch)
-        history = self.model.encode(batch.history_BL, batch.lengths_B, batch.gaps_BL)
-        if self.model.config.kind == "sasrec":
-            assert history.states_BLD is not None
-            states_BLD, denoising = history.states_BLD, history.states_BLD.new_zeros(())
-        else:
-            states_BLD, slots_BSD = self.model.denoise(
-                history, batch.slots_BS, batch.num_slots_B, ages_B=batch.ages_B
-            )
-            states_BTD = torch.cat([states_BLD, slots_BSD], dim=1)
+        states_BTD = self._states(batch)
+        denoising = states_BTD.new_zeros(())
+        if self.model.config.kind == "diffusion":
             masked = batch.masked_BT
             nll_R = self._nll(states_BTD, masked, batch.targets_BT, batch, own, negatives)
             denoising = denoising_loss(nll_R, batch.p_mask_BT[masked])
-        next_R = self._nll(states_BLD, batch.scored_BL, batch.next_BL, batch, own, negatives)
+        next_R = self._nll(states_BTD, batch.scored_BL, batch.next_BL, batch, own, negatives)
         return next_R.sum(), denoising
+
+    def _states(self, batch: Batch) -> Tensor:
+        """The states of all places, [B, L + S, D], undefined where nothing is.
+
+        Rows of similar length are encoded together: most of a padded batch would be padding.
+        """
+        model, width = self.model, batch.history_BL.shape[1]
+        order_B = batch.lengths_B.argsort(stable=True)
+        parts = []
+        for rows in order_B.split(ROWS_TOGETHER[order_B.device.type]):
+            longest = max(int(batch.lengths_B[rows[-1]]), 1)
+            gaps_BL = batch.gaps_BL[rows, :longest]
+            history = model.encode(batch.history_BL[rows, :longest], batch.lengths_B[rows], gaps_BL)
+            states_BLD, slots_BSD = history.states_BLD, None
+            if model.config.kind == "diffusion":
+                ages_B = None if batch.ages_B is None else batch.ages_B[rows]
+                states_BLD, slots_BSD = model.denoise(
+                    history, batch.slots_BS[rows], batch.num_slots_B[rows], ages_B=ages_B
+                )
+            assert states_BLD is not None
+            states_BLD = F.pad(states_BLD, (0, 0, 0, width - longest))
+            parts.append(
+                states_BLD if slots_BSD is None else torch.cat([states_BLD, slots_BSD], dim=1)
+            )
+        return torch.cat(parts)[order_B.argsort()]
 
     def _own_items(self, batch: Batch) -> OwnItems | None:
         if batch.pairs is None or self.filter_seen or self.model.copy_score is None:
