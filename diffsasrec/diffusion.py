@@ -9,6 +9,7 @@ Legend: B sequences, L tokens, S slots, R scored rows, N negatives, V items, D h
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ EPS = 1e-3
 
 # logits of at most so many numbers exist at once; the rest is recomputed in the backward pass
 LOGITS_PER_CHUNK = 2**23
+# fewer stay in a CPU's cache
+LOGITS_AT_ONCE = 2**20
 
 
 def stratified_levels(num: int, generator: torch.Generator) -> Tensor:
@@ -242,9 +245,52 @@ def _sampled_nll(
     return torch.log(total_R) + highest_R - positive_R
 
 
-def denoising_loss(nll_R: Tensor, p_mask_R: Tensor) -> Tensor:
-    """The sum over masked tokens of nll / p; the caller divides by the number of maskable tokens.
+def softmax_loss(
+    states_RD: Tensor, targets_R: Tensor, weights_R: Tensor, weight_VD: Tensor, bias_V: Tensor
+) -> Tensor:
+    """The sum over rows of weight times `item_nll`, under the softmax over all items.
 
-    The expectation over masks of this sum is the sum over all maskable tokens.
+    Faster than its parts: a row's weight is known, so that the gradients are made while the logits
+    of a chunk are at hand, and nothing is computed twice.
     """
-    return (nll_R / p_mask_R).sum()
+    loss: Tensor = _SoftmaxLoss.apply(states_RD, targets_R, weights_R, weight_VD, bias_V)
+    return loss
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states_RD: Tensor,
+        targets_R: Tensor,
+        weights_R: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor,
+    ) -> Tensor:
+        (excluded_X,) = bias_V.isinf().nonzero(as_tuple=True)
+        loss = torch.zeros((), device=states_RD.device)
+        states_grad_RD = torch.zeros_like(states_RD, dtype=torch.float32)
+        weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        rows = max(1, LOGITS_AT_ONCE // len(weight_VD))
+        for start in range(0, len(states_RD), rows):
+            chunk = slice(start, start + rows)
+            logits_RV = (states_RD[chunk] @ weight_VD.T).float()
+            logits_RV[:, excluded_X] = -torch.inf
+            target_R1, weight_R1 = targets_R[chunk, None], weights_R[chunk, None]
+            normaliser_R1 = logits_RV.logsumexp(1, keepdim=True)
+            loss += (weight_R1 * (normaliser_R1 - logits_RV.gather(1, target_R1))).sum()
+            # the derivative by the logits, in their place: weight (p - 1 at the target)
+            slope_RV = logits_RV.sub_(normaliser_R1).exp_()
+            slope_RV.scatter_add_(1, target_R1, torch.full_like(normaliser_R1, -1.0))
+            slope_RV.mul_(weight_R1)
+            states_grad_RD[chunk] = (slope_RV @ weight_VD).float()
+            weight_grad_VD += (slope_RV.T @ states_RD[chunk]).float()
+        ctx.save_for_backward(
+            states_grad_RD.to(states_RD.dtype), weight_grad_VD.to(weight_VD.dtype)
+        )
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        states_grad_RD, weight_grad_VD = ctx.saved_tensors
+        return slope * states_grad_RD, None, None, slope * weight_grad_VD, None

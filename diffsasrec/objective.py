@@ -16,9 +16,9 @@ from diffsasrec.diffusion import (
     Extras,
     Negatives,
     Trending,
-    denoising_loss,
     item_nll,
     pairs_of_rows,
+    softmax_loss,
 )
 from diffsasrec.model import OwnItems, Pairs, SequenceModel
 
@@ -57,13 +57,16 @@ class Objective(nn.Module):
         """The summed next-item loss and the summed denoising loss."""
         own = self._own_items(batch)
         states_BTD = self._states(batch)
-        denoising = states_BTD.new_zeros(())
-        if self.model.config.kind == "diffusion":
-            masked = batch.masked_BT
-            nll_R = self._nll(states_BTD, masked, batch.targets_BT, batch, own, negatives)
-            denoising = denoising_loss(nll_R, batch.p_mask_BT[masked])
-        next_R = self._nll(states_BTD, batch.scored_BL, batch.next_BL, batch, own, negatives)
-        return next_R.sum(), denoising
+        next_BL, once_BL = batch.next_BL, torch.ones_like(batch.next_BL, dtype=torch.float32)
+        next_item = self._loss(states_BTD, batch.scored_BL, next_BL, once_BL, batch, own, negatives)
+        if self.model.config.kind == "sasrec":
+            return next_item, next_item.new_zeros(())
+        # the expectation over masks of nll / p is the sum over all that can be masked
+        weights_BT = 1.0 / batch.p_mask_BT
+        denoising = self._loss(
+            states_BTD, batch.masked_BT, batch.targets_BT, weights_BT, batch, own, negatives
+        )
+        return next_item, denoising
 
     def _states(self, batch: Batch) -> Tensor:
         """The states of all places, [B, L + S, D], undefined where nothing is.
@@ -96,23 +99,24 @@ class Objective(nn.Module):
         queries_X = batch.queries_B[batch.pairs.users_X]
         return self.model.own_items(batch.pairs, self.trends_QVF[queries_X, batch.pairs.items_X])
 
-    def _nll(
+    def _loss(
         self,
         states_BTD: Tensor,
         chosen_BT: Tensor,
         targets_BT: Tensor,
+        weights_BT: Tensor,
         batch: Batch,
         own: OwnItems | None,
         negatives: Negatives | None,
     ) -> Tensor:
-        """The losses of the chosen places in their order, [R]; 0 for a target that is filtered."""
+        """The weighted sum over the chosen places of -log p(target); 0 for a filtered target."""
         users_R, place_R = chosen_BT.nonzero(as_tuple=True)
         # rows of one batch time lie together
         order_R = batch.queries_B[users_R].argsort(stable=True)
         users_R, place_R = users_R[order_R], place_R[order_R]
         ages_R = None if batch.ages_B is None else batch.ages_B[users_R]
         queries_RW = self.model.queries(states_BTD[users_R, place_R], ages_R)
-        targets_R = targets_BT[users_R, place_R]
+        targets_R, weights_R = targets_BT[users_R, place_R], weights_BT[users_R, place_R]
         extras = None if own is None else own.of_rows(queries_RW, users_R)
         is_filtered_R = torch.zeros_like(targets_R, dtype=torch.bool)
         if batch.pairs is not None and self.filter_seen:
@@ -121,16 +125,20 @@ class Objective(nn.Module):
         if negatives is not None:  # of a large catalogue only what occurs here
             used, targets_R, negatives, extras = _of_few(targets_R, negatives, extras)
         vectors_VW, trending = self._vectors(queries_RW, batch.queries_B[users_R], used)
+        queries_RW = queries_RW[:, : vectors_VW.shape[1]]
+        bias_V = self.bias_V if used is None else self.bias_V[used]
+        if negatives is None and extras is None and trending is None:
+            return softmax_loss(queries_RW, targets_R, weights_R, vectors_VW, bias_V)
         nll_R = item_nll(
-            queries_RW[:, : vectors_VW.shape[1]],
+            queries_RW,
             targets_R,
             vectors_VW,
-            self.bias_V if used is None else self.bias_V[used],
+            bias_V,
             negatives=negatives,
             extras=extras,
             trending=trending,
         )
-        return nll_R.masked_fill(is_filtered_R, 0.0)[order_R.argsort()]
+        return (weights_R * nll_R.masked_fill(is_filtered_R, 0.0)).sum()
 
     def _vectors(
         self, queries_RW: Tensor, tables_R: Tensor, used: Tensor | None
