@@ -144,6 +144,16 @@ def suited_batch_size(num_examples: int) -> int:
     return 2 ** min(max(int(np.log2(max(num_examples, 1) / 256)), 5), 10)
 
 
+def suited_num_negatives(num_candidates: int, *, at_batch_times: bool) -> int:
+    """How many negatives the softmax takes of a catalogue; 0: all items.
+
+    Windows score a hundred states a sequence, batch times a few: a full softmax is affordable up to
+    catalogues of another size.
+    """
+    limit, some = (100_000, 8192) if at_batch_times else (5_000, 1024)
+    return some if num_candidates > limit else 0
+
+
 def stream_seed(*parts: object) -> int:
     """A seed from (seed, phase, step, ...): no generator state has to be kept."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")

@@ -30,6 +30,7 @@ from diffsasrec.batches import (
     make_batch,
     stream_seed,
     suited_batch_size,
+    suited_num_negatives,
 )
 from diffsasrec.checkpoint import load_checkpoint, parse_tensors, save_checkpoint, save_tensors
 from diffsasrec.config import FinetuneConfig
@@ -252,10 +253,7 @@ class PhaseTrainer:
         num = self.job.train.num_negatives
         num_candidates = int((self.counts_V > 0).sum())
         if num is None:
-            # windows score a hundred states a sequence, batch times a few: a full softmax is
-            # affordable up to catalogues of another size
-            limit, some = (100_000, 8192) if len(self.query_times) else (5_000, 1024)
-            num = some if num_candidates > limit else 0
+            num = suited_num_negatives(num_candidates, at_batch_times=len(self.query_times) > 0)
         if num == 0 or num >= num_candidates:
             return None
         negatives = draw_negatives(torch.from_numpy(self.counts_V), num, generator)

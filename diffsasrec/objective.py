@@ -56,7 +56,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, negatives: Negatives | None) -> tuple[Tensor, Tensor]:
         """The summed next-item loss and the summed denoising loss."""
         own = self._own_items(batch)
-        states_BTD = self._states(batch)
+        states_BTD = self.states(batch)
         next_BL, once_BL = batch.next_BL, torch.ones_like(batch.next_BL, dtype=torch.float32)
         next_item = self._loss(states_BTD, batch.scored_BL, next_BL, once_BL, batch, own, negatives)
         if self.model.config.kind == "sasrec":
@@ -68,7 +68,7 @@ class Objective(nn.Module):
         )
         return next_item, denoising
 
-    def _states(self, batch: Batch) -> Tensor:
+    def states(self, batch: Batch) -> Tensor:
         """The states of all places, [B, L + S, D], undefined where nothing is.
 
         Rows of similar length are encoded together: most of a padded batch would be padding.

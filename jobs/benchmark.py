@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,26 @@ import pyarrow as pa
 import ray.data
 import torch
 
-from diffsasrec.batches import Events, make_batch, window_examples
+from diffsasrec.batches import (
+    Batch,
+    Events,
+    make_batch,
+    suited_num_negatives,
+    window_examples,
+)
+from diffsasrec.checkpoint import load_checkpoint, parse_tensors
 from diffsasrec.config import EventsConfig, ModelConfig, TrainStageConfig
 from diffsasrec.counters import DAY, event_gaps, trend_counts, trend_features
+from diffsasrec.diffusion import Negatives, draw_negatives
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective, batch_loss
 from diffsasrec.recommend import Decoding, Moment, Recommender
-from diffsasrec.sequences import build_sequences, num_buckets
+from diffsasrec.sequences import bucket_name, build_sequences, flatten, num_buckets
 from diffsasrec.split import survey_log
 from diffsasrec.storage import Storage
 from jobs.cli import start_ray
+from jobs.rivals import Reencoding, plain_loss, products_alone, rows_scored
 
 Variants = dict[str, Callable[[], object]]
 SEED = 0
@@ -41,7 +51,7 @@ def main() -> None:
     options = _parse()
     if "threads" in options:
         torch.set_num_threads(options.threads)
-    hidden = ("measure", "json", "command", "rounds")
+    hidden = ("measure", "json", "command", "rounds", "variants", "run")
     sizes = {name: value for name, value in vars(options).items() if name not in hidden}
     for figures in options.measure(options):
         line = {"device": "cpu", "threads": torch.get_num_threads()} | sizes | figures
@@ -59,7 +69,7 @@ def _parse() -> argparse.Namespace:
         command = commands.add_parser(name, help=(measure.__doc__ or "").splitlines()[0])
         command.set_defaults(measure=measure)
         command.add_argument("--items", type=int, default=3500)
-        command.add_argument("--users", type=int, default=512)
+        command.add_argument("--users", type=int, default=2048)
         command.add_argument("--max-len", type=int, default=200)
         command.add_argument("--lengths", choices=("lognormal", "full"), default="lognormal")
         command.add_argument("--hidden", type=int, default=64)
@@ -67,7 +77,10 @@ def _parse() -> argparse.Namespace:
         command.add_argument("--heads", type=int, default=2)
         command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         command.add_argument("--threads", type=int, default=1)
+        command.add_argument("--variants", help="only these, with commas between them")
     score, train = commands.choices["score"], commands.choices["train"]
+    score.add_argument("--run", help="a run's directory: its weights and users, not random ones")
+    score.add_argument("--keep-seen", action="store_true", help="as score.filter_seen: false")
     score.add_argument("--k", type=int, default=10)
     score.add_argument("--decode", choices=("single", "multi", "autoregressive"), default="multi")
     score.add_argument("--steps", type=int, default=Decoding.steps, help="of multi-step decoding")
@@ -84,7 +97,7 @@ def _parse() -> argparse.Namespace:
     ray_command.add_argument("--blocks", type=int, default=20)
     ray_command.add_argument("--block-seconds", type=float, default=0.5)
     for command in commands.choices.values():
-        command.add_argument("--rounds", type=int, default=3, help="the median of so many counts")
+        command.add_argument("--rounds", type=int, default=5, help="the median of so many counts")
         command.add_argument("--json", action="store_true", help="one JSON object per line")
     return parser.parse_args()
 
@@ -137,47 +150,109 @@ def _model_config(options: argparse.Namespace, *, num_slots: int) -> ModelConfig
 
 
 def _score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Lists per second, beside those of a single step."""
-    histories = _histories(options)
-    moment = Moment(options.max_len * DAY, _trends(options, histories)[0])
-    model = SequenceModel(_model_config(options, num_slots=options.k), options.items, seed=SEED)
-    model = model.to(options.device, getattr(torch, options.dtype)).eval()
-    allowed = np.ones(options.items, dtype=bool)
+    """Lists per second, beside the products alone, a single step, and encoding at every step."""
+    night = _random_night(options) if options.run is None else _night_of(options)
+    model = night.model.to(options.device, getattr(torch, options.dtype)).eval()
+    recommenders = {}
 
-    def lists(decode: Any, shortlist: int = 0) -> Callable[[], object]:
-        decoding = Decoding(k=options.k, decode=decode, steps=options.steps, shortlist=shortlist)
-        recommender = Recommender(model, moment=moment, allowed=allowed, decoding=decoding)
-        return lambda: recommender.recommend(*histories)
+    def lists(name: str, model: SequenceModel, **settings: Any) -> Callable[[], object]:
+        decoding = Decoding(options.k, filter_seen=not options.keep_seen, **settings)
+        recommenders[name] = recommender = Recommender(
+            model, moment=night.moment, allowed=night.allowed, decoding=decoding
+        )
+        return lambda: recommender.recommend(*night.histories)
 
-    variants = {"exact": lists(options.decode)}
+    settings = {"decode": options.decode, "steps": options.steps, "shortlist": 0}
+    variants = {"exact": lists("exact", model, **settings)}
     if options.decode == "multi":
-        variants["shortlist"] = lists("multi", Decoding.shortlist)
+        variants["shortlist"] = lists(
+            "shortlist", model, **(settings | {"shortlist": Decoding.shortlist})
+        )
     if options.decode != "single":
-        variants["single step"] = lists("single")
+        variants["single step"] = lists("single step", model, decode="single")
+    if options.decode == "multi" and model.config.attention == "prefix":
+        anew = Reencoding(model.config, model.num_items).to(model.item_weight).eval()
+        anew.load_state_dict(model.state_dict())
+        variants["encoding anew"] = lists("encoding anew", anew, **settings)
+    num_users = len(night.histories[2]) - 1
+    exact = recommenders["exact"]
+    if options.device == "cpu" and options.dtype == "float32":
+        num_rows = num_users * rows_scored(exact.decoding)
+        products = products_alone(num_rows, *exact.catalogue.vectors_CW.shape)
+        variants |= {f"products alone {n}": run for n, run in enumerate(products)}
+    if options.variants:
+        variants = {name: variants[name] for name in options.variants.split(",")}
+    alone = 0.0
     for name, seconds in _median_seconds(variants, options.rounds, options.device):
-        yield {"variant": name, "users_per_s": round(options.users / seconds, 2)}
+        figures = {"variant": name, "users": num_users, "items": model.num_items}
+        figures["users_per_s"] = round(num_users / seconds, 2)
+        if name.startswith("products alone"):
+            alone = max(alone, num_users / seconds)
+            continue
+        if name == "shortlist":
+            uncertain = recommenders[name].num_uncertain / (options.rounds + 1)
+            figures["uncertain_steps_per_user"] = round(uncertain / num_users, 4)
+        yield figures
+    if alone:
+        yield {"variant": "products alone", "users": num_users, "users_per_s": round(alone, 2)}
+
+
+@dataclass(frozen=True)
+class _Night:
+    """What lists are made from."""
+
+    model: SequenceModel
+    moment: Moment
+    allowed: npt.NDArray[np.bool_]
+    histories: Histories
+
+
+def _random_night(options: argparse.Namespace) -> _Night:
+    histories = _histories(options)
+    return _Night(
+        SequenceModel(_model_config(options, num_slots=options.k), options.items, seed=SEED),
+        Moment(options.max_len * DAY, _trends(options, histories)[0]),
+        np.ones(options.items, dtype=bool),
+        histories,
+    )
+
+
+def _night_of(options: argparse.Namespace) -> _Night:
+    """Trained weights and real histories: those of a run directory, runs/ds=.../..."""
+    run = Storage.of(options.run)
+    checkpoint = load_checkpoint(run.sub("checkpoint"))
+    (trends,) = parse_tensors(run.read_bytes("state/score/trends.safetensors"))[0].values()
+    flat = flatten(run.read_table(f"sequences/{bucket_name(0)}"))
+    offsets = flat.offsets[: options.users + 1]
+    # the trends and the lists are as of the run date, the end of what the weights know
+    return _Night(
+        checkpoint.model,
+        Moment(checkpoint.trained_before, trends.numpy()),
+        checkpoint.candidates(),
+        (flat.items[: offsets[-1]], flat.times[: offsets[-1]], offsets),
+    )
 
 
 def _train(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Sequences per second of forward, backward and update, beside the forward pass alone."""
+    """Sequences per second of pretraining, beside its encoder alone and a plain way."""
     items, times, offsets = histories = _histories(options)
     events = Events(items, times, event_gaps(times, offsets))
     config = _model_config(options, num_slots=10)
     examples = window_examples(offsets, np.diff(offsets), max_seq_len=options.max_len, min_events=2)
     examples = examples.take(np.arange(min(options.batch_size, len(examples))))
     settings = TrainStageConfig()
+    counts = np.bincount(items, minlength=options.items) + 1
+    popularity_VF = torch.from_numpy(_trends(options, histories)[0, :, :1]).to(options.device)
     model = SequenceModel(config, options.items, seed=SEED)
     objective = Objective(
-        model,
-        torch.ones(options.items, dtype=torch.bool),
-        torch.from_numpy(_trends(options, histories)[:, :, :1]),
-        filter_seen=True,
+        model, torch.ones(options.items, dtype=torch.bool), popularity_VF[None], filter_seen=True
     ).to(options.device)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=settings.learning_rate)
+    generator = torch.Generator().manual_seed(SEED)
+    num_negatives = suited_num_negatives(options.items, at_batch_times=False)
 
-    def forward() -> torch.Tensor:
-        generator = torch.Generator().manual_seed(SEED)
-        batch = make_batch(
+    def batch() -> Batch:
+        return make_batch(
             events,
             examples,
             query_times=np.zeros(0, np.int64),
@@ -187,17 +262,42 @@ def _train(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             rank=0,
             world_size=1,
         ).to(torch.device(options.device))
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.device == "cuda"):
-            sums = objective(batch, None)
-        return batch_loss(sums, batch, settings.objective)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        forward().backward()
-        torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.grad_clip)
-        optimizer.step()
+    def negatives() -> Negatives:
+        drawn = draw_negatives(torch.from_numpy(counts), num_negatives, generator)
+        return Negatives(*(tensor.to(options.device) for tensor in vars(drawn).values()))
 
-    variants: Variants = {"step": step, "forward": forward}
+    def step(sample: bool) -> Iterator[torch.Tensor]:
+        drawn = batch()
+        sums = objective(drawn, negatives() if sample else None)
+        yield batch_loss(sums, drawn, settings.objective)
+
+    def encoder() -> Iterator[torch.Tensor]:
+        yield objective.states(batch()).square().mean()
+
+    def plain() -> Iterator[torch.Tensor]:
+        yield from plain_loss(model, batch(), popularity_VF, settings.objective)
+
+    def updated_by(losses: Callable[[], Iterator[torch.Tensor]]) -> Callable[[], object]:
+        def run() -> None:
+            optimizer.zero_grad()
+            with torch.autocast(options.device, torch.bfloat16, enabled=options.device == "cuda"):
+                for loss in losses():
+                    loss.backward()
+            torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.grad_clip)
+            optimizer.step()
+
+        return run
+
+    variants: Variants = {
+        "step": updated_by(lambda: step(sample=num_negatives > 0)),
+        "encoder alone": updated_by(encoder),
+        "plain": updated_by(plain),
+    }
+    if num_negatives:
+        variants["step over all items"] = updated_by(lambda: step(sample=False))
+    if options.variants:
+        variants = {name: variants[name] for name in options.variants.split(",")}
     for name, seconds in _median_seconds(variants, options.rounds, options.device):
         yield {"variant": name, "sequences_per_s": round(len(examples) / seconds, 2)}
 

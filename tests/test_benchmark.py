@@ -20,7 +20,10 @@ def lines_of(*arguments: str) -> list[dict]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_score_prints_one_json_line_per_variant(dtype: str):
     lines = lines_of("score", *TINY, "--k", "3", "--decode", "multi", "--dtype", dtype)
-    assert [line["variant"] for line in lines] == ["exact", "single step"]
+    expected = ["exact", "shortlist", "single step", "encoding anew"]
+    if dtype == "float32":
+        expected += ["products alone"]
+    assert [line["variant"] for line in lines] == expected
     for line in lines:
         assert line["users_per_s"] > 0
         assert line["peak_rss_mib"] > 0
@@ -29,5 +32,5 @@ def test_score_prints_one_json_line_per_variant(dtype: str):
 
 def test_train_prints_sequences_per_second():
     lines = lines_of("train", *TINY, "--batch-size", "4", "--lengths", "full")
-    assert [line["variant"] for line in lines] == ["step", "forward"]
+    assert [line["variant"] for line in lines] == ["step", "encoder alone", "plain"]
     assert all(line["sequences_per_s"] > 0 for line in lines)

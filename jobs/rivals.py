@@ -1,0 +1,101 @@
+"""What `jobs.benchmark` measures beside our own: limits, and plain ways to do the same."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffsasrec.batches import Batch
+from diffsasrec.config import ObjectiveConfig
+from diffsasrec.model import History, SequenceModel
+from diffsasrec.objective import batch_loss
+from diffsasrec.recommend import Decoding
+
+TILES = ((256, 4096), (512, 2048), (1024, 1024), (2048, 4096))
+LOGITS_OF_PLAIN = 2**28  # 1 GiB of them, and as much again for each of their gradients
+
+
+def rows_scored(decoding: Decoding) -> int:
+    """States per user that the exact way multiplies with the whole catalogue."""
+    if decoding.decode == "single":
+        return 1
+    if decoding.decode == "autoregressive":
+        return decoding.k
+    explored = decoding.exploration.num_items
+    sure, sure_steps = decoding.k - explored, decoding.steps - bool(explored)
+    rows, filled = 1 + bool(explored), 0  # the next item's, and again for what may be explored
+    for step in range(sure_steps):
+        rows += decoding.k - filled if filled < sure else 0
+        filled += -(-(sure - filled) // (sure_steps - step))
+    return rows
+
+
+def products_alone(num_rows: int, num_items: int, width: int) -> Iterator[Callable[[], object]]:
+    """The matrix products of scoring and nothing else, once per shape of a tile."""
+    for rows, columns in TILES:
+        states = torch.randn(rows, width)
+        vectors = torch.randn(num_items, width)
+        buffer = torch.empty(rows * columns)
+
+        def run(
+            states: Tensor = states, vectors: Tensor = vectors, buffer: Tensor = buffer
+        ) -> None:
+            for start in range(0, num_rows, len(states)):
+                some = states[: min(len(states), num_rows - start)]
+                for tile in vectors.split(len(buffer) // len(states)):
+                    out = buffer[: len(some) * len(tile)].view(len(some), len(tile))
+                    torch.mm(some, tile.T, out=out)
+
+        yield run
+
+
+class Reencoding(SequenceModel):
+    """A model that encodes the history anew for every step of decoding."""
+
+    def denoise(self, history: History, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        anew = self.encode(history.items_BL, history.lengths_B, history.gaps_BL)
+        return super().denoise(anew, *args, **kwargs)
+
+
+def plain_loss(
+    model: SequenceModel, batch: Batch, popularity_VF: Tensor, objective: ObjectiveConfig
+) -> Iterator[Tensor]:
+    """The loss of pretraining in the obvious way, in parts whose logits fit the memory.
+
+    All sequences are padded to the longest that the model takes, and every place gets logits over
+    the whole catalogue, whether it is scored or not.
+    """
+    num_sequences, num_slots = batch.slots_BS.shape
+    width, longest = batch.history_BL.shape[1], model.config.max_seq_len
+    missing = longest - width
+    per_sequence = (longest + num_slots) * model.num_items
+    for rows in torch.arange(num_sequences).split(max(1, LOGITS_OF_PLAIN // per_sequence)):
+        history = model.encode(
+            F.pad(batch.history_BL[rows], (0, missing)),
+            batch.lengths_B[rows],
+            F.pad(batch.gaps_BL[rows], (0, missing)),
+        )
+        states_BLD, slots_BSD = model.denoise(
+            history, batch.slots_BS[rows], batch.num_slots_B[rows]
+        )
+        vectors_VW = model.item_vectors(popularity_VF)
+        queries_BTW = model.queries(torch.cat([states_BLD, slots_BSD], dim=1))
+        logits_BTV = queries_BTW[..., : vectors_VW.shape[1]] @ vectors_VW.T
+        targets_BT = _padded(batch.targets_BT[rows], width, missing)
+        nll_BT = F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT, reduction="none")
+        weights_BT = (batch.masked_BT / batch.p_mask_BT)[rows]
+        denoising = (nll_BT * _padded(weights_BT, width, missing)).sum()
+        next_BL = F.pad(batch.next_BL[rows], (0, missing))
+        next_nll_BL = F.cross_entropy(
+            logits_BTV[:, :longest].transpose(1, 2), next_BL, reduction="none"
+        )
+        next_item = (next_nll_BL * F.pad(batch.scored_BL[rows], (0, missing))).sum()
+        yield batch_loss((next_item, denoising), batch, objective)
+
+
+def _padded(values_BT: Tensor, width: int, missing: int) -> Tensor:
+    """History and slots [B, L + S] with `missing` places between them."""
+    history_BL, slots_BS = values_BT[:, :width], values_BT[:, width:]
+    return torch.cat([F.pad(history_BL, (0, missing)), slots_BS], dim=1)
