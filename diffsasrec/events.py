@@ -236,8 +236,10 @@ def fragments_dataset(log: Log) -> ray.data.Dataset:
         {"number": number, "path": f.path, "row_group": -1 if f.row_group is None else f.row_group}
         for number, f in enumerate(log.fragments)
     ]
-    # more blocks than this only cost the driver time; a block is split among no tasks
-    return ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
+    # a block is one task: enough of them to keep all CPUs busy to the end, and no more, as each
+    # costs the driver time
+    num_blocks = min(max(8 * int(ray.cluster_resources().get("CPU", 1)), 16), 1000)
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), num_blocks))
 
 
 def fragments_of(batch: pa.Table) -> Iterator[tuple[int, Fragment]]:

@@ -63,8 +63,15 @@ def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[s
     users, items = (events[name].combine_chunks() for name in ("user_id", "item_id"))
     times = events["timestamp"].to_numpy()
     user_code, item_code = _rank_of_id(users), _rank_of_id(items)
+    order = np.lexsort((times, user_code))
+    tied = (user_code[order][1:] == user_code[order][:-1]) & (times[order][1:] == times[order][:-1])
+    # the others are in their places already
+    (places,) = np.nonzero(np.r_[False, tied][: len(order)] | np.r_[tied, False][: len(order)])
+    rows = order[places]
+    hashes = pair_hash(users.take(pa.array(rows)), items.take(pa.array(rows)))
     # the item last: it decides only between items whose hashes collide
-    order = np.lexsort((item_code, pair_hash(users, items), times, user_code))
+    among = np.lexsort((item_code[rows], hashes, times[rows], user_code[rows]))
+    order[places] = rows[among]
     user_code, item_code, times = user_code[order], item_code[order], times[order]
     same = (
         (user_code[1:] == user_code[:-1])

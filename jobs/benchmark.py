@@ -41,7 +41,13 @@ from diffsasrec.sequences import bucket_name, build_sequences, flatten, num_buck
 from diffsasrec.split import survey_log
 from diffsasrec.storage import Storage
 from jobs.cli import start_ray
-from jobs.rivals import Reencoding, plain_loss, products_alone, rows_scored
+from jobs.rivals import (
+    Reencoding,
+    plain_loss,
+    prepare_with_duckdb,
+    products_alone,
+    rows_scored,
+)
 
 Variants = dict[str, Callable[[], object]]
 SEED = 0
@@ -303,7 +309,7 @@ def _train(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Rows per second from Parquet to sequences, through Ray Data."""
+    """Rows per second from Parquet to sequences, through Ray Data, beside DuckDB."""
     start_ray()
     rng = np.random.default_rng(SEED)
     directory = tempfile.TemporaryDirectory(prefix="benchmark-")  # lives as long as `prepare`
@@ -345,7 +351,12 @@ def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             progress=lambda done, total: None,
         )
 
-    for name, seconds in _median_seconds({"prepare": prepare}, options.rounds, "cpu"):
+    def duckdb() -> None:
+        log_path = f"{directory.name}/log.parquet"
+        prepare_with_duckdb(log_path, directory.name, quantile=0.95)
+
+    variants: Variants = {"prepare": prepare, "duckdb": duckdb}
+    for name, seconds in _median_seconds(variants, options.rounds, "cpu"):
         yield {"variant": name, "rows_per_s": round(options.rows / seconds, 2)}
 
 
