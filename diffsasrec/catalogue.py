@@ -69,7 +69,7 @@ class Metric:
         num, width = vectors_CW.shape
         mean_W = torch.zeros(width, dtype=torch.float64, device=vectors_CW.device)
         scatter_WW = mean_W.new_zeros((width, width))
-        chunks = vectors_CW.split(2**16)  # in float64 a large catalogue would take much
+        chunks = vectors_CW.split(2**13)  # in float64 a large catalogue would take much
         for chunk in chunks:
             mean_W += chunk.double().sum(0) / num
         for chunk in chunks:

@@ -23,7 +23,7 @@ features, W width of the item vectors (D and the trends), R rows (states to scor
 item of the history), Y pairs (row, item).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -36,6 +36,9 @@ from diffsasrec.diffusion import Extras, pairs_of_rows
 
 NUM_MIXED = 16  # trend features that the model mixes for itself, besides those as they are
 COPY_WIDTH = 32
+
+# so many tokens are encoded at once where no gradients are wanted: their inner states stay small
+TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 2**20}
 
 Cache = list[tuple[Tensor, Tensor]]  # keys and values [B, H, L, E] of every block
 
@@ -91,15 +94,7 @@ class History:
     gaps_BL: Tensor | None
     states_BLD: Tensor | None  # None under bidirectional attention: states depend on the slots
     cache: Cache
-    room: int = 0  # places for slots behind the keys and values, for the time without gradients
-
-    def with_room(self, num_slots: int) -> "History":
-        """The same with places in memory for so many slots, which each pass then fills anew."""
-        cache = [
-            (F.pad(key, (0, 0, 0, num_slots)), F.pad(value, (0, 0, 0, num_slots)))
-            for key, value in self.cache
-        ]
-        return replace(self, cache=cache, room=num_slots)
+    room: int = 0  # places for slots behind the keys and values, which each pass fills anew
 
     def joined(self, block: int, slot_key: Tensor, slot_value: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values of the history and of the slots in one block."""
@@ -330,6 +325,29 @@ class SequenceModel(nn.Module):
             cache.append((key, value))
             x_BLD = block.attend(x_BLD, query, key, value, causal=True)
         return History(items_BL, lengths_B, gaps_BL, self.norm(x_BLD), cache)
+
+    def encode_for_slots(
+        self, items_BL: Tensor, lengths_B: Tensor, gaps_BL: Tensor, *, num_slots: int
+    ) -> History:
+        """`encode` in little memory and without gradients, with room for `num_slots` slots."""
+        if self.config.attention != "prefix":
+            return self.encode(items_BL, lengths_B, gaps_BL)
+        num_users, width = items_BL.shape
+        at_once = max(1, TOKENS_AT_ONCE[items_BL.device.type] // width)
+        states: list[Tensor] = []
+        cache: Cache = []
+        for start in range(0, num_users, at_once):
+            users = slice(start, start + at_once)
+            part = self.encode(items_BL[users], lengths_B[users], gaps_BL[users])
+            assert part.states_BLD is not None
+            states.append(part.states_BLD)
+            for number, (key, value) in enumerate(part.cache):
+                if start == 0:
+                    shape = (num_users, key.shape[1], width + num_slots, key.shape[3])
+                    cache.append((key.new_empty(shape), value.new_empty(shape)))
+                cache[number][0][users, :, :width] = key
+                cache[number][1][users, :, :width] = value
+        return History(items_BL, lengths_B, gaps_BL, torch.cat(states), cache, room=num_slots)
 
     def denoise(
         self,

@@ -212,9 +212,9 @@ class _States:
         gaps_BL = newest(gaps, offsets, max_len=max_len)[0].to(device)
         query_times = np.full(len(lengths_B), recommender.query_time)
         ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)
-        history = model.encode(items_BL, lengths_B, gaps_BL)
-        if model.config.attention == "prefix":
-            history = history.with_room(recommender.decoding.k)
+        history = model.encode_for_slots(
+            items_BL, lengths_B, gaps_BL, num_slots=recommender.decoding.k
+        )
         width = recommender.catalogue.vectors_VW.shape[1]
         return _States(model, items_BL, gaps_BL, lengths_B, ages_B, history, width)
 

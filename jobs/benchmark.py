@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from diffsasrec.sequences import bucket_name, build_sequences, flatten, num_buck
 from diffsasrec.split import survey_log
 from diffsasrec.storage import Storage
 from jobs.cli import start_ray
+from jobs.plan import add_arguments, plan
 from jobs.rivals import (
     Reencoding,
     plain_loss,
@@ -103,10 +105,30 @@ def _parse() -> argparse.Namespace:
     ray_command.set_defaults(measure=_ray)
     ray_command.add_argument("--actors", type=int, default=2)
     ray_command.add_argument("--block-seconds", type=float, default=2.0)
+    plan_command = commands.add_parser("plan", help=(plan.__doc__ or "").splitlines()[0])
+    plan_command.set_defaults(measure=plan)
+    add_arguments(plan_command)
     for command in commands.choices.values():
         command.add_argument("--rounds", type=int, default=5, help="the median of so many counts")
         command.add_argument("--json", action="store_true", help="one JSON object per line")
     return parser.parse_args()
+
+
+def _memory_mib(of: str) -> float:
+    """VmRSS or VmHWM of this process, MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{of}:"):
+            return int(line.split()[1]) / 1024
+    raise OSError(f"/proc/self/status has no {of}")
+
+
+def _memory_of(run: Callable[[], object]) -> float:
+    """The peak of memory while `run` works, above what was there before, MiB."""
+    run()  # what is made once and kept is no memory of the lists
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _memory_mib("VmRSS")
+    run()
+    return _memory_mib("VmHWM") - before
 
 
 def _median_seconds(variants: Variants, rounds: int, device: str) -> Iterator[tuple[str, float]]:
@@ -189,15 +211,16 @@ def _score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         variants |= {f"products alone {n}": run for n, run in enumerate(products)}
     if options.variants:
         variants = {name: variants[name] for name in options.variants.split(",")}
+    memory = {name: round(_memory_of(run)) for name, run in variants.items()}
     alone = 0.0
     for name, seconds in _median_seconds(variants, options.rounds, options.device):
         figures = {"variant": name, "users": num_users, "items": model.num_items}
-        figures["users_per_s"] = round(num_users / seconds, 2)
+        figures |= {"users_per_s": round(num_users / seconds, 2), "lists_mib": memory[name]}
         if name.startswith("products alone"):
             alone = max(alone, num_users / seconds)
             continue
         if name == "shortlist":
-            uncertain = recommenders[name].num_uncertain / (options.rounds + 1)
+            uncertain = recommenders[name].num_uncertain / (options.rounds + 3)
             figures["uncertain_steps_per_user"] = round(uncertain / num_users, 4)
         yield figures
     if alone:
