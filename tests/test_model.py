@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import diffsasrec.model as model_module
 from diffsasrec.batches import DRAWN, Batch, Events, Examples, make_batch
 from diffsasrec.config import ModelConfig, ObjectiveConfig
 from diffsasrec.counters import NUM_GAPS, NUM_OWN, NUM_TRENDS
@@ -539,3 +540,57 @@ def test_trends_that_are_not_known_are_trends_of_0():
     unknown = copy_scores(model, queries, users, PAIRS, None)
     zeros = copy_scores(model, queries, users, PAIRS, torch.zeros(NUM_ITEMS, NUM_TRENDS))
     assert torch.equal(unknown.scores_Y, zeros.scores_Y)
+
+
+@torch.no_grad()
+def test_no_copy_score_rises_by_more_than_its_bound():
+    model, trends = lively_model(CAUSAL), random_trends()
+    own = model.own_items(PAIRS, trends[PAIRS.items_X])
+    users = torch.tensor([0, 0, 1, 3])
+    for seed, scale in enumerate([0.01, 0.3, 3.0, 30.0]):
+        before = model.queries(random_states(4))
+        after = before + scale * model.queries(random_states(4, seed=seed + 1))
+        rise = own.rise(before, after)
+        rows = own.of_rows(before, users).rows_Y
+        risen = own.of_rows(after, users).scores_Y - own.of_rows(before, users).scores_Y
+        assert (risen <= rise[rows] + 1e-4).all()
+    assert not own.rise(before, before).any()
+
+
+@torch.no_grad()
+def test_copy_scores_among_some_pairs_are_theirs():
+    model, trends = lively_model(CAUSAL), random_trends()
+    own = model.own_items(PAIRS, trends[PAIRS.items_X])
+    queries, users = model.queries(random_states(3)), torch.tensor([0, 1, 3])
+    whole = own.of_rows(queries, users)
+    # user 0 has 2 and 5, user 1 has 2, user 3 has 19; nobody has 7
+    some = own.among(torch.tensor([0, 0, 3]), torch.tensor([5, 7, 19])).of_rows(queries, users)
+    assert list(zip(some.rows_Y.tolist(), some.items_Y.tolist(), strict=True)) == [(0, 5), (2, 19)]
+    expected = dict(
+        zip(
+            zip(whole.rows_Y.tolist(), whole.items_Y.tolist(), strict=True),
+            whole.scores_Y.tolist(),
+            strict=True,
+        )
+    )
+    assert some.scores_Y.tolist() == pytest.approx([expected[0, 5], expected[2, 19]], abs=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens_at_once", [1, 7, 10**6])
+def test_parts_of_a_batch_and_places_for_slots_change_no_state(monkeypatch, tokens_at_once):
+    # a part of one user, of several, of all
+    monkeypatch.setitem(model_module.TOKENS_AT_ONCE, "cpu", tokens_at_once)
+    model = lively_model(PREFIX)
+    items = torch.tensor([[1, 2, 3], [4, 0, 0], [5, 6, 0]])
+    lengths, gaps = torch.tensor([3, 1, 2]), torch.tensor([[0, 5, 9], [3, 0, 0], [1, 60, 0]])
+    ages = torch.tensor([1, 20, 63])
+    plain = model.encode(items, lengths, gaps)
+    parts = model.encode_for_slots(items, lengths, gaps, num_slots=3)
+    for slots in ([[-1], [-1], [-1]], [[-1, 7, -1]] * 3, [[8, -1, -1]] * 3):
+        slots_BS = torch.tensor(slots)
+        expected = model.denoise(plain, slots_BS, ages_B=ages)[1]
+        wanted_BS = slots_BS < 0
+        found = model.denoise(parts, slots_BS, ages_B=ages, wanted_BS=wanted_BS)[1]
+        assert close(found[wanted_BS], expected[wanted_BS])
+    assert close(parts.last_states(), plain.last_states())

@@ -270,6 +270,13 @@ def test_the_estimate_does_not_depend_on_the_chunks():
     assert {estimate_users(sketch_of(users, chunks)) for chunks in (2, 7, 50)} == {whole}
 
 
+@pytest.mark.parametrize("num_users", [3, SKETCH_SIZE, 40_000])
+@pytest.mark.parametrize("repeats", [1, 30])
+def test_the_smallest_hashes_are_those_of_a_full_sort(num_users, repeats):
+    users = pa.array(np.tile(np.arange(num_users), repeats))
+    assert np.array_equal(smallest_hashes(users), np.unique(id_hash(users))[:SKETCH_SIZE])
+
+
 def test_a_sketch_holds_distinct_hashes_in_order():
     sketch = smallest_hashes(pa.array(["b", "a", "b"]))
     assert sketch.tolist() == sorted(id_hash(pa.array(["a", "b"])).tolist())
