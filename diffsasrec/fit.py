@@ -9,7 +9,7 @@ attempt. Generators are seeded per step, so that none has to be saved.
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -359,9 +359,16 @@ class PhaseTrainer:
             "epochs": self.state.best_epoch or self.state.epoch,
             "steps": self.state.step,
             "examples": int(self.num_examples.sum()),
+            "sent_bytes_per_step": self._sent_bytes(self.model.parameters()),
+            "of_embedding": self._sent_bytes([self.model.item_weight]),
             "history": self.state.history,
         }
         run.write_bytes(result_path(name), to_json(result))
+
+    def _sent_bytes(self, parameters: Iterable[Tensor]) -> int:
+        """What each worker sends of gradients in a step: a ring all-reduce passes them on twice."""
+        size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+        return 2 * (self.world_size - 1) * size // self.world_size
 
     def _save_state(self) -> None:
         if self.rank != 0:

@@ -102,7 +102,7 @@ def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, An
                 "on each side of a batch time of the last finetune.query_share); lower it or bring "
                 "more history"
             )
-    keys = ("epochs", "steps", "examples")
+    keys = ("epochs", "steps", "examples", "sent_bytes_per_step", "of_embedding")
     return {
         "counts": {name: {key: r[key] for key in keys} for name, r in results.items()},
         "history": {name: r["history"] for name, r in results.items()},

@@ -532,6 +532,15 @@ def test_two_gloo_workers_report_the_losses_and_the_validation_of_one(alone, pai
             assert together == pytest.approx(separate, rel=1e-4)
 
 
+def test_two_workers_send_every_gradient_once_and_one_sends_none(alone, pair):
+    name = next(iter(CASES))
+    one, two = result(alone / name, "pretrain"), result(pair / name, "pretrain")
+    saved = load_file(pair / name / "checkpoint_pretrained" / "model.safetensors")
+    assert two["sent_bytes_per_step"] == 4 * sum(weight.numel() for weight in saved.values())
+    assert two["of_embedding"] == 4 * saved["items.weight"].numel()
+    assert one["sent_bytes_per_step"] == one["of_embedding"] == 0
+
+
 def test_two_resumed_workers_equal_two_unbroken_ones_bit_for_bit(pair):
     assert json.loads((pair / "resumed.json").read_text())[0] == DIES_AT  # the state of step 6
     for output in ("checkpoint_pretrained", "checkpoint"):
