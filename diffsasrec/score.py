@@ -280,7 +280,8 @@ class Scorer:
             popular=self.popular,
         )
         run.write_table(f"{self.scoring.output}/{name}", table)
-        return pa.table({"bucket": batch["bucket"], "users": [table.num_rows]})
+        uncertain, self.recommender.num_uncertain = self.recommender.num_uncertain, 0
+        return pa.table({"bucket": batch["bucket"], "uncertain": [uncertain]})
 
 
 def score(
@@ -291,12 +292,16 @@ def score(
     cpus_per_actor: float,
     gpus_per_actor: float,
     progress: Callable[[int, int], None],
-) -> None:
-    """Scores the buckets that have no file yet."""
+) -> int:
+    """Scores the buckets that have no file yet.
+
+    Returns:
+        for how many users and steps a shortlist was not enough.
+    """
     present = {info.path.rpartition("/")[2] for info in scoring.run.list(scoring.output)}
     missing = [b for b in range(num_buckets) if bucket_name(b) not in present]
     if not missing:
-        return
+        return 0
     resources: dict[str, Any] = {"num_cpus": cpus_per_actor}
     if gpus_per_actor:
         resources["num_gpus"] = gpus_per_actor
@@ -310,5 +315,8 @@ def score(
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_actors, len(missing))),
         **resources,
     )
-    for done, _ in enumerate(scored.iter_rows(), 1):
+    num_uncertain = 0
+    for done, row in enumerate(scored.iter_rows(), 1):
+        num_uncertain += row["uncertain"]
         progress(num_buckets - len(missing) + done, num_buckets)
+    return num_uncertain

@@ -1,5 +1,6 @@
 """The serving checkpoint -> a list for every user, one file per bucket."""
 
+import logging
 from collections import Counter
 from typing import Any
 
@@ -21,6 +22,8 @@ from diffsasrec.storage import Storage
 from jobs.cli import main as run_job
 from jobs.cli import microseconds
 from jobs.tasks import map_tasks
+
+log = logging.getLogger(__name__)
 
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def decoding_of(settings: ScoreConfig) -> Decoding:
 
 
 def score_buckets(config: Config, scoring: Scoring, num_buckets: int, what: str) -> None:
-    score(
+    num_uncertain = score(
         scoring,
         num_buckets=num_buckets,
         num_actors=config.score.num_actors,
@@ -138,6 +141,13 @@ def score_buckets(config: Config, scoring: Scoring, num_buckets: int, what: str)
         gpus_per_actor=config.score.gpus_per_actor,
         progress=Progress(what, "bucket", interval=config.log_interval).update,
     )
+    if num_uncertain:
+        log.info(
+            "%s: %d steps of users took the whole catalogue, as a shortlist of %d could not decide",
+            what,
+            num_uncertain,
+            config.score.shortlist,
+        )
 
 
 if __name__ == "__main__":
