@@ -1,7 +1,7 @@
 """What a night of another size costs: `jobs.benchmark plan`.
 
 Rates of this machine's CPU are measured on the spot; the costs of Ray Data are those that
-`jobs.benchmark ray` found on two cores. Everything about GPUs comes from data sheets and formulas:
+`jobs.benchmark ray` found on two cores. Everything about GPUs comes from estimates and formulas:
 no GPU has been measured. Each line says which it is.
 
 Legend of the formulas: d width of the model, w width of the item vectors (d and the trends), V
@@ -33,7 +33,10 @@ BLOCKS_PER_ACTOR = 20  # so that the last blocks leave few actors idle
 
 @dataclass(frozen=True)
 class Device:
-    """Sustained rates by data sheet: bfloat16 FLOP/s, bytes/s of memory, exponentials/s."""
+    """Estimates of sustained rates: bfloat16 FLOP/s, bytes/s of memory, exponentials/s.
+
+    Exponentials: multiprocessors x 16 per clock x clock.
+    """
 
     flops: float
     bytes: float
@@ -41,9 +44,9 @@ class Device:
 
 
 GPUS = {
-    "H200": Device(790e12, 4.3e12, 3.7e12),
-    "A10G": Device(70e12, 0.6e12, 1.1e12),
-    "L4": Device(60e12, 0.3e12, 0.9e12),
+    "H200": Device(790e12, 4.3e12, 132 * 16 * 1.75e9),
+    "A10G": Device(70e12, 0.6e12, 80 * 16 * 1.7e9),
+    "L4": Device(60e12, 0.3e12, 58 * 16 * 2.0e9),
 }
 
 

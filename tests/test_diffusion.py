@@ -234,9 +234,7 @@ def test_the_softmax_loss_and_its_gradients_are_those_of_its_parts(
     monkeypatch, logits_at_once, excluded
 ):
     # small chunks of a small catalogue: the real ones would need a million logits
-    monkeypatch.setattr(
-        diffusion, "LOGITS_AT_ONCE", logits_at_once
-    )  # a size, so that it has chunks
+    monkeypatch.setattr(diffusion, "LOGITS_AT_ONCE", logits_at_once)  # a size, for chunks
     states, _, weight = random_rows(7, 9, 4)
     targets = torch.tensor([0, 2, 2, 4, 8, 7, 0])
     weights = torch.tensor([1.0, 0.0, 2.5, 1.0, 10.0, 1.0, 0.5])
