@@ -206,18 +206,13 @@ class GateConfig(Section):
 class ScoreConfig(Section):
     k: PositiveInt = Field(10, description="items per user")
     decode: Literal["single", "multi", "autoregressive"] = Field("single", description="how")
-    rank: Literal["next_item", "sum", "slot"] = Field(
-        "next_item",
-        description="order of a list: by next-item probability, by the discounted sum "
-        "over all slots, or by slot",
-    )
-    discount: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.7, description="rank=sum: what the next slot counts less"
+    rank: Literal["next_item", "slot"] = Field(
+        "next_item", description="order of a list: by next-item probability, or by slot"
     )
     steps: PositiveInt = Field(
         2, description="multi: at most so many denoising steps; exploring takes the last"
     )
-    commit: Literal["threshold", "ratio", "margin", "schedule"] = Field(
+    commit: Literal["threshold", "schedule"] = Field(
         "schedule", description="multi: which slots a step commits, where there are several"
     )
     threshold: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -225,13 +220,6 @@ class ScoreConfig(Section):
     )
     threshold_decay: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.9, description="commit=threshold: the user's falls by this factor while no slot passes"
-    )
-    ratio: Fraction = Field(
-        0.8, description="commit=ratio: confidence, as a share of the user's most confident slot"
-    )
-    margin: Annotated[float, Field(ge=0)] = Field(
-        0.5,
-        description="commit=margin: difference of logits between a slot's best item and its second",
     )
     lookahead: Fraction = Field(
         0.5,

@@ -23,49 +23,35 @@ from diffsasrec.shortlist import SLACK, Shortlist, ascending, logits_of, own_amo
 
 @dataclass(frozen=True)
 class CommitRule:
-    """Which slots a step commits, by the logits of their items; every bar is the user's own.
+    """Which slots a step commits, besides those that must be for the steps to suffice.
 
-    threshold: probability at least `threshold`; while no slot of the user passes it falls by
-        `threshold_decay`, in this step only.
-    ratio: probability at least `ratio` times that of the user's most confident slot.
-    margin: logit at least `margin` above that of the slot's second item.
-    schedule: no more than must be for the steps to suffice.
+    threshold: those whose item has at least this probability; while no slot of a user has, the
+        user's threshold falls by `threshold_decay`, in this step only.
+    schedule: none.
 
-    The first two need probabilities, and for these a sum over the whole catalogue in every step.
+    Probabilities take a sum over the whole catalogue in every step, a schedule does not.
     """
 
-    commit: Literal["threshold", "ratio", "margin", "schedule"] = "schedule"
+    commit: Literal["threshold", "schedule"] = "schedule"
     threshold: float = 0.9
     threshold_decay: float = 0.9
-    ratio: float = 0.8
-    margin: float = 0.5
 
     @property
     def needs_probabilities(self) -> bool:
-        return self.commit in ("threshold", "ratio")
+        return self.commit == "threshold"
 
     def passing(self, confidence_BKM: Tensor) -> Tensor:
-        """The confidence from which a slot is committed, [B, K].
+        """The confidence from which slots are committed, per user, [B].
 
         `confidence_BKM`: log-probabilities where they are needed, logits elsewhere.
         """
-        best_BK = confidence_BKM.amax(2)
-        best_B1 = best_BK.amax(1, keepdim=True)
-        if self.commit == "threshold":
-            log_threshold, log_decay = math.log(self.threshold), math.log(self.threshold_decay)
-            falls_B1 = ((best_B1 - log_threshold) / log_decay).clamp(min=0).ceil()
-            # min: the fall ends at the best slot also where rounding would stop just above it
-            bar_B1 = torch.minimum(log_threshold + falls_B1 * log_decay, best_B1)
-            return bar_B1.expand_as(best_BK)
-        if self.commit == "ratio":
-            bar_B1 = best_B1 + (math.log(self.ratio) if self.ratio else -torch.inf)
-            return bar_B1.expand_as(best_BK)
-        never_BK = torch.full_like(best_BK, torch.inf)
-        if self.commit == "schedule" or confidence_BKM.shape[2] < 2:
-            return never_BK
-        top_BK2 = confidence_BKM.topk(2, dim=2).values
-        clear_BK = top_BK2[..., 0] - top_BK2[..., 1] >= self.margin
-        return torch.where(clear_BK, best_BK, never_BK)
+        best_B = confidence_BKM.flatten(1).amax(1)
+        if not self.needs_probabilities:
+            return torch.full_like(best_B, torch.inf)
+        log_threshold, log_decay = math.log(self.threshold), math.log(self.threshold_decay)
+        falls_B = ((best_B - log_threshold) / log_decay).clamp(min=0).ceil()
+        # min: the fall ends at the best slot also where rounding would stop just above it
+        return torch.minimum(log_threshold + falls_B * log_decay, best_B)
 
 
 @dataclass(frozen=True)
@@ -95,7 +81,6 @@ def decode_multi(
     exploration: Exploration,
     keys_B: Tensor,
     rank: str,
-    discount: float,
     shortlist: int,
 ) -> Lists:
     """Denoises K masked slots per user in at most `steps` steps.
@@ -106,7 +91,7 @@ def decode_multi(
         lookahead: how far from `next_BD` a slot is scored: 0 there, 1 at its own state.
         keys_B: what the noise of `exploration` is drawn from.
         shortlist: how many items per user the steps look at where that provably suffices; 0: all.
-            It changes no list. Rules and ranks that need probabilities look at all.
+            It changes no list. A rule that needs probabilities looks at all.
 
     Each step scores the masked slots and commits, most confident first and never an item twice,
     every slot that passes the rule, and at least so many that the steps suffice. Where there is
@@ -121,7 +106,7 @@ def decode_multi(
         return torch.lerp(next_BD[:, None], denoise(slots_BK), lookahead)
 
     first_BKD = states(slots_BK)
-    search = _Search.of(next_BD, first_BKD, candidates, rule, rank, size=shortlist)
+    search = _Search.of(next_BD, first_BKD, candidates, rule, size=shortlist)
     wanted_B = candidates.num_left(num_users).clamp(max=k)
     sure_B = (wanted_B - exploration.num_items).clamp(min=0)
     sure_steps = steps - 1 if exploration.num_items else steps
@@ -137,11 +122,7 @@ def decode_multi(
             slots_BK, states(slots_BK), exploration, keys_B, left_B
         )
         slots_BK, _ = _commit(slots_BK, confidence_BKM, items_BKM, left_B, left_B, rule)
-    first_BSD, normaliser_BS = next_BD[:, None], search.normaliser_B[:, None]
-    if rank == "sum":  # the next item in the first place, then the other slots as they began
-        first_BSD = torch.cat([first_BSD, first_BKD[:, 1:]], dim=1)
-        normaliser_BS = torch.cat([normaliser_BS, search.first_normalisers(first_BKD[:, 1:])], 1)
-    lists = _rank(slots_BK, first_BSD, normaliser_BS, candidates, rank, discount)
+    lists = _rank(slots_BK, next_BD, search.normaliser_B, candidates, rank)
     return replace(lists, num_uncertain=search.num_uncertain)
 
 
@@ -162,11 +143,10 @@ class _Search:
         first_BKD: Tensor,
         candidates: Candidates,
         rule: CommitRule,
-        rank: str,
         *,
         size: int,
     ) -> "_Search":
-        if size and rule.commit == "schedule" and rank != "sum":
+        if size and not rule.needs_probabilities:
             short = Shortlist.of(next_BD, first_BKD, candidates, size=size)
             return _Search(next_BD, candidates, rule, short.normaliser_B, short)
         users_B = torch.arange(len(next_BD), device=next_BD.device)
@@ -252,13 +232,6 @@ class _Search:
             items_BM[users_B] = top.items_RM
         return items_BM
 
-    def first_normalisers(self, states_BSD: Tensor) -> Tensor:
-        """logsumexp over all candidates before anything is committed, [B, S]."""
-        num_users, num_slots, _ = states_BSD.shape
-        users_R = torch.arange(num_users, device=states_BSD.device).repeat_interleave(num_slots)
-        top = top_items(states_BSD.flatten(0, 1), users_R, self.candidates, 1, normalise=True)
-        return top.normaliser_R.view(num_users, num_slots)
-
 
 def _by_slot(top: Top, users_R: Tensor, slot_R: Tensor, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
     """Confidences and items of open slots, [B, K, M]; -inf and -1 for the others."""
@@ -288,13 +261,14 @@ def _commit(
     num_users, k, num_choices = confidence_BKM.shape
     slots_BK = slots_BK.clone()
     user_B = torch.arange(num_users, device=slots_BK.device)
-    passing_BK = rule.passing(confidence_BKM)
+    passing_B = rule.passing(confidence_BKM)
     lowest_B = torch.full_like(confidence_BKM[:, 0, 0], torch.inf)
     for nth in range(k):
-        due_BKM = (confidence_BKM >= passing_BK[..., None]) | (nth < at_least_B)[:, None, None]
+        due_B = nth < at_least_B
+        due_BKM = (confidence_BKM >= passing_B[:, None, None]) | due_B[:, None, None]
         best_B, flat_B = confidence_BKM.masked_fill(~due_BKM, -torch.inf).flatten(1).max(1)
         commit_B = (nth < left_B) & (best_B > -torch.inf)
-        lowest_B = torch.where(commit_B | (nth < at_least_B), best_B, lowest_B)
+        lowest_B = torch.where(commit_B | due_B, best_B, lowest_B)
         if not commit_B.any():
             break
         user, flat = user_B[commit_B], flat_B[commit_B]
@@ -331,46 +305,26 @@ def decode_autoregressive(
         slots_BK[:, position] = top.items_RM[:, 0]
     assert first is not None, k
     states_BD, normaliser_B = first
-    return _rank(slots_BK, states_BD[:, None], normaliser_B[:, None], candidates, rank, 0.0)
+    return _rank(slots_BK, states_BD, normaliser_B, candidates, rank)
 
 
 def _rank(
-    slots_BK: Tensor,
-    states_BSD: Tensor,
-    normaliser_BS: Tensor,
-    candidates: Candidates,
-    rank: str,
-    discount: float,
+    slots_BK: Tensor, next_BD: Tensor, normaliser_B: Tensor, candidates: Candidates, rank: str
 ) -> Lists:
     """Scores the chosen items as the next item and puts them in the order of the list.
 
-    The states are those of the first pass, before anything was committed.
+    `next_BD`: the states before anything was committed.
     """
     by_item_BK = slots_BK.masked_fill(slots_BK == MASK, torch.iinfo(slots_BK.dtype).max).argsort(
         dim=1
     )
     items_BK = slots_BK.gather(1, by_item_BK)
-    logprob_BSK = _first_logprobs(items_BK, states_BSD, normaliser_BS, candidates)
-    scores_BK = logprob_BSK[:, 0].masked_fill(items_BK == MASK, -torch.inf)
-    by_BK = scores_BK
-    if rank == "slot":
-        by_BK = -by_item_BK.float()
-    if rank == "sum":
-        places_S = torch.arange(logprob_BSK.shape[1], device=slots_BK.device)
-        weight_S = torch.tensor(discount, device=slots_BK.device) ** places_S
-        by_BK = (weight_S[:, None] * logprob_BSK.exp()).sum(1)
+    users_B = torch.arange(len(items_BK), device=items_BK.device)
+    own = own_among(candidates, items_BK)
+    logits_BK = logits_of(next_BD, users_B, items_BK, candidates, own)
+    scores_BK = (logits_BK - normaliser_B[:, None]).masked_fill(items_BK == MASK, -torch.inf)
+    by_BK = -by_item_BK.float() if rank == "slot" else scores_BK
     by_BK = by_BK.masked_fill(items_BK == MASK, -torch.inf)
     # stably: equal ones stay in the order of the items
     order_BK = by_BK.argsort(dim=1, descending=True, stable=True)
     return Lists(items_BK.gather(1, order_BK), scores_BK.gather(1, order_BK))
-
-
-def _first_logprobs(
-    items_BK: Tensor, states_BSD: Tensor, normaliser_BS: Tensor, candidates: Candidates
-) -> Tensor:
-    """log p of the chosen items (ascending in a row) in the slots of the first pass, [B, S, K]."""
-    num_users, num_slots = normaliser_BS.shape
-    users_R = torch.arange(num_users, device=items_BK.device).repeat_interleave(num_slots)
-    own = own_among(candidates, items_BK)
-    logits_RK = logits_of(states_BSD.flatten(0, 1), users_R, items_BK, candidates, own)
-    return logits_RK.view(num_users, num_slots, -1) - normaliser_BS[:, :, None]

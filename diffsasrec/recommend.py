@@ -35,8 +35,7 @@ class Decoding:
 
     k: int
     decode: Literal["single", "multi", "autoregressive"] = "single"
-    rank: Literal["next_item", "sum", "slot"] = "next_item"
-    discount: float = 0.7
+    rank: Literal["next_item", "slot"] = "next_item"
     steps: int = 2
     rule: CommitRule = field(default_factory=CommitRule)
     lookahead: float = 0.5
@@ -181,7 +180,6 @@ class Recommender:
             exploration=decoding.exploration,
             keys_B=keys_B.to(self._device),
             rank=decoding.rank,
-            discount=decoding.discount,
             shortlist=decoding.shortlist,
         )
 

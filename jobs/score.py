@@ -112,13 +112,10 @@ def decoding_of(settings: ScoreConfig) -> Decoding:
         decode=settings.decode,
         rank=settings.rank,
         steps=settings.steps,
-        discount=settings.discount,
         rule=CommitRule(
             commit=settings.commit,
             threshold=settings.threshold,
             threshold_decay=settings.threshold_decay,
-            ratio=settings.ratio,
-            margin=settings.margin,
         ),
         lookahead=settings.lookahead,
         exploration=Exploration(

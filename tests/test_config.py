@@ -84,11 +84,13 @@ def test_exploring_needs_a_step_and_places_of_its_own():
 
 
 def test_a_commit_rule_needs_several_steps_to_choose_between():
-    ratio = ["score.decode=multi", "score.commit=ratio"]
-    assert "score.commit=ratio" in refusal(LEAST, *ratio)
-    assert "score.commit=ratio" in refusal(LEAST, *ratio, "score.explore_items=0", "score.steps=1")
-    assert load_config(LEAST, [*ratio, "score.steps=3"]).score.commit == "ratio"
-    assert load_config(LEAST, [*ratio, "score.explore_items=0"]).score.steps == 2
+    rule = ["score.decode=multi", "score.commit=threshold"]
+    assert "score.commit=threshold" in refusal(LEAST, *rule)
+    assert "score.commit=threshold" in refusal(
+        LEAST, *rule, "score.explore_items=0", "score.steps=1"
+    )
+    assert load_config(LEAST, [*rule, "score.steps=3"]).score.commit == "threshold"
+    assert load_config(LEAST, [*rule, "score.explore_items=0"]).score.steps == 2
 
 
 def test_a_cut_off_beyond_the_list_and_an_unmeasured_gate_are_refused():

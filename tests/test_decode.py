@@ -55,7 +55,6 @@ def multi(
     exploration: Exploration = NOTHING,
     next_BD: Tensor | None = None,
     rank: str = "next_item",
-    discount: float = 0.7,
     shortlist: int = 0,
 ) -> Lists:
     """`next_BD`: by default what the first slot has before anything is committed."""
@@ -72,7 +71,6 @@ def multi(
         exploration=exploration,
         keys_B=torch.arange(num_users),
         rank=rank,
-        discount=discount,
         shortlist=shortlist,
     )
 
@@ -99,21 +97,12 @@ def denoise_with(tables: Tensor) -> Callable[[Tensor], Tensor]:
 
 def slow_rule(pairs: list[tuple[float, int, int]], rule: CommitRule) -> set[tuple[float, int, int]]:
     """Which pairs (cost, slot, item), cheapest first, may be committed in a step."""
-    best = math.exp(-pairs[0][0])
-    if rule.commit == "threshold":
-        limit = rule.threshold
-        while best < limit:
-            limit *= rule.threshold_decay
-        return {pair for pair in pairs if math.exp(-pair[0]) >= limit}
-    if rule.commit == "ratio":
-        return {pair for pair in pairs if math.exp(-pair[0]) >= rule.ratio * best}
-    found = set()
-    for slot in {slot for _, slot, _ in pairs}:
-        mine = [pair for pair in pairs if pair[1] == slot]
-        lead = mine[1][0] - mine[0][0] if len(mine) > 1 else math.inf
-        if rule.commit == "margin" and lead >= rule.margin:
-            found.add(mine[0])
-    return found
+    if rule.commit == "schedule":
+        return set()
+    limit = rule.threshold
+    while math.exp(-pairs[0][0]) < limit:
+        limit *= rule.threshold_decay
+    return {pair for pair in pairs if math.exp(-pair[0]) >= limit}
 
 
 def slow_multi(
@@ -124,7 +113,6 @@ def slow_multi(
     steps: int,
     rule: CommitRule,
     rank: str,
-    discount: float,
     lookahead: float = 1.0,
     next_V: Tensor | None = None,
     places: int = 0,
@@ -139,7 +127,6 @@ def slow_multi(
         next_V = slot_logits(slots, table_SJV)[0]
     wanted = min(k, len(allowed))
     last = steps - 1 if places else steps
-    first: list[dict[int, float]] = []  # per slot
     for step in range(steps):
         free = sorted(allowed - set(slots))
         committed_before = len(allowed) - len(free)
@@ -151,11 +138,9 @@ def slow_multi(
             if slots[slot] == -1:
                 values = (next_V + lookahead * (logits - next_V))[free].double()
                 logprobs = (values - torch.logsumexp(values, dim=0)).tolist()
-                if committed_before == 0:
-                    first.append(dict(zip(free, logprobs, strict=True)))
                 exploring = places > 0 and step == last
                 extra = bonus if exploring and bonus else [0.0] * len(table_SJV[0, 0])
-                by_probability = rule.commit in ("threshold", "ratio") and not exploring
+                by_probability = rule.commit == "threshold" and not exploring
                 ranked = logprobs if by_probability else values.tolist()
                 costs = [-x - extra[item] for x, item in zip(ranked, free, strict=True)]
                 pairs += [(cost, slot, item) for cost, item in zip(costs, free, strict=True)]
@@ -172,15 +157,8 @@ def slow_multi(
     everything = sorted(allowed)
     values = next_V[everything].double()
     scores = dict(zip(everything, (values - torch.logsumexp(values, 0)).tolist(), strict=True))
-    first[:1] = [scores] if first else []
     if rank == "next_item":
         filled.sort(key=lambda item: (-scores[item], item))
-    if rank == "sum":
-        summed = {
-            item: sum(discount**slot * math.exp(first[slot][item]) for slot in range(k))
-            for item in filled
-        }
-        filled.sort(key=lambda item: (-summed[item], item))
     return [(item, scores[item]) for item in filled]
 
 
@@ -245,7 +223,7 @@ def test_a_list_has_k_distinct_allowed_items_or_all_that_are_left(mode, adversar
         assert (lists.scores_BK[user, len(allowed) :] == -torch.inf).all()
 
 
-@pytest.mark.parametrize("rank", ["next_item", "sum", "slot"])
+@pytest.mark.parametrize("rank", ["next_item", "slot"])
 def test_equal_scores_are_ordered_by_the_item_index(rank):
     lists = multi(
         lambda _: torch.zeros(2, 4, 9),
@@ -273,15 +251,11 @@ RULES = [
     (2.0, CommitRule("threshold", threshold=0.5, threshold_decay=0.8)),
     (6.0, CommitRule("threshold", threshold=0.9, threshold_decay=0.8)),
     (2.0, CommitRule("threshold", threshold=1.0, threshold_decay=0.8)),
-    (2.0, CommitRule("ratio", ratio=0.6)),
-    (2.0, CommitRule("ratio", ratio=0.0)),
-    (2.0, CommitRule("margin", margin=0.7)),
-    (2.0, CommitRule("margin", margin=0.0)),
     (2.0, CommitRule("schedule")),
 ]
 
 
-@pytest.mark.parametrize("rank", ["next_item", "sum", "slot"])
+@pytest.mark.parametrize("rank", ["next_item", "slot"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 10])
 @pytest.mark.parametrize(("scale", "commit"), RULES)
 def test_multi_equals_the_slow_rule_for_one_user_at_a_time(scale, commit, steps, rank):
@@ -289,7 +263,7 @@ def test_multi_equals_the_slow_rule_for_one_user_at_a_time(scale, commit, steps,
     tables = random_tables(num_users, k, num_items, steps, scale)
     blocked = [(0, item) for item in range(6)] + [(1, item) for item in range(9)]
     blocked += [(2, 0), (2, 3), (4, 8)]
-    rule = {"k": k, "steps": steps, "rule": commit, "rank": rank, "discount": 0.6}
+    rule = {"k": k, "steps": steps, "rule": commit, "rank": rank}
     candidates = candidates_of(num_items, blocked, denied=[4])
     lists = multi(denoise_with(tables), candidates, num_users=num_users, **rule)
     for user in range(num_users):
@@ -301,10 +275,10 @@ def test_multi_equals_the_slow_rule_for_one_user_at_a_time(scale, commit, steps,
         assert lists.scores_BK[user].tolist() == pytest.approx(scores, abs=1e-4)
 
 
-@pytest.mark.parametrize("rank", ["next_item", "sum", "slot"])
+@pytest.mark.parametrize("rank", ["next_item", "slot"])
 @pytest.mark.parametrize("places", [0, 1, 2, 4])
 @pytest.mark.parametrize("lookahead", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("commit", ["schedule", "ratio"])
+@pytest.mark.parametrize("commit", ["schedule", "threshold"])
 def test_lookahead_and_exploring_equal_the_slow_rule(commit, lookahead, places, rank):
     num_users, num_items, k, steps = 8, 9, 4, 3
     tables = random_tables(num_users, k, num_items, places, scale=2.0)
@@ -315,7 +289,7 @@ def test_lookahead_and_exploring_equal_the_slow_rule(commit, lookahead, places, 
     candidates = candidates_of(num_items, blocked, [4], log_popularity)
     items_RM = torch.arange(num_items).expand(num_users, num_items)
     noise = gumbel_noise(torch.arange(num_users), items_RM)
-    rule = {"k": k, "steps": steps, "rule": CommitRule(commit), "rank": rank, "discount": 0.6}
+    rule = {"k": k, "steps": steps, "rule": CommitRule(commit), "rank": rank}
     lists = multi(
         denoise_with(tables),
         candidates,
@@ -439,22 +413,6 @@ def test_slots_below_the_threshold_wait_for_the_next_step():
     logits = torch.zeros(3, 9)
     logits[0, 0], logits[1, 1], logits[2, 2] = 20.0, 3.0, 1.0
     assert calls_of_multi(logits, steps=10, threshold=0.9) == [0, 1, 2]
-
-
-def test_a_ratio_commits_what_is_nearly_as_sure_as_the_surest_slot():
-    logits = torch.zeros(3, 9)
-    logits[0, 0], logits[1, 1], logits[2, 2] = 2.0, 1.9, 0.5
-    assert calls_of_multi(logits, steps=10, commit="ratio", ratio=0.8) == [0, 2]
-    assert calls_of_multi(logits, steps=10, commit="ratio", ratio=0.0) == [0]
-    assert calls_of_multi(logits, steps=10, commit="ratio", ratio=1.0) == [0, 1, 2]
-
-
-def test_an_unsure_slot_holds_up_no_clear_one_of_lower_probability():
-    logits = torch.full((3, 9), -9.0)
-    logits[0, :2] = logits[1, 2:4] = torch.tensor([5.0, 4.9])
-    logits[2, 4:] = torch.tensor([1.0, 0.2, 0.2, 0.2, 0.2])
-    # the first slot is committed because one must be, the last because it is clear
-    assert calls_of_multi(logits, steps=10, commit="margin", margin=0.5) == [0, 2]
 
 
 def test_a_schedule_commits_no_more_than_must_be():

@@ -500,10 +500,9 @@ def test_the_popular_list_has_the_indices_of_the_checkpoint():
 
 
 def test_every_setting_of_decoding_reaches_it():
-    rule = {"commit": "ratio", "threshold": 0.11, "threshold_decay": 0.12, "ratio": 0.13}
-    rule |= {"margin": 0.14}
+    rule = {"commit": "threshold", "threshold": 0.11, "threshold_decay": 0.12}
     explore = {"num_items": 3, "lift": 0.15, "temperature": 0.16}
-    rest = {"k": 7, "decode": "multi", "rank": "sum", "discount": 0.17, "steps": 6}
+    rest = {"k": 7, "decode": "multi", "rank": "slot", "steps": 6}
     rest |= {"lookahead": 0.18, "shortlist": 19, "filter_seen": False, "batch_size": 5}
     explored = {"explore_items": 3, "explore_lift": 0.15, "explore_temperature": 0.16}
     expected = Decoding(**rest, rule=CommitRule(**rule), exploration=Exploration(**explore))

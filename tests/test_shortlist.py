@@ -66,7 +66,6 @@ def decoded(
         exploration=Exploration(places),
         keys_B=torch.arange(NUM_USERS),
         rank="next_item",
-        discount=0.7,
         shortlist=shortlist,
     )
 
