@@ -25,6 +25,7 @@ NUM_GAPS = 64  # buckets of time differences; 0: unknown
 
 Items = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float32]
 
 
@@ -39,17 +40,18 @@ def window_counts(items: Items, times: Ints, *, before: int, num_items: int) -> 
 
 def trend_counts(
     items: Items, times: Ints, offsets: Ints, *, query_times: Ints, num_items: int
-) -> Ints:
+) -> Counts:
     """Counts per query time, kind of event, window that ends there, and item: [Q, 3, 8, V].
 
     The kinds: all events; the first events of visits, which come a day or more after the user's
     event before them; and repeats, of an item that the user had before. Counts of several buckets
-    are added.
+    are added; no item may have 2^32 events.
     """
     kinds = np.ones((KINDS, len(items)), bool)
     kinds[1] = _starts_visit(times, offsets)
     kinds[2] = _is_repeat(items, offsets)
-    counts = np.zeros((len(query_times), KINDS, len(TREND_WINDOWS), num_items), np.int64)
+    # half the memory of the usual integers: of a large catalogue this is the largest array
+    counts = np.zeros((len(query_times), KINDS, len(TREND_WINDOWS), num_items), np.uint32)
     for kind, chosen in enumerate(kinds):
         order = np.argsort(times[chosen], kind="stable")
         sorted_items, sorted_times = items[chosen][order], times[chosen][order]
@@ -78,7 +80,7 @@ def _is_repeat(items: Items, offsets: Ints) -> npt.NDArray[np.bool_]:
     return repeats
 
 
-def trend_features(counts: Ints) -> Floats:
+def trend_features(counts: Counts) -> Floats:
     """How each item fares, from `trend_counts`: [..., V, F].
 
     Column 0 is log(share V) among all events of all time: 0 for an item of average share. Every
@@ -88,19 +90,19 @@ def trend_features(counts: Ints) -> Floats:
     trend.
     """
     num_items = counts.shape[-1]
-    share = np.full((*counts.shape[:-3], num_items), 1.0 / num_items)
-    columns = []
-    all_time = share
-    for kind in range(KINDS):
-        share = all_time
-        for row in range(len(TREND_WINDOWS)):
-            counted = counts[..., kind, row, :]
-            total = counted.sum(axis=-1, keepdims=True)
-            longer, share = share, (counted + PRIOR_EVENTS * share) / (total + PRIOR_EVENTS)
-            columns.append(np.log(share / longer).astype(np.float32))
-            if kind == row == 0:
-                all_time = share
-    return np.stack(columns, axis=-1)
+    features = np.empty((*counts.shape[:-3], num_items, NUM_TRENDS), np.float32)
+    for query in np.ndindex(counts.shape[:-3]):
+        all_time = share = np.full(num_items, 1.0 / num_items)
+        for kind in range(KINDS):
+            share = all_time
+            for row in range(len(TREND_WINDOWS)):
+                counted = counts[*query, kind, row]
+                longer = share
+                share = (counted + PRIOR_EVENTS * share) / (counted.sum() + PRIOR_EVENTS)
+                features[*query, :, kind * len(TREND_WINDOWS) + row] = np.log(share / longer)
+                if kind == row == 0:
+                    all_time = share
+    return features
 
 
 def log_recent_popularity(trends: Floats) -> Floats:

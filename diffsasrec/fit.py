@@ -9,7 +9,7 @@ attempt. Generators are seeded per step, so that none has to be saved.
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from diffsasrec.batches import (
     Events,
@@ -33,13 +32,13 @@ from diffsasrec.batches import (
     suited_num_negatives,
 )
 from diffsasrec.checkpoint import load_checkpoint, parse_tensors, save_checkpoint, save_tensors
-from diffsasrec.config import FinetuneConfig
 from diffsasrec.counters import event_gaps, trend_counts, trend_features
 from diffsasrec.diffusion import Negatives, draw_negatives
 from diffsasrec.evaluate import validation_ranks
+from diffsasrec.memory import keep_freed_memory
 from diffsasrec.metrics import count_ranks, rank_metrics
 from diffsasrec.model import SequenceModel
-from diffsasrec.objective import Objective, batch_loss
+from diffsasrec.objective import Objective
 from diffsasrec.phases import (
     Buckets,
     Job,
@@ -52,6 +51,7 @@ from diffsasrec.phases import (
 from diffsasrec.rundir import to_json
 from diffsasrec.sequences import Flat
 from diffsasrec.storage import Storage
+from diffsasrec.update import ROWS_ALONE, Groups, Updater
 
 T = TypeVar("T")
 Tell = Callable[[str, int, int, str], None]  # phase, steps taken, all steps, note
@@ -97,7 +97,7 @@ class PhaseTrainer:
         num_examples = []
         for bucket in range(job.num_buckets):
             flat = self.buckets.load(bucket)
-            counts = counts + trend_counts(
+            counts += trend_counts(
                 flat.items, flat.times, flat.offsets, query_times=moments, num_items=num_items
             )
             self.counts_V += trained_counts(
@@ -107,24 +107,17 @@ class PhaseTrainer:
         self.num_examples = np.array(num_examples, np.int64)
         self.batch_size = self.settings.batch_size or suited_batch_size(sum(num_examples))
         candidates_V = torch.from_numpy(self.counts_V > 0)
+        self.num_negatives = self._num_negatives(int(candidates_V.sum()))
         self.model = self._initial_model().to(device)
         self.trends_QVF = trend_features(counts)
         tables_QVF = self.trends_QVF[:-1]
         if not len(self.query_times):
             tables_QVF = self.trends_QVF[-1:, :, :1]
-        self.objective: nn.Module = Objective(
+        objective = Objective(
             self.model, candidates_V, torch.from_numpy(tables_QVF), filter_seen=job.filter_seen
         ).to(device)
-        if world_size > 1:
-            self.objective = DistributedDataParallel(
-                self.objective,
-                device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=False,  # the buffers are the same everywhere
-                find_unused_parameters=True,  # what needs a query time, while pretraining
-            )
-        groups = self._parameter_groups()
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        by_rows = self.num_negatives > 0 and num_items > ROWS_ALONE
+        self.updater = Updater(objective, self.settings, world_size=world_size, by_rows=by_rows)
         self.best_weights: dict[str, Tensor] = {}
         self.state = State()
         self._load_state()
@@ -138,22 +131,6 @@ class PhaseTrainer:
             assert start.trained_before <= self.phase.trained_before, self.phase
             model.load_state_dict(start.model.state_dict())
         return model
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        settings = self.settings
-        if not isinstance(settings, FinetuneConfig):
-            return [{"params": list(self.model.parameters()), "full_lr": settings.learning_rate}]
-        new = {id(p) for p in self.model.counter_parameters()}
-        return [
-            {
-                "params": [p for p in self.model.parameters() if id(p) not in new],
-                "full_lr": settings.learning_rate,
-            },
-            {
-                "params": [p for p in self.model.parameters() if id(p) in new],
-                "full_lr": settings.counter_learning_rate,
-            },
-        ]
 
     def _examples(self, flat: Flat) -> Examples:
         return bucket_examples(
@@ -234,38 +211,23 @@ class PhaseTrainer:
         negatives = self._negatives(generator)
         # dropout has a stream of its own per rank and step
         torch.manual_seed(stream_seed(*where, "dropout", state.step, self.rank))
-        for group in self.optimizer.param_groups:
-            warm = min(1.0, (state.step + 1) / max(settings.warmup_steps, 1))
-            group["lr"] = group["full_lr"] * warm
-        self.objective.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            sums = self.objective(batch, negatives)
-        loss = batch_loss(sums, batch, settings.objective)
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss * self.world_size).backward()  # DDP takes the mean
-        nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
-        self.optimizer.step()
+        loss = self.updater.step(batch, negatives, number=state.step)
         state.step += 1
-        state.loss_sum += self._sum_over_ranks([float(loss.detach())])[0]
-        self._update_average()
+        state.loss_sum += self._sum_over_ranks([loss])[0]
 
-    def _negatives(self, generator: torch.Generator) -> Negatives | None:
+    def _num_negatives(self, num_candidates: int) -> int:
+        """0: the softmax takes all items."""
         num = self.job.train.num_negatives
-        num_candidates = int((self.counts_V > 0).sum())
         if num is None:
             num = suited_num_negatives(num_candidates, at_batch_times=len(self.query_times) > 0)
-        if num == 0 or num >= num_candidates:
-            return None
-        negatives = draw_negatives(torch.from_numpy(self.counts_V), num, generator)
-        return Negatives(*(tensor.to(self.device) for tensor in vars(negatives).values()))
+        return num if num < num_candidates else 0
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        # a short training must not average in its start: the decay grows with the step
-        rising = (1 + self.state.step) / (10 + self.state.step)
-        decay = min(self.settings.ema_decay, rising)
-        for name, parameter in self.model.named_parameters():
-            self.average[name].lerp_(parameter, 1 - decay)
+    def _negatives(self, generator: torch.Generator) -> Negatives | None:
+        if not self.num_negatives:
+            return None
+        counts_V = torch.from_numpy(self.counts_V)
+        negatives = draw_negatives(counts_V, self.num_negatives, generator)
+        return Negatives(*(tensor.to(self.device) for tensor in vars(negatives).values()))
 
     def _sum_over_ranks(self, values: list[float]) -> list[float]:
         if self.world_size == 1:
@@ -275,12 +237,11 @@ class PhaseTrainer:
         return [float(value) for value in tensor]
 
     def _after_step(self, step_of_epoch: int, total: int) -> None:
-        if self.rank != 0:
-            return
         state = self.state
-        loss = state.loss_sum / step_of_epoch
-        note = f", epoch {state.epoch + 1} of {self.settings.epochs}, loss {loss:.3f}"
-        self.tell(self.phase.name, state.step, total, note)
+        if self.rank == 0:
+            loss = state.loss_sum / step_of_epoch
+            note = f", epoch {state.epoch + 1} of {self.settings.epochs}, loss {loss:.3f}"
+            self.tell(self.phase.name, state.step, total, note)
         if state.step % self.settings.checkpoint_every_steps == 0:
             self._save_state()
 
@@ -298,7 +259,8 @@ class PhaseTrainer:
             state.bad_epochs += 1
             if value > state.best:
                 state.best, state.best_epoch, state.bad_epochs = value, state.epoch, 0
-                self.best_weights = {name: t.clone() for name, t in self.average.items()}
+                average = self.updater.average
+                self.best_weights = {name: t.clone() for name, t in average.items()}
             patience = self.settings.patience
             state.stopped = patience is not None and state.bad_epochs >= patience
         state.history.append(record)
@@ -308,8 +270,9 @@ class PhaseTrainer:
     @torch.no_grad()
     def _validate(self, before: int) -> float:
         """NDCG@10 on the second time cut, with the averaged weights, over all ranks' buckets."""
+        self.updater.settle()
         current = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        self.model.load_state_dict(self.average)
+        self.model.load_state_dict(self.updater.average)
         self.model.eval()
         ranks = [np.zeros(0, np.int64)]
         for bucket in range(self.rank, self.job.num_buckets, self.world_size):
@@ -346,7 +309,7 @@ class PhaseTrainer:
 
     def _write_output(self) -> None:
         run, name = self.job.run, self.phase.name
-        weights = self.best_weights or self.average
+        weights = self.best_weights or self.updater.average
         save_checkpoint(
             run.sub(self.phase.output),
             weights={name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
@@ -359,29 +322,21 @@ class PhaseTrainer:
             "epochs": self.state.best_epoch or self.state.epoch,
             "steps": self.state.step,
             "examples": int(self.num_examples.sum()),
-            "sent_bytes_per_step": self._sent_bytes(self.model.parameters()),
-            "of_embedding": self._sent_bytes([self.model.item_weight]),
+            **self.updater.sent_bytes(steps=self.state.step),
             "history": self.state.history,
         }
         run.write_bytes(result_path(name), to_json(result))
 
-    def _sent_bytes(self, parameters: Iterable[Tensor]) -> int:
-        """What each worker sends of gradients in a step: a ring all-reduce passes them on twice."""
-        size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-        return 2 * (self.world_size - 1) * size // self.world_size
-
     def _save_state(self) -> None:
+        self.updater.settle()
         if self.rank != 0:
             return
-        tensors: dict[str, Tensor] = {
-            f"weights.{name}": p for name, p in self.model.named_parameters()
+        groups = {**self.updater.state(), "best": self.best_weights}
+        tensors = {
+            f"{kind}.{name}": tensor
+            for kind, group in groups.items()
+            for name, tensor in group.items()
         }
-        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
-        for name, parameter in self.model.named_parameters():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if parameter in self.optimizer.state:
-                    tensors[f"{moment}.{name}"] = self.optimizer.state[parameter][moment]
         directory = f"state/{self.phase.name}/{self.job.attempt}"
         path = f"{directory}/step-{self.state.step:09d}.safetensors"
         state = {"state": json.dumps(asdict(self.state))}
@@ -404,19 +359,12 @@ class PhaseTrainer:
             return
         tensors, metadata = parse_tensors(data)
         self.state = State(**json.loads(metadata["state"]))
-        groups: dict[str, dict[str, Tensor]] = {}
+        groups: Groups = {}
         for name, tensor in tensors.items():
-            group, _, parameter_name = name.partition(".")
-            groups.setdefault(group, {})[parameter_name] = tensor.to(self.device)
-        self.model.load_state_dict(groups["weights"])
-        self.average, self.best_weights = groups["average"], groups.get("best", {})
-        for name, parameter in self.model.named_parameters():
-            if name in groups.get("exp_avg", {}):
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.state.step)),
-                    "exp_avg": groups["exp_avg"][name],
-                    "exp_avg_sq": groups["exp_avg_sq"][name],
-                }
+            kind, _, parameter_name = name.partition(".")
+            groups.setdefault(kind, {})[parameter_name] = tensor.to(self.device)
+        self.best_weights = groups.pop("best", {})
+        self.updater.load(groups, number=self.state.step)
 
 
 def train_phases(
@@ -430,6 +378,7 @@ def train_phases(
 ) -> None:
     """What one worker does; a phase whose result.json exists is done."""
     torch.set_num_threads(job.train.threads_per_worker)
+    keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     for phase in phases:

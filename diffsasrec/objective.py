@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diffsasrec.batches import Batch
 from diffsasrec.config import ObjectiveConfig
 from diffsasrec.diffusion import (
+    MASK,
     Extras,
     Negatives,
     Trending,
@@ -52,6 +53,14 @@ class Objective(nn.Module):
         bias_V = torch.zeros(len(candidates_V)).masked_fill(~candidates_V, -torch.inf)
         self.register_buffer("bias_V", bias_V, persistent=False)
         self.register_buffer("trends_QVF", trends_QVF, persistent=False)
+
+    def of_rows(self, rows_U: Tensor, weight_UD: Tensor) -> dict[str, Tensor]:
+        """What replaces parameters and buffers where only some rows of the embedding are used."""
+        return {
+            "model.items.weight": weight_UD,
+            "bias_V": self.bias_V[rows_U],
+            "trends_QVF": self.trends_QVF[:, rows_U],
+        }
 
     def forward(self, batch: Batch, negatives: Negatives | None) -> tuple[Tensor, Tensor]:
         """The summed next-item loss and the summed denoising loss."""
@@ -176,6 +185,44 @@ def _of_few(
     targets_R, negatives_N, items_Y = places.split(sizes)
     negatives = replace(negatives, items_N=negatives_N)
     return used, targets_R, negatives, extras and replace(extras, items_Y=items_Y)
+
+
+def occurring_items(batch: Batch, negatives: Negatives, num_items: int) -> Tensor:
+    """Which items a rank's part of a step reads the vectors of, bool [V]."""
+    place_L = torch.arange(batch.history_BL.shape[1], device=batch.history_BL.device)
+    place_S = torch.arange(batch.slots_BS.shape[1], device=batch.slots_BS.device)
+    read = [
+        batch.history_BL[place_L < batch.lengths_B[:, None]],
+        batch.slots_BS[place_S < batch.num_slots_B[:, None]],
+        batch.next_BL[batch.scored_BL],
+        batch.targets_BT[batch.masked_BT],
+        negatives.items_N,
+    ]
+    if batch.pairs is not None:
+        read.append(batch.pairs.items_X)
+    occurs_V = torch.zeros(num_items + 1, dtype=torch.bool, device=place_L.device)
+    for items in read:
+        occurs_V[items] = True  # the mask, -1, is the place behind all items
+    return occurs_V[:-1]
+
+
+def in_rows(batch: Batch, negatives: Negatives, rows_U: Tensor) -> tuple[Batch, Negatives]:
+    """The same with items as places among some rows of the embedding (ascending items)."""
+
+    def places(items: Tensor) -> Tensor:
+        # what is not among the rows is nothing that is read
+        found = torch.searchsorted(rows_U, items.contiguous()).clamp(max=len(rows_U) - 1)
+        return torch.where(items == MASK, MASK, found)
+
+    batch = replace(
+        batch,
+        history_BL=places(batch.history_BL),
+        slots_BS=places(batch.slots_BS),
+        next_BL=places(batch.next_BL),
+        targets_BT=places(batch.targets_BT),
+        pairs=batch.pairs and replace(batch.pairs, items_X=places(batch.pairs.items_X)),
+    )
+    return batch, replace(negatives, items_N=places(negatives.items_N))
 
 
 def batch_loss(sums: tuple[Tensor, Tensor], batch: Batch, objective: ObjectiveConfig) -> Tensor:

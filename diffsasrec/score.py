@@ -19,6 +19,7 @@ import torch
 
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, parse_tensors
 from diffsasrec.errors import ConfigError
+from diffsasrec.memory import keep_freed_memory
 from diffsasrec.recommend import Decoding, Moment, Recommender, events_of
 from diffsasrec.schema import canonical, canonical_type, recommendations_schema
 from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
@@ -246,6 +247,7 @@ class Scorer:
     def __init__(self, scoring: Scoring, device: str) -> None:
         # one thread per actor: the order of additions, and so the last digits, depend on it
         torch.set_num_threads(1)
+        keep_freed_memory()
         self.scoring = scoring
         self.checkpoint = load_checkpoint(scoring.run.sub(scoring.checkpoint))
         # by the configuration, not by what the node has: lists must not depend on the placement

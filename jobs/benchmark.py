@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,14 @@ from diffsasrec.config import EventsConfig, ModelConfig, TrainStageConfig
 from diffsasrec.counters import DAY, event_gaps, trend_counts, trend_features
 from diffsasrec.diffusion import Negatives, draw_negatives
 from diffsasrec.inputs import InputFile, inspect_inputs
+from diffsasrec.memory import keep_freed_memory
 from diffsasrec.model import SequenceModel
-from diffsasrec.objective import Objective, batch_loss
+from diffsasrec.objective import Objective
 from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.sequences import bucket_name, build_sequences, flatten, num_buckets
 from diffsasrec.split import survey_log
 from diffsasrec.storage import Storage
+from diffsasrec.update import ROWS_ALONE, Updater
 from jobs.cli import start_ray
 from jobs.plan import add_arguments, plan
 from jobs.rivals import (
@@ -61,6 +64,7 @@ def main() -> None:
     options = _parse()
     if "threads" in options:
         torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the workers that train and score
     hidden = ("measure", "json", "command", "rounds", "variants", "run")
     sizes = {name: value for name, value in vars(options).items() if name not in hidden}
     for figures in options.measure(options):
@@ -265,71 +269,101 @@ def _night_of(options: argparse.Namespace) -> _Night:
 
 def _train(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Sequences per second of pretraining, beside its encoder alone and a plain way."""
-    items, times, offsets = histories = _histories(options)
-    events = Events(items, times, event_gaps(times, offsets))
-    config = _model_config(options, num_slots=10)
-    examples = window_examples(offsets, np.diff(offsets), max_seq_len=options.max_len, min_events=2)
-    examples = examples.take(np.arange(min(options.batch_size, len(examples))))
-    settings = TrainStageConfig()
-    counts = np.bincount(items, minlength=options.items) + 1
-    popularity_VF = torch.from_numpy(_trends(options, histories)[0, :, :1]).to(options.device)
-    model = SequenceModel(config, options.items, seed=SEED)
-    objective = Objective(
-        model, torch.ones(options.items, dtype=torch.bool), popularity_VF[None], filter_seen=True
-    ).to(options.device)
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=settings.learning_rate)
-    generator = torch.Generator().manual_seed(SEED)
+    task = _Pretraining(options)
     num_negatives = suited_num_negatives(options.items, at_batch_times=False)
+    by_rows = num_negatives > 0 and options.items > ROWS_ALONE
+    # the first is what the job does; each makes its model when it is first called
+    makers = {"step": lambda: task.step(num_negatives, by_rows=by_rows)}
+    if by_rows:
+        makers["step over all rows"] = lambda: task.step(num_negatives, by_rows=False)
+    makers |= {
+        "encoder alone": lambda: task.updated_by(task.encoder),
+        "plain": lambda: task.updated_by(task.plain),
+    }
+    if num_negatives:
+        makers["step over all items"] = lambda: task.step(0, by_rows=False)
+    if options.variants:
+        makers = {name: makers[name] for name in options.variants.split(",")}
+    variants = {name: _made_once(make) for name, make in makers.items()}
+    for name, seconds in _median_seconds(variants, options.rounds, options.device):
+        yield {"variant": name, "sequences_per_s": round(len(task.examples) / seconds, 2)}
 
-    def batch() -> Batch:
+
+def _made_once(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+    made = cache(make)
+    return lambda: made()()
+
+
+class _Pretraining:
+    """A batch of pretraining again and again, with masks of its own each time."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        items, times, offsets = histories = _histories(options)
+        self.events = Events(items, times, event_gaps(times, offsets))
+        self.device, self.num_items = torch.device(options.device), options.items
+        self.config, self.settings = _model_config(options, num_slots=10), TrainStageConfig()
+        longest = options.max_len
+        examples = window_examples(offsets, np.diff(offsets), max_seq_len=longest, min_events=2)
+        self.examples = examples.take(np.arange(min(options.batch_size, len(examples))))
+        self.counts_V = torch.from_numpy(np.bincount(items, minlength=options.items) + 1)
+        self.popularity_VF = torch.from_numpy(_trends(options, histories)[0, :, :1])
+        self.generator = torch.Generator().manual_seed(SEED)
+
+    def objective(self) -> Objective:
+        model = SequenceModel(self.config, self.num_items, seed=SEED)
+        candidates_V = torch.ones(self.num_items, dtype=torch.bool)
+        objective = Objective(model, candidates_V, self.popularity_VF[None], filter_seen=True)
+        return objective.to(self.device)
+
+    def batch(self) -> Batch:
         return make_batch(
-            events,
-            examples,
+            self.events,
+            self.examples,
             query_times=np.zeros(0, np.int64),
-            model=config,
-            objective=settings.objective,
-            generator=generator,
+            model=self.config,
+            objective=self.settings.objective,
+            generator=self.generator,
             rank=0,
             world_size=1,
-        ).to(torch.device(options.device))
+        ).to(self.device)
 
-    def negatives() -> Negatives:
-        drawn = draw_negatives(torch.from_numpy(counts), num_negatives, generator)
-        return Negatives(*(tensor.to(options.device) for tensor in vars(drawn).values()))
+    def negatives(self, num: int) -> Negatives | None:
+        if not num:
+            return None
+        drawn = draw_negatives(self.counts_V, num, self.generator)
+        return Negatives(*(tensor.to(self.device) for tensor in vars(drawn).values()))
 
-    def step(sample: bool) -> Iterator[torch.Tensor]:
-        drawn = batch()
-        sums = objective(drawn, negatives() if sample else None)
-        yield batch_loss(sums, drawn, settings.objective)
+    def step(self, num_negatives: int, *, by_rows: bool) -> Callable[[], object]:
+        """What the job does."""
+        updater = Updater(self.objective(), self.settings, world_size=1, by_rows=by_rows)
+        return lambda: updater.step(self.batch(), self.negatives(num_negatives), number=1000)
 
-    def encoder() -> Iterator[torch.Tensor]:
-        yield objective.states(batch()).square().mean()
+    def encoder(self, objective: Objective) -> Iterator[torch.Tensor]:
+        yield objective.states(self.batch()).square().mean()
 
-    def plain() -> Iterator[torch.Tensor]:
-        yield from plain_loss(model, batch(), popularity_VF, settings.objective)
+    def plain(self, objective: Objective) -> Iterator[torch.Tensor]:
+        yield from plain_loss(
+            objective.model, self.batch(), objective.trends_QVF[0], self.settings.objective
+        )
 
-    def updated_by(losses: Callable[[], Iterator[torch.Tensor]]) -> Callable[[], object]:
+    def updated_by(
+        self, losses: Callable[[Objective], Iterator[torch.Tensor]]
+    ) -> Callable[[], object]:
+        """Gradients of the losses, and a step of AdamW."""
+        objective, settings = self.objective(), self.settings
+        optimizer = torch.optim.AdamW(objective.parameters(), lr=settings.learning_rate)
+
         def run() -> None:
             optimizer.zero_grad()
-            with torch.autocast(options.device, torch.bfloat16, enabled=options.device == "cuda"):
-                for loss in losses():
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
+            ):
+                for loss in losses(objective):
                     loss.backward()
             torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.grad_clip)
             optimizer.step()
 
         return run
-
-    variants: Variants = {
-        "step": updated_by(lambda: step(sample=num_negatives > 0)),
-        "encoder alone": updated_by(encoder),
-        "plain": updated_by(plain),
-    }
-    if num_negatives:
-        variants["step over all items"] = updated_by(lambda: step(sample=False))
-    if options.variants:
-        variants = {name: variants[name] for name in options.variants.split(",")}
-    for name, seconds in _median_seconds(variants, options.rounds, options.device):
-        yield {"variant": name, "sequences_per_s": round(len(examples) / seconds, 2)}
 
 
 def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

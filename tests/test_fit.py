@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,15 @@ def make_job(
         seed=0,
         time_quantiles=QUANTILES,
     )
+
+
+@contextmanager
+def trained_by_rows(by_rows: bool) -> Iterator[None]:
+    """With a catalogue of eight items being large enough for that."""
+    with pytest.MonkeyPatch.context() as patch:
+        if by_rows:
+            patch.setattr("diffsasrec.fit.ROWS_ALONE", 0)  # a large catalogue takes minutes
+        yield
 
 
 def train(
@@ -323,6 +333,21 @@ def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(tmp_path, unbroke
         assert result(tmp_path, phase) == result(unbroken[name], phase)
 
 
+@pytest.mark.parametrize("step", [2, 3, 5, 8, 12])
+def test_a_resumed_training_by_rows_equals_an_unbroken_one_bit_for_bit(tmp_path, step):
+    model = with_dropout(MODELS["prefix"])
+    with trained_by_rows(True):
+        for name in ("unbroken", "broken"):
+            write_run(tmp_path / name)
+        train(make_job(tmp_path / "unbroken", model, negatives=3), SELECT, FINETUNE)
+        job = make_job(tmp_path / "broken", model, negatives=3)
+        with pytest.raises(Death):
+            train(job, SELECT, FINETUNE, tell=die_at(step))
+        train(job, SELECT, FINETUNE)
+    for output in ("checkpoint_pretrained", "checkpoint"):
+        assert weights(tmp_path / "broken", output) == weights(tmp_path / "unbroken", output)
+
+
 def test_a_training_that_dies_again_and_again_equals_an_unbroken_one(tmp_path, unbroken):
     write_run(tmp_path)
     model = with_dropout(MODELS["prefix"])
@@ -449,11 +474,13 @@ def test_validation_ranks_of_four_users_by_hand():
 # --- two workers ---
 
 OFF = {"time_inputs": False, "trends": False, "copy_score": False}
+BY_ROWS = ("prefix by rows", "causal by rows")
 CASES: dict[str, tuple[ModelConfig, dict[str, Any]]] = {
     **{name: (model, {}) for name, model in MODELS.items()},
     "negatives": (MODELS["prefix"], {"negatives": 5}),
     "filtered": (MODELS["causal"], {"filter_seen": True, "negatives": 5}),
     "no counters": (MODELS["causal"].model_copy(update=OFF), {}),
+    **{name: (MODELS[name.split()[0]], {"negatives": 5}) for name in BY_ROWS},
 }
 DIES_AT = 7
 
@@ -464,7 +491,8 @@ def two_workers(rank: int, root: Path) -> None:
     )
     for name, (model, options) in CASES.items():
         job = make_job(root / name, model, **options)
-        train(job, SELECT, FINETUNE, rank=rank, world_size=2)
+        with trained_by_rows(name in BY_ROWS):
+            train(job, SELECT, FINETUNE, rank=rank, world_size=2)
 
     def copy_at_death(phase: str, taken: int, total: int, note: str) -> None:
         # what the run directory would hold if both workers died now
@@ -504,7 +532,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("alone")
     for name, (model, options) in CASES.items():
         write_run(root / name)
-        train(make_job(root / name, model, **options), SELECT, FINETUNE)
+        with trained_by_rows(name in BY_ROWS):
+            train(make_job(root / name, model, **options), SELECT, FINETUNE)
     return root
 
 
@@ -539,6 +568,13 @@ def test_two_workers_send_every_gradient_once_and_one_sends_none(alone, pair):
     assert two["sent_bytes_per_step"] == 4 * sum(weight.numel() for weight in saved.values())
     assert two["of_embedding"] == 4 * saved["items.weight"].numel()
     assert one["sent_bytes_per_step"] == one["of_embedding"] == 0
+
+
+def test_trained_by_rows_workers_send_the_rows_of_a_step_and_which_they_are(alone, pair):
+    two = result(pair / "prefix by rows", "pretrain")
+    one_row = 4 * SIZES["hidden_size"]
+    assert NUM_ITEMS + 4 * one_row < two["of_embedding"] <= NUM_ITEMS + NUM_ITEMS * one_row
+    assert result(alone / "prefix by rows", "pretrain")["of_embedding"] == 0
 
 
 def test_two_resumed_workers_equal_two_unbroken_ones_bit_for_bit(pair):

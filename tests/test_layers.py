@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    ["errors", "schema", "progress", "counters", "explore"],
+    ["errors", "schema", "progress", "memory", "counters", "explore", "rows"],
     ["config", "storage", "vocab", "metrics", "diffusion"],
     ["catalogue", "inputs", "rundir"],
     ["shortlist", "model"],
@@ -17,6 +17,7 @@ LEVELS = [
     ["sequences"],
     ["batches", "evaluate", "score"],
     ["objective", "phases"],
+    ["update"],
     ["fit"],
     ["train"],
 ]

@@ -15,7 +15,7 @@ from diffsasrec.config import ModelConfig, ObjectiveConfig
 from diffsasrec.counters import NUM_GAPS, NUM_OWN, NUM_TRENDS
 from diffsasrec.diffusion import Extras, Negatives
 from diffsasrec.model import NUM_MIXED, Pairs, SequenceModel
-from diffsasrec.objective import Objective, batch_loss
+from diffsasrec.objective import Objective, batch_loss, in_rows, occurring_items
 
 NUM_ITEMS = 20
 SIZES = {
@@ -221,6 +221,17 @@ def batch_of(config: ModelConfig, *, boundary: int, rank: int = 0, world_size: i
     )
 
 
+def rows_of_batch(batch: Batch, rows: torch.Tensor) -> Batch:
+    """Some users of a batch; what its losses are divided by stays."""
+    pairs = batch.pairs
+    if pairs is not None:
+        mine = torch.isin(pairs.users_X, rows)
+        users_X = torch.searchsorted(rows, pairs.users_X[mine])
+        pairs = Pairs(users_X, pairs.items_X[mine], pairs.features_XC[mine])
+    tensors = {n: t[rows] for n, t in vars(batch).items() if isinstance(t, torch.Tensor)}
+    return replace(batch, pairs=pairs, **tensors)
+
+
 def objective_of(
     model: SequenceModel, *, boundary: int, filter_seen: bool = False, seed: int = 0
 ) -> Objective:
@@ -269,6 +280,38 @@ def test_fresh_counters_learn_from_the_first_step_on(config, filter_seen):
     assert (model.copy_score.out.bias.grad is None) == filter_seen
 
 
+@pytest.mark.parametrize("filter_seen", [True, False])
+@pytest.mark.parametrize("boundary", [DRAWN, 3])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_rows_that_occur_give_the_loss_and_the_gradients_of_the_whole_embedding(
+    config, boundary, filter_seen
+):
+    objective = objective_of(lively_model(config), boundary=boundary, filter_seen=filter_seen)
+    batch = batch_of(config, boundary=boundary)
+    # every four users touch the same items, and half of the items occur nowhere now
+    batch = rows_of_batch(batch, (torch.arange(40) % 4 < 2).nonzero()[:, 0])
+    loss = batch_loss(objective(batch, NEGATIVES), batch, ObjectiveConfig())
+    loss.backward()
+    expected = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+    whole_VD = expected.pop("model.items.weight")
+    objective.zero_grad(set_to_none=True)
+    occurs_V = occurring_items(batch, NEGATIVES, NUM_ITEMS)
+    assert 3 < occurs_V.sum() < NUM_ITEMS
+    rows_U = occurs_V.nonzero()[:, 0]
+    taken_UD = objective.model.item_weight.detach()[rows_U].requires_grad_()
+    replaced = objective.of_rows(rows_U, taken_UD)
+    sums = torch.func.functional_call(objective, replaced, in_rows(batch, NEGATIVES, rows_U))
+    by_rows = batch_loss(sums, batch, ObjectiveConfig())
+    by_rows.backward()
+    assert by_rows.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert objective.model.item_weight.grad is None
+    assert taken_UD.grad is not None and torch.allclose(taken_UD.grad, whole_VD[rows_U], atol=1e-6)
+    assert not whole_VD[~occurs_V].any()
+    for name, parameter in objective.named_parameters():
+        if name in expected:
+            assert torch.allclose(parameter.grad, expected[name], atol=1e-6), name
+
+
 @pytest.mark.parametrize("negatives", [None, NEGATIVES])
 @pytest.mark.parametrize("boundary", [DRAWN, 3])
 @pytest.mark.parametrize("config", [CAUSAL, PREFIX, BIDIRECTIONAL])
@@ -314,18 +357,7 @@ def test_the_losses_of_two_batch_times_add_up_to_that_of_the_batch(config):
     parts = 0.0
     for query in (0, 1):
         (rows,) = (batch.queries_B == query).nonzero(as_tuple=True)
-        mine = torch.isin(batch.pairs.users_X, rows)
-        pairs = Pairs(
-            torch.searchsorted(rows, batch.pairs.users_X[mine]),
-            batch.pairs.items_X[mine],
-            batch.pairs.features_XC[mine],
-        )
-        tensors = {
-            name: value[rows]
-            for name, value in vars(batch).items()
-            if isinstance(value, torch.Tensor)
-        }
-        part = replace(batch, pairs=pairs, **tensors)
+        part = rows_of_batch(batch, rows)
         parts += batch_loss(objective(part, None), part, ObjectiveConfig()).item()
     assert parts == pytest.approx(whole, rel=1e-5)
 

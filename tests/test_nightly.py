@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import DATE, Nights, digests, tiny_config, toy_log
 
-pytestmark = [pytest.mark.ray, pytest.mark.night]
+pytestmark = [pytest.mark.ray, pytest.mark.night, pytest.mark.xdist_group("cluster")]
 
 
 def oracle(log: pd.DataFrame, lists: dict, k: int = 5) -> dict[str, float]:

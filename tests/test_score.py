@@ -365,7 +365,7 @@ def test_lists_depend_on_the_query_time_and_on_the_trends_as_of_it():
         (pa.uint64(), lambda number: 2**64 - 1 - number),
         (pa.string(), lambda number: f"{number:03}"),
     ],
-    ids=str,
+    ids=["int32", "uint64", "string"],
 )
 def test_ids_keep_their_type_and_their_value(id_type, name):
     vocab = vocabulary([name(index) for index in range(8)], id_type, [9] * 8)

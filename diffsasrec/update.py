@@ -1,0 +1,179 @@
+"""A step of training: gradients over all ranks, AdamW after a warm-up, a moving average."""
+
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from diffsasrec.batches import Batch
+from diffsasrec.config import FinetuneConfig, TrainStageConfig
+from diffsasrec.diffusion import Negatives
+from diffsasrec.model import SequenceModel
+from diffsasrec.objective import Objective, batch_loss, in_rows, occurring_items
+from diffsasrec.rows import EmbeddingRows
+
+# a step of a larger catalogue updates only the rows of the embedding that it reads
+ROWS_ALONE = 100_000
+ITEM_WEIGHT = "items.weight"  # the embedding's name among the parameters
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+Groups = dict[str, dict[str, Tensor]]
+
+
+class Updater:
+    """Updates a model in place, on one rank of `world_size` alike.
+
+    Args:
+        objective: on its device, with the model that is trained.
+        by_rows: the embedding is trained by rows (`EmbeddingRows`); every step needs negatives.
+    """
+
+    def __init__(
+        self, objective: Objective, settings: TrainStageConfig, *, world_size: int, by_rows: bool
+    ) -> None:
+        self.model, self.settings, self.world_size = objective.model, settings, world_size
+        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.rows: EmbeddingRows | None = None
+        if by_rows:
+            weight_VD = self.model.item_weight.requires_grad_(False)  # nor does DDP see it then
+            self.rows = EmbeddingRows(weight_VD, self.average[ITEM_WEIGHT])
+        self._objective, self._device = objective, self.model.item_weight.device
+        self._parallel: nn.Module = objective
+        if world_size > 1:
+            self._parallel = DistributedDataParallel(
+                objective,
+                device_ids=[self._device] if self._device.type == "cuda" else None,
+                broadcast_buffers=False,  # the buffers are the same everywhere
+                find_unused_parameters=True,  # what needs a query time, while pretraining
+            )
+        self._optimizer = torch.optim.AdamW(
+            _parameter_groups(self.model, settings), weight_decay=settings.weight_decay
+        )
+
+    def step(self, batch: Batch, negatives: Negatives | None, *, number: int) -> float:
+        """Takes step `number` of a phase, from 0; returns this rank's part of the loss."""
+        warm = min(1.0, (number + 1) / max(self.settings.warmup_steps, 1))
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["full_lr"] * warm
+        # a short training must not average in its start: the decay grows with the step
+        ema_decay = min(self.settings.ema_decay, (2 + number) / (11 + number))
+        self._parallel.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self.rows is None:
+            loss = self._backward(batch, negatives, {})
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+            self._optimizer.step()
+        else:
+            assert negatives is not None
+            loss = self._step_by_rows(self.rows, batch, negatives, warm, ema_decay)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if self.rows is None or name != ITEM_WEIGHT:
+                    self.average[name].lerp_(parameter, 1 - ema_decay)
+        return loss
+
+    def _backward(
+        self, batch: Batch, negatives: Negatives | None, replaced: dict[str, Tensor]
+    ) -> float:
+        """`replaced`: parameters and buffers of the objective, by name."""
+        if self.world_size > 1:
+            replaced = {f"module.{name}": tensor for name, tensor in replaced.items()}
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+            sums = torch.func.functional_call(self._parallel, replaced, (batch, negatives))
+        loss = batch_loss(sums, batch, self.settings.objective)
+        (loss * self.world_size).backward()  # DDP takes the mean
+        return float(loss.detach())
+
+    def _step_by_rows(
+        self,
+        rows: EmbeddingRows,
+        batch: Batch,
+        negatives: Negatives,
+        warm: float,
+        ema_decay: float,
+    ) -> float:
+        occurs_V = occurring_items(batch, negatives, len(rows.weight_VD)).byte()
+        if self.world_size > 1:  # what any rank reads
+            torch.distributed.all_reduce(occurs_V, torch.distributed.ReduceOp.MAX)
+        rows_U = occurs_V.nonzero()[:, 0]
+        taken_UD = rows.take(rows_U)
+        batch, negatives = in_rows(batch, negatives, rows_U)
+        loss = self._backward(batch, negatives, self._objective.of_rows(rows_U, taken_UD))
+        assert taken_UD.grad is not None
+        if self.world_size > 1:
+            torch.distributed.all_reduce(taken_UD.grad)
+            taken_UD.grad /= self.world_size
+        nn.utils.clip_grad_norm_([*self.model.parameters(), taken_UD], self.settings.grad_clip)
+        self._optimizer.step()
+        rows.update(
+            rows_U,
+            taken_UD,
+            lr=self.settings.learning_rate * warm,
+            weight_decay=self.settings.weight_decay,
+            ema_decay=ema_decay,
+        )
+        return loss
+
+    def settle(self) -> None:
+        """Brings the moving average up to date; all ranks must, after the same steps."""
+        if self.rows is not None:
+            self.rows.settle()
+
+    def state(self) -> Groups:
+        """All tensors that a training goes on from once settled, by kind and parameter."""
+        weights = dict(self.model.named_parameters())
+        groups: Groups = {"weights": {name: p.detach() for name, p in weights.items()}}
+        groups["average"] = dict(self.average)
+        for moment in MOMENTS:
+            groups[moment] = {
+                name: self._optimizer.state[parameter][moment]
+                for name, parameter in weights.items()
+                if parameter in self._optimizer.state
+            }
+        if self.rows is not None:
+            for key, tensor in self.rows.state().items():
+                groups.setdefault(key, {})[ITEM_WEIGHT] = tensor
+        return groups
+
+    def load(self, groups: Groups, *, number: int) -> None:
+        """Takes a `state` that was saved after `number` steps."""
+        self.model.load_state_dict(groups["weights"])
+        self.average = groups["average"]
+        if self.rows is not None:
+            self.rows = EmbeddingRows(self.model.item_weight, self.average[ITEM_WEIGHT])
+            self.rows.load({key: groups[key][ITEM_WEIGHT] for key in self.rows.state()})
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and name in groups.get("exp_avg", {}):
+                self._optimizer.state[parameter] = {
+                    "step": torch.tensor(float(number)),
+                    **{moment: groups[moment][name] for moment in MOMENTS},
+                }
+
+    def sent_bytes(self, *, steps: int) -> dict[str, int]:
+        """What each worker sends of gradients in a step: a ring all-reduce passes them on twice.
+
+        `steps`: so many were taken; where the embedding is trained by rows their mean counts.
+        """
+        size = {name: 4 * p.numel() for name, p in self.model.named_parameters()}
+        if self.rows is not None:  # which rows, and their gradients
+            row = 4 * self.model.item_weight.shape[1]
+            updates = int(self.rows.updates_V.sum())
+            size[ITEM_WEIGHT] = len(self.rows.updates_V) + row * updates // max(steps, 1)
+        sent = 2 * (self.world_size - 1)
+        return {
+            "sent_bytes_per_step": sent * sum(size.values()) // self.world_size,
+            "of_embedding": sent * size[ITEM_WEIGHT] // self.world_size,
+        }
+
+
+def _parameter_groups(model: SequenceModel, settings: TrainStageConfig) -> list[dict[str, Any]]:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not isinstance(settings, FinetuneConfig):
+        return [{"params": trained, "full_lr": settings.learning_rate}]
+    new = {id(p) for p in model.counter_parameters()}
+    return [
+        {"params": [p for p in trained if id(p) not in new], "full_lr": settings.learning_rate},
+        {"params": [p for p in trained if id(p) in new], "full_lr": settings.counter_learning_rate},
+    ]
