@@ -52,6 +52,7 @@ from jobs.rivals import (
     Reencoding,
     plain_loss,
     prepare_with_duckdb,
+    prepare_with_polars,
     products_alone,
     rows_scored,
 )
@@ -367,7 +368,7 @@ class _Pretraining:
 
 
 def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Rows per second from Parquet to sequences, through Ray Data, beside DuckDB."""
+    """Rows per second from Parquet to sequences, through Ray Data, beside DuckDB and Polars."""
     start_ray()
     rng = np.random.default_rng(SEED)
     directory = tempfile.TemporaryDirectory(prefix="benchmark-")  # lives as long as `prepare`
@@ -409,11 +410,12 @@ def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             progress=lambda done, total: None,
         )
 
-    def duckdb() -> None:
-        log_path = f"{directory.name}/log.parquet"
-        prepare_with_duckdb(log_path, directory.name, quantile=0.95)
-
-    variants: Variants = {"prepare": prepare, "duckdb": duckdb}
+    log_path = f"{directory.name}/log.parquet"
+    variants: Variants = {
+        "prepare": prepare,
+        "duckdb": lambda: prepare_with_duckdb(log_path, directory.name, quantile=0.95),
+        "polars": lambda: prepare_with_polars(log_path, directory.name, quantile=0.95),
+    }
     for name, seconds in _median_seconds(variants, options.rounds, "cpu"):
         yield {"variant": name, "rows_per_s": round(options.rows / seconds, 2)}
 

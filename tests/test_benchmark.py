@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from conftest import toy_log
 
 from diffsasrec.explore import Exploration
 from diffsasrec.recommend import Decoding
-from jobs.rivals import rows_scored
+from jobs.rivals import prepare_with_duckdb, prepare_with_polars, rows_scored
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--users", "8", "--items", "50", "--max-len", "12", "--hidden", "8", "--rounds", "1"]
@@ -59,3 +61,37 @@ def test_a_plan_says_of_every_line_whether_it_was_measured():
         "formula, never measured",
     }
     assert all(line["kind"] != "extrapolated" for line in lines if "H200" in line["variant"])
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("cluster")
+def test_prepare_stands_beside_two_rivals():
+    lines = lines_of("prepare", "--rows", "3000", "--users", "40", "--rounds", "1")
+    assert [line["variant"] for line in lines] == ["prepare", "duckdb", "polars"]
+    assert all(line["rows_per_s"] > 0 for line in lines)
+
+
+def test_rivals_make_the_histories_and_the_holdout_of_an_obvious_way(tmp_path: Path):
+    log = toy_log()  # strings and seconds; with doubles
+    log = pd.concat([log, log.head(50)]).sample(frac=1, random_state=1)
+    log.to_parquet(tmp_path / "log.parquet")
+    split = log.timestamp.quantile(0.9, interpolation="nearest")
+    log = log.drop_duplicates()
+    before = log[log.timestamp < split]
+    after = log[log.timestamp >= split]
+    known = after.user_id.isin(before.user_id) & after.item_id.isin(before.item_id)
+    first = after[known].groupby("user_id").timestamp.min().to_dict()
+    for rival in (prepare_with_duckdb, prepare_with_polars):
+        (tmp_path / rival.__name__).mkdir()
+        rival(str(tmp_path / "log.parquet"), str(tmp_path / rival.__name__), quantile=0.9)
+        vocab, sequences, holdout = (
+            pd.read_parquet(tmp_path / rival.__name__ / f"{name}.parquet")
+            for name in ("vocab", "sequences", "holdout")
+        )
+        assert vocab.set_index("item_id")["count"].to_dict() == log.item_id.value_counts().to_dict()
+        assert sequences.num_before.sum() == len(before)
+        for row in sequences.itertuples():
+            mine = log[log.user_id == row.user_id]
+            assert list(row.times) == sorted(mine.timestamp)
+            assert sorted(vocab.item_id[list(row.items)]) == sorted(mine.item_id)
+        assert holdout.set_index("user_id").timestamp.to_dict() == first
