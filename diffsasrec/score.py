@@ -26,7 +26,9 @@ from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
 from diffsasrec.storage import Storage, open_filesystem
 from diffsasrec.vocab import index_items, reindexing, same_items
 
-POPULAR = "state/score/popular.parquet"  # the fallback scores, below the run directory
+# below the run directory: the fallback scores, and the item trends as of the run date
+POPULAR = "state/score/popular.parquet"
+NIGHT_TRENDS = "state/score/trends.safetensors"
 
 
 @dataclass(frozen=True)
@@ -241,48 +243,64 @@ def _to_table(
     )
 
 
+class ListMaker:
+    """Loads a model and all that its lists depend on once, then makes lists of buckets.
+
+    Attributes:
+        vocab: of the run; the items of `lists` are its indices.
+        recommender: as of the scoring's query time.
+    """
+
+    def __init__(self, scoring: Scoring, device: str) -> None:
+        self.scoring = scoring
+        self._checkpoint = load_checkpoint(scoring.run.sub(scoring.checkpoint))
+        # by the configuration, not by what the node has: lists must not depend on the placement
+        self._checkpoint.model.to(device)
+        self.vocab = scoring.run.read_tables("vocab")
+        self._allowed = allowed_items(
+            self._checkpoint, deny_path=scoring.deny_path, allow_path=scoring.allow_path
+        )
+        (trends_VF,) = parse_tensors(scoring.run.read_bytes(scoring.trends))[0].values()
+        trends = known_trends(trends_VF.numpy(), self.vocab, self._checkpoint.vocab)
+        self.recommender = Recommender(
+            self._checkpoint.model,
+            moment=Moment(scoring.query_time, trends),
+            allowed=self._allowed,
+            decoding=scoring.decoding,
+        )
+        self._popular = None
+        if scoring.users == "all":  # holdout users have a history by definition
+            self._popular = scoring.run.read_table(POPULAR)["log_share"].to_numpy()
+
+    def lists(self, sequences: pa.Table) -> pa.Table:
+        """`score_bucket` of one bucket's rows."""
+        return score_bucket(
+            sequences,
+            self.vocab,
+            self._checkpoint,
+            self.scoring,
+            recommender=self.recommender,
+            allowed=self._allowed,
+            popular=self._popular,
+        )
+
+
 class Scorer:
-    """An actor: loads the model once, then turns bucket numbers into files."""
+    """An actor: turns bucket numbers into files."""
 
     def __init__(self, scoring: Scoring, device: str) -> None:
         # one thread per actor: the order of additions, and so the last digits, depend on it
         torch.set_num_threads(1)
         keep_freed_memory()
-        self.scoring = scoring
-        self.checkpoint = load_checkpoint(scoring.run.sub(scoring.checkpoint))
-        # by the configuration, not by what the node has: lists must not depend on the placement
-        self.checkpoint.model.to(device)
-        self.vocab = scoring.run.read_tables("vocab")
-        self.allowed = allowed_items(
-            self.checkpoint, deny_path=scoring.deny_path, allow_path=scoring.allow_path
-        )
-        (trends_VF,) = parse_tensors(scoring.run.read_bytes(scoring.trends))[0].values()
-        trends = known_trends(trends_VF.numpy(), self.vocab, self.checkpoint.vocab)
-        self.recommender = Recommender(
-            self.checkpoint.model,
-            moment=Moment(scoring.query_time, trends),
-            allowed=self.allowed,
-            decoding=scoring.decoding,
-        )
-        self.popular = None
-        if scoring.users == "all":  # holdout users have a history by definition
-            self.popular = scoring.run.read_table(POPULAR)["log_share"].to_numpy()
+        self._maker = ListMaker(scoring, device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (bucket,) = batch["bucket"].to_pylist()
-        run, name = self.scoring.run, bucket_name(bucket)
-        sequences = run.read_table(f"sequences/{name}")
-        table = score_bucket(
-            sequences,
-            self.vocab,
-            self.checkpoint,
-            self.scoring,
-            recommender=self.recommender,
-            allowed=self.allowed,
-            popular=self.popular,
-        )
-        run.write_table(f"{self.scoring.output}/{name}", table)
-        uncertain, self.recommender.num_uncertain = self.recommender.num_uncertain, 0
+        scoring, name = self._maker.scoring, bucket_name(bucket)
+        table = self._maker.lists(scoring.run.read_table(f"sequences/{name}"))
+        scoring.run.write_table(f"{scoring.output}/{name}", table)
+        recommender = self._maker.recommender
+        uncertain, recommender.num_uncertain = recommender.num_uncertain, 0
         return pa.table({"bucket": batch["bucket"], "uncertain": [uncertain]})
 
 

@@ -16,7 +16,7 @@ from diffsasrec.explore import Exploration
 from diffsasrec.progress import Progress
 from diffsasrec.recommend import Decoding
 from diffsasrec.rundir import RunDir
-from diffsasrec.score import POPULAR, Scoring, log_shares, score
+from diffsasrec.score import NIGHT_TRENDS, POPULAR, Scoring, log_shares, score
 from diffsasrec.sequences import bucket_name, flatten
 from diffsasrec.storage import Storage
 from jobs.cli import main as run_job
@@ -86,7 +86,7 @@ def night_scoring(config: Config, run: RunDir) -> Scoring:
         output="recommendations",
         users="all",
         query_time=microseconds(run.ds),
-        trends="state/score/trends.safetensors",
+        trends=NIGHT_TRENDS,
     )
 
 

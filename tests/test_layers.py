@@ -16,7 +16,7 @@ LEVELS = [
     ["split"],
     ["sequences"],
     ["batches", "evaluate", "score"],
-    ["objective", "phases"],
+    ["objective", "phases", "online"],
     ["update"],
     ["fit"],
     ["train"],

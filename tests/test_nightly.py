@@ -2,15 +2,20 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pandas as pd
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import DATE, Nights, digests, tiny_config, toy_log
+
+from diffsasrec.online import OnlineRecommender
+from diffsasrec.recommend import Decoding
 
 pytestmark = [pytest.mark.ray, pytest.mark.night, pytest.mark.xdist_group("cluster")]
 
@@ -61,6 +66,35 @@ def test_a_night_publishes_one_distinct_list_per_user_that_duckdb_reads(publishe
     ).fetchall()
     assert [user for user, _ in rows] == list(range(60))
     assert all(len(items) == 5 for _, items in rows), rows
+
+
+def test_an_online_recommender_makes_the_published_lists_of_the_same_histories(published):
+    _, lake, _ = published
+    decoding = Decoding(k=5, decode="multi")
+    online = OnlineRecommender(str(run_dir(lake, "calm")), decoding)
+    log = toy_log().sample(frac=1, random_state=3)
+    events = pa.table(
+        {
+            "user_id": log.user_id,
+            "item_id": log.item_id,
+            "timestamp": pa.array(log.timestamp).cast(pa.timestamp("s")),
+        }
+    )
+    tonight = datetime.fromisoformat(DATE).replace(tzinfo=UTC)
+    lists = online.recommend(events, query_time=tonight)
+    nightly = pq.read_table(run_dir(lake, "calm") / "recommendations").sort_by("user_id")
+    assert lists.drop(["items"]).equals(nightly.drop(["items"]))
+    for mine, theirs in zip(lists.to_pylist(), nightly.to_pylist(), strict=True):
+        assert [i["item_id"] for i in mine["items"]] == [i["item_id"] for i in theirs["items"]]
+        scores = [i["score"] for i in theirs["items"]]
+        assert [i["score"] for i in mine["items"]] == pytest.approx(scores, abs=1e-5)
+    (alone,) = online.recommend(events.slice(0, 1), query_time=tonight).to_pylist()
+    assert len(alone["items"]) == 5 and alone["history_len"] == 1
+    strange = pa.table({**{n: events[n][:1] for n in events.column_names}, "item_id": ["new"]})
+    (fallback,) = online.recommend(strange, query_time=tonight).to_pylist()
+    assert (fallback["source"], fallback["history_len"]) == ("popular", 0)
+    with pytest.raises(ValueError, match="timestamp"):
+        online.recommend(events.drop(["timestamp"]), query_time=tonight)
 
 
 def test_its_split_holdout_and_metrics_equal_a_slow_oracle(published):

@@ -1,0 +1,78 @@
+"""Lists for a few users in this process, for those who serve them between two nights.
+
+The same weights, trends and rules as of a run, the histories as they are now. No Ray is started.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffsasrec.checkpoint import read_description
+from diffsasrec.recommend import Decoding
+from diffsasrec.schema import TIMESTAMP, canonical
+from diffsasrec.score import NIGHT_TRENDS, ListMaker, Scoring
+from diffsasrec.sequences import finish, fold
+from diffsasrec.storage import Storage
+
+COLUMNS = ("user_id", "item_id", "timestamp")
+
+
+class OnlineRecommender:
+    """Makes lists from histories of item ids.
+
+    Args:
+        run: the directory of a published run, {lake}/runs/ds=D/{run_id}.
+        decoding: how; the nightly run has it from `score` in its configuration.
+        deny_path, allow_path: rule tables, as in the configuration.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        decoding: Decoding,
+        *,
+        deny_path: str | None = None,
+        allow_path: str | None = None,
+    ) -> None:
+        storage = Storage.of(run)
+        self._maker = ListMaker(
+            Scoring(
+                run=storage,
+                checkpoint="checkpoint",
+                output="",
+                users="all",
+                query_time=read_description(storage.sub("checkpoint"))["trained_before"],
+                trends=NIGHT_TRENDS,
+                active_since=None,
+                deny_path=deny_path,
+                allow_path=allow_path,
+                decoding=decoding,
+            ),
+            "cpu",
+        )
+
+    def recommend(self, events: pa.Table, *, query_time: datetime) -> pa.Table:
+        """A list for every user of `events`, sorted by user_id, in the schema of recommendations.
+
+        Args:
+            events: user_id, item_id and timestamp (a timestamp type): all events of each user, in
+                any order; those of items that the run does not know count nothing.
+            query_time: when the lists are asked for, with a time zone; later events are left out.
+
+        Raises:
+            ValueError: a column is missing or has a null.
+        """
+        for name in COLUMNS:
+            if name not in events.column_names or events[name].null_count:
+                raise ValueError(f"events need a column {name} without nulls")
+        now = (query_time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        user_type = events["user_id"].type
+        times = events["timestamp"].cast(TIMESTAMP).cast(pa.int64())
+        events = pa.table(
+            [canonical(events["user_id"]), canonical(events["item_id"]), times], names=COLUMNS
+        )
+        folded, _ = fold(events.filter(pc.less(times, now)), max_user_events=len(events))
+        sequences, _, _ = finish(folded, self._maker.vocab, split_time=now, user_type=user_type)
+        self._maker.recommender.query_time = now
+        return self._maker.lists(sequences)
