@@ -10,7 +10,8 @@ import json
 import re
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -159,13 +160,76 @@ def append_entry(lake: Storage, run: RunDir, manifest_sha256: str) -> tuple[Entr
             return entry, True
 
 
+def append_rollback(lake: Storage, number: int, *, attempt: str) -> Entry:
+    """Adds an entry that serves again what entry `number` served when it was the newest.
+
+    The date of that entry shows that entry's run again. Dates that were published since keep what
+    they show: only `current` goes back.
+
+    Raises:
+        ConfigError: there is no such entry, or its run directory was pruned.
+    """
+    while True:
+        chain = read_chain(lake)
+        for entry in chain:
+            if entry.attempt == attempt:  # the answer to it was lost
+                return entry
+        if not 1 <= number <= len(chain):
+            raise ConfigError(
+                f"--rollback-to {number}: the chain of {lake.root} has entries 1 to {len(chain)}"
+            )
+        target = chain[number - 1]
+        for run in ({"ds": target.ds, "run_id": target.run_id}, target.current):
+            if not lake.exists(f"{run_path(**run)}/manifest.json"):
+                raise ConfigError(
+                    f"--rollback-to {number}: the run directory {lake.url(run_path(**run))} was "
+                    "pruned; choose a later entry"
+                )
+        entry = replace(target, number=len(chain) + 1, attempt=attempt, previous=len(chain))
+        if lake.create(entry.path, to_json(asdict(entry))):
+            return entry
+
+
+def run_path(ds: str, run_id: str) -> str:
+    """The directory of a published run, relative to the lake."""
+    return f"runs/ds={ds}/{run_id}"
+
+
+def prune(lake: Storage, *, keep: int, grace: float) -> list[str]:
+    """Deletes the directories of published runs but for the newest `keep` in the chain.
+
+    What is served stays, and what was served until `grace` seconds ago: readers may be at it. Runs
+    that were never published are left alone.
+
+    Returns:
+        the deleted run directories, relative to the lake.
+    """
+    chain = read_chain(lake)
+    published = [run_path(entry.ds, entry.run_id) for entry in chain]
+    newest = list(dict.fromkeys(reversed(published)))
+    kept = {*newest[:keep], *(run_path(**entry.current) for entry in chain[-1:])}
+    made = {info.path: info.modified for info in lake.list(CHAIN)}
+    for entry, later in pairwise(chain):
+        # the clock decides only how long readers are waited for
+        if time.time() - made[later.path] < grace:
+            kept |= {run_path(entry.ds, entry.run_id), run_path(**entry.current)}
+    pruned = []
+    for path in newest:
+        if path not in kept and lake.exists(f"{path}/manifest.json"):
+            # the manifest first: nobody takes what is half deleted for a run
+            lake.delete([f"{path}/manifest.json"])
+            lake.delete([info.path for info in lake.list(path)])
+            pruned.append(path)
+    return pruned
+
+
 def copy_to_lake(lake: Storage, entry: Entry) -> None:
     """Copies the parts that `entry` names to its date, then replaces _SUCCESS. May be repeated."""
-    run_path = f"runs/ds={entry.ds}/{entry.run_id}"
-    data = lake.read_bytes(f"{run_path}/manifest.json")
+    source = run_path(entry.ds, entry.run_id)
+    data = lake.read_bytes(f"{source}/manifest.json")
     if sha256(data) != entry.manifest_sha256:
         raise InfrastructureError(
-            f"{lake.url(run_path)}/manifest.json is not the one that chain entry {entry.number} "
+            f"{lake.url(source)}/manifest.json is not the one that chain entry {entry.number} "
             "names (sha256); the run directory was changed after publishing"
         )
     manifest = json.loads(data)
@@ -175,7 +239,7 @@ def copy_to_lake(lake: Storage, entry: Entry) -> None:
         if file["path"].startswith("recommendations/"):
             name = file["path"].rpartition("part-")[2]
             target = f"part-{entry.run_id}-{name}"
-            lake.copy(f"{run_path}/{file['path']}", f"{directory}/{target}")
+            lake.copy(f"{source}/{file['path']}", f"{directory}/{target}")
             files.append({"path": target, "rows": file["rows"], "sha256": file["sha256"]})
     success = {
         "ds": entry.ds,
@@ -211,7 +275,7 @@ def settle(lake: Storage, *, grace: float) -> list[str]:
 
 def _has_run(lake: Storage, entry: Entry) -> bool:
     """Whether the run directory is still there: old ones may have been pruned."""
-    return lake.exists(f"runs/ds={entry.ds}/{entry.run_id}/manifest.json")
+    return lake.exists(f"{run_path(entry.ds, entry.run_id)}/manifest.json")
 
 
 def _shows(lake: Storage, entry: Entry) -> bool:

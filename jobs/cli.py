@@ -24,7 +24,7 @@ from diffsasrec.config import Config, load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.inputs import InputFile, inspect_inputs, list_inputs
 from diffsasrec.progress import duration
-from diffsasrec.publish import check_create_only, read_chain
+from diffsasrec.publish import append_rollback, check_create_only, prune, read_chain, settle
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.score import read_items
 from diffsasrec.storage import Storage, stat_files
@@ -74,9 +74,7 @@ def _one_line(error: BaseException) -> str:
 def _parse(stages: tuple[str, ...]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=f"Runs {', '.join(stages)} for one date.")
     parser.add_argument("--config", required=True, help="YAML file")
-    parser.add_argument(
-        "--date", required=True, type=date.fromisoformat, help="run date YYYY-MM-DD, exclusive"
-    )
+    parser.add_argument("--date", type=date.fromisoformat, help="run date YYYY-MM-DD, exclusive")
     parser.add_argument(
         "--run-id", type=_run_id, help="default: a digest of the date, config, code and inputs"
     )
@@ -85,10 +83,28 @@ def _parse(stages: tuple[str, ...]) -> argparse.Namespace:
     parser.add_argument(
         "--dry-run", action="store_true", help="check the inputs and the lake, and exit"
     )
-    parser.set_defaults(stages=stages)
+    parser.set_defaults(stages=stages, rollback_to=None, keep=None)
     if stages == STAGES:
         parser.add_argument("--stages", type=_stage_names, help="only these, as in: score,publish")
-    return parser.parse_args()
+    if stages == ("publish",):
+        instead = parser.add_mutually_exclusive_group()
+        instead.add_argument(
+            "--rollback-to", type=int, metavar="N", help="serve again what entry N did, no more"
+        )
+        instead.add_argument(
+            "--keep", type=_positive, metavar="N", help="delete all but the newest N runs, no more"
+        )
+    arguments = parser.parse_args()
+    of_no_run = arguments.rollback_to is not None or arguments.keep is not None
+    if (arguments.date is None) != of_no_run:
+        parser.error("--date is required, but with --rollback-to and --keep, which have none")
+    return arguments
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1")
+    return int(text)
 
 
 def _run_id(text: str) -> str:
@@ -111,6 +127,8 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     if arguments.print_config:
         print(yaml.safe_dump(config.resolved(), sort_keys=False) + f"# sha256 {config.sha256()}")
         return None
+    if arguments.rollback_to is not None or arguments.keep is not None:
+        return _maintain(config, arguments, summary)
     inputs = list_inputs(config.events, run_date=arguments.date)
     run = open_run(config, arguments.date, inputs, run_id=arguments.run_id)
     summary |= {"run_id": run.run_id, "paths": {"run": run.storage.root}}
@@ -143,6 +161,31 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     summary["status"] = "done"
     if arguments.stages == STAGES:
         print_summary(config, run)
+    return 0
+
+
+def _maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, Any]) -> int:
+    """What is done to the published runs of a lake, and to no run."""
+    lake = Storage.of(config.lake)
+    lake.check_writable()
+    summary["stage"] = "publish"
+    if arguments.keep is not None:
+        pruned = prune(lake, keep=arguments.keep, grace=config.publish.grace)
+        log.info(
+            "publish: deleted %d run directories%s",
+            len(pruned),
+            "".join(f"\n  {p}" for p in pruned),
+        )
+        summary["counts"] = {"pruned": len(pruned)}
+    else:
+        check_create_only(lake, single_writer=config.publish.single_writer)
+        entry = append_rollback(lake, arguments.rollback_to, attempt=uuid.uuid4().hex[:12])
+        settle(lake, grace=config.publish.grace)
+        log.info(
+            "publish: entry %d serves again what entry %d did", entry.number, arguments.rollback_to
+        )
+        summary |= {"run_id": entry.run_id, "counts": {"chain_number": entry.number}}
+    summary["status"] = "done"
     return 0
 
 

@@ -130,12 +130,15 @@ class Nights:
     def __init__(self, directory: Path, environment: dict[str, str]) -> None:
         self._directory, self._environment, self._number = directory, environment, 0
 
-    def start(self, config: dict, *arguments: str, date: str = DATE, job: str = "nightly") -> Night:
+    def start(
+        self, config: dict, *arguments: str, date: str | None = DATE, job: str = "nightly"
+    ) -> Night:
         self._number += 1
         path = self._directory / f"config-{self._number}.yaml"
         path.write_text(yaml.safe_dump(config))
         log_path = self._directory / f"log-{self._number}.txt"
-        command = [sys.executable, "-m", f"jobs.{job}", "--config", str(path), "--date", date]
+        command = [sys.executable, "-m", f"jobs.{job}", "--config", str(path)]
+        command += [] if date is None else ["--date", date]
         with log_path.open("w") as log:
             process = subprocess.Popen(
                 [*command, *arguments],
@@ -147,7 +150,7 @@ class Nights:
             )
         return Night(process, log_path)
 
-    def run(self, config: dict, *arguments: str, date: str = DATE, job: str = "nightly"):
+    def run(self, config: dict, *arguments: str, date: str | None = DATE, job: str = "nightly"):
         return self.start(config, *arguments, date=date, job=job).finish()
 
 

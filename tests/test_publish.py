@@ -11,15 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from diffsasrec.errors import InfrastructureError
+from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.publish import (
     Entry,
     append_entry,
+    append_rollback,
     audit_bucket,
     check_create_only,
     copy_to_lake,
     manifest_for,
     newest_before,
+    prune,
     read_chain,
     settle,
 )
@@ -520,3 +522,85 @@ def test_the_first_manifest_of_a_run_stays(lake: Storage):
 def test_a_local_lake_has_create_only(lake: Storage, single_writer: bool):
     check_create_only(lake, single_writer=single_writer)
     assert lake.list() == []
+
+
+# --- going back, and deleting what is old ---
+
+
+def test_a_rollback_appends_an_entry_that_serves_the_earlier_run_again(lake: Storage):
+    first, second = made(lake, "r1"), made(lake, "r2")
+    settle(lake, grace=0)
+    entry = append_rollback(lake, 1, attempt="back")
+    settle(lake, grace=0)
+    assert read_chain(lake) == [first, second, entry]
+    assert (entry.number, entry.previous, entry.attempt) == (3, 2, "back")
+    assert entry.current == {"ds": DAY, "run_id": "r1"} and success(lake)["run_id"] == "r1"
+    assert shown(lake) == ["_SUCCESS", *parts("r1")]
+
+
+def test_a_rollback_to_an_earlier_date_leaves_the_later_one_as_it_is(lake: Storage):
+    made(lake, "r1", DAY)
+    made(lake, "r2", NEXT_DAY)
+    settle(lake, grace=0)
+    assert append_rollback(lake, 1, attempt="back").current == {"ds": DAY, "run_id": "r1"}
+    settle(lake, grace=0)
+    assert success(lake, NEXT_DAY)["run_id"] == "r2"
+    # the night after is current again
+    assert made(lake, "r3", "2024-03-03").current == {"ds": "2024-03-03", "run_id": "r3"}
+
+
+def test_a_rollback_whose_answer_was_lost_is_made_once(lake: Storage):
+    made(lake, "r1")
+    made(lake, "r2")
+    entries = [append_rollback(lake, 1, attempt="back") for _ in range(2)]
+    assert entries[0] == entries[1] and len(read_chain(lake)) == 3
+
+
+@pytest.mark.parametrize("number", [0, 3, -1])
+def test_a_rollback_to_no_entry_is_refused(lake: Storage, number: int):
+    made(lake, "r1")
+    made(lake, "r2")
+    with pytest.raises(ConfigError, match="entries 1 to 2"):
+        append_rollback(lake, number, attempt="back")
+
+
+def run_ids(lake: Storage) -> list[str]:
+    return sorted({info.path.split("/")[2] for info in lake.list("runs")})
+
+
+def test_pruning_keeps_the_newest_runs_and_what_is_served(lake: Storage):
+    made(lake, "served", NEXT_DAY)
+    for number in range(4):
+        made(lake, f"backfill-{number}", DAY)
+    settle(lake, grace=0)
+    before = snapshot(lake.sub("recommendations"))
+    pruned = prune(lake, keep=2, grace=0)
+    assert pruned == [f"runs/ds={DAY}/backfill-{number}" for number in (1, 0)]
+    assert run_ids(lake) == ["backfill-2", "backfill-3", "served"]
+    assert snapshot(lake.sub("recommendations")) == before
+    assert prune(lake, keep=2, grace=0) == []
+
+
+def test_pruning_leaves_alone_what_was_never_published(lake: Storage):
+    made(lake, "r1")
+    made(lake, "r2")
+    lake.write_bytes(f"runs/ds={DAY}/unfinished/vocab/part-00000.parquet", b"x")
+    prune(lake, keep=1, grace=0)
+    assert run_ids(lake) == ["r2", "unfinished"]
+
+
+def test_what_was_served_a_moment_ago_is_not_pruned(lake: Storage, tmp_path: Path):
+    for number in (1, 2, 3):
+        made(lake, f"r{number}")
+    assert prune(lake, keep=1, grace=LONG) == []
+    # the first was replaced long ago, the second has just been
+    os.utime(tmp_path / "recommendations" / "_published" / "00000002.json", (0, 0))
+    assert prune(lake, keep=1, grace=LONG) == [f"runs/ds={DAY}/r1"]
+
+
+def test_a_pruned_run_can_not_be_gone_back_to(lake: Storage):
+    made(lake, "r1")
+    made(lake, "r2")
+    prune(lake, keep=1, grace=0)
+    with pytest.raises(ConfigError, match="pruned"):
+        append_rollback(lake, 1, attempt="back")
