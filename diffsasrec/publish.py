@@ -176,7 +176,7 @@ def append_rollback(lake: Storage, number: int, *, attempt: str) -> Entry:
                 return entry
         if not 1 <= number <= len(chain):
             raise ConfigError(
-                f"--rollback-to {number}: the chain of {lake.root} has entries 1 to {len(chain)}"
+                f"--rollback-to {number}: the chain of {lake.root} has {len(chain)} entries, from 1"
             )
         target = chain[number - 1]
         for run in ({"ds": target.ds, "run_id": target.run_id}, target.current):

@@ -174,7 +174,7 @@ def test_a_backfill_by_another_model_does_not_become_current(published, nights):
     code, last, log = nights.run(config, "--rollback-to", "1", job="publish", date=None)
     assert (code, last["run_id"], last["counts"]) == (0, "calm", {"chain_number": 3}), log
     code, last, _ = nights.run(config, "--rollback-to", "7", job="publish", date=None)
-    assert code == 2 and "entries 1 to 3" in last["error"]
+    assert code == 2 and "3 entries" in last["error"]
     code, last, log = nights.run(config, "--keep", "1", job="publish", date=None)
     assert (code, last["counts"]) == (0, {"pruned": 1}), log
     assert run_dir(lake, "calm").exists() and not list(lake.glob("runs/ds=2024-02-25/*/*.json"))
