@@ -265,6 +265,9 @@ class Config(Section):
     lake: str = Field(description="local directory or s3://bucket/prefix; all output goes there")
     seed: NonNegativeInt = Field(0, description="of every random choice in training")
     log_interval: PositiveFloat = Field(10.0, description="seconds between progress lines")
+    stall_timeout: PositiveFloat = Field(
+        3600.0, description="seconds without any progress after which the run ends"
+    )
     events: EventsConfig
     split: SplitConfig = SplitConfig()
     vocab: VocabConfig = VocabConfig()

@@ -14,6 +14,23 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+class Heartbeat:
+    """When work last moved on."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def beat(self) -> None:
+        self._last = time.monotonic()
+
+    def silence(self) -> float:
+        """Seconds since the last beat."""
+        return time.monotonic() - self._last
+
+
+HEARTBEAT = Heartbeat()  # of this process: every part of a stage that moves on says so here
+
+
 class Board:
     """Where a training worker writes how far it is, for the driver to print: an actor.
 
@@ -37,11 +54,15 @@ class Progress:
         self._what, self._unit, self._interval = what, unit, interval
         self._start = self._last = time.monotonic()
         self._first: int | None = None  # a resumed work starts in the middle
+        self._done: int | None = None
 
     def update(self, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = done
+        if done != self._done:
+            HEARTBEAT.beat()
+        self._done = done
         if now - self._last < self._interval:
             return
         self._last = now

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.progress import HEARTBEAT
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.schema import list_offsets, list_values
 from diffsasrec.storage import FileInfo, Storage, sha256
@@ -240,6 +241,7 @@ def copy_to_lake(lake: Storage, entry: Entry) -> None:
             name = file["path"].rpartition("part-")[2]
             target = f"part-{entry.run_id}-{name}"
             lake.copy(f"{source}/{file['path']}", f"{directory}/{target}")
+            HEARTBEAT.beat()
             files.append({"path": target, "rows": file["rows"], "sha256": file["sha256"]})
     success = {
         "ds": entry.ds,

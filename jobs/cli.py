@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -23,7 +24,7 @@ import yaml
 from diffsasrec.config import Config, load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.inputs import InputFile, inspect_inputs, list_inputs
-from diffsasrec.progress import duration
+from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.publish import append_rollback, check_create_only, prune, read_chain, settle
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.score import read_items
@@ -146,6 +147,8 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     if "publish" in arguments.stages:
         check_create_only(run.lake, single_writer=config.publish.single_writer)
     to_do = [stage for stage in arguments.stages if run.record(stage) is None]
+    watchdog = threading.Thread(target=_watch, args=(config.stall_timeout, summary), daemon=True)
+    watchdog.start()
     if to_do:
         start_ray()
         check_resources(config, to_do)
@@ -162,6 +165,25 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     if arguments.stages == STAGES:
         print_summary(config, run)
     return 0
+
+
+def _watch(timeout: float, summary: dict[str, Any]) -> None:
+    """Ends this process, and with it the run, once nothing has moved for `timeout` seconds.
+
+    The run may be in any call of Ray, which waits without end for a node that does not come: only
+    the end of the process ends that, and the next attempt goes on from what is done.
+    """
+    HEARTBEAT.beat()
+    while (left := timeout - HEARTBEAT.silence()) > 0:
+        time.sleep(min(left, 60.0))
+    error = InfrastructureError(
+        f"{summary['stage'] or 'the start'} made no progress for {duration(timeout)} "
+        f"(stall_timeout={timeout:g}): a node or a store does not answer, or the cluster has no "
+        "room for the workers; run the same command again"
+    )
+    code = _failed(summary, error)
+    print(json.dumps(summary, sort_keys=True), flush=True)
+    os._exit(code)
 
 
 def _maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, Any]) -> int:
@@ -199,6 +221,7 @@ def _load(arguments: argparse.Namespace) -> Config:
 
 def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     started = time.monotonic()
+    HEARTBEAT.beat()
     log.info("%s: started", stage)
     run.begin(stage)
     function: Stage = import_module(f"jobs.{stage}").main

@@ -5,6 +5,8 @@ from typing import Any
 
 import ray
 
+from diffsasrec.progress import HEARTBEAT
+
 IN_FLIGHT = 1000  # tasks: enough for any cluster, few enough that results don't pile up
 
 
@@ -23,5 +25,6 @@ def map_tasks(
     ]
     while pending:
         done, pending = ray.wait(pending)
+        HEARTBEAT.beat()
         yield ray.get(done[0])
         pending += [remote.remote(a, *references) for a, _ in zip(waiting, done, strict=False)]

@@ -262,6 +262,13 @@ def test_a_cluster_too_small_is_refused_before_anything_is_read(
     assert key in last["error"]
 
 
+def test_a_run_that_does_not_move_on_ends_with_a_reason(nights, toy, tmp_path: Path):
+    config = tiny_config(str(toy), str(tmp_path / "lake"))
+    code, last, _ = nights.run({**config, "stall_timeout": 0.2})
+    assert (code, last["status"]) == (5, "failed")
+    assert "stall_timeout=0.2" in last["error"]
+
+
 def test_a_stage_alone_says_which_stage_is_missing(nights, toy, tmp_path: Path):
     config = tiny_config(str(toy), str(tmp_path / "lake"))
     code, last, _ = nights.run(config, job="score")
