@@ -20,6 +20,9 @@ from diffsasrec.diffusion import MASK
 from diffsasrec.explore import CHOICES, Exploration
 from diffsasrec.shortlist import SLACK, Shortlist, ascending, logits_of, own_among
 
+# a catalogue of fewer times the shortlist is scored sooner as a whole
+WORTH = 16
+
 
 @dataclass(frozen=True)
 class CommitRule:
@@ -146,7 +149,8 @@ class _Search:
         *,
         size: int,
     ) -> "_Search":
-        if size and not rule.needs_probabilities:
+        num_items = len(candidates.catalogue.items_C)
+        if size and num_items > WORTH * size and not rule.needs_probabilities:
             short = Shortlist.of(next_BD, first_BKD, candidates, size=size)
             return _Search(next_BD, candidates, rule, short.normaliser_B, short)
         users_B = torch.arange(len(next_BD), device=next_BD.device)

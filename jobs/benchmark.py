@@ -38,7 +38,7 @@ from diffsasrec.config import EventsConfig, ModelConfig, TrainStageConfig
 from diffsasrec.counters import DAY, event_gaps, trend_counts, trend_features
 from diffsasrec.diffusion import Negatives, draw_negatives
 from diffsasrec.inputs import InputFile, inspect_inputs
-from diffsasrec.memory import keep_freed_memory
+from diffsasrec.memory import give_back_freed_memory, keep_freed_memory
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective
 from diffsasrec.recommend import Decoding, Moment, Recommender
@@ -130,6 +130,7 @@ def _memory_mib(of: str) -> float:
 def _memory_of(run: Callable[[], object]) -> float:
     """The peak of memory while `run` works, above what was there before, MiB."""
     run()  # what is made once and kept is no memory of the lists
+    give_back_freed_memory()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = _memory_mib("VmRSS")
     run()

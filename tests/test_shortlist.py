@@ -70,6 +70,12 @@ def decoded(
     )
 
 
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffsasrec.decode.WORTH", 0)  # large catalogues take long
+
+
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("own", [False, True], ids=["no own scores", "own scores"])
 @pytest.mark.parametrize(("steps", "places"), [(1, 0), (2, 1), (5, 0), (4, 2)])
 @pytest.mark.parametrize("scale", [0.0, 0.05, 3.0])
@@ -84,6 +90,12 @@ def test_lists_are_those_of_the_whole_catalogue(size, scale, steps, places, own)
         assert short.num_uncertain == 0
 
 
+def test_a_small_catalogue_needs_no_shortlist():
+    assert decoded(NUM_ITEMS // 15, scale=3.0, steps=5, places=0, own=False).num_uncertain == 0
+    assert decoded(NUM_ITEMS // 17, scale=3.0, steps=5, places=0, own=False).num_uncertain > 10
+
+
+@pytest.mark.usefixtures("always")
 def test_states_that_move_far_are_decided_by_the_whole_catalogue():
     assert decoded(30, scale=3.0, steps=5, places=0, own=False).num_uncertain > 10
     assert decoded(150, scale=0.02, steps=5, places=0, own=False).num_uncertain < 10
