@@ -91,8 +91,8 @@ def test_lists_are_those_of_the_whole_catalogue(size, scale, steps, places, own)
 
 
 def test_a_small_catalogue_needs_no_shortlist():
-    assert decoded(NUM_ITEMS // 15, scale=3.0, steps=5, places=0, own=False).num_uncertain == 0
-    assert decoded(NUM_ITEMS // 17, scale=3.0, steps=5, places=0, own=False).num_uncertain > 10
+    assert decoded(NUM_ITEMS // 16, scale=3.0, steps=5, places=0, own=False).num_uncertain == 0
+    assert decoded(NUM_ITEMS // 20, scale=3.0, steps=5, places=0, own=False).num_uncertain > 10
 
 
 @pytest.mark.usefixtures("always")
