@@ -1,4 +1,4 @@
-"""One Ray, one S3 server, one toy log for all tests; nights run as users run them: as processes."""
+"""One Ray, one S3 server, one toy log per process; nights run as users run them: as processes."""
 
 import hashlib
 import json
@@ -27,6 +27,11 @@ from s3_server import s3  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 DATE = "2024-03-01"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # whole nights first: on two processes all else runs beside them
+    items.sort(key=lambda item: item.get_closest_marker("night") is None)
 
 
 @pytest.fixture(scope="session")

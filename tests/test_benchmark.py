@@ -64,7 +64,6 @@ def test_a_plan_says_of_every_line_whether_it_was_measured():
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("cluster")
 def test_prepare_stands_beside_two_rivals():
     lines = lines_of("prepare", "--rows", "3000", "--users", "40", "--rounds", "1")
     assert [line["variant"] for line in lines] == ["prepare", "duckdb", "polars"]

@@ -17,7 +17,7 @@ from conftest import DATE, Nights, digests, tiny_config, toy_log
 from diffsasrec.online import OnlineRecommender
 from diffsasrec.recommend import Decoding
 
-pytestmark = [pytest.mark.ray, pytest.mark.night, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.night]
 
 
 def oracle(log: pd.DataFrame, lists: dict, k: int = 5) -> dict[str, float]:
