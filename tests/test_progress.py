@@ -14,7 +14,7 @@ def test_durations_are_read_as_a_clock(seconds: float, text: str):
 
 def test_a_line_says_what_how_far_and_how_long_still(caplog, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])  # lines depend on nothing else
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])  # seconds that the test chooses
     progress = Progress("score", "bucket", interval=10)
     with caplog.at_level(logging.INFO):
         for seconds, done in ((1.0, 10), (9.0, 11), (21.0, 20), (22.0, 21)):
@@ -26,7 +26,7 @@ def test_a_line_says_what_how_far_and_how_long_still(caplog, monkeypatch):
 
 def test_only_what_moves_on_is_a_sign_of_life(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])  # seconds that the test chooses
     progress = Progress("score", "bucket", interval=10)
     silences = []
     for seconds, done in ((1.0, 1), (5.0, 1), (8.0, 2), (9.0, 2)):
