@@ -179,7 +179,8 @@ def _watch(timeout: float, summary: dict[str, Any]) -> None:
     error = InfrastructureError(
         f"{summary['stage'] or 'the start'} made no progress for {duration(timeout)} "
         f"(stall_timeout={timeout:g}): a node or a store does not answer, or the cluster has no "
-        "room for the workers; run the same command again"
+        "room for the workers; run the same command again, with a larger stall_timeout if the work "
+        "only takes long"
     )
     code = _failed(summary, error)
     print(json.dumps(summary, sort_keys=True), flush=True)
