@@ -39,7 +39,9 @@ def find_ours(error: BaseException) -> DiffsasrecError | None:
         if cause is None or id(cause) in seen:
             continue
         if isinstance(cause, DiffsasrecError):
-            return cause
+            # what Ray raises is of our type too, but its text is a traceback
+            raised = getattr(cause, "cause", None)
+            return raised if isinstance(raised, DiffsasrecError) else cause
         seen.add(id(cause))
         pending += [cause.__cause__, cause.__context__, getattr(cause, "cause", None)]
         pending += getattr(cause, "worker_failures", {}).values()

@@ -10,8 +10,9 @@ import hashlib
 import io
 import os
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fsspec
@@ -19,6 +20,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffsasrec.errors import InfrastructureError
+from diffsasrec.objects import PATIENCE, ObjectStore, Patience
+
+REMEDIES = {
+    errno.EACCES: "let the user of this process write there",
+    errno.EDQUOT: "the quota is used up: free space there",
+    errno.EFBIG: "the limit on the size of a file is too low: raise it (ulimit -f)",
+    errno.EIO: "the disk is damaged or gone: check it",
+    errno.ENOSPC: "the disk is full: free space there",
+    errno.ENOTDIR: "a part of the path is a file: correct the path",
+    errno.EEXIST: "a part of the path is a file: correct the path",
+    errno.EPERM: "let the user of this process write there",
+    errno.EROFS: "the disk is mounted read-only: mount it for writing, or choose another place",
+    errno.ESTALE: "the file server has lost the directory: mount it again",
+}
 
 
 @dataclass(frozen=True)
@@ -29,12 +44,10 @@ class FileInfo:
     modified: float  # seconds since 1970
 
 
-def open_filesystem(url: str) -> tuple[Any, str]:
+def open_filesystem(url: str, patience: Patience = PATIENCE) -> tuple[Any, str]:
     """The fsspec filesystem of a local path or s3:// URL, and the path inside it."""
     if url.startswith("s3://"):
-        # listings are never cached: other runs write to the same lake
-        filesystem = fsspec.filesystem("s3", use_listings_cache=False)
-        return filesystem, url.removeprefix("s3://")
+        return ObjectStore(patience=patience), url.removeprefix("s3://")
     return fsspec.filesystem("file"), os.path.abspath(url)
 
 
@@ -62,9 +75,14 @@ def sha256(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Storage:
-    """A root directory and the verbs on paths below it."""
+    """A root directory and the verbs on paths below it.
+
+    What fails is FileNotFoundError (reading what is not there) or InfrastructureError, which names
+    the operation, the URL, the cause and the remedy.
+    """
 
     root: str  # absolute local path or s3://bucket/prefix
+    patience: Patience = PATIENCE  # with S3
 
     @classmethod
     def of(cls, root: str) -> "Storage":
@@ -73,7 +91,7 @@ class Storage:
         return cls(os.path.abspath(os.path.expanduser(root)))
 
     def sub(self, path: str) -> "Storage":
-        return Storage(f"{self.root}/{path}")
+        return replace(self, root=f"{self.root}/{path}")
 
     @property
     def is_local(self) -> bool:
@@ -83,17 +101,18 @@ class Storage:
         return f"{self.root}/{path}" if path else self.root
 
     def _fs(self) -> Any:
-        return open_filesystem(self.root)[0]
+        return open_filesystem(self.root, self.patience)[0]
 
     def _full(self, path: str) -> str:
         return self.url(path).removeprefix("s3://")
 
     def read_bytes(self, path: str) -> bytes:
         """Raises FileNotFoundError."""
-        return bytes(self._fs().cat_file(self._full(path)))
+        with _explained("reading", self.url(path)):
+            return bytes(self._fs().cat_file(self._full(path)))
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        with self._fs().open(self._full(path), "rb") as file:
+        with _explained("reading", self.url(path)), self._fs().open(self._full(path)) as file:
             # a ParquetFile reads this one file: no directory names turn into columns
             return pq.ParquetFile(file).read(columns=columns)
 
@@ -105,12 +124,13 @@ class Storage:
         return pa.concat_tables([self.read_table(path, columns) for path in paths])
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        if self.is_local:
+        if not self.is_local:
+            self._fs().pipe_file(self._full(path), data)
+            return
+        with _explained("writing", self.url(path)):
             temporary = _write_temporary(self._full(path), data)
             os.replace(temporary, self._full(path))
             _sync_directory(self._full(path))
-        else:
-            self._fs().pipe_file(self._full(path), data)
 
     def write_table(self, path: str, table: pa.Table) -> dict[str, Any]:
         """Writes zstd Parquet; returns its entry for the manifest: path, rows, sha256."""
@@ -119,41 +139,35 @@ class Storage:
         return {"path": path, "rows": table.num_rows, "sha256": sha256(data)}
 
     def create(self, path: str, data: bytes) -> bool:
-        """Writes `data` only if nothing is there; False when something is."""
+        """Writes `data` only if nothing is there; False when something is.
+
+        On S3 the very same bytes count as ours: the answer to the write may have been lost.
+        """
         if self.is_local:
-            temporary = _write_temporary(self._full(path), data)
-            try:
-                os.link(temporary, self._full(path))
-            except FileExistsError:
-                return False
-            finally:
-                os.unlink(temporary)
-            _sync_directory(self._full(path))
-            return True
+            with _explained("writing", self.url(path)):
+                return _create_local(self._full(path), data)
         try:
             self._fs().pipe_file(self._full(path), data, mode="create")
         except FileExistsError:
-            return False
-        except OSError as error:
-            if _is_conflict(error):
-                return False
-            raise
+            return self.read_bytes(path) == data
         return True
 
     def copy(self, source: str, target: str) -> None:
         if self.is_local:
             self.write_bytes(target, self.read_bytes(source))
         else:
-            self._fs().copy(self._full(source), self._full(target))
+            self._fs().cp_file(self._full(source), self._full(target))
 
     def exists(self, path: str) -> bool:
-        return bool(self._fs().exists(self._full(path)))
+        with _explained("reading", self.url(path)):
+            return bool(self._fs().exists(self._full(path)))
 
     def list(self, directory: str = "") -> list[FileInfo]:
         """The files below a directory, recursively, sorted by path; [] when there are none."""
         base = self._full("").rstrip("/")
         try:
-            found = self._fs().find(self._full(directory), detail=True)
+            with _explained("listing", self.url(directory)):
+                found = self._fs().find(self._full(directory), detail=True)
         except FileNotFoundError:
             return []
         files = {name: stat for name, stat in found.items() if stat["type"] == "file"}
@@ -163,7 +177,8 @@ class Storage:
     def delete(self, paths: Iterable[str]) -> None:
         for path in paths:
             try:
-                self._fs().rm_file(self._full(path))
+                with _explained("deleting", self.url(path)):
+                    self._fs().rm_file(self._full(path))
             except FileNotFoundError:
                 continue  # another attempt was faster
 
@@ -171,12 +186,12 @@ class Storage:
         """Raises InfrastructureError when the root can't be written to."""
         probe = f".probe-{uuid.uuid4().hex}"
         try:
+            self.list(probe)  # some stores make the bucket that a write misses
             self.write_bytes(probe, b"probe")
             self.delete([probe])
-        except Exception as error:
+        except InfrastructureError as error:
             raise InfrastructureError(
-                f"the lake {self.root} can't be written to: {error}; check that it exists and that "
-                "the credentials of this machine may write there"
+                f"the lake {self.root} can't be written to: {error}"
             ) from error
 
     def has_create_only(self) -> bool:
@@ -186,6 +201,20 @@ class Storage:
             return self.create(probe, b"1") and not self.create(probe, b"2")
         finally:
             self.delete([probe])
+
+
+@contextmanager
+def _explained(operation: str, url: str) -> Iterator[None]:
+    """Turns what a disk or a damaged file raises into an InfrastructureError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        number = getattr(error, "errno", None) or 0
+        cause = os.strerror(number) if number else (str(error).splitlines() or [""])[0]
+        remedy = REMEDIES.get(number, "check the file and the disk")
+        raise InfrastructureError(f"{operation} {url} failed: {cause}; {remedy}") from error
 
 
 def _is_hidden(path: str) -> bool:
@@ -205,21 +234,24 @@ def _write_temporary(path: str, data: bytes) -> str:
     return temporary
 
 
+def _create_local(path: str, data: bytes) -> bool:
+    temporary = _write_temporary(path, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    _sync_directory(path)
+    return True
+
+
 def _sync_directory(path: str) -> None:
     descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_conflict(error: OSError) -> bool:
-    # s3fs turns 412 into FileExistsError only if the server names the condition in its answer
-    cause = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", "")
-    return (error.errno == errno.EINVAL and cause in ("PreconditionFailed", "412")) or cause in (
-        "ConditionalRequestConflict",
-        "PreconditionFailed",
-    )
 
 
 def _file_info(name: str, stat: dict[str, Any], base: str) -> FileInfo:

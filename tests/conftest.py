@@ -1,32 +1,17 @@
 """One Ray, one S3 server, one toy log per process; nights run as users run them: as processes."""
 
-import hashlib
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-os.environ |= {  # before Ray is imported anywhere
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "OMP_NUM_THREADS": "1",
-}
+from jobs.faults.nights import QUIET
 
-import numpy as np
-import pandas as pd
+os.environ |= QUIET  # before Ray is imported anywhere
+
 import pytest
-import yaml
-from s3_server import s3  # noqa: F401
 
-ROOT = Path(__file__).parent.parent
-DATE = "2024-03-01"
+from jobs.faults.nights import Nights, toy_log
+from jobs.faults.s3_server import BUCKET, aws_variables, run_s3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,7 +20,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(s3: str) -> Iterator[dict[str, str]]:  # noqa: F811
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a bucket; the AWS variables point to its server for the whole session."""
+    with run_s3(tmp_path_factory.mktemp("s3")) as endpoint, aws_variables(endpoint):
+        yield f"s3://{BUCKET}"
+
+
+@pytest.fixture(scope="session")
+def cluster(s3: str) -> Iterator[dict[str, str]]:
     """A local Ray with two CPUs; the environment with which other processes join it.
 
     It comes after the S3 server: its workers have the AWS variables of the moment it starts.
@@ -55,22 +47,6 @@ def cluster(s3: str) -> Iterator[dict[str, str]]:  # noqa: F811
     ray.shutdown()
 
 
-def toy_log(num_users: int = 60, num_items: int = 60, seed: int = 0) -> pd.DataFrame:
-    """Users who walk through the items in a circle, at round minutes, so that ties are common."""
-    rng = np.random.default_rng(seed)
-    start = int(pd.Timestamp("2024-01-01").timestamp())
-    rows = []
-    for user in range(num_users):
-        length = int(rng.integers(3, 40))
-        steps = rng.choice([1, 1, 1, 2], length).cumsum() + rng.integers(num_items)
-        times = start + np.sort(rng.integers(0, 59 * 24 * 4, length)) * 900
-        rows.append(
-            pd.DataFrame({"user_id": user, "item_id": steps % num_items, "timestamp": times})
-        )
-    log = pd.concat(rows).sample(frac=1, random_state=seed).reset_index(drop=True)
-    return log.assign(item_id="item-" + log.item_id.astype(str).str.zfill(3))
-
-
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("log") / "events.parquet"
@@ -78,96 +54,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tiny_config(log: str, lake: str) -> dict[str, dict[str, object]]:
-    stage = {"epochs": 2, "batch_size": 16, "warmup_steps": 5, "checkpoint_every_steps": 2}
-    return {
-        "lake": lake,
-        "log_interval": 0.5,
-        "events": {"path": log, "time_unit": "s"},
-        "split": {"users_per_bucket": 25},
-        "model": {"hidden_size": 16, "num_blocks": 1, "num_heads": 2, "max_seq_len": 12},
-        "pretrain": stage,
-        "finetune": {**stage, "query_times": 4},
-        "score": {"k": 5, "filter_seen": False},
-        "evaluate": {"ks": [5]},
-        "gate": {"metric": "NDCG@5"},
-        "publish": {"grace": 0},
-    }
-
-
-@dataclass
-class Night:
-    """A started job; `finish` waits for it."""
-
-    process: subprocess.Popen[str]
-    log_path: Path
-
-    def finish(self, timeout: float = 240) -> tuple[int, dict, str]:
-        """Exit code, the JSON of the last line of stdout ({} without one), and the log."""
-        stdout, _ = self.process.communicate(timeout=timeout)
-        lines = stdout.strip().splitlines()
-        last = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-        return self.process.returncode, last, self.log_path.read_text()
-
-    def wait_for_line(self, line: str) -> None:
-        """Returns once the log holds `line`."""
-        self._wait(lambda: line in self.log_path.read_text(), line)
-
-    def wait_for_file(self, directory: Path, pattern: str) -> None:
-        """Returns once a file of that pattern exists."""
-        self._wait(lambda: any(directory.glob(pattern)), pattern)
-
-    def _wait(self, is_there: Callable[[], bool], what: str, timeout: float = 180) -> None:
-        deadline = time.monotonic() + timeout
-        while not is_there():
-            assert self.process.poll() is None, self.log_path.read_text()
-            assert time.monotonic() < deadline, f"never seen: {what}"
-            time.sleep(0.005)
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-
-class Nights:
-    """Starts jobs on the shared cluster with a config of their own."""
-
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
-        self._directory, self._environment, self._number = directory, environment, 0
-
-    def start(
-        self, config: dict, *arguments: str, date: str | None = DATE, job: str = "nightly"
-    ) -> Night:
-        self._number += 1
-        path = self._directory / f"config-{self._number}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        log_path = self._directory / f"log-{self._number}.txt"
-        command = [sys.executable, "-m", f"jobs.{job}", "--config", str(path)]
-        command += [] if date is None else ["--date", date]
-        with log_path.open("w") as log:
-            process = subprocess.Popen(
-                [*command, *arguments],
-                cwd=ROOT,
-                env={**os.environ, **self._environment},
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        return Night(process, log_path)
-
-    def run(self, config: dict, *arguments: str, date: str | None = DATE, job: str = "nightly"):
-        return self.start(config, *arguments, date=date, job=job).finish()
-
-
 @pytest.fixture
 def nights(cluster: dict[str, str], tmp_path: Path) -> Nights:
     return Nights(tmp_path, cluster)
-
-
-def digests(directory: Path, pattern: str = "**/*") -> dict[str, str]:
-    """The sha256 of every file below a directory, by relative path."""
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.glob(pattern))
-        if path.is_file()
-    }

@@ -1,4 +1,4 @@
-"""A real S3 server on loopback for the tests: SeaweedFS in one process, everything in a tmp dir."""
+"""A real S3 server on loopback: SeaweedFS in one process, everything below one directory."""
 
 import os
 import random
@@ -12,20 +12,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import botocore.session
-import pytest
 import s3fs
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from diffsasrec.objects import ObjectStore
+
 BUCKET = "lake"
 KEY, SECRET, REGION = "testkey", "testsecret123", "us-east-1"
-
-
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a bucket; the AWS variables point to its server for the whole session."""
-    with run_s3(tmp_path_factory.mktemp("s3")) as endpoint, aws_variables(endpoint):
-        yield f"s3://{BUCKET}"
 
 
 @contextmanager
@@ -116,22 +110,29 @@ def wait_until_ready(endpoint: str, server: subprocess.Popen[bytes]) -> None:
             time.sleep(0.1)
 
 
+def clear_clients() -> None:
+    """A client keeps the variables that it was made with."""
+    for filesystem in (s3fs.S3FileSystem, ObjectStore):
+        filesystem.clear_instance_cache()
+
+
 @contextmanager
-def aws_variables(endpoint: str) -> Iterator[None]:
+def aws_variables(endpoint: str, **other: str) -> Iterator[None]:
     """Points every S3 client of this process and its children to `endpoint`, for a while."""
     values = {
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": REGION,
         "AWS_ENDPOINT_URL": endpoint,
+        **other,
     }
     before = {name: os.environ.get(name) for name in values}
     os.environ |= values
-    s3fs.S3FileSystem.clear_instance_cache()  # a client keeps the variables it was made with
+    clear_clients()
     try:
         yield
     finally:
-        s3fs.S3FileSystem.clear_instance_cache()
+        clear_clients()
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

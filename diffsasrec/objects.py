@@ -1,0 +1,218 @@
+"""S3 through s3fs, with one layer of retries: a request is tried a few times in bounded time.
+
+Left alone, three layers retry one another: botocore each request, s3fs each call, and s3fs again
+what reads a body. They multiply, and each knows other errors. Here both are off, and every request
+is retried in one place, with its body. (aiohttp alone sends what is idempotent once more when a
+connection that it had kept open turns out to be closed: no attempt counts that, and a create that
+is refused may have been carried out by its own first half.)
+"""
+
+import asyncio
+import os
+import random
+import re
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import aiohttp
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
+)
+from botocore.exceptions import (
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProxyConnectionError,
+    ResponseStreamingError,
+    SSLError,
+)
+from botocore.parsers import ResponseParserError
+from s3fs import S3FileSystem
+
+from diffsasrec.errors import InfrastructureError
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long one request is tried: at most attempts * seconds and the pauses between."""
+
+    attempts: int = 6
+    pause: float = 0.5  # seconds before the second attempt; doubles up to 8
+    connect: float = 5.0  # seconds until there is a connection
+    silence: float = 15.0  # seconds without a byte
+    seconds: float = 120.0  # one attempt in all: 100 MB, the largest body, at 1 MB/s
+
+    def pause_after(self, attempt: int) -> float:
+        # at random: many workers must not come back at once
+        return random.uniform(0.5, 1.0) * min(self.pause * 2 ** (attempt - 1), 8.0)
+
+
+PATIENCE = Patience()
+OPERATIONS = {
+    "put_object": "writing",
+    "create_multipart_upload": "writing",
+    "upload_part": "writing",
+    "complete_multipart_upload": "writing",
+    "abort_multipart_upload": "writing",
+    "copy_object": "copying to",
+    "upload_part_copy": "copying to",
+    "delete_object": "deleting",
+    "list_objects_v2": "listing",
+}
+MISSING = {"404", "NoSuchKey", "NoSuchVersion"}
+TAKEN = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
+# answers below 500 that another attempt may change
+TRANSIENT_CODES = {
+    "429",
+    "BadDigest",
+    "OperationAborted",
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "TooManyRequests",
+    "XAmzContentSHA256Mismatch",
+}
+TRANSIENT = (
+    aiohttp.ClientError,
+    BotoConnectionError,
+    ConnectionError,
+    HTTPClientError,
+    ResponseParserError,
+    ResponseStreamingError,
+    TimeoutError,
+)
+CREDENTIALS = (
+    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the role of this "
+    "machine"
+)
+SPACE = "the store is full: free space there"
+REMEDIES = {
+    "NoSuchBucket": "create the bucket, or correct the path",
+    "InvalidBucketName": "correct the path",
+    "AccessDenied": "allow these credentials to read, write, list and delete there",
+    "403": f"{CREDENTIALS}, and what they are allowed to do there",
+    "InvalidAccessKeyId": CREDENTIALS,
+    "SignatureDoesNotMatch": CREDENTIALS,
+    "InvalidToken": CREDENTIALS,
+    "ExpiredToken": "the credentials have expired: renew them",
+    "RequestTimeTooSkewed": "set the clock of this machine",
+    "AuthorizationHeaderMalformed": "set AWS_DEFAULT_REGION to the region of the bucket",
+    "PermanentRedirect": "set AWS_DEFAULT_REGION to the region of the bucket",
+    "XMinioStorageFull": SPACE,
+    "InsufficientStorage": SPACE,
+    "507": SPACE,
+}
+WAIT = "the store does not answer or is overloaded: run the same command again once it is well"
+
+
+class ObjectStore(S3FileSystem):  # type: ignore[misc]
+    """The filesystem of all S3 URLs.
+
+    What a request fails with is FileNotFoundError, FileExistsError (a create) or
+    InfrastructureError, which names the operation, the URL, the cause and the remedy.
+    """
+
+    retries = 1  # of s3fs
+
+    def __init__(self, *, patience: Patience = PATIENCE) -> None:
+        self.patience = patience
+        super().__init__(
+            use_listings_cache=False,  # other runs write to the same lake
+            config_kwargs={
+                "connect_timeout": patience.connect,
+                "read_timeout": patience.silence,
+                "retries": {"total_max_attempts": 1, "mode": "standard"},  # of botocore
+            },
+        )
+
+    async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        for attempt in count(1):
+            try:
+                async with asyncio.timeout(self.patience.seconds):
+                    answer = await super()._call_s3(method, *args, **kwargs)
+                    return await _with_body(answer)
+            except Exception as error:
+                if not _is_transient(error) or attempt == self.patience.attempts:
+                    raise _explained(error, method, kwargs, attempt) from error
+            await asyncio.sleep(self.patience.pause_after(attempt))
+
+
+class _Body:
+    """A body that was read whole, in the form that s3fs reads."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def read(self) -> bytes:
+        return self._data
+
+    def close(self) -> None:
+        pass
+
+
+async def _with_body(answer: Any) -> Any:
+    if not isinstance(answer, dict) or "Body" not in answer:
+        return answer
+    try:
+        return {**answer, "Body": _Body(await answer["Body"].read())}
+    finally:
+        answer["Body"].close()
+
+
+def _code(error: BaseException) -> tuple[int, str]:
+    """The HTTP status and the S3 error code; 0 and "" when the store did not answer."""
+    # s3fs turns what botocore raises into an OSError of its own
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    if not isinstance(response, dict):
+        return 0, ""
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return int(status), str(response.get("Error", {}).get("Code", ""))
+
+
+def _is_transient(error: Exception) -> bool:
+    status, code = _code(error)
+    if status:
+        return (status >= 500 and status not in (501, 507)) or code in TRANSIENT_CODES
+    return isinstance(error, TRANSIENT) and not isinstance(error, (SSLError, ProxyConnectionError))
+
+
+def _explained(error: Exception, method: str, request: dict[str, Any], attempt: int) -> Exception:
+    """What the failed request raises."""
+    _, code = _code(error)
+    url = f"s3://{request.get('Bucket')}/{request.get('Key') or request.get('Prefix', '')}"
+    if code in MISSING:
+        return FileNotFoundError(url)
+    if code in TAKEN:
+        return FileExistsError(url)
+    operation = OPERATIONS.get(method, "reading")
+    attempts = f" after {attempt} attempts" if attempt > 1 else ""
+    return InfrastructureError(
+        f"{operation} {url} failed{attempts}: {_cause(error)}; {_remedy(error, code)}"
+    )
+
+
+def _cause(error: Exception) -> str:
+    status, code = _code(error)
+    kind = " ".join(dict.fromkeys((str(status), code))) if status else type(error).__name__
+    text = getattr(error, "strerror", None) or str(error)
+    lines = text.strip().splitlines()
+    return without_secrets(f"{kind}: {lines[0]}" if lines else kind)
+
+
+def _remedy(error: Exception, code: str) -> str:
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return CREDENTIALS
+    if isinstance(error, EndpointConnectionError | SSLError | ProxyConnectionError):
+        return "check AWS_ENDPOINT_URL and the network"
+    return REMEDIES.get(code, WAIT if _is_transient(error) else "correct the request or the store")
+
+
+def without_secrets(text: str) -> str:
+    """The text without credentials and signatures."""
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
+        if value := os.environ.get(name):
+            text = text.replace(value, "***")
+    text = re.sub(r"//[^/@\s]+@", "//***@", text)
+    return re.sub(r"(Signature|Credential|X-Amz-[A-Za-z-]+)=[^\s&,\"']+", r"\1=***", text)
