@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 import ray.data
 
 from diffsasrec.config import EventsConfig
-from diffsasrec.inputs import RAW, Fragment, Log, RawChunk, read_fragment
+from diffsasrec.inputs import Fragment, Log, read_fragment
 from diffsasrec.schema import canonical_type, events_schema
 from diffsasrec.storage import Storage
+from diffsasrec.textlog import RAW, RawChunk
 
 MALFORMED = "malformed_row"
 AFTER_RUN_DATE = "after_run_date"
@@ -51,6 +52,7 @@ def check_rows(
         user_type, item_type: the canonical types that the ids are brought to.
         before: the run date in microseconds; events at or after it are counted, not kept.
     """
+    raw, invalid = _escape_invalid_text(raw)
     users, wrong_user = _read_ids(raw["user_id"].combine_chunks(), user_type)
     items, wrong_item = _read_ids(raw["item_id"].combine_chunks(), item_type)
     times, wrong_time, out_of_range = _read_times(raw["timestamp"].combine_chunks(), time_unit)
@@ -60,6 +62,8 @@ def check_rows(
         "null_time": _is_null(raw["timestamp"]),
         "empty_user_id": _is_empty(raw["user_id"]),
         "empty_item_id": _is_empty(raw["item_id"]),
+        "invalid_utf8_user_id": invalid["user_id"],
+        "invalid_utf8_item_id": invalid["item_id"],
         "wrong_type_user_id": wrong_user,
         "wrong_type_item_id": wrong_item,
         "unparsable_time": wrong_time,
@@ -99,14 +103,39 @@ def _is_empty(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     return np.asarray(pc.equal(column.cast(pa.string()), "").fill_null(False))
 
 
+def _escape_invalid_text(raw: pa.Table) -> tuple[pa.Table, dict[str, npt.NDArray[np.bool_]]]:
+    """The rows with bytes that are no UTF-8 as \\xff, which can be stored, and where some were."""
+    invalid = {}
+    for number, name in enumerate(RAW):
+        column = raw[name].combine_chunks()
+        invalid[name] = np.zeros(len(column), dtype=bool)
+        if _is_valid_text(column):
+            continue
+        data = column.cast(pa.string()).cast(pa.binary())
+        texts = [
+            v if v is None else v.decode("utf-8", "backslashreplace") for v in data.to_pylist()
+        ]
+        escaped = pa.array(texts, pa.string())
+        invalid[name] = np.asarray(pc.not_equal(data, escaped.cast(pa.binary())).fill_null(False))
+        raw = raw.set_column(number, name, escaped.cast(column.type))
+    return raw, invalid
+
+
+def _is_valid_text(column: pa.Array) -> bool:
+    if canonical_type(column.type) != pa.string():
+        return True
+    try:
+        column.cast(pa.string()).validate(full=True)
+        return True
+    except pa.ArrowInvalid:
+        return False
+
+
 def _read_ids(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     """The ids in the canonical type `target`, and where a value does not fit it."""
     source = canonical_type(column.type)
     assert source is not None, column.type
     column = column.cast(source)
-    no_text = np.zeros(len(column), dtype=bool)
-    if source == pa.string():
-        column, no_text = _drop_invalid_text(column)
     if source == pa.string() and pa.types.is_integer(target):
         return _parse_integers(column)
     if source == pa.uint64() and target == pa.int64():
@@ -115,26 +144,7 @@ def _read_ids(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, npt.NDAr
         )
         fitting = pc.if_else(pa.array(too_large), pa.scalar(None, column.type), column)
         return fitting.cast(target), too_large
-    return column.cast(target), no_text
-
-
-def _drop_invalid_text(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    try:
-        column.validate(full=True)
-        return column, np.zeros(len(column), dtype=bool)
-    except pa.ArrowInvalid:
-        texts = column.cast(pa.binary()).to_pylist()
-    valid = np.array([t is None or _is_text(t) for t in texts])
-    kept = pc.if_else(pa.array(valid), column, pa.scalar(None, pa.string()))
-    return kept, ~valid
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode()
-        return True
-    except UnicodeDecodeError:
-        return False
+    return column.cast(target), np.zeros(len(column), dtype=bool)
 
 
 def _parse_integers(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:

@@ -7,10 +7,10 @@ that is wrong with a row is left to `events`.
 """
 
 import importlib.util
-import io
-import json
+import lzma
 import os
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,19 +20,33 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from diffsasrec.config import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.schema import canonical_type, stored_type
 from diffsasrec.storage import open_filesystem
+from diffsasrec.textlog import (
+    CHUNK_BYTES,
+    RAW,
+    RawChunk,
+    csv_columns,
+    jsonl_columns,
+    read_csv,
+    read_jsonl,
+)
 
 ROWS_PER_CHUNK = 256 * 1024
-TEXT_CHUNK_BYTES = 8 * 2**20
-BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException)  # what a damaged file raises
-RAW = ("user_id", "item_id", "timestamp")  # the raw columns, under our names
+# what a damaged file raises; ValueError: names and texts that are no UTF-8
+BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    pa.ArrowException,
+)
 
 
 @dataclass(frozen=True)
@@ -55,12 +69,6 @@ class Log:
     fragments: list[Fragment]
     user_type: pa.DataType  # as written to the output
     item_type: pa.DataType
-
-
-@dataclass(frozen=True)
-class RawChunk:
-    rows: pa.Table  # columns user_id, item_id, timestamp, as read
-    malformed: list[str]  # lines that are no rows at all (CSV, JSON lines)
 
 
 def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
@@ -87,6 +95,10 @@ def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
     for name, stat in sorted(found.items()):
         if _is_hidden(name.removeprefix(base)):
             continue
+        if not name.encode(errors="replace").decode() == name:
+            raise InputDataError(
+                f"events.path={events.path}: the name of {name!r} is no UTF-8; rename the file"
+            )
         if scheme and stat["type"] == "file":
             files.append(InputFile(scheme + name, int(stat["size"]), stat["ETag"].strip('"')))
         if not scheme and os.path.isfile(name):  # or a link to one
@@ -164,7 +176,10 @@ def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
     )
     fragments = [fragment for fragments, _ in heads for fragment in fragments]
     if not fragments:
-        raise InputDataError(f"events.path={events.path}: the {len(files)} files hold no row")
+        raise InputDataError(
+            f"events.path={events.path}: the {len(files)} files hold no row; "
+            "bring a log with events"
+        )
     return Log(fragments, user_type, item_type)
 
 
@@ -181,7 +196,7 @@ def _inspect(path: str, events: EventsConfig) -> tuple[list[Fragment], pa.Schema
         if events.format == "parquet":
             return _inspect_parquet(path, events)
         names = _text_columns(path, events)
-    except (*BROKEN, ValueError) as error:
+    except BROKEN as error:
         raise _unreadable(path, events, error) from error
     _require_columns(path, names, events)
     return [Fragment(path, None)], pa.schema([(name, pa.string()) for name in RAW])
@@ -209,7 +224,7 @@ def _inspect_parquet(path: str, events: EventsConfig) -> tuple[list[Fragment], p
             if canonical_type(schema.field(name).type) is None:
                 raise InputDataError(
                     f"{path}: column {column} is {schema.field(name).type}; ids must be integers "
-                    "or strings"
+                    "or strings; cast the column in what writes the log"
                 )
         return [Fragment(path, group) for group in range(parquet.num_row_groups)], schema
 
@@ -230,7 +245,7 @@ def _check_time(time_type: pa.DataType, events: EventsConfig, path: str) -> None
     if not readable and canonical_type(time_type) != pa.string():
         raise InputDataError(
             f"{path}: column {column} is {time_type}; times must be integers, ISO strings or "
-            "timestamps"
+            "timestamps; cast the column in what writes the log"
         )
 
 
@@ -240,35 +255,36 @@ def _require_columns(path: str, names: list[str], events: EventsConfig) -> None:
         if names.count(column) != 1:
             what = "has no column" if column not in names else "has more than one column"
             raise InputDataError(
-                f"{path} {what} {column} ({key}); its columns: {', '.join(names) or 'none'}"
+                f"{path} {what} {column} ({key}); its columns: "
+                f"{', '.join(names) or 'none'}; set {key} or write the file again"
             )
 
 
 def _open_text(path: str) -> Any:
     filesystem, inside = open_filesystem(path)
+    if inside.endswith(".zip"):
+        with filesystem.open(inside, "rb") as archive:
+            members = zipfile.ZipFile(archive).namelist()
+        if len(members) != 1:
+            raise InputDataError(f"{path} holds {len(members)} files; give each a file of its own")
     return filesystem.open(inside, "rb", compression="infer")
 
 
 def _text_columns(path: str, events: EventsConfig) -> list[str]:
     with _open_text(path) as file:
-        head = file.read(TEXT_CHUNK_BYTES)
+        head = file.read(CHUNK_BYTES)
     if not head.strip():
         raise InputDataError(f"{path} is empty; remove it or write the file again")
-    if events.format == "csv":
-        header = pa.csv.read_csv(io.BytesIO(head.splitlines()[0] + b"\n"))
-        return list(header.column_names)
-    names: dict[str, None] = {}
-    for line in head.splitlines()[:100]:
-        if isinstance(row := _parse_line(line), dict):
-            names.update(dict.fromkeys(row))
-    return list(names)
+    return csv_columns(head) if events.format == "csv" else jsonl_columns(head)
 
 
 def read_fragment(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
     """The raw rows of a fragment, in chunks of bounded size."""
-    readers = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_jsonl}
     try:
-        yield from readers[events.format](fragment, events)
+        if events.format == "parquet":
+            yield from _read_parquet(fragment, events)
+        else:
+            yield from _read_text(fragment, events)
     except BROKEN as error:
         raise _unreadable(fragment.path, events, error) from error
 
@@ -277,7 +293,8 @@ def _read_parquet(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk
     filesystem, inside = open_filesystem(fragment.path)
     columns = _columns(events)
     with filesystem.open(inside, "rb") as file:
-        batches = pq.ParquetFile(file).iter_batches(
+        # a flipped bit in a page that has a checksum is an error and no other id
+        batches = pq.ParquetFile(file, page_checksum_verification=True).iter_batches(
             batch_size=ROWS_PER_CHUNK, row_groups=[fragment.row_group], columns=columns
         )
         for batch in batches:
@@ -285,102 +302,10 @@ def _read_parquet(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk
             yield RawChunk(rows, [])
 
 
-def _read_csv(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
-    malformed: list[str] = []
-
-    def collect(row: Any) -> str:
-        malformed.extend(row.text.splitlines())  # an unclosed quote swallows the lines behind it
-        return "skip"
-
+def _read_text(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
     columns = _columns(events)
     with _open_text(fragment.path) as file:
-        reader = pa.csv.open_csv(
-            file,
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=TEXT_CHUNK_BYTES),
-            parse_options=pa.csv.ParseOptions(invalid_row_handler=collect),
-            convert_options=pa.csv.ConvertOptions(
-                include_columns=columns,
-                column_types={column: pa.string() for column in columns},
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        )
-        for batch in reader:
-            yield RawChunk(pa.Table.from_batches([batch]).rename_columns(RAW), malformed[:])
-            malformed.clear()
-    if malformed:
-        yield RawChunk(pa.schema([(name, pa.string()) for name in RAW]).empty_table(), malformed)
-
-
-def _read_jsonl(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
-    with _open_text(fragment.path) as file:
-        rest = b""
-        while True:
-            block = file.read(TEXT_CHUNK_BYTES)
-            text, newline, rest = (rest + block).rpartition(b"\n") if block else (rest, b"", b"")
-            if text.strip():
-                yield _parse_json(text + newline, events)
-            if not block:
-                return
-
-
-def _parse_json(text: bytes, events: EventsConfig) -> RawChunk:
-    """Arrow's parser for clean chunks; line by line only where it meets a row it can't type."""
-    columns = _columns(events)
-    try:
-        table = pa.json.read_json(
-            io.BytesIO(text),
-            read_options=pa.json.ReadOptions(use_threads=False, block_size=2 * TEXT_CHUNK_BYTES),
-            parse_options=pa.json.ParseOptions(explicit_schema=_json_types(events)),
-        )
-        as_strings = [_as_strings(table[column]) for column in columns]
-        if all(column is not None for column in as_strings):
-            return RawChunk(pa.table(as_strings, names=list(RAW)), [])
-    except (pa.ArrowException, KeyError):
-        pass  # a row is not like the others: the lines below say which
-    values: list[list[str | None]] = []
-    malformed = []
-    for line in text.splitlines():
-        row = _parse_line(line)
-        if isinstance(row, dict) and _has_plain_ids(row, columns):
-            values.append([_scalar_text(row.get(column)) for column in columns])
-        elif line.strip():
-            malformed.append(line.decode("utf-8", "replace"))
-    arrays = [pa.array([row[i] for row in values], pa.string()) for i in range(len(RAW))]
-    return RawChunk(pa.table(arrays, names=list(RAW)), malformed)
-
-
-def _json_types(events: EventsConfig) -> pa.Schema | None:
-    # left to itself Arrow reads ISO strings as timestamps
-    return pa.schema([(events.time_column, pa.string())]) if events.time_unit is None else None
-
-
-def _as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Integers and strings as strings; None for what the line parser has to look at."""
-    if canonical_type(column.type) is None:
-        return None
-    column = column.cast(pa.string())
-    column.validate(full=True)  # Arrow's parser lets through what is no UTF-8
-    return column
-
-
-def _parse_line(line: bytes) -> Any:
-    try:
-        row = json.loads(line)
-        json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
-        return row
-    except ValueError:
-        return None
-
-
-def _has_plain_ids(row: dict[str, Any], columns: list[str]) -> bool:
-    ids = (row.get(column) for column in columns[:2])
-    return all(v is None or isinstance(v, str) or type(v) is int for v in ids)
-
-
-def _scalar_text(value: Any) -> str | None:
-    # another type than an integer or a string stays recognisable, and is no valid time
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value)
+        if events.format == "csv":
+            yield from read_csv(file, columns)
+        else:
+            yield from read_jsonl(file, columns, time_is_text=events.time_unit is None)

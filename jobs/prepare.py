@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from diffsasrec.config import Config
@@ -13,7 +14,7 @@ from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.progress import Progress
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import build_sequences, num_buckets
-from diffsasrec.split import survey_log
+from diffsasrec.split import Survey, survey_log
 from diffsasrec.storage import Storage
 from jobs.cli import main as run_job
 from jobs.cli import microseconds
@@ -35,15 +36,12 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         quantile=split.quantile,
         fixed_time=None if split.time is None else microseconds(split.time.isoformat()),
         quarantine=run.storage.sub("quarantine"),
-        check=lambda counts: check_counts(counts, max_bad_fraction=events.max_bad_fraction),
+        check=lambda counts: check_counts(
+            counts, path=events.path, max_bad_fraction=events.max_bad_fraction
+        ),
         progress=Progress("prepare", "fragment", interval=config.log_interval).update,
     )
-    if not survey.first_time < survey.split_time <= survey.last_time:
-        raise ConfigError(
-            f"the split time {survey.split_time} us leaves nothing on one side of it: the events "
-            f"lie in {survey.first_time}..{survey.last_time} us; change split.time or "
-            "split.quantile"
-        )
+    check_split(survey, events.path)
     num = num_buckets(survey.num_users, users_per_bucket=split.users_per_bucket)
     log.info(
         "prepare: %d rows kept of %d, about %d users; grouping by user into %d buckets",
@@ -68,8 +66,8 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     )
     if not built.counts["items"]:
         raise InputDataError(
-            f"no item has split.min_item_count={split.min_item_count} events; lower it or bring "
-            "more history"
+            f"events.path={events.path}: no item has split.min_item_count={split.min_item_count} "
+            "events; lower it or bring more history"
         )
     counts = dict(sorted((survey.counts + built.counts).items()))
     log.info("prepare: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
@@ -86,7 +84,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     }
 
 
-def check_counts(counts: Counter[str], *, max_bad_fraction: float) -> None:
+def check_counts(counts: Counter[str], *, path: str, max_bad_fraction: float) -> None:
     """Stops a run on a log that is too dirty, or that has nothing in it."""
     rows, kept, late = counts["rows"], counts["kept"], counts[AFTER_RUN_DATE]
     bad = rows - kept - late
@@ -96,13 +94,37 @@ def check_counts(counts: Counter[str], *, max_bad_fraction: float) -> None:
     common = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common(3))
     if bad > max_bad_fraction * rows:
         raise InputDataError(
-            f"{bad} of {rows} rows are bad ({common}), more than events.max_bad_fraction="
-            f"{max_bad_fraction}; look at quarantine/ of this run, repair the log or raise it"
+            f"events.path={path}: {bad} of {rows} rows are bad ({common}), more than "
+            f"events.max_bad_fraction={max_bad_fraction}; look at quarantine/ of this run, repair "
+            "the log or raise it"
         )
     if kept == 0:
         raise InputDataError(
-            f"no event is left of {rows} rows: {late} lie at or after the run date, {bad} are bad"
+            f"events.path={path}: no event is left of {rows} rows: {late} lie at or after the run "
+            f"date, {bad} are bad; bring a log with events before the run date, and check "
+            "events.time_unit"
         )
+
+
+def check_split(survey: Survey, path: str) -> None:
+    """Stops a run whose events all lie on one side of the split."""
+    first, cut, last = survey.first_time, survey.split_time, survey.last_time
+    if first == last:
+        raise InputDataError(
+            f"events.path={path}: all events lie at one instant, {iso(first)}, so that none is "
+            "before a split; bring more history, and check events.time_column and events.time_unit"
+        )
+    if not first < cut <= last:
+        raise ConfigError(
+            f"the split time {iso(cut)} leaves nothing on one side of it: the events of "
+            f"events.path={path} lie in {iso(first)}..{iso(last)}; change split.time or "
+            "split.quantile"
+        )
+
+
+def iso(time: int) -> str:
+    """Microseconds since 1970 as people read them."""
+    return str(np.datetime64(time, "us")) + "Z"
 
 
 def read_previous_vocab(path: str | None, item_type: pa.DataType) -> pa.Table | None:

@@ -389,7 +389,8 @@ def test_an_id_that_is_no_text_is_a_bad_row():
     # a Parquet writer may call bytes a string; nothing later can hash or print them
     broken = pa.array([b"good", b"\xff"]).view(pa.string())
     checked = check(broken, pa.array(["i", "i"]), pa.array([1, 2]))
-    assert checked.counts["kept"] == 1
+    assert checked.counts == {"rows": 2, "kept": 1, "invalid_utf8_user_id": 1}
+    assert checked.bad["user_id"].to_pylist() == ["\\xff"]
     assert len(id_hash(checked.events["user_id"].combine_chunks())) == 1
 
 
@@ -512,12 +513,12 @@ def test_a_csv_file_of_ragged_rows_alone_is_all_quarantine(tmp_path):
     assert counts["rows"] == counts["malformed_row"] == len(quarantine) == 2
 
 
-def test_every_line_that_an_unclosed_quote_swallows_is_counted(tmp_path):
+def test_a_quote_that_never_closes_costs_its_own_line_alone(tmp_path):
     text = CSV_HEADER + b'a,i,5\n"b,i,5\nc,i,5\nd,i,5\n'
     kept, counts, quarantine = read_csv(tmp_path, text, time_unit="s")
-    assert users_of(kept) == ["a"]
+    assert users_of(kept) == ["a", "c", "d"]
     assert counts["rows"] == 4
-    assert [row["text"] for row in quarantine] == ['"b,i,5', "c,i,5", "d,i,5"]
+    assert [row["text"] for row in quarantine] == ['"b,i,5']
 
 
 def test_csv_ids_stay_strings_as_they_are_written(tmp_path):
