@@ -6,7 +6,7 @@ config.json is whole.
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from torch import Tensor
 
 from diffsasrec.config import ModelConfig
@@ -24,6 +26,7 @@ from diffsasrec.rundir import to_json
 from diffsasrec.storage import Storage, parquet_bytes, sha256
 
 WEIGHTS, VOCAB, CONFIG = "model.safetensors", "vocab.parquet", "config.json"
+KEYS = ("model", "num_items", "trained_before", "model_version", "sha256")  # of config.json
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,20 @@ def save_checkpoint(
     counts: npt.NDArray[np.int64],
     trained_before: int,
 ) -> None:
-    """Writes the checkpoint; `counts` are those of the items in the training part, [V]."""
-    data = {
+    """Writes the checkpoint; `counts` are those of the items in the training part, [V].
+
+    What another attempt at the same training has put there stays: weights that lists may have been
+    made with already are never replaced by others, were they different in the last digits only.
+    """
+    made = {
         WEIGHTS: safetensors.torch.save(dict(weights)),
         VOCAB: parquet_bytes(
             vocab.select(["item_id", "index"]).append_column("count", pa.array(counts, pa.int64()))
         ),
     }
-    for name, content in data.items():
-        directory.write_bytes(name, content)
+    for name, content in made.items():
+        directory.create(name, content)
+    data = {name: directory.read_bytes(name) for name in made}
     description = {
         "model": config.model_dump(mode="json"),
         "num_items": vocab.num_rows,
@@ -63,7 +71,7 @@ def save_checkpoint(
         "model_version": sha256(data[WEIGHTS])[:12],
         "sha256": {name: sha256(content) for name, content in data.items()},
     }
-    directory.write_bytes(CONFIG, to_json(description))
+    directory.create(CONFIG, to_json(description))
 
 
 def read_description(directory: Storage) -> dict[str, Any]:
@@ -71,12 +79,31 @@ def read_description(directory: Storage) -> dict[str, Any]:
 
     Raises:
         ConfigError: when the directory holds no checkpoint.
+        InfrastructureError: when config.json is not one that this version writes.
     """
     try:
-        description: dict[str, Any] = json.loads(directory.read_bytes(CONFIG))
+        description = json.loads(directory.read_bytes(CONFIG))
     except FileNotFoundError:
         raise ConfigError(f"there is no checkpoint in {directory.root}; train one first") from None
-    return description
+    except ValueError as error:
+        raise _damaged(directory, CONFIG, f"is no JSON ({error})") from None
+    _check_keys(directory, "", description, KEYS)
+    # a default in the place of a missing key would be another model
+    _check_keys(directory, "model.", description["model"], ModelConfig.model_fields)
+    _check_keys(directory, "sha256.", description["sha256"], (WEIGHTS, VOCAB))
+    return dict(description)
+
+
+def _check_keys(directory: Storage, section: str, found: Any, expected: Iterable[str]) -> None:
+    names = set(found) if isinstance(found, dict) else set()
+    for what, wrong in (("lacks", {*expected} - names), ("has unknown", names - {*expected})):
+        if wrong:
+            keys = ", ".join(section + name for name in sorted(wrong))
+            raise _damaged(directory, CONFIG, f"{what} keys: {keys}")
+
+
+def _damaged(directory: Storage, name: str, what: str) -> InfrastructureError:
+    return InfrastructureError(f"{directory.url(name)} {what}; restore it or train again")
 
 
 def load_checkpoint(directory: Storage) -> Checkpoint:
@@ -84,24 +111,49 @@ def load_checkpoint(directory: Storage) -> Checkpoint:
 
     Raises:
         ConfigError: when there is none.
-        InfrastructureError: when a file is not the one that was written.
+        InfrastructureError: when a file is not the one that was written, or does not fit.
     """
     description = read_description(directory)
     data = {name: directory.read_bytes(name) for name in (WEIGHTS, VOCAB)}
     for name, content in data.items():
         if sha256(content) != description["sha256"][name]:
-            raise InfrastructureError(
-                f"{directory.url(name)} is not the file that was saved: its sha256 differs from "
-                f"the one in {CONFIG}; restore it or train again"
+            raise _damaged(
+                directory, name, f"is not the file that was saved: its sha256 is not in {CONFIG}"
             )
-    model = SequenceModel(ModelConfig(**description["model"]), description["num_items"])
-    model.load_state_dict(safetensors.torch.load(data[WEIGHTS]))
+    if description["model_version"] != sha256(data[WEIGHTS])[:12]:
+        raise _damaged(directory, CONFIG, "has a model_version of other weights")
+    try:
+        vocab = pq.read_table(io.BytesIO(data[VOCAB]), columns=["item_id", "index", "count"])
+        indices = vocab["index"].to_numpy()
+    except (pa.ArrowException, KeyError) as error:
+        raise _damaged(directory, VOCAB, f"is no vocabulary ({error})") from None
+    if not np.array_equal(indices, np.arange(description["num_items"])):
+        raise _damaged(
+            directory, VOCAB, f"does not number {description['num_items']} items as {CONFIG} says"
+        )
     return Checkpoint(
-        model=model.eval(),
-        vocab=pq.read_table(io.BytesIO(data[VOCAB])),
+        model=_load_model(directory, description, data[WEIGHTS]).eval(),
+        vocab=vocab,
         trained_before=description["trained_before"],
         model_version=description["model_version"],
     )
+
+
+def _load_model(directory: Storage, description: dict[str, Any], data: bytes) -> SequenceModel:
+    try:
+        model = SequenceModel(ModelConfig(**description["model"]), description["num_items"])
+        model.load_state_dict(safetensors.torch.load(data))
+    except ValidationError as error:
+        raise _damaged(directory, CONFIG, f"describes no model ({error})") from None
+    except SafetensorError as error:
+        raise _damaged(directory, WEIGHTS, f"is no safetensors file ({error})") from None
+    except RuntimeError as error:  # names the tensors whose names or shapes differ
+        text = " ".join(str(error).split())
+        raise _damaged(directory, WEIGHTS, f"does not fit {CONFIG} ({text})") from None
+    for name, tensor in model.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise _damaged(directory, WEIGHTS, f"has values in {name} that are no finite numbers")
+    return model
 
 
 def check_not_trained_past(description: Mapping[str, Any], *, split_time: int, path: str) -> None:

@@ -247,6 +247,9 @@ class ScoreConfig(Section):
         None, description="score only users with an event in these last days"
     )
     batch_size: PositiveInt = Field(256, description="users decoded at once")
+    max_quarantined_users: NonNegativeInt = Field(
+        10, description="users whose scoring ends its process: they get the fallback, more stop"
+    )
     num_actors: PositiveInt = Field(2, description="scoring actors at most")
     cpus_per_actor: PositiveFloat = Field(1.0, description="of the cluster")
     gpus_per_actor: Annotated[float, Field(ge=0)] = Field(0.0, description="of the cluster")
@@ -353,11 +356,16 @@ def load_config(text: str, overrides: Iterable[str] = (), *, source: str = "conf
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {error}") from None
+        # not as the error shows itself, with the lines of the file: they may hold a secret
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise ConfigError(f"{source}{where} is not valid YAML: {problem}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{source} holds {type(values).__name__}, not a mapping of sections")
     for override in overrides:
         _apply(values, override)
+    _refuse_credentials(values, "")
     if unknown := list(_unknown_keys(values, Config, "")):
         raise ConfigError("; ".join(unknown))
     try:
@@ -366,6 +374,7 @@ def load_config(text: str, overrides: Iterable[str] = (), *, source: str = "conf
         raise ConfigError(f"{source}: " + "; ".join(map(_message, error.errors()))) from None
 
 
+_CREDENTIALS = re.compile(r"://[^/]*@")  # user:password@ in front of a host or bucket
 # YAML 1.1 reads 1e-3 as a string; people write learning rates so
 _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
@@ -378,13 +387,25 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         section = values.setdefault(parent, {})
         if not isinstance(section, dict):
-            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
+            raise ConfigError(f"--set {path}=...: {parent} is a value, not a section")
         values[parent] = dict(section)  # a YAML alias may share it with another section
         values = values[parent]
     try:
         values[leaf] = float(text) if _FLOAT.fullmatch(text) else yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+        raise ConfigError(f"--set {path}=...: the value is not valid YAML") from None
+
+
+def _refuse_credentials(values: Mapping[str, Any], path: str) -> None:
+    """Raises ConfigError for a URL with a password in it: the manifest holds the whole config."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _refuse_credentials(value, f"{path}{key}.")
+        elif isinstance(value, str) and _CREDENTIALS.search(value):
+            raise ConfigError(
+                f"{path}{key} has credentials in its URL; leave them out, the usual AWS variables "
+                "or the instance profile bring them"
+            )
 
 
 def _unknown_keys(values: Mapping[str, Any], section: type[BaseModel], path: str) -> Iterable[str]:
@@ -393,7 +414,7 @@ def _unknown_keys(values: Mapping[str, Any], section: type[BaseModel], path: str
         if field is None:
             near = difflib.get_close_matches(str(key), list(section.model_fields), n=1, cutoff=0.5)
             hint = f"did you mean {path}{near[0]}" if near else f"known: {sorted(known(section))}"
-            yield f"unknown config key {path}{key}={value!r}; {hint}?"
+            yield f"unknown config key {path}{key}; {hint}?"  # its value may be a secret
             continue
         inner = section_of(field.annotation)
         if inner is not None and isinstance(value, dict):

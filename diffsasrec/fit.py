@@ -325,7 +325,7 @@ class PhaseTrainer:
             **self.updater.sent_bytes(steps=self.state.step),
             "history": self.state.history,
         }
-        run.write_bytes(result_path(name), to_json(result))
+        run.create(result_path(name), to_json(result))
 
     def _save_state(self) -> None:
         self.updater.settle()

@@ -3,19 +3,40 @@
 The same weights, trends and rules as of a run, the histories as they are now. No Ray is started.
 """
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.checkpoint import read_description
+from diffsasrec.checkpoint import CONFIG, read_description
+from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.lists import NIGHT_STATE, ListMaker, Scoring
 from diffsasrec.recommend import Decoding
 from diffsasrec.schema import TIMESTAMP, canonical
-from diffsasrec.score import NIGHT_TRENDS, ListMaker, Scoring
 from diffsasrec.sequences import finish, fold
-from diffsasrec.storage import Storage
+from diffsasrec.storage import Storage, sha256
 
 COLUMNS = ("user_id", "item_id", "timestamp")
+
+
+def check_description(run: Storage) -> None:
+    """Holds the checkpoint's config.json, which vouches for its other files, against the manifest.
+
+    Raises:
+        ConfigError: the directory has no manifest: no published run.
+        InfrastructureError: the file was changed after publishing.
+    """
+    path = f"checkpoint/{CONFIG}"
+    try:
+        files = json.loads(run.read_bytes("manifest.json"))["files"]
+    except FileNotFoundError:
+        raise ConfigError(f"{run.root} has no manifest.json; name a published run") from None
+    if sha256(run.read_bytes(path)) not in [f["sha256"] for f in files if f["path"] == path]:
+        raise InfrastructureError(
+            f"{run.url(path)} is not the file that was published: its sha256 is not in "
+            "manifest.json; restore it or publish another run"
+        )
 
 
 class OnlineRecommender:
@@ -36,6 +57,7 @@ class OnlineRecommender:
         allow_path: str | None = None,
     ) -> None:
         storage = Storage.of(run)
+        check_description(storage)
         self._maker = ListMaker(
             Scoring(
                 run=storage,
@@ -43,7 +65,7 @@ class OnlineRecommender:
                 output="",
                 users="all",
                 query_time=read_description(storage.sub("checkpoint"))["trained_before"],
-                trends=NIGHT_TRENDS,
+                state=NIGHT_STATE,
                 active_since=None,
                 deny_path=deny_path,
                 allow_path=allow_path,

@@ -1,4 +1,4 @@
-"""Audit, chain, lake: how a run becomes what consumers read, whole at every moment.
+"""Chain and lake: how a run becomes what consumers read, whole at every moment.
 
 The chain is a list of numbered files, each created exactly once; creating one is the commit. It
 names an immutable run directory. After the commit the winner copies the run's parts to the date's
@@ -9,89 +9,21 @@ Whoever publishes next finishes a copy that was interrupted.
 import json
 import re
 import time
-from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from functools import cache
+from itertools import pairwise, repeat
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.schema import list_offsets, list_values
 from diffsasrec.storage import FileInfo, Storage, sha256
-from diffsasrec.vocab import index_items
 
 CHAIN = "recommendations/_published"
+READERS = 16  # threads
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a directory: a date or a run id
 PART = re.compile(r"recommendations/ds=([^/]+)/part-(.+)-(\d{5,})\.parquet")
-
-
-def audit_bucket(
-    recommendations: pa.Table,
-    expected: pa.Table,
-    *,
-    vocab: pa.Table,
-    allowed: npt.NDArray[np.bool_],
-    k: int,
-    filter_seen: bool,
-    model_version: str | None = None,
-) -> Counter[str]:
-    """Counts the rows of a bucket that break a rule, by rule; all zero (absent) when none does.
-
-    Args:
-        recommendations: what was written, recommendations_schema.
-        expected: user_id and items (indices of `vocab`, the whole history) of the bucket's users.
-        allowed: what may be recommended at all, [V].
-        model_version: of the checkpoint that must have made all of them.
-    """
-    broken: Counter[str] = Counter()
-    got, want = recommendations["user_id"], expected["user_id"]
-    if got.combine_chunks() != want.combine_chunks():
-        broken["users: not exactly the expected ones, once and in order"] = max(
-            abs(len(got) - len(want)), 1
-        )
-        return broken
-    offsets = list_offsets(recommendations["items"])
-    structs = list_values(recommendations["items"])
-    lengths = np.diff(offsets)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.arange(len(owner)) - np.repeat(offsets[:-1], lengths)
-    items = index_items(structs.field("item_id"), vocab).astype(np.int64)
-    scores = structs.field("score").to_numpy(zero_copy_only=False)
-    ranks = structs.field("rank").to_numpy(zero_copy_only=False)
-    # an unknown item must not look like an item of the user before
-    pairs = np.where(items >= 0, owner * len(allowed) + items, -1 - np.arange(len(items)))
-    history_offsets = list_offsets(expected["items"])
-    history = list_values(expected["items"]).to_numpy().astype(np.int64)
-    history_owner = np.repeat(np.arange(len(lengths)), np.diff(history_offsets))
-    seen_pairs = np.unique(history_owner * len(allowed) + history)
-    seen_allowed = seen_pairs[allowed[seen_pairs % len(allowed)]]
-    num_seen = np.bincount(seen_allowed // len(allowed), minlength=len(lengths))
-    num_left = allowed.sum() - (num_seen if filter_seen else 0)
-    known = items >= 0
-    rules = {
-        "item: not in the vocabulary": ~known,
-        "item: denied, not allowed or not trained on": known & ~allowed[np.where(known, items, 0)],
-        "item: seen by the user": filter_seen & known & np.isin(pairs, seen_pairs),
-        "score: not finite": ~np.isfinite(scores),
-        "rank: not 1, 2, 3, ...": ranks != place + 1,
-    }
-    for rule, is_broken in rules.items():
-        broken[rule] = len(np.unique(owner[is_broken]))
-    versions = recommendations["model_version"]
-    if model_version is not None:
-        same = pc.sum(pc.equal(versions, model_version)).as_py() or 0
-        broken["model_version: not that of the checkpoint"] = len(versions) - same
-    _, first = np.unique(pairs, return_index=True)
-    broken["list: an item twice"] = len(np.unique(np.delete(owner, first)))
-    broken[f"list: not {k} items although there are as many candidates"] = int(
-        (lengths != np.minimum(k, num_left)).sum()
-    )
-    return +broken
 
 
 @dataclass(frozen=True)
@@ -115,16 +47,33 @@ def read_chain(lake: Storage) -> list[Entry]:
     """All entries, oldest first.
 
     Raises:
-        InfrastructureError: a number is missing; someone has tampered with the chain.
+        InfrastructureError: a number is missing or an entry is none; someone has tampered with it.
     """
     paths = [info.path for info in lake.list(CHAIN) if info.path.endswith(".json")]
-    entries = [Entry(**json.loads(lake.read_bytes(path))) for path in paths]
+    with ThreadPoolExecutor(READERS) as readers:  # years of nights are a thousand files
+        entries = list(readers.map(_read_entry, repeat(lake), paths))
     if [entry.number for entry in entries] != list(range(1, len(entries) + 1)):
         raise InfrastructureError(
             f"the chain in {lake.url(CHAIN)} has a gap: {[entry.number for entry in entries]}; "
             "restore the missing entries before publishing again"
         )
     return entries
+
+
+@cache
+def _read_entry(lake: Storage, path: str) -> Entry:
+    # created once and never changed: a process reads it once
+    try:
+        entry = Entry(**json.loads(lake.read_bytes(path)))
+        names = [entry.ds, entry.run_id, *entry.current.values()]
+        is_whole = set(entry.current) == {"ds", "run_id"} and all(map(NAME.fullmatch, names))
+    except (ValueError, TypeError, AttributeError):
+        is_whole = False
+    if not is_whole:  # what it names is copied and deleted: never outside of the lake
+        raise InfrastructureError(
+            f"{lake.url(path)} is no entry of the chain; restore it before publishing again"
+        )
+    return entry
 
 
 def newest_before(chain: list[Entry], ds: str) -> Entry | None:

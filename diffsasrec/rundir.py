@@ -27,9 +27,9 @@ OUTPUTS = {
         "tensorboard/finetune",
         "checkpoint_measured",
     ),
-    "evaluate": ("state/evaluate", "evaluation", "metrics.json"),
+    "evaluate": ("state/evaluate", "evaluation", "evaluation_quarantine", "metrics.json"),
     "refit": ("state/refit-pretrain", "state/refit-finetune", "checkpoint"),
-    "score": ("state/score", "recommendations"),
+    "score": ("state/score", "recommendations", "recommendations_quarantine"),
     "publish": ("manifest.json",),
 }
 

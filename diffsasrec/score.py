@@ -1,288 +1,29 @@
-"""Ray Data around a `Recommender`: bucket files in, one file of lists per bucket out.
+"""Ray Data around a `ListMaker`: bucket files in, one file of lists per bucket out.
 
 The rows of the dataset are bucket numbers. An actor reads a bucket, makes its lists and writes its
-file under a fixed name, so that a rerun does only the buckets that are missing.
+file under a fixed name, so that a rerun does only the buckets that are missing. Every try is noted
+before it begins: what ends its process again and again is found out, and worked around.
 """
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 import ray.data
 import torch
 
-from diffsasrec.checkpoint import Checkpoint, load_checkpoint, parse_tensors
-from diffsasrec.errors import ConfigError
+from diffsasrec.errors import InfrastructureError
+from diffsasrec.lists import ListMaker, Scoring, quarantine_of
 from diffsasrec.memory import keep_freed_memory
-from diffsasrec.recommend import Decoding, Moment, Recommender, events_of
-from diffsasrec.schema import canonical, canonical_type, recommendations_schema
-from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
-from diffsasrec.storage import Storage, open_filesystem
-from diffsasrec.vocab import index_items, reindexing, same_items
+from diffsasrec.narrow import Child, check_deadly, work_around
+from diffsasrec.sequences import bucket_name
+from diffsasrec.storage import parquet_bytes
 
-# below the run directory: the fallback scores, and the item trends as of the run date
-POPULAR = "state/score/popular.parquet"
-NIGHT_TRENDS = "state/score/trends.safetensors"
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """What is scored, with what, and where the lists go."""
-
-    run: Storage
-    checkpoint: str  # below the run directory
-    output: str  # below the run directory
-    users: Literal["holdout", "all"]  # holdout users as of the split, or everyone as of tonight
-    query_time: int  # microseconds: the split, or tonight
-    trends: str  # below the run directory: write_trends as of the query time
-    active_since: int | None  # microseconds: only users with an event at or after it
-    deny_path: str | None
-    allow_path: str | None
-    decoding: Decoding
-
-
-def read_items(path: str, key: str) -> pa.Array:
-    """The column item_id of a rule table, Parquet or CSV.
-
-    Raises:
-        ConfigError: names the key, the file and what is wrong with it.
-    """
-    filesystem, inside = open_filesystem(path)
-    try:
-        with filesystem.open(inside, "rb") as file:
-            table = _read_csv(file) if path.endswith(".csv") else pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{key}={path} can't be read: {error}") from None
-    if table.column_names.count("item_id") != 1:
-        raise ConfigError(
-            f"{key}={path} has no column item_id, or two; it has {table.column_names}"
-        )
-    ids = table["item_id"].combine_chunks()
-    if pa.types.is_null(ids.type):  # what an empty table of objects is written as
-        return pa.array([], pa.string())
-    if canonical_type(ids.type) is None:
-        raise ConfigError(f"{key}={path}: item_id is {ids.type}; ids are integers or strings")
-    return canonical(ids.drop_null())
-
-
-def _read_csv(file: Any) -> pa.Table:
-    # as text: 007 is another id than 7
-    options = pa.csv.ConvertOptions(column_types={"item_id": pa.string()})
-    return pa.csv.read_csv(file, convert_options=options)
-
-
-def allowed_items(
-    checkpoint: Checkpoint, *, deny_path: str | None, allow_path: str | None
-) -> npt.NDArray[np.bool_]:
-    """What may be recommended: trained on, not denied, allowed, [V]."""
-    mask = checkpoint.candidates()
-    ids = canonical(checkpoint.vocab["item_id"]).combine_chunks()
-    if deny_path is not None:
-        mask &= ~_is_in(ids, read_items(deny_path, "score.deny_path"))
-    if allow_path is not None:
-        mask &= _is_in(ids, read_items(allow_path, "score.allow_path"))
-    return mask
-
-
-def _is_in(ids: pa.Array, listed: pa.Array) -> npt.NDArray[np.bool_]:
-    if listed.type != ids.type:
-        # ids in a CSV are text, and an integer id has one spelling
-        ids, listed = ids.cast(pa.string()), listed.cast(pa.string())
-    return np.asarray(pc.is_in(ids, value_set=listed))
-
-
-def scored_users(
-    flat: Flat, *, users: str, active_since: int | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """The users of a bucket that get a list, and how many of their events their list may know."""
-    if users == "holdout":
-        return np.flatnonzero(flat.holdout >= 0), flat.num_before
-    lengths = np.diff(flat.offsets).astype(np.int32)
-    if active_since is None:
-        return np.arange(len(lengths)), lengths
-    active = np.r_[0, np.cumsum(flat.times >= active_since)]
-    return np.flatnonzero(active[flat.offsets[1:]] > active[flat.offsets[:-1]]), lengths
-
-
-def score_bucket(
-    sequences: pa.Table,
-    run_vocab: pa.Table,
-    checkpoint: Checkpoint,
-    scoring: Scoring,
-    *,
-    recommender: Recommender,
-    allowed: npt.NDArray[np.bool_],
-    popular: npt.NDArray[np.float32] | None,
-) -> pa.Table:
-    """The lists of one bucket, recommendations_schema, sorted by user_id as the bucket is.
-
-    `recommender`: of the checkpoint and the allowed items, as of the query time.
-    `popular`: the log share of each item of `run_vocab`; None where everyone has a known history.
-    """
-    flat = flatten(sequences)
-    users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
-    items, times, offsets = restrict(flat, lengths)
-    source, offsets = events_of(offsets, users)
-    items, times = items[source], times[source]
-    history_len = np.diff(offsets).astype(np.int32)
-    items, times, offsets = known_history(items, times, offsets, run_vocab, checkpoint.vocab)
-    k = scoring.decoding.k
-    has_history = np.diff(offsets) > 0
-    lists = np.full((len(users), k), -1, np.int64)
-    scores = np.full((len(users), k), -np.inf, np.float32)
-    modelled = np.flatnonzero(has_history)
-    source, bounds = events_of(offsets, modelled)
-    lists[modelled], scores[modelled] = recommender.recommend(items[source], times[source], bounds)
-    if not has_history.all():
-        assert popular is not None
-        best = popular_list(popular, run_vocab, checkpoint.vocab, allowed, k=k)
-        lists[~has_history], scores[~has_history] = best
-    user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
-    return _to_table(user_ids, lists, scores, has_history, history_len, checkpoint)
-
-
-def known_history(
-    items: npt.NDArray[np.int32],
-    times: npt.NDArray[np.int64],
-    offsets: npt.NDArray[np.int64],
-    source: pa.Table,
-    target: pa.Table,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Histories re-indexed by the checkpoint's vocabulary; what it does not know is left out."""
-    if same_items(source, target):
-        return items, times, offsets
-    mapped = reindexing(source, target)[items]
-    keep = mapped >= 0
-    return mapped[keep], times[keep], np.r_[0, np.cumsum(keep)][offsets]
-
-
-def known_trends(
-    trends: npt.NDArray[np.float32], source: pa.Table, target: pa.Table
-) -> npt.NDArray[np.float32]:
-    """Trends re-indexed by the checkpoint's vocabulary, [V, F].
-
-    An item that tonight's log has nothing of is as rare as the rarest that it has.
-    """
-    if same_items(source, target):
-        return trends
-    known = np.repeat(trends.min(axis=0)[None], target.num_rows, axis=0)
-    index = reindexing(source, target)
-    known[index[index >= 0]] = trends[index >= 0]
-    return known
-
-
-def popular_list(
-    popular: npt.NDArray[np.float32],
-    run_vocab: pa.Table,
-    vocab: pa.Table,
-    allowed: npt.NDArray[np.bool_],
-    *,
-    k: int,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The K most popular allowed items and the log of their shares; equal ones by item index."""
-    scores = np.full(len(allowed), -np.inf, np.float32)
-    index = index_items(run_vocab["item_id"].combine_chunks(), vocab)
-    scores[index[index >= 0]] = popular[index >= 0]
-    scores[~allowed] = -np.inf
-    best = np.argsort(-scores, kind="stable")[:k]
-    best = best[np.isfinite(scores[best])]
-    pad = k - len(best)
-    padded_scores = np.r_[scores[best], np.full(pad, -np.inf)].astype(np.float32)
-    return np.r_[best, np.full(pad, -1)], padded_scores
-
-
-def log_shares(
-    recent: npt.NDArray[np.int64], all_time: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """The log of each item's share of recent events, [V], -inf for an item that never occurred.
-
-    One event more is spread over the items by their share of all time: it orders those that nobody
-    touched lately, and is all there is where the window is empty.
-    """
-    spread = recent + all_time / max(all_time.sum(), 1)
-    with np.errstate(divide="ignore"):
-        return np.log(spread / max(spread.sum(), 1)).astype(np.float32)
-
-
-def _to_table(
-    user_ids: pa.Array,
-    lists: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.float32],
-    has_history: npt.NDArray[np.bool_],
-    history_len: npt.NDArray[np.int32],
-    checkpoint: Checkpoint,
-) -> pa.Table:
-    item_type = checkpoint.vocab.schema.field("item_id").type
-    exists = lists >= 0
-    ranks = np.broadcast_to(np.arange(1, lists.shape[1] + 1, dtype=np.int16), lists.shape)
-    structs = pa.StructArray.from_arrays(
-        [
-            checkpoint.vocab["item_id"].combine_chunks().take(pa.array(lists[exists])),
-            pa.array(scores[exists]),
-            pa.array(ranks[exists]),
-        ],
-        names=["item_id", "score", "rank"],
-    )
-    offsets = pa.array(np.r_[0, np.cumsum(exists.sum(axis=1))].astype(np.int32))
-    source = np.where(has_history, "model", "popular")
-    return pa.table(
-        {
-            "user_id": user_ids,
-            "items": pa.ListArray.from_arrays(offsets, structs),
-            "source": pa.array(source, pa.string()),
-            "history_len": pa.array(history_len),
-            "model_version": pa.array([checkpoint.model_version] * len(lists), pa.string()),
-        },
-        schema=recommendations_schema(user_ids.type, item_type),
-    )
-
-
-class ListMaker:
-    """Loads a model and all that its lists depend on once, then makes lists of buckets.
-
-    Attributes:
-        vocab: of the run; the items of `lists` are its indices.
-        recommender: as of the scoring's query time.
-    """
-
-    def __init__(self, scoring: Scoring, device: str) -> None:
-        self.scoring = scoring
-        self._checkpoint = load_checkpoint(scoring.run.sub(scoring.checkpoint))
-        # by the configuration, not by what the node has: lists must not depend on the placement
-        self._checkpoint.model.to(device)
-        self.vocab = scoring.run.read_tables("vocab")
-        self._allowed = allowed_items(
-            self._checkpoint, deny_path=scoring.deny_path, allow_path=scoring.allow_path
-        )
-        (trends_VF,) = parse_tensors(scoring.run.read_bytes(scoring.trends))[0].values()
-        trends = known_trends(trends_VF.numpy(), self.vocab, self._checkpoint.vocab)
-        self.recommender = Recommender(
-            self._checkpoint.model,
-            moment=Moment(scoring.query_time, trends),
-            allowed=self._allowed,
-            decoding=scoring.decoding,
-        )
-        self._popular = None
-        if scoring.users == "all":  # holdout users have a history by definition
-            self._popular = scoring.run.read_table(POPULAR)["log_share"].to_numpy()
-
-    def lists(self, sequences: pa.Table) -> pa.Table:
-        """`score_bucket` of one bucket's rows."""
-        return score_bucket(
-            sequences,
-            self.vocab,
-            self._checkpoint,
-            self.scoring,
-            recommender=self.recommender,
-            allowed=self._allowed,
-            popular=self._popular,
-        )
+# a bucket that ended its process so often is scored in child processes, and then given up
+DEATHS, MOST_DEATHS = 2, 6
 
 
 class Scorer:
@@ -292,51 +33,127 @@ class Scorer:
         # one thread per actor: the order of additions, and so the last digits, depend on it
         torch.set_num_threads(1)
         keep_freed_memory()
+        self._device = device
         self._maker = ListMaker(scoring, device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (bucket,) = batch["bucket"].to_pylist()
         scoring, name = self._maker.scoring, bucket_name(bucket)
-        table = self._maker.lists(scoring.run.read_table(f"sequences/{name}"))
-        scoring.run.write_table(f"{scoring.output}/{name}", table)
+        sequences = scoring.run.read_table(f"sequences/{name}")
+        num_deaths = begin_try(scoring, name)
+        num_quarantined = 0
+        if num_deaths < DEATHS:
+            table = self._maker.lists(sequences)
+        else:
+            table, num_quarantined = self._work_around(sequences, name)
+        # never overwritten: a manifest may name this file already, if another attempt has made it
+        scoring.run.create(f"{scoring.output}/{name}", parquet_bytes(table))
+        end_tries(scoring, name, num_deaths)
         recommender = self._maker.recommender
         uncertain, recommender.num_uncertain = recommender.num_uncertain, 0
-        return pa.table({"bucket": batch["bucket"], "uncertain": [uncertain]})
+        return pa.table(
+            {
+                "bucket": batch["bucket"],
+                "uncertain": [uncertain],
+                "quarantined": [num_quarantined],
+            }
+        )
+
+    def _work_around(self, sequences: pa.Table, name: str) -> tuple[pa.Table, int]:
+        """The bucket's lists, with the fallback for users whose scoring ends the process."""
+        scoring = self._maker.scoring
+        with Child(_list_maker, scoring, self._device) as child:
+            table, deadly = work_around(
+                sequences,
+                child,
+                instead=partial(self._maker.lists, fallback=True),
+                most=scoring.max_quarantined_users,
+            )
+        if deadly:
+            users = sequences["user_id"].take(pa.array(deadly))
+            reasons = pa.array(["scoring ended the process"] * len(deadly))
+            quarantine = pa.table({"user_id": users, "reason": reasons})
+            scoring.run.write_table(f"{quarantine_of(scoring.output)}/{name}", quarantine)
+        return table, len(deadly)
+
+
+def _list_maker(scoring: Scoring, device: str) -> Callable[[pa.Table], pa.Table]:
+    torch.set_num_threads(1)
+    return ListMaker(scoring, device).lists
+
+
+def begin_try(scoring: Scoring, name: str) -> int:
+    """Notes that a bucket is begun; how many tries before this one did not end.
+
+    Raises:
+        InfrastructureError: too many.
+    """
+    mine = uuid.uuid4().bytes  # the same bytes twice would look like one try
+    for number in range(MOST_DEATHS):
+        if scoring.run.create(_try_path(scoring, name, number), mine):
+            return number
+    raise InfrastructureError(
+        f"the process that scores {scoring.run.url('sequences')}/{name} ended {MOST_DEATHS} times, "
+        "and so did those that looked for the user at fault; give the actors more memory, and run "
+        f"the same command again after deleting {scoring.run.url(scoring.state)}/tries"
+    )
+
+
+def end_tries(scoring: Scoring, name: str, number: int) -> None:
+    scoring.run.delete([_try_path(scoring, name, n) for n in range(number + 1)])
+
+
+def _try_path(scoring: Scoring, name: str, number: int) -> str:
+    return f"{scoring.state}/tries/{name}.{number}"
+
+
+@dataclass
+class Scored:
+    """What came of the buckets that were scored now."""
+
+    num_uncertain: int = 0  # users and steps for which a shortlist was not enough
+    num_quarantined: int = 0  # users whose scoring ended its process
+
+
+def unscored_buckets(scoring: Scoring, num_buckets: int) -> list[int]:
+    """The buckets that have no file yet."""
+    present = {info.path.rpartition("/")[2] for info in scoring.run.list(scoring.output)}
+    return [b for b in range(num_buckets) if bucket_name(b) not in present]
 
 
 def score(
     scoring: Scoring,
+    buckets: list[int],
     *,
-    num_buckets: int,
     num_actors: int,
     cpus_per_actor: float,
     gpus_per_actor: float,
-    progress: Callable[[int, int], None],
-) -> int:
-    """Scores the buckets that have no file yet.
+    progress: Callable[[int], None],
+) -> Scored:
+    """Scores these buckets.
 
-    Returns:
-        for how many users and steps a shortlist was not enough.
+    Raises:
+        InfrastructureError: too many users end the process that scores them.
     """
-    present = {info.path.rpartition("/")[2] for info in scoring.run.list(scoring.output)}
-    missing = [b for b in range(num_buckets) if bucket_name(b) not in present]
-    if not missing:
-        return 0
+    result = Scored()
+    if not buckets:
+        return result
     resources: dict[str, Any] = {"num_cpus": cpus_per_actor}
     if gpus_per_actor:
         resources["num_gpus"] = gpus_per_actor
     scored = ray.data.from_items(
-        [{"bucket": bucket} for bucket in missing], override_num_blocks=len(missing)
+        [{"bucket": bucket} for bucket in buckets], override_num_blocks=len(buckets)
     ).map_batches(
         Scorer,
         fn_constructor_args=(scoring, "cuda" if gpus_per_actor else "cpu"),
         batch_format="pyarrow",
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_actors, len(missing))),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_actors, len(buckets))),
         **resources,
     )
-    num_uncertain = 0
     for done, row in enumerate(scored.iter_rows(), 1):
-        num_uncertain += row["uncertain"]
-        progress(num_buckets - len(missing) + done, num_buckets)
-    return num_uncertain
+        result.num_uncertain += row["uncertain"]
+        result.num_quarantined += row["quarantined"]
+        check_deadly(result.num_quarantined, most=scoring.max_quarantined_users)
+        progress(done)
+    return result

@@ -1,13 +1,17 @@
 """Ray Train around the training loop: a group of DDP workers that survives the death of any."""
 
 import logging
+import tempfile
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
 from ray._private.state import state
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from diffsasrec.config import TrainConfig
@@ -25,34 +29,56 @@ def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
     Raises:
         InfrastructureError: the workers died more often than train.max_failures.
     """
-    name = f"{phases[-1].name}-{job.attempt}"
-    board = ray.remote(num_cpus=0)(Board).remote()
-    trainer = ray.train.torch.TorchTrainer(
-        _worker,
-        train_loop_config={"job": job, "phases": tuple(phases), "board": board},
-        scaling_config=ScalingConfig(
-            num_workers=job.train.num_workers,
-            use_gpu=job.train.gpus_per_worker > 0,
-            resources_per_worker=_resources(job.train),
-        ),
-        run_config=RunConfig(
-            # our own state files resume a training; Ray keeps only its bookkeeping here
-            storage_path=job.run.url("state/ray"),
-            name=name,
-            failure_config=FailureConfig(max_failures=job.train.max_failures),
-        ),
-    )
-    done = threading.Event()
+    board, done = start_board(), threading.Event()
     printer = threading.Thread(target=_print_progress, args=(board, done, log_interval))
     printer.start()
     try:
-        trainer.fit()
+        outlive_controllers(partial(_fit, job, phases, board), most=job.train.max_failures)
     except Exception as error:
         raise _our_error(error) from error
     finally:
         done.set()
         printer.join()
-    job.run.delete([info.path for info in job.run.list(f"state/ray/{name}")])
+
+
+def _fit(job: Job, phases: list[Phase], board: Any) -> None:
+    # our own state files resume a training. Ray's bookkeeping is of the node of this process alone
+    # (its controller runs here, and no checkpoint is reported to it): it needs no store
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        ray.train.torch.TorchTrainer(
+            _worker,
+            train_loop_config={"job": job, "phases": tuple(phases), "board": board},
+            scaling_config=ScalingConfig(
+                num_workers=job.train.num_workers,
+                use_gpu=job.train.gpus_per_worker > 0,
+                resources_per_worker=_resources(job.train),
+            ),
+            run_config=RunConfig(
+                storage_path=directory,
+                name=f"{phases[-1].name}-{job.attempt}",
+                failure_config=FailureConfig(max_failures=job.train.max_failures),
+            ),
+        ).fit()
+
+
+def outlive_controllers(fit: Callable[[], None], *, most: int) -> None:
+    """Runs `fit` again while Ray's controller of the training dies, at most `most` times.
+
+    Ray replaces the workers of a training, and not the process that watches over them.
+    """
+    for left in range(most, -1, -1):
+        try:
+            return fit()
+        except RayActorError as error:
+            if not left:
+                raise
+            log.warning("train: its controller died (%s); starting it again", _last_line(error))
+
+
+def start_board() -> Any:
+    """A `Board` that outlives its process and its node: without it a training looks stalled."""
+    lasting = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+    return lasting(Board).remote()
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -97,7 +123,7 @@ def _print_progress(board: Any, done: threading.Event, interval: float) -> None:
     last = None
     while not done.wait(min(interval, 1.0)):
         entry = ray.get(board.read.remote())
-        if entry != last:
+        if entry not in (last, None):  # a board that was started again is empty
             phase, step, total, note = last = entry
             printer = printers.setdefault(phase, Progress(phase, "step", interval=interval))
             printer.update(step, total, note)
@@ -107,8 +133,11 @@ def _our_error(error: Exception) -> DiffsasrecError:
     if ours := find_ours(error):
         return ours
     first = next(iter(getattr(error, "worker_failures", {}).values()), error)
-    text = str(first).strip().splitlines() or [type(first).__name__]
     return InfrastructureError(
-        f"training failed after its retries: {text[-1]}; the same command continues from the "
-        "last saved step"
+        f"training failed after its retries: {_last_line(first)}; the same command continues from "
+        "the last saved step"
     )
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

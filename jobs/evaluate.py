@@ -19,9 +19,9 @@ from diffsasrec.config import Config
 from diffsasrec.counters import DAY, WINDOWS
 from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
+from diffsasrec.lists import Scoring, allowed_items
 from diffsasrec.publish import newest_before, read_chain
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.score import Scoring, allowed_items
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage
 from diffsasrec.vocab import index_items
@@ -83,7 +83,7 @@ def holdout_scoring(
         output=output,
         users="holdout",
         query_time=prepared["split_time"],
-        trends="state/evaluate/trends.safetensors",
+        state="state/evaluate",
     )
     write_trends(run, prepared, scoring)
     return scoring

@@ -6,16 +6,25 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from diffsasrec.checkpoint import load_checkpoint, read_description
+from diffsasrec.audit import audit_bucket
+from diffsasrec.checkpoint import Checkpoint, load_checkpoint, read_description
 from diffsasrec.config import Config
 from diffsasrec.errors import RefusedError
-from diffsasrec.publish import append_entry, audit_bucket, manifest_for, settle
+from diffsasrec.lists import (
+    Scoring,
+    allowed_items,
+    known_history,
+    quarantine_of,
+    scored_users,
+)
+from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.recommend import events_of
 from diffsasrec.rundir import OUTPUTS, RunDir
-from diffsasrec.score import Scoring, allowed_items, known_history, scored_users
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage, sha256
 from jobs.cli import main as run_job
@@ -45,11 +54,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     )
     settle(run.lake, grace=config.publish.grace)
     run.storage.delete(  # training states: nothing continues a published run
-        [
-            info.path
-            for info in run.storage.list("state")
-            if "/step-" in info.path or info.path.startswith("state/ray/")
-        ]
+        [info.path for info in run.storage.list("state") if "/step-" in info.path]
     )
     published = run.lake.url(f"recommendations/ds={run.ds}")
     rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))
@@ -66,34 +71,53 @@ def in_words(broken: list[tuple[str, Counter[str]]]) -> str:
 
 def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str]]:
     """A bucket's file, and how many of its rows break which rule, recomputed from the sequences."""
-    run, name = scoring.run, bucket_name(bucket)
+    run, path = scoring.run, f"{scoring.output}/{bucket_name(bucket)}"
     checkpoint = load_checkpoint(run.sub(scoring.checkpoint))
-    sequences = run.read_table(f"sequences/{name}")
-    flat = flatten(sequences)
-    users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
-    items, times, offsets = restrict(flat, lengths)
-    source, offsets = events_of(offsets, users)
-    items, _, offsets = known_history(
-        items[source], times[source], offsets, run.read_tables("vocab"), checkpoint.vocab
-    )
-    expected = pa.table(
-        {
-            "user_id": sequences["user_id"].combine_chunks().take(pa.array(users)),
-            "items": pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(items)),
-        }
-    )
-    path = f"{scoring.output}/{name}"
     return path, audit_bucket(
         run.read_table(path),
-        expected,
+        expected_of(bucket, scoring, checkpoint),
         vocab=checkpoint.vocab,
         allowed=allowed_items(
             checkpoint, deny_path=scoring.deny_path, allow_path=scoring.allow_path
         ),
         k=scoring.decoding.k,
         filter_seen=scoring.decoding.filter_seen,
+        by_score=scoring.decoding.rank == "next_item",
         model_version=checkpoint.model_version,
     )
+
+
+def expected_of(bucket: int, scoring: Scoring, checkpoint: Checkpoint) -> pa.Table:
+    """Who must have a list in a bucket, from which history and from which source."""
+    run = scoring.run
+    sequences = run.read_table(f"sequences/{bucket_name(bucket)}")
+    flat = flatten(sequences)
+    users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
+    items, times, offsets = restrict(flat, lengths)
+    source, offsets = events_of(offsets, users)
+    history_len = np.diff(offsets).astype(np.int32)
+    items, _, offsets = known_history(
+        items[source], times[source], offsets, run.read_tables("vocab"), checkpoint.vocab
+    )
+    user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
+    by_model = (np.diff(offsets) > 0) & ~is_quarantined(user_ids, bucket, scoring)
+    return pa.table(
+        {
+            "user_id": user_ids,
+            "items": pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(items)),
+            "history_len": pa.array(history_len),
+            "source": pa.array(np.where(by_model, "model", "popular"), pa.string()),
+        }
+    )
+
+
+def is_quarantined(user_ids: pa.Array, bucket: int, scoring: Scoring) -> npt.NDArray[np.bool_]:
+    """Which users could not be scored."""
+    path = f"{quarantine_of(scoring.output)}/{bucket_name(bucket)}"
+    if not scoring.run.exists(path):
+        return np.zeros(len(user_ids), bool)
+    quarantined = scoring.run.read_table(path)["user_id"].combine_chunks()
+    return np.asarray(pc.is_in(user_ids, value_set=quarantined))
 
 
 def manifest_content(

@@ -13,10 +13,11 @@ from diffsasrec.config import Config, ScoreConfig
 from diffsasrec.counters import DAY, trend_counts, trend_features, window_counts
 from diffsasrec.decode import CommitRule
 from diffsasrec.explore import Exploration
+from diffsasrec.lists import NIGHT_STATE, POPULAR, TRENDS, Scoring, log_shares, quarantine_of
 from diffsasrec.progress import Progress
 from diffsasrec.recommend import Decoding
 from diffsasrec.rundir import RunDir
-from diffsasrec.score import NIGHT_TRENDS, POPULAR, Scoring, log_shares, score
+from diffsasrec.score import score, unscored_buckets
 from diffsasrec.sequences import bucket_name, flatten
 from diffsasrec.storage import Storage
 from jobs.cli import main as run_job
@@ -34,13 +35,22 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     scoring = night_scoring(config, run)
     write_trends(run, prepared, scoring)
     shares = log_shares(counts[evaluated["popular_window"]], counts[-1])
-    run.storage.write_table(POPULAR, pa.table({"log_share": shares}))
+    run.storage.write_table(f"{scoring.state}/{POPULAR}", pa.table({"log_share": shares}))
     score_buckets(config, scoring, num_buckets, "score")
     sources: Counter[str] = sum(
         map_tasks(count_sources, range(num_buckets), run.storage), Counter()
     )
     left_out = prepared["counts"]["users"] - sum(sources.values())
-    return {"counts": {**sources, "left_out_inactive": left_out}}
+    quarantined = count_quarantined(scoring)
+    return {"counts": {**sources, "left_out_inactive": left_out, "quarantined_users": quarantined}}
+
+
+def count_quarantined(scoring: Scoring) -> int:
+    """The users whose lists are the fallback because their scoring ends its process."""
+    try:
+        return scoring.run.read_tables(quarantine_of(scoring.output), ["user_id"]).num_rows
+    except FileNotFoundError:
+        return 0
 
 
 def count_sources(bucket: int, storage: Storage) -> Counter[str]:
@@ -74,7 +84,7 @@ def write_trends(run: RunDir, prepared: dict[str, Any], scoring: Scoring) -> Non
 
     counts = sum(map_tasks(count, range(prepared["num_buckets"]), run.storage))
     trends = torch.from_numpy(trend_features(counts)[0])
-    save_tensors(run.storage, scoring.trends, {"trends": trends}, {})
+    save_tensors(run.storage, f"{scoring.state}/{TRENDS}", {"trends": trends}, {})
 
 
 def night_scoring(config: Config, run: RunDir) -> Scoring:
@@ -86,7 +96,7 @@ def night_scoring(config: Config, run: RunDir) -> Scoring:
         output="recommendations",
         users="all",
         query_time=microseconds(run.ds),
-        trends=NIGHT_TRENDS,
+        state=NIGHT_STATE,
     )
 
 
@@ -102,6 +112,7 @@ def scoring_of(config: Config, run: RunDir, **what: Any) -> Scoring:
         deny_path=settings.deny_path,
         allow_path=settings.allow_path,
         decoding=decoding_of(settings),
+        max_quarantined_users=settings.max_quarantined_users,
         **what,
     )
 
@@ -130,20 +141,30 @@ def decoding_of(settings: ScoreConfig) -> Decoding:
 
 
 def score_buckets(config: Config, scoring: Scoring, num_buckets: int, what: str) -> None:
-    num_uncertain = score(
+    missing = unscored_buckets(scoring, num_buckets)
+    shown = Progress(what, "bucket", interval=config.log_interval)
+    num_present = num_buckets - len(missing)
+    scored = score(
         scoring,
-        num_buckets=num_buckets,
+        missing,
         num_actors=config.score.num_actors,
         cpus_per_actor=config.score.cpus_per_actor,
         gpus_per_actor=config.score.gpus_per_actor,
-        progress=Progress(what, "bucket", interval=config.log_interval).update,
+        progress=lambda done: shown.update(num_present + done, num_buckets),
     )
-    if num_uncertain:
+    if scored.num_uncertain:
         log.info(
             "%s: %d steps of users took the whole catalogue, as a shortlist of %d could not decide",
             what,
-            num_uncertain,
+            scored.num_uncertain,
             config.score.shortlist,
+        )
+    if scored.num_quarantined:
+        log.warning(
+            "%s: the scoring of %d users ended its process; they have the fallback and stand in %s",
+            what,
+            scored.num_quarantined,
+            scoring.run.url(quarantine_of(scoring.output)),
         )
 
 

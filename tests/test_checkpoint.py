@@ -84,6 +84,18 @@ def test_equal_weights_are_equal_files(tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+@pytest.mark.parametrize("written", [["model.safetensors"], ["model.safetensors", "config.json"]])
+def test_what_another_attempt_has_written_stays_and_is_described_as_it_is(tmp_path, written):
+    _, first = save(tmp_path / "first", seed=1)
+    (tmp_path / "shared").mkdir()
+    for name in written:  # the other attempt is as far as this, or died here
+        (tmp_path / "shared" / name).write_bytes((tmp_path / "first" / name).read_bytes())
+    storage, second = save(tmp_path / "shared", seed=2)
+    loaded = load_checkpoint(storage).model
+    assert torch.equal(slot_states(loaded), slot_states(first.eval()))
+    assert not torch.equal(slot_states(loaded), slot_states(second.eval()))
+
+
 @pytest.mark.parametrize("place", [8, -1])
 @pytest.mark.parametrize("name", ["model.safetensors", "vocab.parquet"])
 def test_one_changed_byte_is_refused(tmp_path, name, place):
