@@ -11,3 +11,6 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process: keep
 if "RAY_ADDRESS" not in os.environ:
     # a Ray of our own asks for a token, as clusters should; inside a cluster its setting holds
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # and serves this machine alone: by this switch, whatever its name says, Ray takes 127.0.0.1 for
+    # the address of the node, and all its servers listen on loopback only
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

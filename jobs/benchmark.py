@@ -48,6 +48,8 @@ from diffsasrec.storage import Storage
 from diffsasrec.update import ROWS_ALONE, Updater
 from jobs.cli import start_ray
 from jobs.plan import add_arguments, plan
+from jobs.reliability import add_arguments as add_figures
+from jobs.reliability import reliability
 from jobs.rivals import (
     Reencoding,
     plain_loss,
@@ -66,7 +68,8 @@ def main() -> None:
     if "threads" in options:
         torch.set_num_threads(options.threads)
     keep_freed_memory()  # as the workers that train and score
-    hidden = ("measure", "json", "command", "rounds", "variants", "run")
+    hidden = {"measure", "json", "command", "rounds", "variants", "run"}
+    hidden |= {"figures", "directory", "minutes"}
     sizes = {name: value for name, value in vars(options).items() if name not in hidden}
     for figures in options.measure(options):
         line = {"device": "cpu", "threads": torch.get_num_threads()} | sizes | figures
@@ -113,6 +116,11 @@ def _parse() -> argparse.Namespace:
     plan_command = commands.add_parser("plan", help=(plan.__doc__ or "").splitlines()[0])
     plan_command.set_defaults(measure=plan)
     add_arguments(plan_command)
+    reliability_command = commands.add_parser(
+        "reliability", help=(reliability.__doc__ or "").splitlines()[0]
+    )
+    reliability_command.set_defaults(measure=reliability)
+    add_figures(reliability_command)
     for command in commands.choices.values():
         command.add_argument("--rounds", type=int, default=5, help="the median of so many counts")
         command.add_argument("--json", action="store_true", help="one JSON object per line")

@@ -24,10 +24,10 @@ import yaml
 from diffsasrec.config import Config, load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.inputs import InputFile, inspect_inputs, list_inputs
+from diffsasrec.lists import read_items
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.publish import append_rollback, check_create_only, prune, read_chain, settle
 from diffsasrec.rundir import OUTPUTS, RunDir
-from diffsasrec.score import read_items
 from diffsasrec.storage import Storage, stat_files
 from diffsasrec.train import check_cluster
 from jobs.summary import print_summary
@@ -49,7 +49,7 @@ def main(stages: tuple[str, ...]) -> None:
     try:
         code = _run(arguments, summary)
     except DiffsasrecError as error:
-        code = _failed(summary, error)
+        code = _failed(summary, find_ours(error) or error)
     except Exception as error:
         log.error("%s", traceback.format_exc())
         code = _failed(summary, find_ours(error) or InfrastructureError(_one_line(error)))
@@ -255,7 +255,14 @@ def start_ray() -> None:
             logging_level=logging.WARNING,
             log_to_driver=False,
         )
+    set_up_data()
+
+
+def set_up_data() -> None:
+    """What Ray Data says, and how many failures it bears, in every stage."""
     context = ray.data.DataContext.get_current()
+    # a store that does not answer once, while an actor loads, is no reason to end the night
+    context.max_consecutive_actor_init_deaths = 3
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

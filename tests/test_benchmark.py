@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import toy_log
 
 from diffsasrec.explore import Exploration
 from diffsasrec.recommend import Decoding
+from jobs.faults.nights import toy_log
 from jobs.rivals import prepare_with_duckdb, prepare_with_polars, rows_scored
 
 ROOT = Path(__file__).parent.parent

@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import DATE, ROOT, tiny_config
 
 from diffsasrec.errors import ConfigError
 from diffsasrec.metrics import gains
 from jobs.experiment import METRICS, SASREC, Cell, best_baseline, lines_of, read_cells, table
+from jobs.faults.nights import DATE, ROOT, tiny_config
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\nscore: {k: 5}\nevaluate: {ks: [5]}\n"
 LEAST += "gate: {metric: NDCG@5}\n"

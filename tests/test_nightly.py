@@ -1,7 +1,9 @@
 """Whole nights on a toy log, as processes on a real Ray."""
 
 import json
+import shutil
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,10 +14,10 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import DATE, Nights, digests, tiny_config, toy_log
 
 from diffsasrec.online import OnlineRecommender
 from diffsasrec.recommend import Decoding
+from jobs.faults.nights import DATE, Nights, digests, injected, tiny_config, toy_log
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 
@@ -185,6 +187,8 @@ def test_a_killed_training_worker_changes_nothing(published, nights, tmp_path: P
     config = {**config, "lake": str(tmp_path / "lake")}
     night = nights.start(config, "--run-id", "calm", "--stages", "prepare,pretrain")
     night.wait_for_file(run_dir(tmp_path / "lake", "calm"), "state/pretrain/*/step-*")
+    # Ray writes nothing of its own into the lake, whose faults it could not bear
+    assert not (run_dir(tmp_path / "lake", "calm") / "state" / "ray").exists()
     named = psutil.process_iter(["cmdline"])
     next(p for p in named if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])).kill()
     code, _, log = night.finish()
@@ -212,8 +216,53 @@ def test_a_night_killed_in_every_stage_publishes_the_same_bytes(published, night
         night.kill()
     code, last, log = nights.run(config, "--run-id", "calm")
     assert (code, last["status"]) == (0, "done"), log
-    parts = f"recommendations/ds={DATE}/*.parquet"
-    assert digests(tmp_path / "lake", parts) == digests(calm_lake, parts) != {}
+    assert digests(tmp_path / "lake", PARTS) == digests(calm_lake, PARTS) != {}
+
+
+@pytest.fixture
+def unscored(published, tmp_path: Path) -> Iterator[tuple[dict, Path]]:
+    """The config and the lake of the undisturbed night, as before its lists were made."""
+    config, lake, _ = published
+    shutil.copytree(lake, tmp_path / "kept")
+    run = run_dir(lake, "calm")
+    for stage in ("score", "publish"):
+        (run / f"_stages/{stage}.json").unlink()
+    (run / "manifest.json").unlink()
+    shutil.rmtree(run / "recommendations")
+    shutil.rmtree(lake / "recommendations")
+    yield config, lake
+    shutil.rmtree(lake)
+    shutil.copytree(tmp_path / "kept", lake)
+
+
+PARTS = f"recommendations/ds={DATE}/*.parquet"
+
+
+def test_two_attempts_that_overlap_publish_the_same_bytes_once(unscored, nights, tmp_path: Path):
+    config, lake = unscored
+    attempts = [nights.start(config, "--run-id", "calm") for _ in range(2)]
+    results = [attempt.finish() for attempt in attempts]
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert digests(lake, PARTS) == digests(tmp_path / "kept", PARTS) != {}
+    assert len(list(lake.glob("recommendations/_published/*"))) == 1
+
+
+def test_a_user_who_ends_every_process_costs_one_list(unscored, tmp_path: Path):
+    config, lake = unscored
+    own_ray = Nights(tmp_path, injected(users=[7]))
+    code, last, log = own_ray.run(config, "--run-id", "calm")
+    assert code == 0, log
+    assert last["counts"]["score"]["quarantined_users"] == 1
+    rows, undisturbed = (
+        {row["user_id"]: row for row in pq.read_table(root / "recommendations").to_pylist()}
+        for root in (run_dir(lake, "calm"), run_dir(tmp_path / "kept", "calm"))
+    )
+    assert [user for user, row in rows.items() if row["source"] == "popular"] == [7]
+    for user in rows.keys() - {7}:
+        items, expected = (
+            [item["item_id"] for item in table[user]["items"]] for table in (rows, undisturbed)
+        )
+        assert items == expected
 
 
 def test_the_layout_of_the_log_in_files_changes_nothing(nights, toy, tmp_path: Path):

@@ -1,0 +1,67 @@
+"""What a cluster that loses processes needs of the stages."""
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import ray.data
+from ray.exceptions import ActorDiedError
+
+from diffsasrec.train import outlive_controllers, start_board
+from jobs.cli import set_up_data
+
+pytestmark = pytest.mark.ray
+
+
+def test_the_progress_board_of_a_training_outlives_its_process(cluster):
+    board = start_board()
+    ray.get(board.write.remote("pretrain", 1, 9, ""))
+    process = psutil.Process(ray.get(board.__ray_call__.remote(lambda _: os.getpid())))
+    process.kill()
+    process.wait()
+    assert ray.get(board.read.remote(), timeout=60) is None  # a new one, which knows nothing yet
+    ray.get(board.write.remote("pretrain", 2, 9, ""))
+    assert ray.get(board.read.remote()) == ("pretrain", 2, 9, "")
+
+
+def test_a_store_that_fails_while_an_actor_loads_does_not_end_a_stage(cluster, tmp_path: Path):
+    class FailsAtFirst:
+        def __init__(self, directory: Path) -> None:
+            tries = len(list(directory.iterdir()))
+            (directory / str(tries)).touch()
+            if tries < 2:
+                raise OSError("the store does not answer")
+
+        def __call__(self, batch):
+            return batch
+
+    before = ray.data.DataContext.get_current().max_consecutive_actor_init_deaths
+    set_up_data()
+    try:
+        rows = ray.data.range(3, override_num_blocks=1).map_batches(
+            FailsAtFirst,
+            fn_constructor_args=(tmp_path,),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=1),
+        )
+        assert sorted(row["id"] for row in rows.iter_rows()) == [0, 1, 2]
+    finally:
+        ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = before
+
+
+@pytest.mark.parametrize(("deaths", "ends"), [(0, True), (2, True), (3, False)])
+def test_a_training_outlives_so_many_controllers(deaths: int, ends: bool):
+    tries = []
+
+    def fit() -> None:
+        tries.append(1)
+        if len(tries) <= deaths:
+            raise ActorDiedError
+
+    if ends:
+        outlive_controllers(fit, most=2)
+    else:
+        with pytest.raises(ActorDiedError):
+            outlive_controllers(fit, most=2)
+    assert len(tries) == min(deaths, 2) + 1
