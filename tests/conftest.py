@@ -10,7 +10,7 @@ os.environ |= QUIET  # before Ray is imported anywhere
 
 import pytest
 
-from jobs.faults.nights import Nights, toy_log
+from jobs.faults.nights import Nights, tiny_config, toy_log
 from jobs.faults.s3_server import BUCKET, aws_variables, run_s3
 
 
@@ -57,3 +57,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def nights(cluster: dict[str, str], tmp_path: Path) -> Nights:
     return Nights(tmp_path, cluster)
+
+
+@pytest.fixture(scope="session")
+def published(cluster, toy: Path, tmp_path_factory: pytest.TempPathFactory):
+    """An undisturbed night with a fixed run id: its config, lake and result."""
+    directory = tmp_path_factory.mktemp("night")
+    config = tiny_config(str(toy), str(directory / "lake"))
+    config["score"] |= {"decode": "multi", "filter_seen": True}
+    result = Nights(directory, cluster).run(config, "--run-id", "calm")
+    return config, directory / "lake", result

@@ -136,6 +136,10 @@ class Nights:
         return self.start(config, *arguments, date=date, job=job).finish()
 
 
+def run_dir(lake: Path, run_id: str, date: str = DATE) -> Path:
+    return lake / "runs" / f"ds={date}" / run_id
+
+
 def digests(directory: Path, pattern: str = "**/*") -> dict[str, str]:
     """The sha256 of every file below a directory, by relative path."""
     return {

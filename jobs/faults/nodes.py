@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
-from jobs.faults.nights import DATE, QUIET, Night, Nights, digests, tiny_config, toy_log
+from jobs.faults.nights import DATE, QUIET, Night, Nights, digests, run_dir, tiny_config, toy_log
 
 RUN_ID = "kept"  # of all nights: the names of the published files are compared too
 STORE = 100 * 2**20  # bytes of each node's object store
@@ -46,7 +46,7 @@ def measure(cell: dict[str, str], place: Path) -> dict[str, Any]:
     with start_cluster() as cluster:
         started = time.monotonic()
         night = start_night(place, cluster)
-        wait_until(cell["when"], night, run_directory(place))
+        wait_until(cell["when"], night, run_dir(place / "lake", RUN_ID))
         killed = kill(cell["dies"], cluster, WORKERS[cell["when"]])
         code, last, _ = night.finish(timeout=1800)
     parts = published(place)
@@ -96,10 +96,6 @@ def start_night(place: Path, cluster: Cluster) -> Night:
     config["split"] = {"users_per_bucket": 3}  # files enough to be in the middle of them
     config["stall_timeout"] = 300
     return Nights(place, {"RAY_ADDRESS": cluster.address}).start(config, "--run-id", RUN_ID)
-
-
-def run_directory(place: Path) -> Path:
-    return place / "lake" / "runs" / f"ds={DATE}" / RUN_ID
 
 
 def published(place: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.rundir import OUTPUTS
 from jobs.cli import source_digest
-from jobs.faults.nights import DATE, Night, Nights, digests, tiny_config, toy_log
+from jobs.faults.nights import DATE, Night, Nights, digests, run_dir, tiny_config, toy_log
 
 OLD, RUN = "old", "new"  # run ids: of what is published before, and of the night
 NUM_USERS = 60
@@ -43,7 +43,7 @@ class Workshop:
 
     @property
     def run(self) -> Path:
-        return self.lake / f"runs/ds={DATE}/{RUN}"
+        return run_dir(self.lake, RUN)
 
     def build(self) -> None:
         if (self.root / "built").exists():
