@@ -17,6 +17,8 @@ from jobs.faults.nights import DATE, digests, run_dir, tiny_config, toy_log
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 
+ONE_WORKER = {"num_workers": 1}  # starts in half the time; the undisturbed night has two
+
 
 def oracle(log: pd.DataFrame, lists: dict, k: int = 5) -> dict[str, float]:
     """The split, the holdout and the metrics, once more and slowly."""
@@ -134,6 +136,7 @@ def test_a_gate_refusal_exits_4_and_leaves_the_published_state(published, nights
         **config,
         "pretrain": selecting,
         "finetune": selecting,
+        "train": ONE_WORKER,
         "gate": {"floors": {"NDCG@5": 0.99}},
     }
     code, last, log = nights.run(refused, date="2024-03-02")
@@ -149,6 +152,7 @@ def test_a_backfill_by_another_model_does_not_become_current(published, nights):
     config, lake, _ = published
     causal = {**config["model"], "kind": "sasrec", "attention": "causal"}
     config = {**config, "model": causal, "score": {"k": 5, "decode": "autoregressive"}}
+    config["train"] = ONE_WORKER
     code, _, log = nights.run(config, date="2024-02-25")
     assert code == 0, log
     chain = sorted((lake / "recommendations" / "_published").glob("*.json"))
@@ -240,6 +244,7 @@ def test_the_same_night_on_s3(nights, s3, toy, tmp_path: Path):
     config = tiny_config(f"{s3}/raw/", f"{s3}/prod")
     config["model"] |= {"attention": "bidirectional"}
     config["score"] |= {"decode": "multi"}
+    config["train"] = ONE_WORKER
     code, _, log = nights.run(config, "--run-id", "x")
     assert code == 0, log
     success = json.loads(filesystem.cat_file(f"{s3[5:]}/prod/recommendations/ds={DATE}/_SUCCESS"))

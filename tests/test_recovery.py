@@ -43,7 +43,6 @@ def test_a_night_killed_in_every_stage_publishes_the_same_bytes(published, night
         "state/pretrain/*/step-*",
         "state/refit-finetune/*/step-*",
         "recommendations/part-*",
-        "manifest.json",
     ):
         night = nights.start(config, "--run-id", "calm")
         night.wait_for_file(run_dir(tmp_path / "lake", "calm"), output)

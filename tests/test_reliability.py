@@ -33,7 +33,7 @@ def roll_back(place: Path, lake: Storage, environment: dict[str, str]) -> Night:
     return Nights(place, environment).start(config, "--rollback-to", "1", job="publish", date=None)
 
 
-@pytest.mark.parametrize("name", ["after its entry", "before a copy", "before deleting"])
+@pytest.mark.parametrize("name", ["before a copy", "before deleting"])
 def test_a_rollback_that_is_killed_ends_right_when_it_is_started_again(name, lake, tmp_path: Path):
     reached = tmp_path / "reached"
     stop = vars(POINTS[f"rollback, {name}"])

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from test_lists import CONFIG, POPULAR, SCORING, TRENDS, VOCAB, checkpoint_of, sequences
+from test_lists import CONFIG, POPULAR, SCORING, TRENDS, USERS, VOCAB, checkpoint_of, sequences
 
 from diffsasrec.checkpoint import save_checkpoint, save_tensors
 from diffsasrec.errors import InfrastructureError
@@ -98,6 +98,8 @@ def test_a_user_who_ends_every_process_gets_the_fallback_and_is_named(scoring, m
 
 
 def test_more_such_users_than_allowed_stop_the_run(scoring, monkeypatch):
+    both = [user for user in USERS if user[0] in (2, 5)]
+    scoring.run.write_table(f"sequences/{NAME}", sequences(both))
     for name, value in injected(users=[2, 5]).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InfrastructureError, match=r"score\.max_quarantined_users=1"):
