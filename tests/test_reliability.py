@@ -82,7 +82,7 @@ def test_no_try_is_begun_after_the_time_and_what_is_left_is_counted(tmp_path: Pa
 
 def test_a_try_that_does_not_end_right_is_an_error_that_names_it(tmp_path: Path, monkeypatch):
     wrong = {"right": False, "wrong": ["two winners"], "published": 20, "seconds": 0.0}
-    monkeypatch.setattr(race, "measure", lambda cell, place: wrong)
+    monkeypatch.setattr(race, "measure", lambda cell, place: wrong)  # no race goes wrong
     with pytest.raises(RefusedError, match=r"race \{'store': 'local'"):
         list(reliability(options(tmp_path)))
 

@@ -3,7 +3,7 @@
 Python runs a module of this name when it starts. What it is to do is said in DIFFSASREC_FAULTS:
 
     {"stop": {"verb": "write_bytes", "path": "recommendations/part-.*", "when": "before"},
-     "nth": 2, "reached": "/tmp/reached"}      stops for good, once `reached` says where
+     "nth": 2, "reached": "FILE"}              stops for good, once the file says where
     {"users": [7]}                             ends the process that makes lists of one of them
 
 The product knows nothing of it.
