@@ -40,7 +40,6 @@ def test_a_night_killed_in_every_stage_publishes_the_same_bytes(published, night
     time.sleep(1)
     in_prepare.kill()
     for output in (
-        "state/pretrain/*/step-*",
         "state/refit-finetune/*/step-*",
         "recommendations/part-*",
     ):
