@@ -32,7 +32,7 @@ def test_a_killed_training_worker_changes_nothing(published, nights, tmp_path: P
     assert mine == digests(run_dir(calm_lake, "calm"), weights) != {}
 
 
-def test_a_night_killed_in_every_stage_publishes_the_same_bytes(published, nights, tmp_path: Path):
+def test_a_night_killed_again_and_again_publishes_the_same_bytes(published, nights, tmp_path: Path):
     config, calm_lake, _ = published
     config = {**config, "lake": str(tmp_path / "lake")}
     in_prepare = nights.start(config, "--run-id", "calm")

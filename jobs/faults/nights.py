@@ -69,7 +69,7 @@ class Night:
     process: subprocess.Popen[str]
     log_path: Path
 
-    def finish(self, timeout: float = 240) -> tuple[int, dict[str, Any], str]:
+    def finish(self, timeout: float = 480) -> tuple[int, dict[str, Any], str]:
         """Exit code, the JSON of the last line of stdout ({} without one), and the log."""
         stdout, _ = self.process.communicate(timeout=timeout)
         lines = stdout.strip().splitlines()
@@ -84,7 +84,7 @@ class Night:
         """Returns once a file of that pattern exists."""
         self._wait(lambda: any(directory.glob(pattern)), pattern)
 
-    def _wait(self, is_there: Callable[[], bool], what: str, timeout: float = 180) -> None:
+    def _wait(self, is_there: Callable[[], bool], what: str, timeout: float = 300) -> None:
         deadline = time.monotonic() + timeout
         while not is_there():
             assert self.process.poll() is None, self.log_path.read_text()
