@@ -185,6 +185,15 @@ class TrainConfig(Section):
     )
 
 
+class ItemsConfig(Section):
+    path: str | None = Field(
+        None, description="Parquet or CSV with a row per item: what people see, and what rules need"
+    )
+    id_column: str = Field("item_id", description="column with the item ids, as in the log")
+    title_column: str | None = Field(None, description="column with what an item is called")
+    category_column: str | None = Field(None, description="column with the kind of an item")
+
+
 class EvaluateConfig(Section):
     ks: tuple[PositiveInt, ...] = Field((10,), description="cut-offs of the metrics")
     bootstrap_samples: PositiveInt = Field(1000, description="for the 95 % intervals")
@@ -274,6 +283,7 @@ class Config(Section):
     events: EventsConfig
     split: SplitConfig = SplitConfig()
     vocab: VocabConfig = VocabConfig()
+    items: ItemsConfig = ItemsConfig()
     model: ModelConfig = ModelConfig()
     pretrain: TrainStageConfig = TrainStageConfig()
     finetune: FinetuneConfig = FinetuneConfig()

@@ -6,7 +6,6 @@ file as a whole (missing column, other schema, truncated) is an error that names
 that is wrong with a row is left to `events`.
 """
 
-import importlib.util
 import lzma
 import os
 import re
@@ -16,7 +15,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +23,7 @@ import pyarrow.parquet as pq
 from diffsasrec.config import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.schema import canonical_type, stored_type
-from diffsasrec.storage import open_filesystem
+from diffsasrec.storage import open_filesystem, resolve_package
 from diffsasrec.textlog import (
     CHUNK_BYTES,
     RAW,
@@ -78,7 +76,7 @@ def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
         InputDataError: when there are none.
         ConfigError: when pkg:// names nothing that is installed.
     """
-    url = _resolve_package(events.path)
+    url = resolve_package(events.path, "events.path")
     filesystem, path = open_filesystem(url)
     try:
         if any(character in path for character in "*?["):
@@ -113,19 +111,6 @@ def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
             + "; check the path, the glob and the permissions"
         )
     return files
-
-
-def _resolve_package(path: str) -> str:
-    if not path.startswith("pkg://"):
-        return path
-    package, _, inside = path.removeprefix("pkg://").partition("/")
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):  # the parent of a dotted name is missing; no name at all
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"events.path={path}: package {package} is not installed; pip install it")
-    return str(Path(spec.submodule_search_locations[0]) / inside)
 
 
 def _is_hidden(path: str) -> bool:

@@ -1,21 +1,19 @@
 """The lists of one bucket: whose, from which history, of which items, and the fallback."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, parse_tensors
-from diffsasrec.errors import ConfigError
 from diffsasrec.recommend import Decoding, Moment, Recommender, events_of
-from diffsasrec.schema import canonical, canonical_type, recommendations_schema
+from diffsasrec.schema import canonical, recommendations_schema
 from diffsasrec.sequences import Flat, flatten, restrict
-from diffsasrec.storage import Storage, open_filesystem
+from diffsasrec.storage import Storage
+from diffsasrec.tables import read_item_ids
 from diffsasrec.vocab import index_items, reindexing, same_items
 
 # below the directory of a scoring's state: the fallback scores, and the item trends
@@ -46,36 +44,6 @@ def quarantine_of(output: str) -> str:
     return f"{output}_quarantine"
 
 
-def read_items(path: str, key: str) -> pa.Array:
-    """The column item_id of a rule table, Parquet or CSV.
-
-    Raises:
-        ConfigError: names the key, the file and what is wrong with it.
-    """
-    filesystem, inside = open_filesystem(path)
-    try:
-        with filesystem.open(inside, "rb") as file:
-            table = _read_csv(file) if path.endswith(".csv") else pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{key}={path} can't be read: {error}") from None
-    if table.column_names.count("item_id") != 1:
-        raise ConfigError(
-            f"{key}={path} has no column item_id, or two; it has {table.column_names}"
-        )
-    ids = table["item_id"].combine_chunks()
-    if pa.types.is_null(ids.type):  # what an empty table of objects is written as
-        return pa.array([], pa.string())
-    if canonical_type(ids.type) is None:
-        raise ConfigError(f"{key}={path}: item_id is {ids.type}; ids are integers or strings")
-    return canonical(ids.drop_null())
-
-
-def _read_csv(file: Any) -> pa.Table:
-    # as text: 007 is another id than 7
-    options = pa.csv.ConvertOptions(column_types={"item_id": pa.string()})
-    return pa.csv.read_csv(file, convert_options=options)
-
-
 def allowed_items(
     checkpoint: Checkpoint, *, deny_path: str | None, allow_path: str | None
 ) -> npt.NDArray[np.bool_]:
@@ -83,9 +51,9 @@ def allowed_items(
     mask = checkpoint.candidates()
     ids = canonical(checkpoint.vocab["item_id"]).combine_chunks()
     if deny_path is not None:
-        mask &= ~_is_in(ids, read_items(deny_path, "score.deny_path"))
+        mask &= ~_is_in(ids, read_item_ids(deny_path, "score.deny_path"))
     if allow_path is not None:
-        mask &= _is_in(ids, read_items(allow_path, "score.allow_path"))
+        mask &= _is_in(ids, read_item_ids(allow_path, "score.allow_path"))
     return mask
 
 

@@ -7,19 +7,21 @@ region and endpoint come from the usual AWS variables and are kept nowhere.
 
 import errno
 import hashlib
+import importlib.util
 import io
 import os
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffsasrec.errors import InfrastructureError
+from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.objects import PATIENCE, ObjectStore, Patience
 
 REMEDIES = {
@@ -49,6 +51,24 @@ def open_filesystem(url: str, patience: Patience = PATIENCE) -> tuple[Any, str]:
     if url.startswith("s3://"):
         return ObjectStore(patience=patience), url.removeprefix("s3://")
     return fsspec.filesystem("file"), os.path.abspath(url)
+
+
+def resolve_package(path: str, key: str) -> str:
+    """The path of a pkg://package/file; every other path as it is.
+
+    Raises:
+        ConfigError: when the package is not installed; `key` is where the path comes from.
+    """
+    if not path.startswith("pkg://"):
+        return path
+    package, _, inside = path.removeprefix("pkg://").partition("/")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # the parent of a dotted name is missing; no name at all
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"{key}={path}: package {package} is not installed; pip install it")
+    return str(Path(spec.submodule_search_locations[0]) / inside)
 
 
 def stat_files(url: str) -> list[tuple[str, int, str]]:

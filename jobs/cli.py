@@ -24,11 +24,12 @@ import yaml
 from diffsasrec.config import Config, load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.inputs import InputFile, inspect_inputs, list_inputs
-from diffsasrec.lists import read_items
+from diffsasrec.items import read_items
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.publish import append_rollback, check_create_only, prune, read_chain, settle
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.storage import Storage, stat_files
+from diffsasrec.tables import read_item_ids
 from diffsasrec.train import check_cluster
 from jobs.summary import print_summary
 
@@ -140,7 +141,8 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     _refuse_changed(run)
     for key in ("deny_path", "allow_path"):
         if (path := getattr(config.score, key)) is not None:
-            read_items(path, f"score.{key}")
+            read_item_ids(path, f"score.{key}")
+    read_items(config.items)
     if arguments.dry_run:
         summary["status"] = "checked"
         return _dry_run(config, run, inputs, arguments.stages)

@@ -150,6 +150,7 @@ ALIASES = {
     "pretrain": {"settings"},
     "finetune": {"settings"},
     "score": {"settings"},
+    "items": {"settings"},
     "train": {"train"},
     "model": {"config", "model"},
     "": {"config"},
