@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from diffsasrec.diffusion import Extras, pairs_of_rows
+from diffsasrec.categories import CategoryCap
+from diffsasrec.diffusion import MASK, Extras, pairs_of_rows
 
 # rows and items of a tile of logits: 4 MiB stay in a CPU's cache, a GPU wants more at once
 TILES = {"cpu": (512, 2048), "cuda": (8192, 16384)}
@@ -29,6 +30,7 @@ class Catalogue:
     vectors_VW: Tensor
     allowed_V: Tensor  # bool: trained on, allowed, not denied
     log_popularity_V: Tensor | None = None  # what exploring holds against items; None: nothing
+    cap: CategoryCap | None = None  # on the items of one category in a list
 
     @cached_property
     def items_C(self) -> Tensor:
@@ -137,13 +139,15 @@ class Candidates:
         )
 
     def num_left(self, num_users: int) -> Tensor:
-        """How many items are left for each user, [B]."""
-        num_items = len(self.catalogue.items_C)
-        counts_B = torch.full((num_users,), num_items, device=self.blocked_users_X.device)
-        for users_X, columns_X in self.blocked:
-            pair_X = torch.unique(users_X * num_items + columns_X)
-            counts_B -= torch.bincount(pair_X // num_items, minlength=num_users)
-        return counts_B
+        """How many items a list of each user can have, [B]."""
+        catalogue, num_items = self.catalogue, len(self.catalogue.items_C)
+        pairs = [torch.unique(users * num_items + columns) for users, columns in self.blocked]
+        pair_X = torch.cat([self.blocked_users_X[:0], *pairs])
+        users_X, columns_X = pair_X // max(num_items, 1), pair_X % max(num_items, 1)
+        if catalogue.cap is not None:
+            items_X = catalogue.items_C[columns_X]
+            return catalogue.cap.num_fitting(users_X, items_X, catalogue.allowed_V, num_users)
+        return num_items - torch.bincount(users_X, minlength=num_users)
 
     def own_of_rows(self, queries_TW: Tensor, users_T: Tensor) -> Extras | None:
         """The own scores of the allowed items, by column instead of item, by tile of columns."""
@@ -175,11 +179,71 @@ def top_items(
 ) -> Top:
     """The m candidates of each row with the highest logits; of equal ones the first items.
 
+    Where the catalogue has a cap, those that a list can take in this order.
+
     Args:
         besides_BK: items that are taken for each user, -1: none.
         spread_R: rank by the logit plus this times the item's excess (`Metric`), and give that; in
-            no order, and of equal ones any.
+            no order, of equal ones any, and whatever the cap says.
     """
+    if candidates.catalogue.cap is not None and spread_R is None:
+        return _capped_top(queries_RW, users_R, candidates, m, besides_BK, normalise)
+    return _plain_top(queries_RW, users_R, candidates, m, besides_BK, normalise, spread_R)
+
+
+def _capped_top(
+    queries_RW: Tensor,
+    users_R: Tensor,
+    candidates: Candidates,
+    m: int,
+    besides_BK: Tensor | None,
+    normalise: bool,
+) -> Top:
+    """Looks at more and more of the best until each row has m that fit, or no more are left."""
+    if besides_BK is None:
+        num_users = int(users_R.max()) + 1 if len(users_R) else 0
+        besides_BK = torch.full((num_users, 0), MASK, device=users_R.device)
+    num = 2 * m
+    top = _plain_top(queries_RW, users_R, candidates, num, besides_BK, normalise, None)
+    found = capped(top, candidates, besides_BK[users_R], m)
+    while num < len(candidates.catalogue.items_C):
+        (short_R,) = ((found.items_RM[:, -1] < 0) & (top.items_RM[:, -1] >= 0)).nonzero(
+            as_tuple=True
+        )
+        if not len(short_R):
+            break
+        num *= 4
+        users = users_R[short_R]
+        more = _plain_top(queries_RW[short_R], users, candidates, num, besides_BK, False, None)
+        more_found = capped(more, candidates, besides_BK[users], m)
+        found.logits_RM[short_R], found.items_RM[short_R] = more_found[:2]
+        top.items_RM[short_R, -1] = more.items_RM[:, -1]
+    return found
+
+
+def capped(top: Top, candidates: Candidates, taken_RK: Tensor, m: int) -> Top:
+    """The first m of each row that a list with the items `taken_RK` can take, in their order."""
+    cap = candidates.catalogue.cap
+    assert cap is not None
+    fits_RM = cap.fits(top.items_RM, taken_RK)
+    place_RM = (~fits_RM).to(torch.int8).argsort(dim=1, stable=True)[:, :m]
+    missing_RM = ~fits_RM.gather(1, place_RM)
+    pad = torch.nn.functional.pad
+    fewer = (0, m - place_RM.shape[1])
+    logits_RM = top.logits_RM.gather(1, place_RM).masked_fill(missing_RM, -torch.inf)
+    items_RM = top.items_RM.gather(1, place_RM).masked_fill(missing_RM, -1)
+    return Top(pad(logits_RM, fewer, value=-torch.inf), pad(items_RM, fewer, value=-1), top[2])
+
+
+def _plain_top(
+    queries_RW: Tensor,
+    users_R: Tensor,
+    candidates: Candidates,
+    m: int,
+    besides_BK: Tensor | None,
+    normalise: bool,
+    spread_R: Tensor | None,
+) -> Top:
     num_rows, _ = TILES[queries_RW.device.type]
     tops = [
         _top_of_rows(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.catalogue import Candidates, Top, top_items
+from diffsasrec.categories import CategoryCap
 from diffsasrec.diffusion import MASK
 from diffsasrec.explore import CHOICES, Exploration
 from diffsasrec.shortlist import SLACK, Shortlist, ascending, logits_of, own_among
@@ -124,7 +125,9 @@ def decode_multi(
         confidence_BKM, items_BKM = search.explored(
             slots_BK, states(slots_BK), exploration, keys_B, left_B
         )
-        slots_BK, _ = _commit(slots_BK, confidence_BKM, items_BKM, left_B, left_B, rule)
+        slots_BK, _ = _commit(
+            slots_BK, confidence_BKM, items_BKM, left_B, left_B, rule, candidates.catalogue.cap
+        )
     lists = _rank(slots_BK, next_BD, search.normaliser_B, candidates, rank)
     return replace(lists, num_uncertain=search.num_uncertain)
 
@@ -165,13 +168,14 @@ class _Search:
         users_R, slot_R = open_BK.nonzero(as_tuple=True)
         # of c items that a step commits, c - 1 can be taken from a slot by others
         m = int(at_least_B.max()) if self.rule.commit == "schedule" else slots_BK.shape[1]
+        cap = self.candidates.catalogue.cap
         unsure_B = torch.ones_like(left_B, dtype=torch.bool)
         if self.shortlist is not None:
             queries_RD = states_BKD[users_R, slot_R]
             top = self.shortlist.top(queries_RD, users_R, slots_BK, m)
             confidence_BKM, items_BKM = _by_slot(top, users_R, slot_R, slots_BK)
             found_BK, lowest_B = _commit(
-                slots_BK, confidence_BKM, items_BKM, at_least_B, left_B, self.rule
+                slots_BK, confidence_BKM, items_BKM, at_least_B, left_B, self.rule, cap
             )
             bound_R = self.shortlist.bound(queries_RD, users_R)
             bound_B = torch.full_like(lowest_B, -torch.inf).scatter_reduce(
@@ -195,7 +199,9 @@ class _Search:
                 top = top._replace(logits_RM=top.logits_RM - top.normaliser_R[:, None])
             confidence_BKM, items_BKM = _by_slot(top, users_R, slot_R, slots_BK)
             due_B, left_B = at_least_B * unsure_B, left_B * unsure_B
-            slots_BK, _ = _commit(slots_BK, confidence_BKM, items_BKM, due_B, left_B, self.rule)
+            slots_BK, _ = _commit(
+                slots_BK, confidence_BKM, items_BKM, due_B, left_B, self.rule, cap
+            )
         return slots_BK
 
     def explored(
@@ -254,10 +260,12 @@ def _commit(
     at_least_B: Tensor,
     left_B: Tensor,
     rule: CommitRule,
+    cap: CategoryCap | None,
 ) -> tuple[Tensor, Tensor]:
     """Greedy assignment of distinct items to masked slots, most confident first.
 
-    Of c items that a step commits, c - 1 can be taken from a slot by others: c candidates suffice.
+    Of c items that a step commits, c - 1 can be taken from a slot by others: c candidates suffice,
+    under a cap c that a list can take together.
 
     Returns:
         the slots, and the lowest confidence that was due per user: -inf where too few were found.
@@ -280,6 +288,9 @@ def _commit(
         slots_BK[user, slot] = item
         confidence_BKM[user, slot] = -torch.inf
         taken_BKM = items_BKM[user] == item[:, None, None]
+        if cap is not None:
+            full_BX = cap.is_full(items_BKM[user].flatten(1), slots_BK[user])
+            taken_BKM = taken_BKM | full_BX.view_as(taken_BKM)
         confidence_BKM[user] = confidence_BKM[user].masked_fill(taken_BKM, -torch.inf)
     return slots_BK, lowest_B
 

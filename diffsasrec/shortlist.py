@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffsasrec.catalogue import Candidates, OwnScores, Top, ordered_top, top_items
+from diffsasrec.catalogue import Candidates, OwnScores, Top, capped, ordered_top, top_items
 from diffsasrec.diffusion import MASK
 
 # a state drifts from step to step: the list is made for so many times the first distance
@@ -53,15 +53,20 @@ class Shortlist:
         return Shortlist(candidates, next_BW, items_BN, own, cutoff_B, spread_B, top.normaliser_R)
 
     def top(self, queries_RW: Tensor, users_R: Tensor, slots_BK: Tensor, m: int) -> Top:
-        """The m best items of each row's shortlist besides those in `slots_BK`; users ascend."""
+        """The m best items of each row's shortlist besides those in `slots_BK`; users ascend.
+
+        Where the catalogue has a cap, those that a list can take in this order.
+        """
         logits_RN = logits_of(queries_RW, users_R, self.items_BN, self.candidates, self.own)
         items_RN = self.items_BN[users_R]
         for slot_B in slots_BK.unbind(1):
             taken_BN = (self.items_BN == slot_B[:, None]) & (slot_B != MASK)[:, None]
             logits_RN.masked_fill_(taken_BN[users_R], -torch.inf)
-        top_RM, place_RM = ordered_top(logits_RN, m)
+        is_capped = self.candidates.catalogue.cap is not None
+        top_RM, place_RM = ordered_top(logits_RN, items_RN.shape[1] if is_capped else m)
         top_items_RM = items_RN.gather(1, place_RM.clamp(min=0)).masked_fill(place_RM < 0, -1)
-        return Top(top_RM, top_items_RM, logits_RN.new_zeros(0))
+        top = Top(top_RM, top_items_RM, logits_RN.new_zeros(0))
+        return capped(top, self.candidates, slots_BK[users_R], m) if is_capped else top
 
     def bound(self, queries_RW: Tensor, users_R: Tensor) -> Tensor:
         """No logit of an item outside is higher, [R]."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.catalogue import Candidates, Catalogue
+from diffsasrec.categories import CategoryCap
 from diffsasrec.decode import (
     CommitRule,
     Lists,
@@ -32,12 +33,13 @@ def candidates_of(
     blocked: Blocked | None = None,
     denied: list[int] | None = None,
     log_popularity: Tensor | None = None,
+    cap: CategoryCap | None = None,
 ) -> Candidates:
     allowed_V = torch.ones(num_items, dtype=torch.bool)
     allowed_V[denied or []] = False
     users, items = ([pair[side] for pair in blocked or []] for side in (0, 1))
     return Candidates(
-        Catalogue(torch.eye(num_items), allowed_V, log_popularity),
+        Catalogue(torch.eye(num_items), allowed_V, log_popularity, cap),
         torch.tensor(users, dtype=torch.int64),
         torch.tensor(items, dtype=torch.int64),
     )
@@ -105,6 +107,19 @@ def slow_rule(pairs: list[tuple[float, int, int]], rule: CommitRule) -> set[tupl
     return {pair for pair in pairs if math.exp(-pair[0]) >= limit}
 
 
+def slow_capped(items: list[int], taken: list[int], most: int, category: list[int]) -> list[int]:
+    """The items that a list can take besides `taken`, one after another; no category: -1."""
+    if not category:
+        return items
+    fitting: list[int] = []
+    for item in items:
+        others = [other for other in [*taken, *fitting] if other >= 0]
+        same = [other for other in others if category[other] == category[item]]
+        if category[item] == -1 or len(same) < most:
+            fitting.append(item)
+    return fitting
+
+
 def slow_multi(
     table_SJV: Tensor,
     allowed: set[int],
@@ -117,19 +132,24 @@ def slow_multi(
     next_V: Tensor | None = None,
     places: int = 0,
     bonus: list[float] | None = None,
+    cap: tuple[int, list[int]] = (99, []),
 ) -> list[tuple[int, float]]:
     """The rule of `decode_multi` for one user, with loops: (item, score) pairs.
 
-    `bonus`: what the last `places` add to the logit of each item.
+    Args:
+        bonus: what the last `places` add to the logit of each item.
+        cap: how many items of a category, and the category of each item.
     """
     slots = [-1] * k
     if next_V is None:
         next_V = slot_logits(slots, table_SJV)[0]
-    wanted = min(k, len(allowed))
+    wanted = min(k, len(slow_capped(sorted(allowed), [], *cap)))
     last = steps - 1 if places else steps
     for step in range(steps):
         free = sorted(allowed - set(slots))
         committed_before = len(allowed) - len(free)
+        by_next = sorted(free, key=lambda item: (-float(next_V[item]), item))
+        choices = slow_capped(by_next, slots, *cap)
         left = (wanted if step == last else max(wanted - places, 0)) - committed_before
         if left <= 0:
             continue
@@ -143,14 +163,16 @@ def slow_multi(
                 by_probability = rule.commit == "threshold" and not exploring
                 ranked = logprobs if by_probability else values.tolist()
                 costs = [-x - extra[item] for x, item in zip(ranked, free, strict=True)]
-                pairs += [(cost, slot, item) for cost, item in zip(costs, free, strict=True)]
-        pairs.sort()
+                both = zip(costs, free, strict=True)
+                pairs += [(c, slot, i) for c, i in both if not exploring or i in choices]
+        pairs = sorted(p for p in pairs if slow_capped([p[2]], slots, *cap))
         steps_left = 1 if step == last else last - step
         sure = slow_rule(pairs, rule)
         committed = 0
         for cost, slot, item in pairs:
             passes = (cost, slot, item) in sure or committed < math.ceil(left / steps_left)
-            if passes and committed < left and slots[slot] == -1 and item not in slots:
+            fits = item not in slots and slow_capped([item], slots, *cap)
+            if passes and committed < left and slots[slot] == -1 and fits:
                 slots[slot] = item
                 committed += 1
     filled = [item for item in slots if item != -1]
@@ -273,6 +295,82 @@ def test_multi_equals_the_slow_rule_for_one_user_at_a_time(scale, commit, steps,
         assert lists.items_BK[user].tolist() == [item for item, _ in expected] + [-1] * missing
         scores = [score for _, score in expected] + [-math.inf] * missing
         assert lists.scores_BK[user].tolist() == pytest.approx(scores, abs=1e-4)
+
+
+CATEGORY = [0, 0, 0, 1, 1, -1, 1, 2, 0]
+
+
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("places", [0, 2])
+@pytest.mark.parametrize("commit", ["schedule", "threshold"])
+@pytest.mark.parametrize("scale", [0.5, 6.0])
+def test_a_multi_list_under_a_cap_equals_the_slow_rule(scale, commit, places, most):
+    num_users, num_items, k, steps = 8, 9, 5, 3
+    tables = random_tables(num_users, k, num_items, most, scale)
+    generator = torch.Generator().manual_seed(most)
+    next_BD = scale * torch.randn(num_users, num_items, generator=generator)
+    blocked = [(0, item) for item in (0, 1, 5, 7)] + [(1, item) for item in range(9)] + [(2, 5)]
+    cap = CategoryCap(most, torch.tensor(CATEGORY))
+    candidates = candidates_of(num_items, blocked, [4], cap=cap)
+    noise = gumbel_noise(
+        torch.arange(num_users), torch.arange(num_items).expand(num_users, num_items)
+    )
+    rule = {"k": k, "steps": steps, "rule": CommitRule(commit), "rank": "next_item"}
+    lists = multi(
+        denoise_with(tables),
+        candidates,
+        num_users=num_users,
+        next_BD=next_BD,
+        lookahead=0.5,
+        exploration=Exploration(places, lift=0.0, temperature=0.7),
+        **rule,
+    )
+    for user in range(num_users):
+        expected = slow_multi(
+            tables[user],
+            {v for v in range(num_items) if v != 4 and (user, v) not in blocked},
+            next_V=next_BD[user],
+            lookahead=0.5,
+            places=places,
+            bonus=(0.7 * noise[user]).tolist(),
+            cap=(most, CATEGORY),
+            **rule,
+        )
+        missing = k - len(expected)
+        assert lists.items_BK[user].tolist() == [item for item, _ in expected] + [-1] * missing
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["single", "autoregressive"])
+def test_under_a_cap_the_best_items_that_fit_are_taken_in_their_order(mode, most):
+    logits_BV = torch.randn(6, 9, generator=torch.Generator().manual_seed(most))
+    blocked = [(1, item) for item in (1, 3, 5)]
+    candidates = candidates_of(9, blocked, cap=CategoryCap(most, torch.tensor(CATEGORY)))
+    if mode == "single":
+        lists = decode_single(logits_BV, candidates, k=6)
+    else:
+        lists = decode_autoregressive(
+            lambda _: logits_BV, candidates, num_users=6, k=6, rank="next_item"
+        )
+    for user in range(6):
+        order = sorted(range(9), key=lambda item: (-float(logits_BV[user, item]), item))
+        free = [item for item in order if (user, item) not in blocked]
+        expected = slow_capped(free, [], most, CATEGORY)[:6]
+        assert lists.items_BK[user].tolist() == expected + [-1] * (6 - len(expected))
+        alone = decode_single(logits_BV, candidates_of(9, blocked), k=9)
+        score_of = dict(zip(alone.items_BK[user].tolist(), alone.scores_BK[user], strict=True))
+        scores = lists.scores_BK[user, : len(expected)]
+        assert scores.tolist() == pytest.approx([float(score_of[item]) for item in expected])
+
+
+def test_a_list_goes_far_down_where_one_category_is_on_top():
+    category_V = torch.zeros(5000, dtype=torch.int64)
+    category_V[[4000, 4900]] = 1
+    candidates = candidates_of(5000, cap=CategoryCap(1, category_V))
+    logits_BV = -torch.arange(5000.0).expand(2, 5000)
+    lists = decode_single(logits_BV, candidates, k=3)
+    assert lists.items_BK.tolist() == [[0, 4000, -1]] * 2
+    assert candidates.num_left(2).tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("rank", ["next_item", "slot"])

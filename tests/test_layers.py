@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    ["errors", "schema", "progress", "memory", "counters", "explore", "rows"],
+    ["errors", "schema", "progress", "memory", "counters", "explore", "rows", "categories"],
     ["config", "objects", "textlog", "vocab", "metrics", "diffusion", "narrow"],
     ["storage"],
     ["catalogue", "inputs", "rundir", "audit", "tables"],
