@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
+from diffsasrec.categories import CategoryCap
 from diffsasrec.schema import list_offsets, list_values
 from diffsasrec.vocab import index_items
 
@@ -20,6 +22,7 @@ def audit_bucket(
     *,
     vocab: pa.Table,
     allowed: npt.NDArray[np.bool_],
+    cap: CategoryCap | None = None,
     k: int,
     filter_seen: bool,
     by_score: bool,
@@ -30,8 +33,9 @@ def audit_bucket(
     Args:
         recommendations: what was written, recommendations_schema.
         expected: of the bucket's users: user_id, items (indices of `vocab`, the whole history),
-            history_len and source.
+            excluded (likewise, what the rules forbid the user), history_len and source.
         allowed: what may be recommended at all, [V].
+        cap: on the items of one category in a list.
         by_score: whether lists are ordered by score.
         model_version: of the checkpoint that must have made all of them.
     """
@@ -39,11 +43,16 @@ def audit_bucket(
         difference = abs(recommendations.num_rows - expected.num_rows)
         return Counter({WRONG_USERS: max(difference, 1)})
     lists = _Lists.of(recommendations, vocab, len(allowed))
-    seen_pairs = _seen_pairs(expected, len(allowed))
-    broken = Counter(_broken_items(lists, seen_pairs, allowed, filter_seen, by_score))
-    wrong_length = lists.lengths != _wanted_lengths(
-        seen_pairs if filter_seen else seen_pairs[:0], allowed, k=k, num_users=len(lists.lengths)
+    seen, excluded = (_pairs(expected[name], len(allowed)) for name in ("items", "excluded"))
+    filtered = np.union1d(seen, excluded) if filter_seen else excluded
+    broken = Counter(
+        _broken_items(lists, seen if filter_seen else seen[:0], excluded, allowed, by_score)
     )
+    wrong_length = lists.lengths != _wanted_lengths(
+        filtered, allowed, cap, k=k, num_users=len(lists.lengths)
+    )
+    if cap is not None:
+        broken[f"list: more than {cap.most} items of a category"] = _num_over(lists, cap)
     broken[f"list: not {k} items although there are as many candidates"] = int(wrong_length.sum())
     for column, wanted in (
         ("history_len", expected["history_len"]),
@@ -86,18 +95,28 @@ class _Lists:
         )
 
 
-def _seen_pairs(expected: pa.Table, num_items: int) -> npt.NDArray[np.int64]:
-    offsets = list_offsets(expected["items"])
-    history = list_values(expected["items"]).to_numpy().astype(np.int64)
+def _pairs(lists: pa.ChunkedArray, num_items: int) -> npt.NDArray[np.int64]:
+    """The distinct pairs of user and item, each in one number."""
+    offsets, items = list_offsets(lists), list_values(lists).to_numpy().astype(np.int64)
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    return np.unique(owner * num_items + history)
+    return np.unique(owner * num_items + items)
+
+
+def _num_over(lists: _Lists, cap: CategoryCap) -> int:
+    """How many lists have too many items of a category."""
+    known = lists.items >= 0
+    category = cap.category_V.numpy()[lists.items[known]]
+    owner, category = lists.owner[known][category >= 0], category[category >= 0]
+    width = int(category.max(initial=0)) + 1
+    pairs, counts = np.unique(owner * width + category, return_counts=True)
+    return len(np.unique(pairs[counts > cap.most] // width))
 
 
 def _broken_items(
     lists: _Lists,
-    seen_pairs: npt.NDArray[np.int64],
+    seen: npt.NDArray[np.int64],
+    excluded: npt.NDArray[np.int64],
     allowed: npt.NDArray[np.bool_],
-    filter_seen: bool,
     by_score: bool,
 ) -> dict[str, int]:
     """How many lists have an entry that breaks a rule."""
@@ -112,7 +131,8 @@ def _broken_items(
         "item: not in the vocabulary": ~known,
         "item: denied, not allowed or not trained on": known
         & ~allowed[np.where(known, lists.items, 0)],
-        "item: seen by the user": filter_seen & known & np.isin(lists.pairs, seen_pairs),
+        "item: seen by the user": known & np.isin(lists.pairs, seen),
+        "item: excluded for the user, or shown lately": known & np.isin(lists.pairs, excluded),
         "score: not finite": ~finite,
         "score: higher than that of the item above": by_score & rises,
         "rank: not 1, 2, 3, ...": lists.ranks != lists.place + 1,
@@ -122,13 +142,18 @@ def _broken_items(
 
 
 def _wanted_lengths(
-    filtered_pairs: npt.NDArray[np.int64],
+    filtered: npt.NDArray[np.int64],
     allowed: npt.NDArray[np.bool_],
+    cap: CategoryCap | None,
     *,
     k: int,
     num_users: int,
 ) -> npt.NDArray[np.int64]:
     """K, or as many items as are left to the user, [users]."""
-    taken = filtered_pairs[allowed[filtered_pairs % len(allowed)]]
+    taken = filtered[allowed[filtered % len(allowed)]]
+    if cap is not None:
+        users_X, items_X = (torch.from_numpy(x) for x in divmod(taken, len(allowed)))
+        fitting = cap.num_fitting(users_X, items_X, torch.from_numpy(allowed), num_users)
+        return np.minimum(k, fitting.numpy())
     num_taken = np.bincount(taken // len(allowed), minlength=num_users)
     return np.minimum(k, allowed.sum() - num_taken)

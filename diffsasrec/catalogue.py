@@ -327,7 +327,7 @@ def _top_of_rows(
 
 def _merge_first(best_T1: Tensor, column_T1: Tensor, logits_TC: Tensor, first_column: int) -> None:
     """Takes the highest where it is higher than the best so far, in place; of equals the first."""
-    blocks_TNC = logits_TC.view(len(logits_TC), -1, BLOCK)
+    blocks_TNC = logits_TC.view(len(logits_TC), logits_TC.shape[1] // BLOCK, BLOCK)
     highest_T1, block_T1 = blocks_TNC.amax(2).max(dim=1, keepdim=True)  # the first of equals
     rows_T = torch.arange(len(logits_TC), device=logits_TC.device)
     place_T1 = blocks_TNC[rows_T, block_T1[:, 0]].argmax(dim=1, keepdim=True)
@@ -341,7 +341,7 @@ def _merge_first(best_T1: Tensor, column_T1: Tensor, logits_TC: Tensor, first_co
 def _merge_any(best_TM: Tensor, column_TM: Tensor, logits_TC: Tensor, first_column: int) -> None:
     """Takes what is higher than the best so far, in place, in no order."""
     m = best_TM.shape[1]
-    blocks_TNC = logits_TC.view(len(logits_TC), -1, BLOCK)
+    blocks_TNC = logits_TC.view(len(logits_TC), logits_TC.shape[1] // BLOCK, BLOCK)
     highest_TN = blocks_TNC.amax(2)
     lowest_T1 = best_TM.amin(1, keepdim=True)
     num = int((highest_TN > lowest_T1).sum(1).max())
@@ -360,7 +360,7 @@ def _merge_any(best_TM: Tensor, column_TM: Tensor, logits_TC: Tensor, first_colu
 def _merge(best_TM: Tensor, column_TM: Tensor, logits_TC: Tensor, first_column: int) -> None:
     """Takes what is higher than the best so far, in place; of equal ones the first column stays."""
     m = best_TM.shape[1]
-    blocks_TNC = logits_TC.view(len(logits_TC), -1, BLOCK)
+    blocks_TNC = logits_TC.view(len(logits_TC), logits_TC.shape[1] // BLOCK, BLOCK)
     highest_TN = blocks_TNC.amax(2)
     (rows_T,) = (highest_TN.amax(1) > best_TM[:, -1]).nonzero(as_tuple=True)
     if not len(rows_T):

@@ -18,6 +18,9 @@ class CategoryCap:
     most: int  # items of one category in a list
     category_V: Tensor  # int64; -1: of no category, and there may be any number of such items
 
+    def to(self, device: torch.device) -> "CategoryCap":
+        return CategoryCap(self.most, self.category_V.to(device))
+
     def fits(self, items_RM: Tensor, taken_RK: Tensor) -> Tensor:
         """Which items a list can take besides `taken_RK`, if it takes them in this order; bool.
 

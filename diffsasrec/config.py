@@ -252,6 +252,17 @@ class ScoreConfig(Section):
     filter_seen: bool = Field(True, description="never recommend what the user has touched")
     deny_path: str | None = Field(None, description="Parquet or CSV with a column item_id")
     allow_path: str | None = Field(None, description="likewise; nothing else is recommended")
+    exclude_path: str | None = Field(
+        None,
+        description="Parquet or CSV, or a directory of such files, with columns user_id and "
+        "item_id: what a user is not shown tonight",
+    )
+    rest_nights: NonNegativeInt = Field(
+        0, description="what a user was shown in so many published nights before is not shown again"
+    )
+    max_per_category: PositiveInt | None = Field(
+        None, description="items of one category in a list at most; needs items.category_column"
+    )
     active_days: PositiveFloat | None = Field(
         None, description="score only users with an event in these last days"
     )
@@ -315,6 +326,12 @@ class Config(Section):
             )
         if self.score.decode == "multi":
             self._check_steps()
+        categories = self.items.path is not None and self.items.category_column is not None
+        if self.score.max_per_category is not None and not categories:
+            raise ValueError(
+                f"score.max_per_category={self.score.max_per_category} needs items.path and "
+                "items.category_column, which say what an item's category is"
+            )
         if max(self.evaluate.ks) > self.score.k:
             raise ValueError(
                 f"evaluate.ks={list(self.evaluate.ks)} goes beyond score.k={self.score.k}; "

@@ -6,15 +6,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, parse_tensors
-from diffsasrec.recommend import Decoding, Moment, Recommender, events_of
-from diffsasrec.schema import canonical, recommendations_schema
+from diffsasrec.popular import PopularLists
+from diffsasrec.recommend import Decoding, Moment, Recommender, UserItems, events_of
+from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
+from diffsasrec.schema import recommendations_schema
 from diffsasrec.sequences import Flat, flatten, restrict
 from diffsasrec.storage import Storage
-from diffsasrec.tables import read_item_ids
-from diffsasrec.vocab import index_items, reindexing, same_items
+from diffsasrec.vocab import reindexing, same_items
 
 # below the directory of a scoring's state: the fallback scores, and the item trends
 POPULAR = "popular.parquet"
@@ -33,9 +33,9 @@ class Scoring:
     query_time: int  # microseconds: the split, or tonight
     state: str  # below the run directory: trends as of the query time, fallback, tries
     active_since: int | None  # microseconds: only users with an event at or after it
-    deny_path: str | None
-    allow_path: str | None
+    rules: Rules
     decoding: Decoding
+    excluded: str = ""  # below the run directory: pairs of user and item by bucket; "": none
     max_quarantined_users: int = 10  # whose scoring ends its process
 
 
@@ -44,24 +44,12 @@ def quarantine_of(output: str) -> str:
     return f"{output}_quarantine"
 
 
-def allowed_items(
-    checkpoint: Checkpoint, *, deny_path: str | None, allow_path: str | None
-) -> npt.NDArray[np.bool_]:
-    """What may be recommended: trained on, not denied, allowed, [V]."""
-    mask = checkpoint.candidates()
-    ids = canonical(checkpoint.vocab["item_id"]).combine_chunks()
-    if deny_path is not None:
-        mask &= ~_is_in(ids, read_item_ids(deny_path, "score.deny_path"))
-    if allow_path is not None:
-        mask &= _is_in(ids, read_item_ids(allow_path, "score.allow_path"))
-    return mask
-
-
-def _is_in(ids: pa.Array, listed: pa.Array) -> npt.NDArray[np.bool_]:
-    if listed.type != ids.type:
-        # ids in a CSV are text, and an integer id has one spelling
-        ids, listed = ids.cast(pa.string()), listed.cast(pa.string())
-    return np.asarray(pc.is_in(ids, value_set=listed))
+def read_bucket(scoring: Scoring, name: str, vocab: pa.Table) -> pa.Table:
+    """The rows of a bucket; where there is any, with what is excluded as indices of `vocab`."""
+    sequences = scoring.run.read_table(f"sequences/{name}")
+    if not scoring.excluded or not scoring.run.exists(f"{scoring.excluded}/{name}"):
+        return sequences
+    return with_excluded(sequences, scoring.run.read_table(f"{scoring.excluded}/{name}"), vocab)
 
 
 def scored_users(
@@ -84,14 +72,14 @@ def score_bucket(
     scoring: Scoring,
     *,
     recommender: Recommender | None,
-    allowed: npt.NDArray[np.bool_],
-    popular: npt.NDArray[np.float32] | None,
+    popular: PopularLists | None,
 ) -> pa.Table:
     """The lists of one bucket, recommendations_schema, sorted by user_id as the bucket is.
 
-    `recommender`: of the checkpoint and the allowed items, as of the query time; None: everyone
-    gets the fallback.
-    `popular`: the log share of each item of `run_vocab`; None: the fallback is an empty list.
+    Args:
+        sequences: sequences_schema, with a column `excluded` where there is any (`rules`).
+        recommender: of the checkpoint, as of the query time; None: everyone gets the fallback.
+        popular: makes the fallback; None: it is an empty list.
     """
     flat = flatten(sequences)
     users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
@@ -100,25 +88,27 @@ def score_bucket(
     items, times = items[source], times[source]
     history_len = np.diff(offsets).astype(np.int32)
     items, times, offsets = known_history(items, times, offsets, run_vocab, checkpoint.vocab)
+    excluded = excluded_of(sequences).of_users(users)
+    by_model = (np.diff(offsets) > 0) & (recommender is not None)
     k = scoring.decoding.k
-    has_history = np.diff(offsets) > 0
     lists = np.full((len(users), k), -1, np.int64)
     scores = np.full((len(users), k), -np.inf, np.float32)
-    if popular is not None and not has_history.all():
-        best = popular_list(popular, run_vocab, checkpoint.vocab, allowed, k=k)
-        lists[~has_history], scores[~has_history] = best
-    modelled = np.flatnonzero(has_history)
+    if popular is not None:
+        (others,) = np.nonzero(~by_model)
+        seen = UserItems(items.astype(np.int64), offsets).of_users(others)
+        pairs = [excluded.of_users(others), *([seen] if scoring.decoding.filter_seen else [])]
+        lists[others], scores[others] = popular.lists(
+            np.concatenate([p.owners() for p in pairs]),
+            np.concatenate([p.items for p in pairs]),
+            num_users=len(others),
+            k=k,
+        )
     if recommender is not None:
+        (modelled,) = np.nonzero(by_model)
         source, bounds = events_of(offsets, modelled)
-        best = recommender.recommend(items[source], times[source], bounds)
-        lists[modelled], scores[modelled] = best
-    elif popular is not None:
-        for user in modelled:  # few: those that can't be scored
-            unseen = allowed.copy()
-            unseen[items[offsets[user] : offsets[user + 1]]] &= not scoring.decoding.filter_seen
-            best = popular_list(popular, run_vocab, checkpoint.vocab, unseen, k=k)
-            lists[user], scores[user] = best
-    by_model = has_history & (recommender is not None)
+        lists[modelled], scores[modelled] = recommender.recommend(
+            items[source], times[source], bounds, excluded=excluded.of_users(modelled)
+        )
     user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
     return _to_table(user_ids, lists, scores, by_model, history_len, checkpoint)
 
@@ -151,39 +141,6 @@ def known_trends(
     index = reindexing(source, target)
     known[index[index >= 0]] = trends[index >= 0]
     return known
-
-
-def popular_list(
-    popular: npt.NDArray[np.float32],
-    run_vocab: pa.Table,
-    vocab: pa.Table,
-    allowed: npt.NDArray[np.bool_],
-    *,
-    k: int,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The K most popular allowed items and the log of their shares; equal ones by item index."""
-    scores = np.full(len(allowed), -np.inf, np.float32)
-    index = index_items(run_vocab["item_id"].combine_chunks(), vocab)
-    scores[index[index >= 0]] = popular[index >= 0]
-    scores[~allowed] = -np.inf
-    best = np.argsort(-scores, kind="stable")[:k]
-    best = best[np.isfinite(scores[best])]
-    pad = k - len(best)
-    padded_scores = np.r_[scores[best], np.full(pad, -np.inf)].astype(np.float32)
-    return np.r_[best, np.full(pad, -1)], padded_scores
-
-
-def log_shares(
-    recent: npt.NDArray[np.int64], all_time: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """The log of each item's share of recent events, [V], -inf for an item that never occurred.
-
-    One event more is spread over the items by their share of all time: it orders those that nobody
-    touched lately, and is all there is where the window is empty.
-    """
-    spread = recent + all_time / max(all_time.sum(), 1)
-    with np.errstate(divide="ignore"):
-        return np.log(spread / max(spread.sum(), 1)).astype(np.float32)
 
 
 def _to_table(
@@ -233,9 +190,8 @@ class ListMaker:
         # by the configuration, not by what the node has: lists must not depend on the placement
         self._checkpoint.model.to(device)
         self.vocab = scoring.run.read_tables("vocab")
-        self._allowed = allowed_items(
-            self._checkpoint, deny_path=scoring.deny_path, allow_path=scoring.allow_path
-        )
+        allowed = allowed_items(self._checkpoint, scoring.rules)
+        cap = category_cap(self._checkpoint.vocab, scoring.rules)
         (trends_VF,) = parse_tensors(scoring.run.read_bytes(f"{scoring.state}/{TRENDS}"))[
             0
         ].values()
@@ -243,14 +199,20 @@ class ListMaker:
         self.recommender = Recommender(
             self._checkpoint.model,
             moment=Moment(scoring.query_time, trends),
-            allowed=self._allowed,
+            allowed=allowed,
+            cap=cap,
             decoding=scoring.decoding,
         )
         self._popular = None
         if scoring.users == "all":  # holdout users have a history by definition
-            self._popular = scoring.run.read_table(f"{scoring.state}/{POPULAR}")[
-                "log_share"
-            ].to_numpy()
+            shares = scoring.run.read_table(f"{scoring.state}/{POPULAR}")["log_share"].to_numpy()
+            self._popular = PopularLists(
+                shares, self.vocab, self._checkpoint.vocab, allowed=allowed, cap=cap
+            )
+
+    def read_bucket(self, name: str) -> pa.Table:
+        """The rows of a bucket, with what is excluded for each user."""
+        return read_bucket(self.scoring, name, self._checkpoint.vocab)
 
     def lists(self, sequences: pa.Table, *, fallback: bool = False) -> pa.Table:
         """`score_bucket` of one bucket's rows; the fallback for all of them where asked for."""
@@ -260,6 +222,5 @@ class ListMaker:
             self._checkpoint,
             self.scoring,
             recommender=None if fallback else self.recommender,
-            allowed=self._allowed,
             popular=self._popular,
         )

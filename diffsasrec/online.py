@@ -13,10 +13,12 @@ from diffsasrec.checkpoint import CONFIG, read_description
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.lists import NIGHT_STATE, ListMaker, Scoring
 from diffsasrec.recommend import Decoding
+from diffsasrec.rules import Rules
 from diffsasrec.schema import TIMESTAMP, canonical
 from diffsasrec.sequences import finish, fold
 from diffsasrec.storage import Storage, sha256
 
+NO_RULES = Rules()
 COLUMNS = ("user_id", "item_id", "timestamp")
 
 
@@ -45,17 +47,10 @@ class OnlineRecommender:
     Args:
         run: the directory of a published run, {lake}/runs/ds=D/{run_id}.
         decoding: how; the nightly run has it from `score` in its configuration.
-        deny_path, allow_path: rule tables, as in the configuration.
+        rules: which items may be recommended.
     """
 
-    def __init__(
-        self,
-        run: str,
-        decoding: Decoding,
-        *,
-        deny_path: str | None = None,
-        allow_path: str | None = None,
-    ) -> None:
+    def __init__(self, run: str, decoding: Decoding, *, rules: Rules = NO_RULES) -> None:
         storage = Storage.of(run)
         check_description(storage)
         self._maker = ListMaker(
@@ -67,8 +62,7 @@ class OnlineRecommender:
                 query_time=read_description(storage.sub("checkpoint"))["trained_before"],
                 state=NIGHT_STATE,
                 active_since=None,
-                deny_path=deny_path,
-                allow_path=allow_path,
+                rules=rules,
                 decoding=decoding,
             ),
             "cpu",

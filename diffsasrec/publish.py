@@ -82,6 +82,11 @@ def newest_before(chain: list[Entry], ds: str) -> Entry | None:
     return max(earlier, key=lambda entry: (entry.ds, entry.number)) if earlier else None
 
 
+def newest_by_date(chain: list[Entry]) -> dict[str, Entry]:
+    """What each published date shows."""
+    return {entry.ds: entry for entry in chain}
+
+
 def append_entry(lake: Storage, run: RunDir, manifest_sha256: str) -> tuple[Entry, bool]:
     """Adds the run to the chain: the commit. Tries the next number while others take it.
 
@@ -211,7 +216,7 @@ def settle(lake: Storage, *, grace: float) -> list[str]:
     settled: list[str] = []
     newest: dict[str, Entry] = {}
     while True:
-        before, newest = newest, {entry.ds: entry for entry in read_chain(lake)}
+        before, newest = newest, newest_by_date(read_chain(lake))
         if newest == before:
             break  # else once more: who copies slowly may have overwritten a newer version
         files = {info.path: info for info in lake.list("recommendations")}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.catalogue import Candidates, Catalogue
+from diffsasrec.categories import CategoryCap
 from diffsasrec.counters import end_ages, event_gaps, log_recent_popularity, own_items
 from diffsasrec.decode import (
     CommitRule,
@@ -54,6 +55,27 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class UserItems:
+    """Some items of each user, one user after another."""
+
+    items: npt.NDArray[np.int64]
+    offsets: Offsets
+
+    @staticmethod
+    def nothing(num_users: int) -> "UserItems":
+        return UserItems(np.zeros(0, np.int64), np.zeros(num_users + 1, np.int64))
+
+    def of_users(self, users: npt.NDArray[np.int64]) -> "UserItems":
+        """Those of some users, in the order given."""
+        source, offsets = events_of(self.offsets, users)
+        return UserItems(self.items[source], offsets)
+
+    def owners(self) -> npt.NDArray[np.int64]:
+        """The place of the user of each item."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+
+@dataclass(frozen=True)
 class Moment:
     """The time for which lists are made, the split or the run date, and the trends as of it."""
 
@@ -78,6 +100,7 @@ class Recommender:
 
     Args:
         allowed: what may be recommended at all, [V].
+        cap: on the items of one category in a list.
 
     The device is that of the model. What all users share is made once, here: the trends' columns of
     the item vectors, the packed catalogue.
@@ -90,6 +113,7 @@ class Recommender:
         moment: Moment,
         allowed: npt.NDArray[np.bool_],
         decoding: Decoding,
+        cap: CategoryCap | None = None,
     ) -> None:
         self.model, self.decoding, self.query_time = model, decoding, moment.query_time
         self.num_uncertain = 0  # users and steps so far for which a shortlist was not enough
@@ -101,18 +125,27 @@ class Recommender:
                 self._trends_VF = self._tensor(moment.trends)
         with torch.inference_mode():
             self.catalogue = Catalogue(
-                model.item_vectors(self._trends_VF), self._tensor(allowed), log_popularity_V
+                model.item_vectors(self._trends_VF),
+                self._tensor(allowed),
+                log_popularity_V,
+                None if cap is None else cap.to(self._device),
             )
 
     @torch.inference_mode()
     def recommend(
-        self, items: Items, times: Times, offsets: Offsets
+        self,
+        items: Items,
+        times: Times,
+        offsets: Offsets,
+        *,
+        excluded: UserItems | None = None,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Lists of items [B, K] (-1 behind the end), and log-probabilities as the next item.
 
         Args:
             items, times, offsets: whole histories; attention reads the newest events, the filter
                 and the copy score all of them.
+            excluded: what each user must not be shown besides.
 
         A list has K distinct items, or as many as are allowed and not filtered. Users are decoded
         in batches of similar length.
@@ -120,6 +153,7 @@ class Recommender:
         num_users, k = len(offsets) - 1, self.decoding.k
         all_items = np.full((num_users, k), -1, np.int64)
         all_scores = np.full((num_users, k), -np.inf, np.float32)
+        excluded = excluded or UserItems.nothing(num_users)
         gaps = event_gaps(times, offsets)
         order = np.argsort(
             np.minimum(np.diff(offsets), self.model.config.max_seq_len), kind="stable"
@@ -127,7 +161,9 @@ class Recommender:
         for start in range(0, num_users, self.decoding.batch_size):
             users = np.sort(order[start : start + self.decoding.batch_size])
             source, bounds = events_of(offsets, users)
-            lists = self._batch(items[source], times[source], gaps[source], bounds)
+            lists = self._batch(
+                items[source], times[source], gaps[source], bounds, excluded.of_users(users)
+            )
             all_items[users] = lists.items_BK.cpu().numpy()
             all_scores[users] = lists.scores_BK.float().cpu().numpy()
             self.num_uncertain += lists.num_uncertain
@@ -136,28 +172,36 @@ class Recommender:
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
-    def _candidates(self, items: Items, times: Times, offsets: Offsets) -> Candidates:
-        owner_X = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        own = None
+    def _candidates(
+        self, items: Items, times: Times, offsets: Offsets, excluded: UserItems
+    ) -> Candidates:
+        blocked, own = [excluded], None
         if self.decoding.filter_seen:
-            return Candidates(
-                self.catalogue, self._tensor(owner_X), self._tensor(items.astype(np.int64))
-            )
-        if self.model.copy_score is not None:
+            blocked.append(UserItems(items.astype(np.int64), offsets))
+        elif self.model.copy_score is not None:
             query_times = np.full(len(offsets) - 1, self.query_time)
             pairs = own_pairs(items, times, offsets, query_times).to(self._device)
             trends_VF = self._trends_VF
             own = self.model.own_items(
                 pairs, None if trends_VF is None else trends_VF[pairs.items_X]
             )
-        nothing = torch.zeros(0, dtype=torch.int64, device=self._device)
-        return Candidates(self.catalogue, nothing, nothing, own)
+        return Candidates(
+            self.catalogue,
+            self._tensor(np.concatenate([pairs.owners() for pairs in blocked])),
+            self._tensor(np.concatenate([pairs.items for pairs in blocked])),
+            own,
+        )
 
     def _batch(
-        self, items: Items, times: Times, gaps: npt.NDArray[np.int64], offsets: Offsets
+        self,
+        items: Items,
+        times: Times,
+        gaps: npt.NDArray[np.int64],
+        offsets: Offsets,
+        excluded: UserItems,
     ) -> Lists:
         decoding = self.decoding
-        candidates = self._candidates(items, times, offsets)
+        candidates = self._candidates(items, times, offsets, excluded)
         states = _States.of(self, items, times, gaps, offsets)
         num_users = len(offsets) - 1
         if decoding.decode == "autoregressive":

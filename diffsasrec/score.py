@@ -39,7 +39,7 @@ class Scorer:
     def __call__(self, batch: pa.Table) -> pa.Table:
         (bucket,) = batch["bucket"].to_pylist()
         scoring, name = self._maker.scoring, bucket_name(bucket)
-        sequences = scoring.run.read_table(f"sequences/{name}")
+        sequences = self._maker.read_bucket(name)
         num_deaths = begin_try(scoring, name)
         num_quarantined = 0
         if num_deaths < DEATHS:

@@ -1,7 +1,6 @@
 """Tables that lie beside the log, Parquet or CSV: rules, and what items are called."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -27,29 +26,42 @@ def read_columns(path: str, key: str, columns: Mapping[str, str]) -> pa.Table:
     Raises:
         ConfigError: names the key, the file and what is wrong with it.
     """
+    return _chosen(_read(path, key, columns, whole=True), columns, f"{key}={path}")
+
+
+def check_columns(path: str, key: str, columns: Mapping[str, str]) -> None:
+    """Raises as `read_columns` does, without reading more than it takes to see the columns."""
+    _chosen(_read(path, key, columns, whole=False), columns, f"{key}={path}")
+
+
+def _read(path: str, key: str, columns: Mapping[str, str], *, whole: bool) -> pa.Table:
+    """The table; not `whole`: without its rows."""
     filesystem, inside = open_filesystem(resolve_package(path, key))
     try:
         with filesystem.open(inside, "rb") as file:
-            table = _read_csv(file, columns) if path.endswith(".csv") else pq.read_table(file)
+            if path.endswith(".csv"):
+                options = _as_text(columns)
+                if whole:
+                    return pa.csv.read_csv(file, convert_options=options)
+                return pa.csv.open_csv(file, convert_options=options).schema.empty_table()
+            return pq.read_table(file) if whole else pq.read_schema(file).empty_table()
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"{key}={path} can't be read: {error}") from None
+
+
+def _as_text(columns: Mapping[str, str]) -> pa.csv.ConvertOptions:
+    # 007 is another id than 7, and NA is an id
+    types = {name: pa.string() for name in columns}
+    return pa.csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
+
+
+def _chosen(table: pa.Table, columns: Mapping[str, str], where: str) -> pa.Table:
     found = {}
     for name, kind in columns.items():
         if table.column_names.count(name) != 1:
-            raise ConfigError(
-                f"{key}={path} has no column {name}, or two; it has {table.column_names}"
-            )
-        found[name] = _ids(table[name], name, f"{key}={path}") if kind == "id" else table[name]
-        if kind == "text":
-            found[name] = _text(table[name], name, f"{key}={path}")
+            raise ConfigError(f"{where} has no column {name}, or two; it has {table.column_names}")
+        found[name] = (_ids if kind == "id" else _text)(table[name], name, where)
     return pa.table(found)
-
-
-def _read_csv(file: Any, columns: Mapping[str, str]) -> pa.Table:
-    # as text: 007 is another id than 7, and NA is an id
-    types = {name: pa.string() for name in columns}
-    options = pa.csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
-    return pa.csv.read_csv(file, convert_options=options)
 
 
 def _ids(ids: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:

@@ -28,9 +28,10 @@ from diffsasrec.items import read_items
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.publish import append_rollback, check_create_only, prune, read_chain, settle
 from diffsasrec.rundir import OUTPUTS, RunDir
-from diffsasrec.storage import Storage, stat_files
+from diffsasrec.storage import Storage, resolve_package, stat_files
 from diffsasrec.tables import read_item_ids
 from diffsasrec.train import check_cluster
+from jobs.exclude import check_exclusions, lately_published
 from jobs.summary import print_summary
 
 log = logging.getLogger("jobs")
@@ -142,6 +143,7 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     for key in ("deny_path", "allow_path"):
         if (path := getattr(config.score, key)) is not None:
             read_item_ids(path, f"score.{key}")
+    check_exclusions(config.score.exclude_path)
     read_items(config.items)
     if arguments.dry_run:
         summary["status"] = "checked"
@@ -283,7 +285,11 @@ def open_run(
     config: Config, run_date: date, inputs: list[InputFile], *, run_id: str | None
 ) -> RunDir:
     """The run directory, named by a digest of everything that the output depends on."""
-    side_inputs = [config.score.deny_path, config.score.allow_path, config.vocab.previous_path]
+    lake, score = Storage.of(config.lake), config.score
+    side_inputs = [score.deny_path, score.allow_path, score.exclude_path]
+    side_inputs += [config.vocab.previous_path]
+    if config.items.path is not None:
+        side_inputs.append(resolve_package(config.items.path, "items.path"))
     listing = [info for path in side_inputs if path is not None for info in stat_files(path)]
     parts = [
         run_date.isoformat(),
@@ -291,10 +297,11 @@ def open_run(
         source_digest(),
         [(file.path, file.size, file.version) for file in inputs],
         listing,
+        lately_published(lake, run_date.isoformat(), score.rest_nights),
     ]
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return RunDir(
-        lake=Storage.of(config.lake),
+        lake=lake,
         ds=run_date.isoformat(),
         run_id=run_id or identity[:12],
         identity=identity,

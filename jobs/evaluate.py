@@ -19,8 +19,9 @@ from diffsasrec.config import Config
 from diffsasrec.counters import DAY, WINDOWS
 from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
-from diffsasrec.lists import Scoring, allowed_items
+from diffsasrec.lists import Scoring
 from diffsasrec.publish import newest_before, read_chain
+from diffsasrec.rules import allowed_items
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage
@@ -43,9 +44,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     check_not_trained_past(read_description(directory), split_time=split_time, path=directory.root)
     scoring = holdout_scoring(config, run, prepared, output="evaluation")
     score_buckets(config, scoring, num_buckets, "evaluate")
-    allowed = allowed_items(
-        load_checkpoint(directory), deny_path=scoring.deny_path, allow_path=scoring.allow_path
-    )
+    allowed = allowed_items(load_checkpoint(directory), scoring.rules)
     log.info("evaluate: measuring the baselines")
     scores, window = baseline_scores(config, run, prepared, allowed)
     known_counts = run.storage.read_tables("vocab")["count_before"].to_numpy()

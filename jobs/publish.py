@@ -15,15 +15,10 @@ from diffsasrec.audit import audit_bucket
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, read_description
 from diffsasrec.config import Config
 from diffsasrec.errors import RefusedError
-from diffsasrec.lists import (
-    Scoring,
-    allowed_items,
-    known_history,
-    quarantine_of,
-    scored_users,
-)
+from diffsasrec.lists import Scoring, known_history, quarantine_of, read_bucket, scored_users
 from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.recommend import events_of
+from diffsasrec.rules import allowed_items, category_cap, excluded_of
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage, sha256
@@ -77,9 +72,8 @@ def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str]]:
         run.read_table(path),
         expected_of(bucket, scoring, checkpoint),
         vocab=checkpoint.vocab,
-        allowed=allowed_items(
-            checkpoint, deny_path=scoring.deny_path, allow_path=scoring.allow_path
-        ),
+        allowed=allowed_items(checkpoint, scoring.rules),
+        cap=category_cap(checkpoint.vocab, scoring.rules),
         k=scoring.decoding.k,
         filter_seen=scoring.decoding.filter_seen,
         by_score=scoring.decoding.rank == "next_item",
@@ -88,9 +82,9 @@ def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str]]:
 
 
 def expected_of(bucket: int, scoring: Scoring, checkpoint: Checkpoint) -> pa.Table:
-    """Who must have a list in a bucket, from which history and from which source."""
+    """Who must have a list in a bucket, from which history, without what, and from which source."""
     run = scoring.run
-    sequences = run.read_table(f"sequences/{bucket_name(bucket)}")
+    sequences = read_bucket(scoring, bucket_name(bucket), checkpoint.vocab)
     flat = flatten(sequences)
     users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
     items, times, offsets = restrict(flat, lengths)
@@ -101,10 +95,14 @@ def expected_of(bucket: int, scoring: Scoring, checkpoint: Checkpoint) -> pa.Tab
     )
     user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
     by_model = (np.diff(offsets) > 0) & ~is_quarantined(user_ids, bucket, scoring)
+    excluded = excluded_of(sequences).of_users(users)
     return pa.table(
         {
             "user_id": user_ids,
             "items": pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(items)),
+            "excluded": pa.ListArray.from_arrays(
+                pa.array(excluded.offsets.astype(np.int32)), pa.array(excluded.items)
+            ),
             "history_len": pa.array(history_len),
             "source": pa.array(np.where(by_model, "model", "popular"), pa.string()),
         }

@@ -6,22 +6,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
-from diffsasrec.checkpoint import save_tensors
+from diffsasrec.checkpoint import load_checkpoint, save_tensors
 from diffsasrec.config import Config, ScoreConfig
 from diffsasrec.counters import DAY, trend_counts, trend_features, window_counts
 from diffsasrec.decode import CommitRule
 from diffsasrec.explore import Exploration
-from diffsasrec.lists import NIGHT_STATE, POPULAR, TRENDS, Scoring, log_shares, quarantine_of
+from diffsasrec.lists import NIGHT_STATE, POPULAR, TRENDS, Scoring, quarantine_of
+from diffsasrec.popular import log_shares
 from diffsasrec.progress import Progress
 from diffsasrec.recommend import Decoding
+from diffsasrec.rules import Rules, allowed_items
 from diffsasrec.rundir import RunDir
 from diffsasrec.score import score, unscored_buckets
 from diffsasrec.sequences import bucket_name, flatten
 from diffsasrec.storage import Storage
 from jobs.cli import main as run_job
 from jobs.cli import microseconds
+from jobs.exclude import EXCLUDED, count_excluded, write_excluded
 from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
@@ -34,15 +38,16 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     counts = recent_counts(run, prepared, before=microseconds(run.ds))
     scoring = night_scoring(config, run)
     write_trends(run, prepared, scoring)
+    write_excluded(config, run, prepared)
     shares = log_shares(counts[evaluated["popular_window"]], counts[-1])
     run.storage.write_table(f"{scoring.state}/{POPULAR}", pa.table({"log_share": shares}))
     score_buckets(config, scoring, num_buckets, "score")
-    sources: Counter[str] = sum(
-        map_tasks(count_sources, range(num_buckets), run.storage), Counter()
-    )
-    left_out = prepared["counts"]["users"] - sum(sources.values())
-    quarantined = count_quarantined(scoring)
-    return {"counts": {**sources, "left_out_inactive": left_out, "quarantined_users": quarantined}}
+    counted = map_tasks(count_lists, range(num_buckets), run.storage, config.score.k)
+    lists: Counter[str] = sum(counted, Counter())
+    left_out = prepared["counts"]["users"] - lists["model"] - lists["popular"]
+    lists += sum(map_tasks(count_excluded, range(num_buckets), run.storage), Counter())
+    rest = {"left_out_inactive": left_out, "quarantined_users": count_quarantined(scoring)}
+    return {"counts": lists | rest | count_forbidden(run, scoring)}
 
 
 def count_quarantined(scoring: Scoring) -> int:
@@ -53,10 +58,18 @@ def count_quarantined(scoring: Scoring) -> int:
         return 0
 
 
-def count_sources(bucket: int, storage: Storage) -> Counter[str]:
-    """How many lists of a bucket come from the model, and how many are the fallback."""
-    table = storage.read_table(f"recommendations/{bucket_name(bucket)}", ["source"])
-    return Counter(table["source"].to_pylist())
+def count_lists(bucket: int, storage: Storage, k: int) -> Counter[str]:
+    """How many lists of a bucket come from the model, are the fallback, and are shorter than K."""
+    table = storage.read_table(f"recommendations/{bucket_name(bucket)}", ["source", "items"])
+    short = pc.sum(pc.less(pc.list_value_length(table["items"]), k)).as_py() or 0
+    return Counter(table["source"].to_pylist()) + Counter(short_lists=short)
+
+
+def count_forbidden(run: RunDir, scoring: Scoring) -> dict[str, int]:
+    """How many items that the weights know may be recommended to nobody."""
+    checkpoint = load_checkpoint(run.storage.sub(scoring.checkpoint))
+    trained = checkpoint.candidates()
+    return {"forbidden_items": int(trained.sum() - allowed_items(checkpoint, scoring.rules).sum())}
 
 
 def recent_counts(run: RunDir, prepared: dict[str, Any], *, before: int) -> Any:
@@ -97,6 +110,7 @@ def night_scoring(config: Config, run: RunDir) -> Scoring:
         users="all",
         query_time=microseconds(run.ds),
         state=NIGHT_STATE,
+        excluded=EXCLUDED if config.score.exclude_path or config.score.rest_nights else "",
     )
 
 
@@ -109,8 +123,12 @@ def scoring_of(config: Config, run: RunDir, **what: Any) -> Scoring:
     return Scoring(
         run=run.storage,
         active_since=active_since,
-        deny_path=settings.deny_path,
-        allow_path=settings.allow_path,
+        rules=Rules(
+            deny_path=settings.deny_path,
+            allow_path=settings.allow_path,
+            max_per_category=settings.max_per_category,
+            items=config.items,
+        ),
         decoding=decoding_of(settings),
         max_quarantined_users=settings.max_quarantined_users,
         **what,

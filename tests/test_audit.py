@@ -5,9 +5,11 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from diffsasrec.audit import WRONG_USERS as USERS
 from diffsasrec.audit import audit_bucket
+from diffsasrec.categories import CategoryCap
 from diffsasrec.schema import recommendations_schema
 
 VOCAB = pa.table({"item_id": ["a", "b", "c", "d", "e", "f"]})
@@ -40,24 +42,37 @@ def bucket(lists: dict[int, list], version: str | None = "v1") -> pa.Table:
     return pa.Table.from_pylist(rows, schema=recommendations_schema(pa.int64(), pa.string()))
 
 
-def histories(history: dict[int, list[int]]) -> pa.Table:
+REST = {"history_len": 3, "source": "model"}
+
+
+def histories(history: dict[int, list[int]], excluded: dict[int, list[int]] | None) -> pa.Table:
     schema = [("user_id", pa.int64()), ("items", pa.list_(pa.int32()))]
+    schema += [("excluded", pa.list_(pa.int64()))]
     schema += [("history_len", pa.int32()), ("source", pa.string())]
     rows = [
-        {"user_id": user, "items": items, "history_len": 3, "source": "model"}
+        {"user_id": user, "items": items, "excluded": (excluded or {}).get(user, []), **REST}
         for user, items in history.items()
     ]
     return pa.Table.from_pylist(rows, schema=pa.schema(schema))
 
 
 def audit(
-    table: pa.Table, *, history=HISTORY, k=2, filter_seen=True, allowed=ALLOWED, by_score=True
+    table: pa.Table,
+    *,
+    history=HISTORY,
+    k=2,
+    filter_seen=True,
+    allowed=ALLOWED,
+    by_score=True,
+    excluded=None,
+    cap=None,
 ) -> Counter:
     return audit_bucket(
         table,
-        histories(history),
+        histories(history, excluded),
         vocab=VOCAB,
         allowed=allowed,
+        cap=cap,
         k=k,
         filter_seen=filter_seen,
         by_score=by_score,
@@ -203,3 +218,32 @@ def test_a_row_that_says_the_wrong_thing_of_its_list_is_found(column, value):
     place = table.schema.get_field_index(column)
     table = table.set_column(place, column, pa.array(values, table.schema.field(column).type))
     assert audit(table) == {f"{column}: not what it must be": 1}
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_an_item_that_is_excluded_for_the_user_is_found(filter_seen):
+    excluded = {1: [3], 2: [4]}
+    assert audit(bucket(LISTS), excluded=excluded, filter_seen=filter_seen) == {
+        "item: excluded for the user, or shown lately": 1
+    }
+
+
+def test_a_list_may_be_short_where_the_rest_is_excluded():
+    short = bucket({**LISTS, 2: ["a"]})
+    assert audit(short) == {f"{SHORT} although there are as many candidates": 1}
+    assert audit(short, excluded={2: [1, 3, 4, 4, 2]}) == {}
+
+
+def test_a_list_with_too_many_items_of_a_category_is_found():
+    cap = CategoryCap(1, torch.tensor([0, 1, 2, 2, -1, -1]))  # c and d are alike
+    assert audit(bucket(LISTS), cap=cap) == {"list: more than 1 items of a category": 1}
+    assert audit(bucket({**LISTS, 1: ["c", "e"]}), cap=cap) == {}
+
+
+def test_a_list_may_be_short_where_all_categories_are_full():
+    cap = CategoryCap(1, torch.tensor([0, 0, 0, 0, 0, -1]))
+    one = {user: items[:1] for user, items in LISTS.items()}
+    assert audit(bucket(one), cap=cap) == {}
+    assert audit(bucket({**one, 3: []}), cap=cap) == {
+        f"{SHORT} although there are as many candidates": 1
+    }

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -15,19 +13,17 @@ from diffsasrec.checkpoint import Checkpoint
 from diffsasrec.config import ModelConfig, ScoreConfig
 from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.decode import CommitRule
-from diffsasrec.errors import ConfigError
 from diffsasrec.explore import Exploration
 from diffsasrec.lists import (
     Scoring,
-    allowed_items,
     known_history,
     known_trends,
-    log_shares,
-    popular_list,
     score_bucket,
 )
 from diffsasrec.model import SequenceModel
+from diffsasrec.popular import PopularLists
 from diffsasrec.recommend import Decoding, Moment, Recommender
+from diffsasrec.rules import Rules
 from diffsasrec.schema import recommendations_schema, sequences_schema
 from diffsasrec.storage import Storage, parquet_bytes
 from jobs.score import decoding_of
@@ -55,8 +51,7 @@ SCORING = Scoring(
     query_time=200,
     state="state",
     active_since=None,
-    deny_path=None,
-    allow_path=None,
+    rules=Rules(),
     decoding=Decoding(k=3),
 )
 HOLDOUT = replace(SCORING, users="holdout", query_time=SPLIT)
@@ -109,6 +104,7 @@ def score(
     trends=TRENDS,
     vocab=VOCAB,
     checkpoint=CHECKPOINT,
+    cap=None,
 ):
     allowed = checkpoint.candidates() if allowed is None else allowed
     return score_bucket(
@@ -117,16 +113,22 @@ def score(
         checkpoint,
         scoring,
         recommender=recommender_of(
-            checkpoint, scoring, allowed, known_trends(trends, vocab, checkpoint.vocab)
+            checkpoint, scoring, allowed, known_trends(trends, vocab, checkpoint.vocab), cap
         ),
-        allowed=allowed,
-        popular=None if scoring.users == "holdout" else POPULAR,
+        popular=None
+        if scoring.users == "holdout"
+        else PopularLists(POPULAR, vocab, checkpoint.vocab, allowed=allowed, cap=cap),
     )
 
 
-def recommender_of(checkpoint, scoring, allowed, trends) -> Recommender:
-    moment = Moment(scoring.query_time, trends)
-    return Recommender(checkpoint.model, moment=moment, allowed=allowed, decoding=scoring.decoding)
+def recommender_of(checkpoint, scoring, allowed, trends, cap=None) -> Recommender:
+    return Recommender(
+        checkpoint.model,
+        moment=Moment(scoring.query_time, trends),
+        allowed=allowed,
+        cap=cap,
+        decoding=scoring.decoding,
+    )
 
 
 def item_ids(table: pa.Table) -> dict[Any, list[Any]]:
@@ -221,8 +223,7 @@ def test_a_history_that_the_checkpoint_does_not_know_is_none():
         CHECKPOINT,
         SCORING,
         recommender=recommender_of(CHECKPOINT, SCORING, allowed, TRENDS),
-        allowed=allowed,
-        popular=popular,
+        popular=PopularLists(popular, vocab, VOCAB, allowed=allowed, cap=None),
     ).to_pylist()
     assert (row["source"], row["history_len"]) == ("popular", 2)
     assert [item["item_id"] for item in row["items"]] == ["c", "d", "e"]
@@ -300,7 +301,6 @@ def test_items_that_the_checkpoint_does_not_know_are_left_out_of_a_history():
         checkpoint,
         SCORING,
         recommender=recommender_of(checkpoint, SCORING, checkpoint.candidates(), trends),
-        allowed=checkpoint.candidates(),
         popular=None,
     )
     own = score(sequences([(1, "abc", [1, 3, 4], None), (2, "h", [7], None)]))
@@ -379,124 +379,6 @@ def test_ids_keep_their_type_and_their_value(id_type, name):
     assert item_ids(table) == {
         name(user): [name(ITEMS.index(item)) for item in items] for user, items in expected.items()
     }
-
-
-# --- what may be recommended ---
-
-
-def write_rules(path: Path, ids: list[Any]) -> str:
-    if path.suffix == ".csv":
-        path.write_text("\n".join(["note,item_id", *(f"n,{item}" for item in ids)]) + "\n")
-    else:
-        pq.write_table(pa.table({"item_id": ids, "note": ["n"] * len(ids)}), path)
-    return str(path)
-
-
-def allowed(vocab: pa.Table, deny: str | None = None, allow: str | None = None) -> list[Any]:
-    checkpoint = replace(CHECKPOINT, vocab=vocab)
-    mask = allowed_items(checkpoint, deny_path=deny, allow_path=allow)
-    return vocab.filter(pa.array(mask))["item_id"].to_pylist()
-
-
-def test_items_that_were_never_trained_on_are_not_allowed():
-    assert allowed(vocabulary(["a", "b", "c"], pa.string(), [1, 0, 2])) == ["a", "c"]
-
-
-@pytest.mark.parametrize("name", ["rules.parquet", "rules.csv"])
-def test_deny_takes_out_and_allow_leaves_in_also_together(tmp_path, name):
-    one = write_rules(tmp_path / f"one-{name}", ["b", "d", "unheard of"])
-    two = write_rules(tmp_path / f"two-{name}", ["a", "b", "unheard of"])
-    assert allowed(VOCAB, deny=one) == ["a", "c", "e", "f", "g", "h"]
-    assert allowed(VOCAB, allow=two) == ["a", "b"]
-    assert allowed(VOCAB, deny=one, allow=two) == ["a"]
-
-
-def test_leading_zeros_in_a_csv_are_part_of_a_string_id(tmp_path):
-    vocab = vocabulary(["7", "007", "8"], pa.string(), [1, 1, 1])
-    assert allowed(vocab, deny=write_rules(tmp_path / "deny.csv", ["007"])) == ["7", "8"]
-    assert allowed(vocab, allow=write_rules(tmp_path / "allow.csv", ["7"])) == ["7"]
-
-
-@pytest.mark.parametrize("item_type", [pa.int32(), pa.int64(), pa.uint64()], ids=str)
-def test_integer_ids_are_found_in_a_csv_by_their_one_spelling(tmp_path, item_type):
-    vocab = vocabulary([7, 8, 77], item_type, [1, 1, 1])
-    assert allowed(vocab, deny=write_rules(tmp_path / "deny.csv", ["7", "008"])) == [8, 77]
-
-
-@pytest.mark.parametrize("item_type", [pa.int32(), pa.uint64()], ids=str)
-def test_integers_of_another_width_are_the_same_ids(tmp_path, item_type):
-    vocab = vocabulary([7, 8], item_type, [1, 1])
-    path = write_rules(tmp_path / "deny.parquet", pa.array([8, None], pa.int16()))
-    assert allowed(vocab, deny=path) == [7]
-
-
-@pytest.mark.parametrize("key", ["deny", "allow"])
-@pytest.mark.parametrize("name", ["rules.parquet", "rules.csv"])
-def test_a_rule_table_that_is_missing_or_has_no_item_id_names_its_key(tmp_path, name, key):
-    path = tmp_path / name
-    with pytest.raises(ConfigError, match=f"score.{key}_path=.*{name} can't be read"):
-        allowed(VOCAB, **{key: str(path)})
-    table = pa.table({"item": ["a"]})
-    path.write_text("item\na\n") if path.suffix == ".csv" else pq.write_table(table, path)
-    with pytest.raises(ConfigError, match=f"score.{key}_path=.*{name} has no column item_id"):
-        allowed(VOCAB, **{key: str(path)})
-
-
-def test_rules_that_are_no_ids_are_refused(tmp_path):
-    path = write_rules(tmp_path / "deny.parquet", [1.0, 2.0])
-    with pytest.raises(ConfigError, match=r"score\.deny_path=.* item_id is double"):
-        allowed(VOCAB, deny=path)
-
-
-def test_a_file_that_is_no_table_is_refused(tmp_path):
-    (tmp_path / "deny.parquet").write_text("item_id\na\n")
-    with pytest.raises(ConfigError, match=r"score\.deny_path=.* can't be read"):
-        allowed(VOCAB, deny=str(tmp_path / "deny.parquet"))
-
-
-# --- popularity ---
-
-
-def test_log_shares_order_by_recent_counts_and_the_untouched_by_all_time():
-    shares = log_shares(np.array([0, 5, 0, 1, 0]), np.array([90, 5, 4, 1, 0]))
-    assert np.argsort(-shares, kind="stable").tolist() == [1, 3, 0, 2, 4]
-    assert shares[4] == -np.inf and np.isfinite(shares[:4]).all()
-    assert np.exp(shares).sum() == pytest.approx(1)
-
-
-def test_one_event_is_spread_by_the_shares_of_all_time():
-    shares = log_shares(np.array([3, 0]), np.array([3, 1]))
-    assert np.exp(shares) == pytest.approx([3.75 / 4, 0.25 / 4])
-
-
-def test_an_empty_window_leaves_the_shares_of_all_time():
-    shares = log_shares(np.zeros(3, np.int64), np.array([6, 0, 2]))
-    assert np.exp(shares) == pytest.approx([0.75, 0, 0.25])
-
-
-def test_without_any_event_nothing_is_popular():
-    assert (log_shares(np.zeros(2, np.int64), np.zeros(2, np.int64)) == -np.inf).all()
-
-
-def test_equally_popular_items_are_ordered_by_index():
-    equal = np.full(8, -1, np.float32)
-    items, scores = popular_list(equal, VOCAB, VOCAB, np.ones(8, bool), k=4)
-    assert items.tolist() == [0, 1, 2, 3] and scores.tolist() == [-1.0] * 4
-
-
-def test_the_popular_list_is_shorter_when_few_are_allowed_or_ever_occurred():
-    popular = np.array([-1, -np.inf, -2, -3, -4, -5, -6, -7], np.float32)
-    items, scores = popular_list(popular, VOCAB, VOCAB, np.arange(8) < 3, k=4)
-    assert items.tolist() == [0, 2, -1, -1]
-    assert scores.tolist() == [-1.0, -2.0, -np.inf, -np.inf]
-    assert popular_list(popular, VOCAB, VOCAB, np.ones(8, bool), k=10)[0].tolist()[7:] == [-1] * 3
-
-
-def test_the_popular_list_has_the_indices_of_the_checkpoint():
-    vocab = vocabulary(["x", "h", "c", "a"], pa.string(), [9] * 4)
-    items, scores = popular_list(POPULAR, VOCAB, vocab, np.ones(4, bool), k=4)
-    assert items.tolist() == [2, 1, 3, -1]  # c, then h and a alike; x is unknown to the run
-    assert scores.tolist() == [POPULAR[2], POPULAR[7], POPULAR[0], -np.inf]
 
 
 def test_every_setting_of_decoding_reaches_it():

@@ -1,0 +1,101 @@
+"""The fallback: the most popular items that a user may be shown.
+
+Legend: B users, K list length, V items of the checkpoint, X pairs (user, item).
+"""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from diffsasrec.catalogue import Candidates, Catalogue, top_items
+from diffsasrec.categories import CategoryCap
+from diffsasrec.vocab import index_items
+
+FEW = 4096  # items in which nearly every list is found whole
+
+
+def log_shares(
+    recent: npt.NDArray[np.int64], all_time: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """The log of each item's share of recent events, [V], -inf for an item that never occurred.
+
+    One event more is spread over the items by their share of all time: it orders those that nobody
+    touched lately, and is all there is where the window is empty.
+    """
+    spread = recent + all_time / max(all_time.sum(), 1)
+    with np.errstate(divide="ignore"):
+        return np.log(spread / max(spread.sum(), 1)).astype(np.float32)
+
+
+class PopularLists:
+    """Makes fallback lists.
+
+    Args:
+        log_share: of each item of `run_vocab`, `log_shares`.
+        vocab: of the checkpoint, whose indices the lists have.
+        allowed: what may be recommended at all, [V].
+    """
+
+    def __init__(
+        self,
+        log_share: npt.NDArray[np.float32],
+        run_vocab: pa.Table,
+        vocab: pa.Table,
+        *,
+        allowed: npt.NDArray[np.bool_],
+        cap: CategoryCap | None,
+    ) -> None:
+        scores = np.full(len(allowed), -np.inf, np.float32)
+        index = index_items(run_vocab["item_id"].combine_chunks(), vocab)
+        scores[index[index >= 0]] = log_share[index >= 0]
+        scores[~allowed] = -np.inf
+        occurs = np.isfinite(scores)
+        few = np.zeros(len(scores), bool)
+        few[np.argsort(-scores, kind="stable")[:FEW]] = True
+        vectors_V1 = torch.from_numpy(np.where(occurs, scores, 0))[:, None]
+        self._few, self._all = (
+            Catalogue(vectors_V1, torch.from_numpy(mask), cap=cap)
+            for mask in (occurs & few, occurs)
+        )
+
+    def lists(
+        self,
+        blocked_users: npt.NDArray[np.int64],
+        blocked_items: npt.NDArray[np.int64],
+        *,
+        num_users: int,
+        k: int,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """The K most popular items for each user and the log of their shares, [B, K].
+
+        Equal ones by item index; -1 and -inf behind the end.
+
+        Args:
+            blocked_users, blocked_items: pairs that must not be shown, [X].
+        """
+        users_X, items_X = torch.from_numpy(blocked_users), torch.from_numpy(blocked_items)
+        items_BK, scores_BK = _lists(self._few, users_X, items_X, num_users, k)
+        # whole lists can't be other ones: what was left out is less popular
+        short_B = items_BK[:, -1] < 0
+        num_short = int(short_B.sum())
+        if num_short and len(self._few.items_C) < len(self._all.items_C):
+            place_B = short_B.cumsum(0) - 1
+            kept_X = short_B[users_X]
+            items_BK[short_B], scores_BK[short_B] = _lists(
+                self._all, place_B[users_X[kept_X]], items_X[kept_X], num_short, k
+            )
+        return items_BK.numpy(), scores_BK.numpy()
+
+
+def _lists(
+    catalogue: Catalogue, users_X: Tensor, items_X: Tensor, num_users: int, k: int
+) -> tuple[Tensor, Tensor]:
+    top = top_items(
+        torch.ones(num_users, 1),
+        torch.arange(num_users),
+        Candidates(catalogue, users_X, items_X),
+        k,
+    )
+    return top.items_RM, top.logits_RM

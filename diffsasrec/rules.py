@@ -1,0 +1,100 @@
+"""What must not be in a list: rules over items, and over pairs of user and item."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from diffsasrec.categories import CategoryCap
+from diffsasrec.checkpoint import Checkpoint
+from diffsasrec.config import ItemsConfig
+from diffsasrec.errors import ConfigError
+from diffsasrec.items import items_of, read_items
+from diffsasrec.recommend import UserItems
+from diffsasrec.schema import canonical, list_offsets, list_values
+from diffsasrec.tables import read_item_ids
+from diffsasrec.vocab import index_items
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which items may be recommended; fields and their meaning are those of the configuration."""
+
+    deny_path: str | None = None
+    allow_path: str | None = None
+    max_per_category: int | None = None
+    items: ItemsConfig | None = None  # says which item is of which category
+
+
+def allowed_items(checkpoint: Checkpoint, rules: Rules) -> npt.NDArray[np.bool_]:
+    """What may be recommended: trained on, not denied, allowed, [V]."""
+    mask = checkpoint.candidates()
+    ids = canonical(checkpoint.vocab["item_id"]).combine_chunks()
+    if rules.deny_path is not None:
+        mask &= ~_is_in(ids, read_item_ids(rules.deny_path, "score.deny_path"))
+    if rules.allow_path is not None:
+        mask &= _is_in(ids, read_item_ids(rules.allow_path, "score.allow_path"))
+    return mask
+
+
+def _is_in(ids: pa.Array, listed: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.is_in(ids, value_set=like(listed, ids.type)))
+
+
+def category_cap(vocab: pa.Table, rules: Rules) -> CategoryCap | None:
+    """The cap on the items of a category; None where there is none."""
+    if rules.max_per_category is None:
+        return None
+    items = None if rules.items is None else read_items(rules.items)
+    if items is None:
+        raise ConfigError("max_per_category needs a table of items, which has their categories")
+    names = items_of(items, vocab["item_id"].combine_chunks(), "category")
+    codes = names.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return CategoryCap(rules.max_per_category, torch.from_numpy(codes.astype(np.int64)))
+
+
+def like(ids: pa.Array, id_type: pa.DataType) -> pa.Array:
+    """Canonical ids in another canonical type, null where the value has no such id.
+
+    The ids of a CSV are text. An integer has one spelling: 007 is no id of an integer column.
+    """
+    if ids.type == id_type:
+        return ids
+    text = ids.cast(pa.string())
+    if id_type == pa.string():
+        return text
+    # as many digits as any integer of 64 bits has at least
+    is_integer = pc.match_substring_regex(text, r"^(0|-?[1-9][0-9]{0,17})$")
+    fits = pc.and_(is_integer, id_type == pa.int64() or pc.invert(pc.starts_with(text, "-")))
+    return pc.if_else(fits, text, None).cast(id_type)
+
+
+def with_excluded(sequences: pa.Table, pairs: pa.Table, vocab: pa.Table) -> pa.Table:
+    """`sequences` with a column `excluded`: what users must not be shown, as indices of `vocab`.
+
+    Args:
+        pairs: user_id and item_id, canonical, in any order; users and items that are not known here
+            count nothing.
+    """
+    users = canonical(sequences["user_id"]).combine_chunks()
+    listed = like(pairs["user_id"].combine_chunks(), users.type)
+    place = pc.index_in(listed, value_set=users).fill_null(-1).to_numpy(zero_copy_only=False)
+    ids = canonical(vocab["item_id"])
+    items = index_items(like(pairs["item_id"].combine_chunks(), ids.type), vocab)
+    known = (place >= 0) & (items >= 0)
+    order = np.lexsort((items[known], place[known]))
+    counts = np.bincount(place[known], minlength=len(users))
+    offsets = pa.array(np.r_[0, np.cumsum(counts)].astype(np.int32))
+    excluded = pa.ListArray.from_arrays(offsets, pa.array(items[known][order], pa.int32()))
+    return sequences.append_column("excluded", excluded)
+
+
+def excluded_of(sequences: pa.Table) -> UserItems:
+    """The column `excluded` of all rows; nothing where there is none."""
+    if "excluded" not in sequences.column_names:
+        return UserItems.nothing(sequences.num_rows)
+    items = list_values(sequences["excluded"]).to_numpy().astype(np.int64)
+    return UserItems(items, list_offsets(sequences["excluded"]))
