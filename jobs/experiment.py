@@ -14,8 +14,8 @@ The grid names logs, variants and seeds:
 
 A variant is a set of config keys. `checkpoint_age` is no config key: weights trained only up to so
 many days before the split, or to the `second_cut`. The counters are in every table, and a causal
-SASRec of the same backbone, which is pretrained for as many epochs as the recipe has in all. What
-is finished is not done again.
+SASRec of the same backbone, which is pretrained for as many epochs as the recipe has in all, with
+the first seed. What is finished is not done again.
 """
 
 import argparse
@@ -174,7 +174,7 @@ def read_cells(config_path: str, grid_path: str) -> list[Cell]:
                     "second_cut"
                 )
             own = {key: value for key, value in keys.items() if key != "checkpoint_age"}
-            for seed in grid.seeds:
+            for seed in grid.seeds[:1] if variant == SASREC else grid.seeds:
                 sets = sets_of({**entry.set, **own, "seed": seed})
                 config = load_config(texts["--config"], sets, source=config_path)
                 cells.append(Cell(data, variant, seed, config, entry.date, age))
