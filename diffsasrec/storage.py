@@ -78,8 +78,8 @@ def stat_files(url: str) -> list[tuple[str, int, str]]:
         found = filesystem.find(path, detail=True)
     except FileNotFoundError:
         return []
-    infos = [_file_info(name, stat, "") for name, stat in sorted(found.items())]
-    return [(info.path, info.size, info.version) for info in infos]
+    infos = {name: _file_info(name, stat, "") for name, stat in sorted(found.items())}
+    return [(name, info.size, info.version) for name, info in infos.items()]
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -236,21 +236,34 @@ def test_user_errors_have_their_exit_codes(nights, toy, tmp_path: Path, override
     assert nights.run(config, "--set", override)[0] == code
 
 
-def test_the_same_night_on_s3(nights, s3, toy, tmp_path: Path):
+def test_a_night_on_s3_with_rules_for_what_is_shown(nights, s3, toy, tmp_path: Path):
     import s3fs
 
     filesystem = s3fs.S3FileSystem(use_listings_cache=False)
     filesystem.put_file(str(toy), f"{s3.removeprefix('s3://')}/raw/events.parquet")
     config = tiny_config(f"{s3}/raw/", f"{s3}/prod")
     config["model"] |= {"attention": "bidirectional"}
-    config["score"] |= {"decode": "multi"}
     config["train"] = ONE_WORKER
-    code, _, log = nights.run(config, "--run-id", "x")
+    items = [f"item-{number:03}" for number in range(60)]
+    kinds = pd.DataFrame({"item_id": items, "kind": [f"kind {n % 10}" for n in range(60)]})
+    kinds.to_csv(tmp_path / "items.csv", index=False)
+    config["items"] = {"path": str(tmp_path / "items.csv"), "category_column": "kind"}
+    banned = pd.DataFrame({"user_id": [3] * 30 + [4], "item_id": [*items[:30], "never seen"]})
+    with filesystem.open(f"{s3.removeprefix('s3://')}/rules/banned.parquet", "wb") as file:
+        banned.to_parquet(file)
+    config["score"] |= {"decode": "multi", "max_per_category": 1, "exclude_path": f"{s3}/rules/"}
+    code, last, log = nights.run(config, "--run-id", "x")
     assert code == 0, log
+    assert last["counts"]["score"]["excluded_pairs"] == 31
     success = json.loads(filesystem.cat_file(f"{s3[5:]}/prod/recommendations/ds={DATE}/_SUCCESS"))
     assert success["rows"] == 60
     for file in success["files"]:
         path = f"{s3[5:]}/prod/recommendations/ds={DATE}/{file['path']}"
         with filesystem.open(path) as part:
-            assert pq.read_table(part).num_rows == file["rows"]
+            lists = pq.read_table(part).to_pylist()
+        assert len(lists) == file["rows"]
+        for row in lists:
+            shown = [item["item_id"] for item in row["items"]]
+            assert len({item[-1] for item in shown}) == len(shown) == 5  # of five kinds
+            assert row["user_id"] != 3 or not {*shown} & {*items[:30]}
     assert "testsecret" not in log

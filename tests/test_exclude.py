@@ -1,0 +1,134 @@
+"""What users must not be shown tonight, brought to the buckets of the users."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from diffsasrec.config import Config
+from diffsasrec.errors import ConfigError
+from diffsasrec.publish import append_entry
+from diffsasrec.rundir import RunDir
+from diffsasrec.schema import recommendations_schema, sequences_schema
+from diffsasrec.sequences import bucket_of
+from diffsasrec.storage import Storage
+from jobs.exclude import (
+    EXCLUDED,
+    check_exclusions,
+    count_excluded,
+    exclusion_files,
+    lately_published,
+    write_excluded,
+)
+
+BUCKETS = 3
+USERS = list(range(6))
+NIGHT = RunDir(Storage.of("unset"), ds="2024-03-05", run_id="r", identity="i", attempt="a")
+
+
+def config(lake: Path, **score: object) -> Config:
+    values = {"lake": str(lake), "events": {"path": "log"}, "score": score}
+    return Config.model_validate(values)
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> RunDir:
+    """The prepared night of six users in three buckets."""
+    run = replace(NIGHT, lake=Storage.of(str(tmp_path)))
+    buckets = bucket_of(pa.array(USERS), BUCKETS)
+    for bucket in range(BUCKETS):
+        users = [user for user in USERS if buckets[user] == bucket]
+        rows = [
+            {"user_id": user, "items": [0], "times": [1], "num_before": 1, "holdout": None}
+            for user in users
+        ]
+        table = pa.Table.from_pylist(rows, schema=sequences_schema(pa.int64()))
+        run.storage.write_table(f"sequences/part-{bucket:05}.parquet", table)
+    return run
+
+
+def publish(run: RunDir, ds: str, shown: dict[int, str], run_id: str = "old") -> None:
+    """A night in the chain, in which user -> item was shown."""
+    earlier = replace(run, ds=ds, run_id=run_id, attempt=f"{ds}-{run_id}")
+    rows = [
+        {"user_id": user, "items": [{"item_id": item, "score": -1.0, "rank": 1}]}
+        for user, item in shown.items()
+    ]
+    table = pa.Table.from_pylist(rows, schema=recommendations_schema(pa.int64(), pa.string()))
+    earlier.storage.write_table("recommendations/part-00000.parquet", table)
+    append_entry(run.lake, earlier, "digest")
+
+
+def pairs_of(run: RunDir) -> dict[int, list[tuple[str, int]]]:
+    """user -> items and rules, as they lie in the bucket of the user."""
+    found: dict[int, list[tuple[str, int]]] = {}
+    for bucket in range(BUCKETS):
+        path = f"{EXCLUDED}/part-{bucket:05}.parquet"
+        if run.storage.exists(path):
+            for row in run.storage.read_table(path).to_pylist():
+                assert bucket_of(pa.array([row["user_id"]]), BUCKETS) == [bucket]
+                found.setdefault(row["user_id"], []).append((row["item_id"], row["rule"]))
+    return found
+
+
+@pytest.mark.ray
+def test_pairs_of_files_and_of_nights_come_to_the_buckets_of_their_users(cluster, night, tmp_path):
+    (tmp_path / "tables").mkdir()
+    pq.write_table(
+        pa.table({"user_id": [4, 99, 1], "item_id": ["b", "b", "a"]}),
+        tmp_path / "tables" / "one.parquet",
+    )
+    (tmp_path / "tables" / "two.csv").write_text("item_id,user_id\na,1\nc,1\nd,\nd,01\n")
+    publish(night, "2024-03-03", {1: "c", 2: "d"})
+    publish(night, "2024-03-04", {3: "superseded"})
+    publish(night, "2024-03-04", {3: "e"}, run_id="again")
+    settings = config(tmp_path, exclude_path=str(tmp_path / "tables"), rest_nights=2)
+    write_excluded(settings, night, {"num_buckets": BUCKETS})
+    excluded, rested = 0, 1
+    # user 99 has no bucket file that knows it, 01 is no integer's spelling
+    assert pairs_of(night) | {99: None} == {
+        1: [("a", excluded), ("a", excluded), ("c", excluded), ("c", rested)],
+        2: [("d", rested)],
+        3: [("e", rested)],
+        4: [("b", excluded)],
+        99: None,
+    }
+    counts = [count_excluded(bucket, night.storage) for bucket in range(BUCKETS)]
+    assert sum(counts[1:], counts[0]) == {"excluded_pairs": 4, "rested_pairs": 3}
+
+
+def test_without_rules_nothing_is_written(night, tmp_path):
+    write_excluded(config(tmp_path), night, {"num_buckets": BUCKETS})
+    assert pairs_of(night) == {} and count_excluded(0, night.storage) == {}
+
+
+def test_nights_of_rest_are_published_dates_before_the_run_and_what_they_show_now(night):
+    for ds, run_id in (("2024-03-01", "x"), ("2024-03-03", "x"), ("2024-03-03", "y")):
+        publish(night, ds, {}, run_id)
+    publish(night, "2024-03-05", {})
+    publish(night, "2024-03-06", {})
+    of = lately_published
+    assert of(night.lake, night.ds, 0) == []
+    assert of(night.lake, night.ds, 1) == ["runs/ds=2024-03-03/y"]
+    assert of(night.lake, night.ds, 9) == ["runs/ds=2024-03-01/x", "runs/ds=2024-03-03/y"]
+
+
+def test_a_directory_stands_for_its_tables(tmp_path):
+    for name in ("b.csv", "a.parquet", "_SUCCESS"):
+        (tmp_path / name).touch()
+    assert exclusion_files(str(tmp_path)) == [f"{tmp_path}/a.parquet", f"{tmp_path}/b.csv"]
+    assert exclusion_files(None) == []
+
+
+@pytest.mark.parametrize("path", ["nowhere.csv", "nowhere"])
+def test_what_can_not_be_read_is_refused_by_its_key(tmp_path, path):
+    with pytest.raises(ConfigError, match=r"score\.exclude_path=.*nowhere"):
+        check_exclusions(str(tmp_path / path))
+
+
+def test_a_table_without_users_is_refused(tmp_path):
+    (tmp_path / "pairs.csv").write_text("item_id\na\n")
+    with pytest.raises(ConfigError, match="has no column user_id"):
+        check_exclusions(str(tmp_path / "pairs.csv"))
