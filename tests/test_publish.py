@@ -378,6 +378,16 @@ def test_a_rollback_whose_answer_was_lost_is_made_once(lake: Storage):
     assert entries[0] == entries[1] and len(read_chain(lake)) == 3
 
 
+def test_rollbacks_and_runs_at_once_get_one_number_each(lake: Storage):
+    made(lake, "r1")
+    with ThreadPoolExecutor(8) as pool:
+        rollbacks = pool.map(lambda i: append_rollback(lake, 1, attempt=f"back{i}"), range(4))
+        runs = pool.map(lambda i: append(lake, f"new{i}"), range(4))
+        entries = [*rollbacks, *runs]
+    assert sorted(entry.number for entry in entries) == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert read_chain(lake)[1:] == sorted(entries, key=lambda entry: entry.number)
+
+
 @pytest.mark.parametrize("number", [0, 3, -1])
 def test_a_rollback_to_no_entry_is_refused(lake: Storage, number: int):
     made(lake, "r1")
