@@ -215,6 +215,16 @@ def test_settling_finishes_a_replacement_that_was_interrupted(lake: Storage):
     assert shown(lake) == ["_SUCCESS", *parts("r2")]
 
 
+def test_success_names_the_old_parts_until_all_new_ones_are_there(lake: Storage):
+    copy_to_lake(lake, made(lake, "r1"))
+    entry = made(lake, "r2")
+    lake.delete([f"{run_of(lake, 'r2').path}/recommendations/part-00001.parquet"])
+    with pytest.raises(FileNotFoundError):  # what a copy that dies halfway leaves behind
+        copy_to_lake(lake, entry)
+    assert success(lake)["run_id"] == "r1"
+    assert shown(lake) == ["_SUCCESS", *parts("r1"), "part-r2-00000.parquet"]
+
+
 def test_settling_shows_every_date(lake: Storage):
     made(lake, "r1", DAY)
     made(lake, "r2", NEXT_DAY)
