@@ -303,6 +303,23 @@ def test_a_slow_publisher_does_not_bring_the_old_version_back(lake: Storage):
     assert shown(lake) == ["_SUCCESS", *parts("r2")]
 
 
+class Overtaken(Storage):
+    """A lake in which another run is published whole while the first part of ours is copied."""
+
+    def copy(self, source: str, target: str) -> None:
+        super().copy(source, target)
+        others = Storage.of(self.root)
+        if len(read_chain(others)) == 1:
+            made(others, "r2")
+            settle(others, grace=LONG)
+
+
+def test_a_publisher_that_is_overtaken_while_it_copies_shows_the_newer_run(lake: Storage):
+    made(lake, "r1")
+    settle(Overtaken(lake.root), grace=LONG)
+    assert success(lake)["run_id"] == "r2"
+
+
 def test_files_of_others_in_a_date_are_left_alone(lake: Storage):
     copy_to_lake(lake, made(lake, "r1"))
     lake.write_bytes(f"recommendations/ds={DAY}/notes.txt", b"keep")
