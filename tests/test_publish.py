@@ -373,6 +373,22 @@ def test_a_local_lake_has_create_only(lake: Storage, single_writer: bool):
     assert lake.list() == []
 
 
+class Overwriting(Storage):
+    """A store that takes every write, as one does that ignores If-None-Match."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        self.write_bytes(path, data)
+        return True
+
+
+def test_a_store_that_overwrites_is_refused_unless_there_is_one_writer(lake: Storage):
+    store = Overwriting(lake.root)
+    with pytest.raises(ConfigError, match=r"If-None-Match.*publish\.single_writer=true"):
+        check_create_only(store, single_writer=False)
+    check_create_only(store, single_writer=True)
+    assert lake.list() == []
+
+
 # --- going back, and deleting what is old ---
 
 
