@@ -1,6 +1,8 @@
 """The Iceberg table follows the chain: one snapshot per change, on a real catalog in SQLite."""
 
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -13,7 +15,14 @@ from diffsasrec.config import IcebergConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.iceberg import load_table
 from diffsasrec.partitions import check_entry, follow_chain
-from diffsasrec.publish import append_entry, append_rollback, manifest_for, prune
+from diffsasrec.publish import (
+    append_entry,
+    append_rollback,
+    manifest_for,
+    newest_by_date,
+    prune,
+    read_chain,
+)
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import recommendations_schema
 from diffsasrec.storage import Storage
@@ -124,7 +133,7 @@ def test_what_ended_between_chain_and_table_is_finished_by_the_same_command(
 
     with monkeypatch.context() as broken:
         broken.setattr("pyiceberg.catalog.sql.SqlCatalog.commit_table", full_disk)
-        with pytest.raises(InfrastructureError, match="No space left .* run the same command"):
+        with pytest.raises(InfrastructureError, match=r"No space left .* run the same command"):
             follow_chain(lake, settings, ds=DAY)
     assert shown(settings) == {DAY: {"r1"}}
     publish(lake, "r2", attempt="second")
@@ -222,6 +231,19 @@ def test_a_faster_commit_of_another_is_seen_and_bears_so_many_repeats(
     assert "commit.retry.num-retries" not in table_of(settings).properties
 
 
+def test_publishers_at_once_leave_what_the_chain_says(lake: Storage, settings: IcebergConfig):
+    load_table(settings, pa.int64(), pa.string(), create=True)
+
+    def night(number: int) -> None:
+        run = publish(lake, f"r{number}", (DAY, NEXT_DAY)[number % 2])
+        follow_chain(lake, settings, ds=run.ds)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(night, range(4)))
+    newest = newest_by_date(read_chain(lake))
+    assert shown(settings) == {ds: {entry.run_id} for ds, entry in newest.items()}
+
+
 def test_a_partition_that_another_has_emptied_is_filled_again(
     lake: Storage, settings: IcebergConfig
 ):
@@ -261,8 +283,6 @@ def test_files_of_an_earlier_partitioning_are_refused(lake: Storage, settings: I
 @pytest.mark.ray
 @pytest.mark.night
 def test_a_rollback_from_the_command_line_fills_the_table(published, nights, tmp_path: Path):
-    import shutil
-
     config, calm_lake, _ = published
     lake, settings = tmp_path / "lake", settings_in(tmp_path / "catalog")
     shutil.copytree(calm_lake, lake)
