@@ -9,9 +9,11 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
+import yaml
 from test_iceberg import catalog_of, settings_in
 
-from diffsasrec.config import IcebergConfig
+import jobs.publish
+from diffsasrec.config import IcebergConfig, load_config
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.iceberg import load_table
 from diffsasrec.partitions import check_entry, follow_chain
@@ -26,6 +28,7 @@ from diffsasrec.publish import (
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import recommendations_schema
 from diffsasrec.storage import Storage
+from jobs.faults.nights import Nights, run_dir, tiny_config
 
 DAY, NEXT_DAY = "2024-03-01", "2024-03-02"
 SCHEMA = recommendations_schema(pa.int64(), pa.string())
@@ -280,14 +283,30 @@ def test_files_of_an_earlier_partitioning_are_refused(lake: Storage, settings: I
         follow_chain(lake, settings, ds=DAY)
 
 
+def test_a_rollback_from_the_command_line_puts_the_partition_back(
+    lake: Storage, settings: IcebergConfig, tmp_path: Path
+):
+    for run_id in ("r1", "r2"):
+        publish(lake, run_id)
+        follow_chain(lake, settings, ds=DAY)
+    config = tiny_config("no-log.parquet", lake.root) | {"iceberg": settings.model_dump()}
+    rollback = ("--rollback-to", "1")
+    code, last, log = Nights(tmp_path, {}).run(config, *rollback, date=None, job="publish")
+    assert (code, last["counts"]) == (0, {"chain_number": 3}), log
+    assert shown(settings) == {DAY: {"r1"}}
+
+
 @pytest.mark.ray
 @pytest.mark.night
-def test_a_rollback_from_the_command_line_fills_the_table(published, nights, tmp_path: Path):
-    config, calm_lake, _ = published
-    lake, settings = tmp_path / "lake", settings_in(tmp_path / "catalog")
-    shutil.copytree(calm_lake, lake)
-    config = {**config, "lake": str(lake), "iceberg": settings.model_dump()}
-    code, last, log = nights.run(config, "--rollback-to", "1", date=None, job="publish")
-    assert (code, last["counts"]) == (0, {"chain_number": 2}), log
-    success = json.loads((lake / f"recommendations/ds={DAY}/_SUCCESS").read_text())
-    assert table_of(settings).scan().to_arrow().num_rows == success["rows"] == 60
+def test_a_night_publishes_to_the_table_too(published, settings: IcebergConfig, tmp_path: Path):
+    values, calm_lake, _ = published
+    shutil.copytree(calm_lake, tmp_path / "lake")
+    directory = run_dir(tmp_path / "lake", "calm")
+    shutil.rmtree(tmp_path / "lake/recommendations")
+    (directory / "manifest.json").unlink()
+    values = values | {"lake": str(tmp_path / "lake"), "iceberg": settings.model_dump()}
+    config = load_config(yaml.safe_dump(values))
+    identity = json.loads((directory / "_stages/score.json").read_text())["identity"]
+    run = RunDir(Storage.of(config.lake), DAY, "calm", identity, "first")
+    assert jobs.publish.main(config, run)["counts"] == {"rows": 60, "chain_number": 1}
+    assert table_of(settings).scan().to_arrow().num_rows == 60
