@@ -22,6 +22,14 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
 
+# the name of a property that holds a secret, or a value with one in it
+_SECRET = re.compile(
+    r"secret|passw|token|credential|connection-string|authorization|cookie"
+    r"|(access|account|private|api)[-_.]?key|sas[-_.]|\b(pwd|sig|signature)=",
+    re.IGNORECASE,
+)
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -284,6 +292,35 @@ class PublishConfig(Section):
     )
 
 
+class IcebergConfig(Section):
+    table: Annotated[str, Field(pattern=r"^[^.\s]+(\.[^.\s]+)+$")] | None = Field(
+        None, description="namespace.name of an Iceberg table that shows what is published"
+    )
+    catalog: str = Field(
+        "default", description="its catalog, as pyiceberg's own variables and file name it"
+    )
+    properties: dict[str, str] = Field(
+        {}, description="of that catalog: type, uri, warehouse and the like; no secret"
+    )
+
+    @field_validator("properties", mode="before")
+    @classmethod
+    def _no_secrets(cls, properties: Any) -> Any:
+        """Nested keys joined by dots, numbers and booleans as pyiceberg's own file has them."""
+        if not isinstance(properties, dict):
+            raise ValueError("iceberg.properties is no mapping of names to values")
+        flat = dict(_flat(properties, ""))
+        for key, value in flat.items():
+            # the message holds no value: what is refused may be one
+            if _SECRET.search(key) or _SECRET.search(value):
+                raise ValueError(
+                    f"iceberg.properties.{key} looks like a secret, and the manifest holds the "
+                    "whole config; leave it out and let pyiceberg read it from a variable "
+                    "(PYICEBERG_CATALOG__<CATALOG>__<KEY>) or from ~/.pyiceberg.yaml"
+                )
+        return flat
+
+
 class Config(Section):
     lake: str = Field(description="local directory or s3://bucket/prefix; all output goes there")
     seed: NonNegativeInt = Field(0, description="of every random choice in training")
@@ -303,6 +340,7 @@ class Config(Section):
     gate: GateConfig = GateConfig()
     score: ScoreConfig = ScoreConfig()
     publish: PublishConfig = PublishConfig()
+    iceberg: IcebergConfig = IcebergConfig()
 
     @field_validator("lake")
     @classmethod
@@ -458,6 +496,18 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
+
+
+def _flat(values: Mapping[str, Any], path: str) -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{key}.")
+        elif isinstance(value, bool):
+            yield f"{path}{key}", str(value).lower()
+        elif isinstance(value, (str, int, float)):
+            yield f"{path}{key}", str(value)
+        else:
+            raise ValueError(f"iceberg.properties.{path}{key} is no text, number or boolean")
 
 
 def _message(error: Any) -> str:

@@ -178,8 +178,12 @@ def prune(lake: Storage, *, keep: int, grace: float) -> list[str]:
     return pruned
 
 
-def copy_to_lake(lake: Storage, entry: Entry) -> None:
-    """Copies the parts that `entry` names to its date, then replaces _SUCCESS. May be repeated."""
+def published_manifest(lake: Storage, entry: Entry) -> dict[str, Any]:
+    """The manifest of the run that `entry` names.
+
+    Raises:
+        InfrastructureError: it is not the one that was published.
+    """
     source = run_path(entry.ds, entry.run_id)
     data = lake.read_bytes(f"{source}/manifest.json")
     if sha256(data) != entry.manifest_sha256:
@@ -187,7 +191,13 @@ def copy_to_lake(lake: Storage, entry: Entry) -> None:
             f"{lake.url(source)}/manifest.json is not the one that chain entry {entry.number} "
             "names (sha256); the run directory was changed after publishing"
         )
-    manifest = json.loads(data)
+    manifest: dict[str, Any] = json.loads(data)
+    return manifest
+
+
+def copy_to_lake(lake: Storage, entry: Entry) -> None:
+    """Copies the parts that `entry` names to its date, then replaces _SUCCESS. May be repeated."""
+    source, manifest = run_path(entry.ds, entry.run_id), published_manifest(lake, entry)
     directory = f"recommendations/ds={entry.ds}"
     files = []
     for file in manifest["files"]:

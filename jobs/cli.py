@@ -23,8 +23,10 @@ import yaml
 
 from diffsasrec.config import Config, load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
+from diffsasrec.iceberg import check_table
 from diffsasrec.inputs import InputFile, inspect_inputs, list_inputs
 from diffsasrec.items import read_items
+from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.publish import append_rollback, check_create_only, prune, read_chain, settle
 from diffsasrec.rundir import OUTPUTS, RunDir
@@ -145,6 +147,9 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
             read_item_ids(path, f"score.{key}")
     check_exclusions(config.score.exclude_path)
     read_items(config.items)
+    if config.iceberg.table is not None and "publish" in arguments.stages:
+        ids = inspect_inputs(inputs, config.events)
+        check_table(config.iceberg, ids.user_type, ids.item_type, create=not arguments.dry_run)
     if arguments.dry_run:
         summary["status"] = "checked"
         return _dry_run(config, run, inputs, arguments.stages)
@@ -206,8 +211,12 @@ def _maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, 
         summary["counts"] = {"pruned": len(pruned)}
     else:
         check_create_only(lake, single_writer=config.publish.single_writer)
+        if config.iceberg.table is not None:
+            check_entry(lake, config.iceberg, arguments.rollback_to)
         entry = append_rollback(lake, arguments.rollback_to, attempt=uuid.uuid4().hex[:12])
         settle(lake, grace=config.publish.grace)
+        if config.iceberg.table is not None:
+            follow_chain(lake, config.iceberg, ds=entry.ds)
         log.info(
             "publish: entry %d serves again what entry %d did", entry.number, arguments.rollback_to
         )

@@ -16,6 +16,7 @@ from diffsasrec.checkpoint import Checkpoint, load_checkpoint, read_description
 from diffsasrec.config import Config
 from diffsasrec.errors import RefusedError
 from diffsasrec.lists import Scoring, known_history, quarantine_of, read_bucket, scored_users
+from diffsasrec.partitions import follow_chain
 from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.recommend import events_of
 from diffsasrec.rules import allowed_items, category_cap, excluded_of
@@ -48,6 +49,8 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         entry.number,
     )
     settle(run.lake, grace=config.publish.grace)
+    if config.iceberg.table is not None:
+        follow_chain(run.lake, config.iceberg, ds=run.ds)
     run.storage.delete(  # training states: nothing continues a published run
         [info.path for info in run.storage.list("state") if "/step-" in info.path]
     )

@@ -151,6 +151,7 @@ ALIASES = {
     "finetune": {"settings"},
     "score": {"settings"},
     "items": {"settings"},
+    "iceberg": {"settings"},
     "train": {"train"},
     "model": {"config", "model"},
     "": {"config"},
