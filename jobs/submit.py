@@ -9,140 +9,35 @@ last line of stdout is the job's own last line, and the exit code is the job's o
 """
 
 import argparse
-import asyncio
 import hashlib
 import json
 import logging
-import os
 import re
 import shlex
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-import aiohttp
-from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus
 
-from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
+from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.progress import duration
+from jobs.head import LOCAL, POLL, Client, Follower, Head
 
 log = logging.getLogger("jobs.submit")
 
-LOCAL = "http://127.0.0.1:8265"  # where `ray dashboard` opens its tunnel
-POLL = 2.0  # seconds between two looks at the job's status
-SILENCE = 300.0  # seconds without a line after which the log is connected anew
 STOPPING = 60.0  # seconds that a job has to end when it is stopped
 NOT_UPLOADED = ["/.git", "/.venv", "/lake", "/reliability", "__pycache__", ".*_cache"]
 NOT_UPLOADED += ["*.egg-info", ".env*", "*.pem"]  # patterns of .gitignore, which holds as well
-Result = TypeVar("Result")
 
 
 class Interrupted(Exception):
     """Somebody wants this command, and so its job, to end."""
-
-
-class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types
-    """Ray's own client, in which a request ends when the head is silent for a minute."""
-
-    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        return super()._do_request(method, endpoint, timeout=60, **options)
-
-
-class Head:
-    """The job server of a cluster; a call is repeated while nothing answers, up to `patience` s."""
-
-    def __init__(self, address: str | None, patience: float) -> None:
-        if address is not None:  # else Ray would prefer RAY_ADDRESS to it
-            os.environ["RAY_API_SERVER_ADDRESS"] = address
-        named = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
-        self.address = named or LOCAL
-        self.patience = patience
-        self._client: Client | None = None
-
-    def call(self, what: Callable[[Client], Result]) -> Result:
-        """What `what` returns.
-
-        Raises:
-            ConfigError: the head asks for another token.
-            InfrastructureError: it did not answer for too long, or refused.
-        """
-        started, is_first = time.monotonic(), True
-        while True:
-            try:
-                self._client = self._client or Client(self.address)
-                return what(self._client)
-            except AuthenticationError as error:
-                raise ConfigError(
-                    f"{self.address} refuses the token: {first_line(error)}; set "
-                    "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH if it is not in ~/.ray/auth_token"
-                ) from None
-            except (OSError, RuntimeError) as error:
-                if not is_passing(error):
-                    raise InfrastructureError(f"{self.address}: {first_line(error)}") from None
-                if (waited := time.monotonic() - started) >= self.patience:
-                    raise InfrastructureError(
-                        f"{self.address} did not answer for {duration(waited)}: "
-                        f"{first_line(error)}; the job may still run, and the same command joins it"
-                    ) from None
-                if is_first:
-                    patience = duration(self.patience)
-                    log.warning("%s does not answer; waiting up to %s", self.address, patience)
-                is_first = False
-                time.sleep(min(POLL, self.patience))
-
-
-class Follower(threading.Thread):
-    """Shows the log of a job on stderr, each character once; every connection begins at its start.
-
-    It is only for people to read: the stream may break or end early, so the status decides.
-    """
-
-    def __init__(self, head: Head, job: str) -> None:
-        super().__init__(daemon=True)
-        self.text = ""
-        self._head, self._job = head, job
-        self._lock = threading.Lock()
-
-    def show(self, text: str, start: int) -> None:
-        """Shows what is new in `text`, the log from its character `start` on."""
-        with self._lock:
-            fresh = text[len(self.text) - start :] if len(self.text) >= start else ""
-            self.text += fresh
-            sys.stderr.write(fresh)
-            sys.stderr.flush()
-
-    def run(self) -> None:
-        while True:
-            try:
-                asyncio.run(self._stream())
-            except (OSError, RuntimeError, aiohttp.ClientError, DiffsasrecError) as error:
-                log.debug("the log of %s broke off: %s", self._job, error)
-            time.sleep(POLL)
-
-    async def _stream(self) -> None:
-        stream = self._head.call(lambda client: client.tail_job_logs(self._job))
-        position = 0
-        with_end = aiter(stream)
-        while (text := await asyncio.wait_for(anext(with_end, None), SILENCE)) is not None:
-            self.show(text, position)
-            position += len(text)
-
-
-def is_passing(error: Exception) -> bool:
-    """Whether a call may go well later: no answer, or a server's own error."""
-    status = re.search(r"status code (\d+)", str(error))
-    return int(status[1]) >= 500 if status else isinstance(error, OSError)
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def job_of(command: list[str], working_dir: Path) -> str:
@@ -260,7 +155,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
     head = Head(arguments.address, arguments.patience)
     job = job_of(arguments.command, arguments.working_dir)
     until = time.monotonic() + arguments.timeout
-    submission = None
+    submission = follower = None
     try:
         submission = take_attempt(
             head, job, arguments.command, arguments.working_dir, arguments.again
@@ -275,13 +170,15 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
             raise InfrastructureError(f"{reason}; the job {job} was not followed") from None
         log.warning("%s: stopping it, since %s", submission, reason)
         became = stop(head, submission)
+        if follower is not None:
+            follower.end()
         raise InfrastructureError(
             f"{submission} was stopped, since {reason}, and is {became}; the same command goes on"
         ) from None
     catch_up(head, submission, follower)
     code = exit_code(details.status, details.driver_exit_code)
     log.info("%s: %s, exit code %d", submission, details.status, code)
-    message = (details.message or str(details.status)).strip().splitlines()[0]
+    message = (details.message or str(details.status)).partition(", last available logs")[0]
     return code, last_object(follower.text) or in_json(f"{submission}: {message}", code)
 
 
@@ -293,6 +190,7 @@ def catch_up(head: Head, submission: str, follower: Follower) -> None:
         log.warning("the end of the log is missing: %s", error)
     else:
         follower.show(text, 0)
+    follower.end()
 
 
 def in_json(error: str, code: int) -> str:
@@ -337,8 +235,8 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
-    for name in ("dashboard_sdk", "job.sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # of every file left out, and more
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     try:

@@ -21,15 +21,8 @@ from ray.job_submission import JobStatus
 
 from diffsasrec.errors import InfrastructureError
 from jobs.faults.nights import DATE, QUIET, ROOT, tiny_config
-from jobs.submit import (
-    Follower,
-    Head,
-    choose_attempt,
-    exit_code,
-    is_passing,
-    job_of,
-    last_object,
-)
+from jobs.head import Follower, Head, is_passing
+from jobs.submit import choose_attempt, exit_code, job_of, last_object
 
 PENDING, RUNNING = JobStatus.PENDING, JobStatus.RUNNING
 SUCCEEDED, FAILED, STOPPED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED
@@ -191,7 +184,7 @@ class Submitter:
         return self.process.returncode, json.loads(lines[0]), self.log_path.read_text()
 
     def wait_for_line(self, line: str) -> None:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 480
         while line not in self.log_path.read_text():
             assert self.process.poll() is None, self.log_path.read_text()
             assert time.monotonic() < deadline, f"never seen: {line}"
