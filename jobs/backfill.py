@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from diffsasrec.config import load_config
-from diffsasrec.errors import ConfigError, DiffsasrecError
+from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
 from diffsasrec.progress import duration
 from diffsasrec.publish import newest_by_date, read_chain
 from diffsasrec.storage import Storage
@@ -182,7 +182,8 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(5)  # ends the night that runs, too
+    message = f"{signal.Signals(number).name} came, and the night that ran was ended"
+    raise InfrastructureError(f"{message}; the same command goes on")
 
 
 def main() -> None:
@@ -190,7 +191,8 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     try:
         code, summary = run(arguments)
     except DiffsasrecError as error:

@@ -2,12 +2,13 @@
 
 import json
 from datetime import date
+from pathlib import Path
 
 import pytest
 
 from diffsasrec.errors import ConfigError
 from jobs.backfill import Night, backfill, dates_between, night_of, summary_of
-from jobs.faults.nights import Nights, digests
+from jobs.faults.nights import Nights, tiny_config
 
 DATES = ["2026-11-01", "2026-11-02", "2026-11-03"]
 
@@ -71,22 +72,19 @@ def test_a_night_that_the_gate_refuses_says_so():
     assert (night.status, night.note) == ("refused", "exit code 4: NDCG@10=0.01")
 
 
-@pytest.mark.ray
-@pytest.mark.night
-def test_it_skips_what_is_published_and_stops_at_a_night_that_fails(published, nights: Nights):
-    config, lake, _ = published
-    before = digests(lake / "recommendations")
-    broken = {**config, "events": {**config["events"], "path": "/nowhere/*.parquet"}}
-    range_of = ["--from", "2024-02-29", "--to", "2024-03-02"]
-    night = nights.start(broken, *range_of, "--keep-going", date=None, job="backfill")
+def test_as_a_command_it_skips_what_is_published_and_ends_as_the_night_that_fails(tmp_path: Path):
+    chain = tmp_path / "lake" / "recommendations" / "_published"
+    chain.mkdir(parents=True)
+    shown = {"ds": "2026-11-01", "run_id": "calm"}
+    entry = {**shown, "number": 1, "attempt": "a", "manifest_sha256": "0", "previous": None}
+    (chain / "00000001.json").write_text(json.dumps({**entry, "current": shown}))
+    config = tiny_config("/nowhere/*.parquet", str(tmp_path / "lake"))
+    range_of = ["--from", DATES[0], "--to", DATES[2], "--set", "seed=7"]
+    night = Nights(tmp_path, {}).start(config, *range_of, date=None, job="backfill")
     stdout, _ = night.process.communicate(timeout=240)
-    *lines, _, last = stdout.splitlines()
+    skipped, failed, total, last = stdout.splitlines()
     assert night.process.returncode == 3, night.log_path.read_text()
-    assert [line[:19].split() for line in lines] == [
-        ["2024-02-29", "failed"],
-        ["2024-03-01", "skipped"],
-        ["2024-03-02", "failed"],
-    ]
-    assert "/nowhere" in lines[0] and "calm" in lines[1]
-    assert json.loads(last)["counts"] == {"done": 0, "skipped": 1, "failed": 2, "not_run": 0}
-    assert digests(lake / "recommendations") == before
+    assert skipped == "2026-11-01  skipped  already published by run calm"
+    assert failed.startswith("2026-11-02  failed   exit code 3: ") and "/nowhere" in failed
+    assert total == "2026-11-01 to 2026-11-03: 0 done, 1 skipped, 1 failed, 1 not run"
+    assert json.loads(last)["counts"] == {"done": 0, "skipped": 1, "failed": 1, "not_run": 1}

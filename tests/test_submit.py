@@ -193,13 +193,13 @@ class Submitter:
 
 @pytest.fixture
 def night(toy: Path, tmp_path: Path) -> tuple[list[str], Path]:
-    """The command line of a night, and its lake."""
+    """The command line of a night, as a backfill of one date, and its lake."""
     config = tiny_config(str(toy), str(tmp_path / "lake"))
     config["train"] = {"num_workers": 1}
-    config["finetune"] |= {"epochs": 1}
+    config["pretrain"] = config["finetune"] = {**config["pretrain"], "epochs": 1}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
-    command = ["python", "-m", "jobs.nightly", "--config", str(tmp_path / "tiny.yaml")]
-    return [*command, "--date", DATE], tmp_path / "lake"
+    command = ["python", "-m", "jobs.backfill", "--config", str(tmp_path / "tiny.yaml")]
+    return [*command, "--from", DATE, "--to", DATE], tmp_path / "lake"
 
 
 @pytest.mark.ray
@@ -218,44 +218,59 @@ def test_a_night_that_is_stopped_goes_on_as_the_next_attempt(head, night, tmp_pa
     second.wait_for_line("prepare: already done, skipped")
     third = Submitter(head, tmp_path, "--", *command)
     code, last, log = second.finish()
-    assert (code, last["status"]) == (0, "done"), log
+    assert (code, last["counts"]["done"]) == (0, 1), log
     assert "pretrain: done in" in log and log.count("publish: done in") == 1
     joined = third.finish()
     assert joined[:2] == (code, last)
     assert "-2 is RUNNING already" in joined[2] and "publish: done in" in joined[2]
     success = json.loads((lake / f"recommendations/ds={DATE}/_SUCCESS").read_text())
-    assert (success["run_id"], success["rows"]) == (last["run_id"], 60)
+    assert (success["run_id"], success["rows"]) == (last["nights"][0]["run_id"], 60)
 
     again = Submitter(head, tmp_path, "--", *command).finish()
     assert again[:2] == (code, last)
     assert "-2 is SUCCEEDED already" in again[2]
 
 
+@pytest.fixture(scope="module")
+def short_jobs(head, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict, str]]:
+    """Jobs that end soon, all at once: exit code, last line and log of each."""
+    directory = tmp_path_factory.mktemp("short")
+    stranger = {**head, "RAY_AUTH_TOKEN": "0" * 64}
+    started = {
+        "shell": Submitter(head, directory, "--", "sh", "-c", "ls -A; exit 4"),
+        "nowhere": Submitter(head, directory, "--", "python", "-m", "jobs.nightly", *NOWHERE),
+        "endless": Submitter(head, directory, "--timeout", "1", "--", "sleep", "3600"),
+        "stranger": Submitter(stranger, directory, "--", "true"),
+    }
+    return {name: submitter.finish() for name, submitter in started.items()}
+
+
 @pytest.mark.ray
-def test_the_jobs_exit_code_comes_back_and_its_directory_is_clean(head, tmp_path: Path):
-    wrong = Submitter(head, tmp_path, "--", "python", "-m", "jobs.nightly", *NOWHERE)
-    shell = Submitter(head, tmp_path, "--", "sh", "-c", "ls -A; exit 4")
-    code, last, log = shell.finish()
+def test_the_jobs_exit_code_comes_back_and_its_directory_is_clean(short_jobs):
+    code, last, log = short_jobs["shell"]
     assert (code, last["status"]) == (4, "failed"), log
-    assert "exit code 4" in last["error"]
+    assert last["error"].endswith("failed with exit code 4")
     listed = set(log.splitlines())
     assert {"jobs", "diffsasrec", "README.md"} <= listed
     assert not {".git", ".venv", "lake", ".env"} & listed
-    code, last, log = wrong.finish()
-    assert code == 2, log
+
+
+@pytest.mark.ray
+def test_a_jobs_own_last_line_comes_back(short_jobs):
+    code, last, log = short_jobs["nowhere"]
+    assert (code, last["status"]) == (2, "failed"), log
     assert "nowhere.yaml can't be read" in last["error"]
 
 
 @pytest.mark.ray
-def test_a_job_is_stopped_when_its_time_is_over(head, tmp_path: Path):
-    code, last, log = Submitter(head, tmp_path, "--timeout", "1", "--", "sleep", "3600").finish()
+def test_a_job_is_stopped_when_its_time_is_over(short_jobs):
+    code, last, log = short_jobs["endless"]
     assert code == 5, log
     assert "since its --timeout is over, and is STOPPED" in last["error"]
 
 
 @pytest.mark.ray
-def test_another_token_is_refused_with_the_remedy(head, tmp_path: Path):
-    stranger = {**head, "RAY_AUTH_TOKEN": "0" * 64}
-    code, last, _ = Submitter(stranger, tmp_path, "--", "true").finish()
+def test_another_token_is_refused_with_the_remedy(short_jobs):
+    code, last, _ = short_jobs["stranger"]
     assert code == 2
     assert "RAY_AUTH_TOKEN_PATH" in last["error"] and "0000" not in last["error"]
