@@ -31,7 +31,7 @@ from jobs.head import LOCAL, POLL, Client, Follower, Head
 
 log = logging.getLogger("jobs.submit")
 
-STOPPING = 60.0  # seconds that a job has to end when it is stopped
+STOPPING = 120.0  # seconds that a job has to end when it is stopped
 NOT_UPLOADED = ["/.git", "/.venv", "/lake", "/reliability", "__pycache__", ".*_cache"]
 NOT_UPLOADED += ["*.egg-info", ".env*", "*.pem"]  # patterns of .gitignore, which holds as well
 
