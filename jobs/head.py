@@ -57,7 +57,7 @@ class Head:
                 return what(self._client)
             except AuthenticationError as error:
                 raise ConfigError(
-                    f"{self.address} refuses the token: {in_short(error)}; set "
+                    f"{self.address} refuses the token: {str(error).splitlines()[0]}; set "
                     "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH if it is not in ~/.ray/auth_token"
                 ) from None
             except (OSError, RuntimeError) as error:
