@@ -55,7 +55,7 @@ def job_of(command: list[str], working_dir: Path) -> str:
     for path in sorted({path for path in [*named, *ours] if path.is_file()}):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     name = re.sub(r"[^A-Za-z0-9_]+", "-", name.rpartition(".")[2])
-    return "-".join([name, *dates, digest.hexdigest()[:8]])
+    return "-".join([name, *dict.fromkeys(dates), digest.hexdigest()[:8]])
 
 
 def choose_attempt(attempts: Mapping[int, JobStatus], *, again: bool = False) -> tuple[int, bool]:
