@@ -178,7 +178,7 @@ class Submitter:
             )
 
     def finish(self) -> tuple[int, dict, str]:
-        stdout, _ = self.process.communicate(timeout=480)
+        stdout, _ = self.process.communicate(timeout=900)
         lines = stdout.splitlines()
         assert len(lines) == 1, (stdout, self.log_path.read_text())
         return self.process.returncode, json.loads(lines[0]), self.log_path.read_text()
