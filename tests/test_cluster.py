@@ -98,6 +98,11 @@ def test_data_workers_start_from_zero():
     assert NODE_TYPES["data"]["min_workers"] == 0
 
 
+def test_shared_memory_holds_the_object_store_of_the_largest_node():
+    (size,) = re.findall(r"--shm-size=(\d+)g", " ".join(CLUSTER["docker"]["run_options"]))
+    assert int(size) >= 0.3 * 64  # Ray takes 30 % of the memory; m7i.4xlarge and g6.4xlarge: 64 GiB
+
+
 def test_max_workers_is_the_sum_over_the_groups():
     assert CLUSTER["max_workers"] == sum(kind["max_workers"] for kind in NODE_TYPES.values()) == 12
 

@@ -1,0 +1,208 @@
+"""Nights for a range of dates that were missed, oldest first, each in a process of its own.
+
+    python -m jobs.backfill --config jobs/nightly.yaml --from 2026-11-01 --to 2026-11-07
+
+Every night is `python -m jobs.nightly` with the same --config and --set. A date that is published
+already is skipped; an older date never becomes what is served as current.
+"""
+
+import argparse
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from diffsasrec.config import load_config
+from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
+from diffsasrec.progress import duration
+from diffsasrec.publish import newest_by_date, read_chain
+from diffsasrec.storage import Storage
+
+log = logging.getLogger("jobs.backfill")
+
+ENDING = 30.0  # seconds that a night has to end when it is told to
+
+
+@dataclass(frozen=True)
+class Night:
+    """What became of a date."""
+
+    ds: str
+    status: str  # done, skipped, failed or refused
+    code: int
+    run_id: str | None
+    note: str
+
+
+def dates_between(first: date, last: date) -> list[str]:
+    """Every date from `first` to `last`, both included, oldest first.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if first > last:
+        raise ConfigError(f"--from {first} is after --to {last}; give the older date first")
+    return [(first + timedelta(days=day)).isoformat() for day in range((last - first).days + 1)]
+
+
+def backfill(
+    dates: list[str],
+    *,
+    published: Callable[[str], str | None],
+    run_night: Callable[[str], Night],
+    keep_going: bool,
+) -> list[Night]:
+    """Runs what is missing, and prints a line per date; ends at a failure unless `keep_going`.
+
+    Args:
+        published: the run that a date shows, None for a date without one.
+        run_night: runs a night to its end.
+    """
+    nights: list[Night] = []
+    for ds in dates:
+        shown = published(ds)
+        if shown is not None:
+            night = Night(ds, "skipped", 0, shown, f"already published by run {shown}")
+        else:
+            log.info("backfill: %s, %d of %d", ds, len(nights) + 1, len(dates))
+            night = run_night(ds)
+        nights.append(night)
+        print(f"{night.ds}  {night.status:8} {night.note}", flush=True)
+        if night.code and not keep_going:
+            break
+    return nights
+
+
+def run_process(ds: str, *, options: list[str]) -> Night:
+    """Runs `jobs.nightly` for a date; what it prints goes to stderr, all but its last line."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "jobs.nightly", *options, "--date", ds]
+    last: dict[str, Any] = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            for line in process.stdout or ():
+                if line.startswith("{"):
+                    last = json.loads(line)
+                else:
+                    sys.stderr.write(line)
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ENDING)
+            process.kill()
+            raise
+    return night_of(ds, code, last, time.monotonic() - started)
+
+
+def night_of(ds: str, code: int, last: dict[str, Any], seconds: float) -> Night:
+    """A night by its exit code and its last line, {} where there was none."""
+    run_id = last.get("run_id")
+    if code == 0:
+        return Night(ds, "done", 0, run_id, f"run {run_id} in {duration(seconds)}")
+    if code < 0:  # killed, for want of memory, say
+        return Night(ds, "failed", 5, run_id, f"ended by signal {-code}, exit code 5")
+    note = f"exit code {code}: {last.get('error', 'see the log')}"
+    return Night(ds, last.get("status", "failed"), code, run_id, note)
+
+
+def summary_of(nights: list[Night], dates: list[str]) -> tuple[int, dict[str, Any]]:
+    """The exit code of the first night that failed, or 0, and the last line."""
+    counts = {
+        "done": sum(night.status == "done" for night in nights),
+        "skipped": sum(night.status == "skipped" for night in nights),
+        "failed": sum(night.code != 0 for night in nights),
+        "not_run": len(dates) - len(nights),
+    }
+    first = next((night for night in nights if night.code), None)
+    return first.code if first else 0, {
+        "run_id": None,
+        "status": first.status if first else "done",
+        "stage": None,
+        "counts": counts,
+        "paths": {},
+        "nights": [asdict(night) for night in nights],
+    }
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Runs the nights of a range of dates.")
+    parser.add_argument("--config", required=True, help="YAML file")
+    for name, what in (("from", "first"), ("to", "last")):
+        parser.add_argument(
+            f"--{name}",
+            required=True,
+            type=date.fromisoformat,
+            dest=what,
+            metavar="DATE",
+            help=f"the {what} run date YYYY-MM-DD",
+        )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", dest="sets")
+    parser.add_argument("--keep-going", action="store_true", help="a failed night ends only itself")
+    parser.add_argument(
+        "--republish", action="store_true", help="run dates that another run has published, too"
+    )
+    return parser.parse_args(words)
+
+
+def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    dates = dates_between(arguments.first, arguments.last)
+    try:
+        text = Path(arguments.config).read_text()
+    except OSError as error:
+        raise ConfigError(f"--config {arguments.config} can't be read: {error.strerror}") from None
+    config = load_config(text, arguments.sets, source=arguments.config)
+    lake = Storage.of(config.lake)
+    options = ["--config", arguments.config]
+    options += [word for override in arguments.sets for word in ("--set", override)]
+
+    def published(ds: str) -> str | None:
+        entry = newest_by_date(read_chain(lake)).get(ds)
+        return entry.run_id if entry and not arguments.republish else None
+
+    nights = backfill(
+        dates,
+        published=published,
+        run_night=lambda ds: run_process(ds, options=options),
+        keep_going=arguments.keep_going,
+    )
+    code, summary = summary_of(nights, dates)
+    counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in summary["counts"].items())
+    print(f"{arguments.first} to {arguments.last}: {counts}")
+    return code, summary
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    message = f"{signal.Signals(number).name} came, and the night that ran was ended"
+    raise InfrastructureError(f"{message}; the same command goes on")
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    try:
+        code, summary = run(arguments)
+    except DiffsasrecError as error:
+        log.error("%s: %s", type(error).__name__, error)
+        code, summary = error.exit_code, {"run_id": None, "status": "failed", "stage": None}
+        summary |= {"counts": {}, "paths": {}, "error": str(error)}
+    sys.stderr.flush()
+    print(json.dumps(summary, sort_keys=True), flush=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
