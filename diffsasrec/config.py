@@ -321,6 +321,17 @@ class IcebergConfig(Section):
         return flat
 
 
+class CostConfig(Section):
+    """What the machines cost, in any currency; for estimates and the manifest alone."""
+
+    cpu_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="price of a CPU for an hour; null: hours are counted, no money"
+    )
+    gpu_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="price of a GPU for an hour; null: likewise"
+    )
+
+
 class Config(Section):
     lake: str = Field(description="local directory or s3://bucket/prefix; all output goes there")
     seed: NonNegativeInt = Field(0, description="of every random choice in training")
@@ -341,6 +352,7 @@ class Config(Section):
     score: ScoreConfig = ScoreConfig()
     publish: PublishConfig = PublishConfig()
     iceberg: IcebergConfig = IcebergConfig()
+    cost: CostConfig = CostConfig()
 
     @field_validator("lake")
     @classmethod

@@ -20,6 +20,7 @@ from diffsasrec.categories import CategoryCap
 from diffsasrec.diffusion import MASK
 from diffsasrec.explore import CHOICES, Exploration
 from diffsasrec.shortlist import SLACK, Shortlist, ascending, logits_of, own_among
+from diffsasrec.trace import Trace
 
 # a catalogue of fewer times the shortlist is scored sooner as a whole
 WORTH = 16
@@ -65,11 +66,18 @@ class Lists:
     num_uncertain: int = 0  # users and steps for which a shortlist was not enough
 
 
-def decode_single(states_BD: Tensor, candidates: Candidates, *, k: int) -> Lists:
+def decode_single(
+    states_BD: Tensor, candidates: Candidates, *, k: int, trace: Trace | None = None
+) -> Lists:
     """The k most probable next items from one state per user, most probable first."""
     users_B = torch.arange(len(states_BD), device=states_BD.device)
     top = top_items(states_BD, users_B, candidates, k, normalise=True)
     scores_BK = top.logits_RM - top.normaliser_R[:, None]
+    if trace is not None:
+        nothing_BK = torch.full_like(top.items_RM, MASK)
+        trace.note(
+            "pass", nothing_BK, top.items_RM, states_BD[:, None].expand(-1, k, -1), candidates
+        )
     return Lists(top.items_RM, scores_BK.masked_fill(top.items_RM < 0, -torch.inf))
 
 
@@ -86,6 +94,7 @@ def decode_multi(
     keys_B: Tensor,
     rank: str,
     shortlist: int,
+    trace: Trace | None = None,
 ) -> Lists:
     """Denoises K masked slots per user in at most `steps` steps.
 
@@ -119,15 +128,17 @@ def decode_multi(
         at_least_B = (left_B + sure_steps - step - 1) // (sure_steps - step)
         if left_B.any():
             states_BKD = states(slots_BK) if step else first_BKD
-            slots_BK = search.commit(slots_BK, states_BKD, at_least_B, left_B)
+            before_BK = slots_BK
+            slots_BK = search.commit(before_BK, states_BKD, at_least_B, left_B)
+            if trace is not None:
+                trace.note("commit", before_BK, slots_BK, states_BKD, candidates)
     left_B = wanted_B - (slots_BK != MASK).sum(1)
     if exploration.num_items and left_B.any():
-        confidence_BKM, items_BKM = search.explored(
-            slots_BK, states(slots_BK), exploration, keys_B, left_B
-        )
-        slots_BK, _ = _commit(
-            slots_BK, confidence_BKM, items_BKM, left_B, left_B, rule, candidates.catalogue.cap
-        )
+        before_BK, states_BKD = slots_BK, states(slots_BK)
+        found = search.explored(before_BK, states_BKD, exploration, keys_B, left_B)
+        slots_BK, _ = _commit(before_BK, *found, left_B, left_B, rule, candidates.catalogue.cap)
+        if trace is not None:
+            trace.note("explore", before_BK, slots_BK, states_BKD, candidates)
     lists = _rank(slots_BK, next_BD, search.normaliser_B, candidates, rank)
     return replace(lists, num_uncertain=search.num_uncertain)
 
@@ -302,6 +313,7 @@ def decode_autoregressive(
     num_users: int,
     k: int,
     rank: str,
+    trace: Trace | None = None,
 ) -> Lists:
     """K next items one after another, each the most probable after those before it.
 
@@ -317,6 +329,10 @@ def decode_autoregressive(
             states_BD, users_B, candidates, 1, besides_BK=slots_BK, normalise=first is None
         )
         first = first or (states_BD, top.normaliser_R)
+        if trace is not None:
+            after_BK = slots_BK.clone()
+            after_BK[:, position] = top.items_RM[:, 0]
+            trace.note("next", slots_BK, after_BK, states_BD[:, None].expand(-1, k, -1), candidates)
         slots_BK[:, position] = top.items_RM[:, 0]
     assert first is not None, k
     states_BD, normaliser_B = first

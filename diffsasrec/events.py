@@ -25,6 +25,20 @@ from diffsasrec.textlog import RAW, RawChunk
 
 MALFORMED = "malformed_row"
 AFTER_RUN_DATE = "after_run_date"
+REASONS = (  # for which a row is no event; of several that apply the first one counts
+    "null_user_id",
+    "null_item_id",
+    "null_time",
+    "empty_user_id",
+    "empty_item_id",
+    "invalid_utf8_user_id",
+    "invalid_utf8_item_id",
+    "wrong_type_user_id",
+    "wrong_type_item_id",
+    "unparsable_time",
+    "time_out_of_range",
+    "negative_time",
+)
 MAX_TIME = 2**63 - 1
 PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}  # microseconds
 
@@ -56,29 +70,28 @@ def check_rows(
     users, wrong_user = _read_ids(raw["user_id"].combine_chunks(), user_type)
     items, wrong_item = _read_ids(raw["item_id"].combine_chunks(), item_type)
     times, wrong_time, out_of_range = _read_times(raw["timestamp"].combine_chunks(), time_unit)
-    masks = {
-        "null_user_id": _is_null(raw["user_id"]),
-        "null_item_id": _is_null(raw["item_id"]),
-        "null_time": _is_null(raw["timestamp"]),
-        "empty_user_id": _is_empty(raw["user_id"]),
-        "empty_item_id": _is_empty(raw["item_id"]),
-        "invalid_utf8_user_id": invalid["user_id"],
-        "invalid_utf8_item_id": invalid["item_id"],
-        "wrong_type_user_id": wrong_user,
-        "wrong_type_item_id": wrong_item,
-        "unparsable_time": wrong_time,
-        "time_out_of_range": out_of_range,
-        "negative_time": times < 0,
-    }
-    reasons = list(masks)
-    code = np.full(raw.num_rows, len(reasons), dtype=np.int32)
-    for number in reversed(range(len(reasons))):  # the first reason that applies stays
-        code[masks[reasons[number]]] = number
-    is_good = code == len(reasons)
+    masks = (
+        _is_null(raw["user_id"]),
+        _is_null(raw["item_id"]),
+        _is_null(raw["timestamp"]),
+        _is_empty(raw["user_id"]),
+        _is_empty(raw["item_id"]),
+        invalid["user_id"],
+        invalid["item_id"],
+        wrong_user,
+        wrong_item,
+        wrong_time,
+        out_of_range,
+        times < 0,
+    )
+    code = np.full(raw.num_rows, len(REASONS), dtype=np.int32)
+    for number, mask in reversed(list(enumerate(masks))):
+        code[mask] = number
+    is_good = code == len(REASONS)
     is_kept = is_good & (times < before)
     counts = Counter(
         {
-            reasons[n]: int(c)
+            REASONS[n]: int(c)
             for n, c in zip(*np.unique(code[~is_good], return_counts=True), strict=True)
         }
     )
@@ -88,7 +101,7 @@ def check_rows(
         {"user_id": users, "item_id": items, "timestamp": pa.array(times)},
         schema=events_schema(user_type, item_type),
     )
-    names = pa.array(reasons, pa.string()).take(pa.array(code[~is_good]))
+    names = pa.array(REASONS, pa.string()).take(pa.array(code[~is_good]))
     bad = raw.filter(pa.array(~is_good)).append_column("reason", names)
     return Checked(events.filter(pa.array(is_kept)), bad, counts)
 

@@ -14,6 +14,7 @@ from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, wi
 from diffsasrec.schema import recommendations_schema
 from diffsasrec.sequences import Flat, flatten, restrict
 from diffsasrec.storage import Storage
+from diffsasrec.trace import Trace
 from diffsasrec.vocab import reindexing, same_items
 
 # below the directory of a scoring's state: the fallback scores, and the item trends
@@ -73,6 +74,7 @@ def score_bucket(
     *,
     recommender: Recommender | None,
     popular: PopularLists | None,
+    trace: Trace | None = None,
 ) -> pa.Table:
     """The lists of one bucket, recommendations_schema, sorted by user_id as the bucket is.
 
@@ -80,6 +82,7 @@ def score_bucket(
         sequences: sequences_schema, with a column `excluded` where there is any (`rules`).
         recommender: of the checkpoint, as of the query time; None: everyone gets the fallback.
         popular: makes the fallback; None: it is an empty list.
+        trace: takes the steps by which the recommender fills the lists; of one batch of users.
     """
     flat = flatten(sequences)
     users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
@@ -107,7 +110,7 @@ def score_bucket(
         (modelled,) = np.nonzero(by_model)
         source, bounds = events_of(offsets, modelled)
         lists[modelled], scores[modelled] = recommender.recommend(
-            items[source], times[source], bounds, excluded=excluded.of_users(modelled)
+            items[source], times[source], bounds, excluded=excluded.of_users(modelled), trace=trace
         )
     user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
     return _to_table(user_ids, lists, scores, by_model, history_len, checkpoint)
@@ -181,6 +184,7 @@ class ListMaker:
 
     Attributes:
         vocab: of the run; the items of `lists` are its indices.
+        item_ids: of the weights, by index, as a trace has them.
         recommender: as of the scoring's query time.
     """
 
@@ -190,6 +194,7 @@ class ListMaker:
         # by the configuration, not by what the node has: lists must not depend on the placement
         self._checkpoint.model.to(device)
         self.vocab = scoring.run.read_tables("vocab")
+        self.item_ids = self._checkpoint.vocab["item_id"].combine_chunks()
         allowed = allowed_items(self._checkpoint, scoring.rules)
         cap = category_cap(self._checkpoint.vocab, scoring.rules)
         (trends_VF,) = parse_tensors(scoring.run.read_bytes(f"{scoring.state}/{TRENDS}"))[
@@ -214,7 +219,9 @@ class ListMaker:
         """The rows of a bucket, with what is excluded for each user."""
         return read_bucket(self.scoring, name, self._checkpoint.vocab)
 
-    def lists(self, sequences: pa.Table, *, fallback: bool = False) -> pa.Table:
+    def lists(
+        self, sequences: pa.Table, *, fallback: bool = False, trace: Trace | None = None
+    ) -> pa.Table:
         """`score_bucket` of one bucket's rows; the fallback for all of them where asked for."""
         return score_bucket(
             sequences,
@@ -223,4 +230,5 @@ class ListMaker:
             self.scoring,
             recommender=None if fallback else self.recommender,
             popular=self._popular,
+            trace=trace,
         )

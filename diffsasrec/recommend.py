@@ -24,6 +24,7 @@ from diffsasrec.decode import (
 from diffsasrec.diffusion import MASK
 from diffsasrec.explore import Exploration, history_keys
 from diffsasrec.model import History, Pairs, SequenceModel
+from diffsasrec.trace import Trace
 
 Items = npt.NDArray[np.int32]
 Times = npt.NDArray[np.int64]  # microseconds
@@ -139,6 +140,7 @@ class Recommender:
         offsets: Offsets,
         *,
         excluded: UserItems | None = None,
+        trace: Trace | None = None,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Lists of items [B, K] (-1 behind the end), and log-probabilities as the next item.
 
@@ -146,11 +148,13 @@ class Recommender:
             items, times, offsets: whole histories; attention reads the newest events, the filter
                 and the copy score all of them.
             excluded: what each user must not be shown besides.
+            trace: takes the steps, of users that fit one batch.
 
         A list has K distinct items, or as many as are allowed and not filtered. Users are decoded
         in batches of similar length.
         """
         num_users, k = len(offsets) - 1, self.decoding.k
+        assert trace is None or num_users <= self.decoding.batch_size, num_users
         all_items = np.full((num_users, k), -1, np.int64)
         all_scores = np.full((num_users, k), -np.inf, np.float32)
         excluded = excluded or UserItems.nothing(num_users)
@@ -162,7 +166,12 @@ class Recommender:
             users = np.sort(order[start : start + self.decoding.batch_size])
             source, bounds = events_of(offsets, users)
             lists = self._batch(
-                items[source], times[source], gaps[source], bounds, excluded.of_users(users)
+                items[source],
+                times[source],
+                gaps[source],
+                bounds,
+                excluded.of_users(users),
+                trace,
             )
             all_items[users] = lists.items_BK.cpu().numpy()
             all_scores[users] = lists.scores_BK.float().cpu().numpy()
@@ -199,6 +208,7 @@ class Recommender:
         gaps: npt.NDArray[np.int64],
         offsets: Offsets,
         excluded: UserItems,
+        trace: Trace | None,
     ) -> Lists:
         decoding = self.decoding
         candidates = self._candidates(items, times, offsets, excluded)
@@ -206,12 +216,17 @@ class Recommender:
         num_users = len(offsets) - 1
         if decoding.decode == "autoregressive":
             return decode_autoregressive(
-                states.next, candidates, num_users=num_users, k=decoding.k, rank=decoding.rank
+                states.next,
+                candidates,
+                num_users=num_users,
+                k=decoding.k,
+                rank=decoding.rank,
+                trace=trace,
             )
         nothing = torch.zeros((num_users, 0), dtype=torch.int64, device=self._device)
         next_BW = states.next(nothing)
         if decoding.decode == "single":
-            return decode_single(next_BW, candidates, k=decoding.k)
+            return decode_single(next_BW, candidates, k=decoding.k, trace=trace)
         keys_B = history_keys(items, times, offsets, query_time=self.query_time)
         return decode_multi(
             next_BW,
@@ -225,6 +240,7 @@ class Recommender:
             keys_B=keys_B.to(self._device),
             rank=decoding.rank,
             shortlist=decoding.shortlist,
+            trace=trace,
         )
 
 

@@ -182,6 +182,16 @@ class Storage:
         with _explained("reading", self.url(path)):
             return bool(self._fs().exists(self._full(path)))
 
+    def directories(self, directory: str = "") -> list[str]:
+        """The names of the directories directly below a directory, sorted; [] when it is none."""
+        try:
+            with _explained("listing", self.url(directory)):
+                found = self._fs().ls(self._full(directory), detail=True)
+        except FileNotFoundError:
+            return []
+        names = [str(entry["name"]) for entry in found if entry["type"] == "directory"]
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
+
     def list(self, directory: str = "") -> list[FileInfo]:
         """The files below a directory, recursively, sorted by path; [] when there are none."""
         base = self._full("").rstrip("/")

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -98,9 +98,15 @@ def _resources(train: TrainConfig) -> dict[str, float]:
     return resources | ({"GPU": train.gpus_per_worker} if train.gpus_per_worker else {})
 
 
-def check_cluster(section: str, what: str, number: int, resources: dict[str, float]) -> None:
-    """Raises ConfigError when the cluster, at its largest, can't hold `number` of `what`."""
-    available = cluster_resources()
+def check_cluster(
+    section: str,
+    what: str,
+    number: int,
+    resources: dict[str, float],
+    *,
+    available: Mapping[str, float],
+) -> None:
+    """Raises ConfigError when what is available can't hold `number` of `what`."""
     for kind, each in resources.items():
         if each * number > available.get(kind, 0.0) + 1e-9:
             raise ConfigError(

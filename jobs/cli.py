@@ -32,8 +32,9 @@ from diffsasrec.publish import append_rollback, check_create_only, prune, read_c
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.storage import Storage, resolve_package, stat_files
 from diffsasrec.tables import read_item_ids
-from diffsasrec.train import check_cluster
+from diffsasrec.train import check_cluster, cluster_resources
 from jobs.exclude import check_exclusions, lately_published
+from jobs.observe import Night, observe
 from jobs.summary import print_summary
 
 log = logging.getLogger("jobs")
@@ -50,13 +51,15 @@ def main(stages: tuple[str, ...]) -> None:
     )
     summary: dict[str, Any] = {"run_id": None, "status": "failed", "stage": None}
     summary |= {"counts": {}, "paths": {}}
+    night = Night()
     try:
-        code = _run(arguments, summary)
+        code = _run(arguments, summary, night)
     except DiffsasrecError as error:
         code = _failed(summary, find_ours(error) or error)
     except Exception as error:
         log.error("%s", traceback.format_exc())
         code = _failed(summary, find_ours(error) or InfrastructureError(_one_line(error)))
+    observe(night, summary, code or 0)
     if ray.is_initialized():
         ray.shutdown()
     if code is not None:
@@ -86,9 +89,9 @@ def _parse(stages: tuple[str, ...]) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", dest="sets")
     parser.add_argument("--print-config", action="store_true", help="print it resolved, and exit")
     parser.add_argument(
-        "--dry-run", action="store_true", help="check the inputs and the lake, and exit"
+        "--dry-run", action="store_true", help="check log, lake and cluster, estimate, and exit"
     )
-    parser.set_defaults(stages=stages, rollback_to=None, keep=None)
+    parser.set_defaults(stages=stages, is_night=stages == STAGES, rollback_to=None, keep=None)
     if stages == STAGES:
         parser.add_argument("--stages", type=_stage_names, help="only these, as in: score,publish")
     if stages == ("publish",):
@@ -127,7 +130,7 @@ def _stage_names(text: str) -> tuple[str, ...]:
     return tuple(stage for stage in STAGES if stage in names)
 
 
-def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
+def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -> int | None:
     config = _load(arguments)
     if arguments.print_config:
         print(yaml.safe_dump(config.resolved(), sort_keys=False) + f"# sha256 {config.sha256()}")
@@ -142,6 +145,9 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     )
     run.lake.check_writable()
     _refuse_changed(run)
+    to_do = [stage for stage in arguments.stages if run.record(stage) is None]
+    if to_do and arguments.is_night and not arguments.dry_run:
+        night.follow(config, run)
     for key in ("deny_path", "allow_path"):
         if (path := getattr(config.score, key)) is not None:
             read_item_ids(path, f"score.{key}")
@@ -150,19 +156,22 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     if config.iceberg.table is not None and "publish" in arguments.stages:
         ids = inspect_inputs(inputs, config.events)
         check_table(config.iceberg, ids.user_type, ids.item_type, create=not arguments.dry_run)
-    if arguments.dry_run:
-        summary["status"] = "checked"
-        return _dry_run(config, run, inputs, arguments.stages)
     if "publish" in arguments.stages:
         check_create_only(run.lake, single_writer=config.publish.single_writer)
-    to_do = [stage for stage in arguments.stages if run.record(stage) is None]
-    watchdog = threading.Thread(target=_watch, args=(config.stall_timeout, summary), daemon=True)
+    if arguments.dry_run:
+        from jobs.preflight import dry_run  # which needs what is here, as the stages do
+
+        summary["status"] = "checked"
+        return dry_run(config, run, inputs, to_do)
+    watchdog = threading.Thread(
+        target=_watch, args=(config.stall_timeout, summary, night), daemon=True
+    )
     watchdog.start()
     if to_do:
         start_ray()
-        check_resources(config, to_do)
+        check_resources(config, to_do, cluster_resources())
     for stage in arguments.stages:
-        summary["stage"] = stage
+        summary["stage"], night.stage_started = stage, time.monotonic()
         if run.record(stage) is None:
             _run_stage(stage, config, run)
         else:
@@ -176,7 +185,7 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     return 0
 
 
-def _watch(timeout: float, summary: dict[str, Any]) -> None:
+def _watch(timeout: float, summary: dict[str, Any], night: Night) -> None:
     """Ends this process, and with it the run, once nothing has moved for `timeout` seconds.
 
     The run may be in any call of Ray, which waits without end for a node that does not come: only
@@ -192,6 +201,7 @@ def _watch(timeout: float, summary: dict[str, Any]) -> None:
         "only takes long"
     )
     code = _failed(summary, error)
+    observe(night, summary, code)
     print(json.dumps(summary, sort_keys=True), flush=True)
     os._exit(code)
 
@@ -245,15 +255,15 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     log.info("%s: done in %s", stage, duration(seconds))
 
 
-def check_resources(config: Config, stages: list[str]) -> None:
+def check_resources(config: Config, stages: list[str], available: Mapping[str, float]) -> None:
     """Before anything is read: a worker that fits nowhere would be waited for without end."""
     train, score = config.train, config.score
     if {"pretrain", "finetune", "refit"} & set(stages):
         resources = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
-        check_cluster("train", "worker", train.num_workers, resources)
+        check_cluster("train", "worker", train.num_workers, resources, available=available)
     if {"evaluate", "score"} & set(stages):
         resources = {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}
-        check_cluster("score", "actor", 1, resources)
+        check_cluster("score", "actor", 1, resources, available=available)
 
 
 def start_ray() -> None:
@@ -327,25 +337,6 @@ def _refuse_changed(run: RunDir) -> None:
             f"run {run.run_id} of {run.ds} is published, and the config, the code or the inputs "
             "are not those it was made from; leave --run-id out or choose a new one"
         )
-
-
-def _dry_run(config: Config, run: RunDir, inputs: list[InputFile], stages: tuple[str, ...]) -> int:
-    events = inspect_inputs(inputs, config.events)
-    size = sum(file.size for file in inputs)
-    log.info(
-        "input: %d files, %.1f MB, %d fragments", len(inputs), size / 1e6, len(events.fragments)
-    )
-    log.info("ids: user %s, item %s", events.user_type, events.item_type)
-    for stage in stages:
-        log.info("%s: %s", stage, "to do" if run.record(stage) is None else "already done")
-    log.info(
-        "needs %g CPUs and %g GPUs for training, up to %g and %g for scoring",
-        config.train.num_workers * config.train.cpus_per_worker,
-        config.train.num_workers * config.train.gpus_per_worker,
-        config.score.num_actors * config.score.cpus_per_actor,
-        config.score.num_actors * config.score.gpus_per_actor,
-    )
-    return 0
 
 
 def microseconds(time: str) -> int:

@@ -61,6 +61,7 @@ from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
 from diffsasrec.split import next_items
 from diffsasrec.storage import Storage, parquet_bytes
+from diffsasrec.train import cluster_resources
 from jobs.cli import check_resources, source_digest, start_ray
 from jobs.evaluate import baseline_scores, holdout_scoring
 from jobs.prepare import main as prepare
@@ -116,7 +117,7 @@ def main() -> None:
         cells = read_cells(arguments.config, arguments.grid)
         start_ray()
         for cell in cells:
-            check_resources(cell.config, ["pretrain", "evaluate"])
+            check_resources(cell.config, ["pretrain", "evaluate"], cluster_resources())
         rows: list[dict[str, Any]] = []
         for done, cell in enumerate(cells, 1):
             rows += run_cell(cell)

@@ -72,9 +72,9 @@ def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     )
     rows = rows_scored(decoding)
     steps = {"single": 0, "multi": options.steps, "autoregressive": options.k - 1}[options.decode]
-    encoder = _encoder_flops(options, options.history, options.history / 2)
-    encoder += _encoder_flops(options, 1, options.history)
-    encoder += steps * _encoder_flops(options, options.k, options.history + options.k)
+    encoder = encoder_flops(options, options.history, options.history / 2)
+    encoder += encoder_flops(options, 1, options.history)
+    encoder += steps * encoder_flops(options, options.k, options.history + options.k)
     whole = 2 * width * options.items  # FLOP of one state and the whole catalogue
     yield {
         "variant": "per user",
@@ -85,7 +85,7 @@ def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "states_shortlist": 1 if options.decode == "multi" else rows,
     }
     seconds = {}
-    flops_encoder, flops_products = _cpu_rates(options, width)
+    flops_encoder, flops_products = cpu_rates(options, width)
     for name, states in (("exact", rows), ("shortlist", 1 if options.decode == "multi" else rows)):
         seconds[f"CPU core, {name}"] = encoder / flops_encoder + states * whole / flops_products
         yield _hours(options, f"CPU core, {name}", seconds[f"CPU core, {name}"], "extrapolated")
@@ -107,13 +107,13 @@ def _exploration(options: argparse.Namespace) -> Exploration:
     return Exploration(int(options.decode == "multi" and options.steps > 1 and options.k > 1))
 
 
-def _encoder_flops(options: argparse.Namespace, tokens: float, keys: float) -> float:
+def encoder_flops(options: argparse.Namespace, tokens: float, keys: float) -> float:
     """20 d^2 of products with weights and 4 d of attention per key, for each token and block."""
     d = options.hidden
     return float(options.blocks * tokens * (20 * d * d + 4 * keys * d))
 
 
-def _cpu_rates(options: argparse.Namespace, width: int) -> tuple[float, float]:
+def cpu_rates(options: argparse.Namespace, width: int) -> tuple[float, float]:
     """FLOP/s of one core here: in the encoder, and in products with the catalogue."""
     torch.set_num_threads(1)
     config = ModelConfig(
@@ -125,7 +125,7 @@ def _cpu_rates(options: argparse.Namespace, width: int) -> tuple[float, float]:
     lengths_B = torch.full((users,), length)
     with torch.inference_mode():
         encoding = _best_seconds(lambda: model.encode(items_BL, lengths_B))
-    encoder = users * _encoder_flops(options, length, length / 2) / encoding
+    encoder = users * encoder_flops(options, length, length / 2) / encoding
     num_rows, num_items = 1024, 8192
     products = min(_best_seconds(run) for run in products_alone(num_rows, num_items, width))
     return encoder, 2 * num_rows * num_items * width / products

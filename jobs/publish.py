@@ -23,14 +23,18 @@ from diffsasrec.rules import allowed_items, category_cap, excluded_of
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage, sha256
+from diffsasrec.train import cluster_resources
 from jobs.cli import main as run_job
 from jobs.cli import source_digest
+from jobs.cost import cost_of
+from jobs.observe import METRICS, OUTCOME
 from jobs.score import night_scoring
 from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
 
-NOT_IN_MANIFEST = ("state/", "_stages/", "tensorboard/", "manifest.json")
+# outcome.json and metrics.prom: what a night leaves behind for those who watch it (jobs/observe.py)
+NOT_IN_MANIFEST = ("state/", "_stages/", "tensorboard/", "manifest.json", OUTCOME, METRICS)
 
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:
@@ -126,6 +130,7 @@ def manifest_content(
 ) -> dict[str, Any]:
     paths = [info.path for info in run.storage.list()]
     paths = [path for path in paths if not path.startswith(NOT_IN_MANIFEST)]
+    seconds = {stage: record["seconds"] for stage, record in records.items()}
     files = sorted(map_tasks(describe_file, paths, run.storage), key=lambda file: file["path"])
     return {
         "ds": run.ds,
@@ -142,7 +147,8 @@ def manifest_content(
         },
         "model_version": read_description(run.storage.sub("checkpoint"))["model_version"],
         "counts": {stage: record["counts"] for stage, record in records.items()},
-        "seconds": {stage: record["seconds"] for stage, record in records.items()},
+        "seconds": seconds,
+        "cost": cost_of(config, seconds, cluster_resources()),
         "files": files,
     }
 

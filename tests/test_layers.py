@@ -12,6 +12,7 @@ LEVELS = [
     ["storage"],
     ["catalogue", "inputs", "rundir", "audit", "tables", "iceberg"],
     ["shortlist", "model", "items", "popular"],
+    ["trace"],
     ["decode"],
     ["events", "baselines", "recommend", "checkpoint", "publish"],
     ["split", "rules", "partitions"],

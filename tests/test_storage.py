@@ -34,6 +34,14 @@ def test_bytes_come_back_as_they_were_written(storage: Storage):
     assert storage.read_bytes("a/b.json") == b"\x00{}\xff"
 
 
+def test_directories_are_those_directly_below_and_no_files(storage: Storage):
+    for path in ("runs/ds=2/a/x", "runs/ds=1/b/y", "runs/ds=1/c", "runs/file"):
+        storage.write_bytes(path, b"1")
+    assert storage.directories("runs") == ["ds=1", "ds=2"]
+    assert storage.directories("runs/ds=1") == ["b"]
+    assert storage.directories("nowhere") == []
+
+
 def test_an_empty_file_is_a_file(storage: Storage):
     storage.write_bytes("empty", b"")
     assert storage.exists("empty")

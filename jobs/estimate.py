@@ -1,0 +1,275 @@
+"""What the stages of a night will take: from the newest night of the lake, else from rough rates.
+
+All of it is an estimate, and the table says from what.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
+
+from diffsasrec.batches import suited_num_negatives
+from diffsasrec.config import Config
+from diffsasrec.counters import NUM_TRENDS
+from diffsasrec.inputs import InputFile
+from diffsasrec.model import NUM_MIXED
+from diffsasrec.progress import duration
+from diffsasrec.publish import read_chain, run_path
+from diffsasrec.rundir import OUTPUTS
+from diffsasrec.storage import Storage, open_filesystem
+from jobs.cost import Cost, cost_of
+from jobs.plan import GPUS, add_arguments, cpu_rates, encoder_flops, plan
+
+# rough rates, for a lake without any night
+START_S = 10.0  # until the processes of a stage have started
+ROWS_PER_S = 100_000  # of prepare, per CPU
+LISTS_PER_S = 5_000  # of publish, per CPU: the audit makes each history again
+GPU = "L4"  # the slowest of jobs/plan.py
+GPU_SHARE = 0.2  # of its rate that training reaches
+BACKWARD = 3  # a training step is so many forward passes
+HEAD = 2**20  # bytes of a text file that are looked at
+FOOTERS = 8  # files whose footers are read
+PROCESS = 0.6e9  # bytes of a process that has loaded Ray and torch
+
+Resources = Mapping[str, Mapping[str, float]]  # by stage and kind
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a log, estimated."""
+
+    rows: float
+    users: float
+    items: float
+
+    @staticmethod
+    def of_sample(
+        users: list[pa.Array], items: list[pa.Array], inputs: list[InputFile], file_format: str
+    ) -> "Size":
+        """From the ids of some chunks, and from footers (Parquet) or the length of lines (text)."""
+        bytes_per_row = _bytes_per_row(inputs, file_format)
+        rows = sum(file.size for file in inputs) / bytes_per_row
+        return Size(rows, num_distinct(users, rows), num_distinct(items, rows))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    size: Size
+    basis: str  # what it was made from
+    seconds: dict[str, float]  # by stage
+    cost: Cost
+    memory: dict[str, float]  # by stage: bytes of its largest process
+
+
+def _bytes_per_row(inputs: list[InputFile], file_format: str) -> float:
+    some = [inputs[i] for i in np.unique(np.linspace(0, len(inputs) - 1, FOOTERS).astype(int))]
+    num_bytes, num_rows = 0.0, 0.0
+    for file in some:
+        filesystem, path = open_filesystem(file.path)
+        if file_format == "parquet":
+            with filesystem.open(path, "rb") as opened:
+                num_rows += pq.read_metadata(opened).num_rows
+            num_bytes += file.size
+        else:
+            with filesystem.open(path, "rb") as raw:
+                packed = infer_compression(path)
+                opened = compr[packed](raw, mode="r") if packed else raw
+                num_rows += max(opened.read(HEAD).count(b"\n"), 1)
+                num_bytes += min(raw.tell(), file.size)
+    return max(num_bytes, 1.0) / max(num_rows, 1.0)
+
+
+def num_distinct(chunks: list[pa.Array], num_rows: float) -> float:
+    """About how many ids a log of so many rows has, from the ids of chunks of it."""
+    counts = np.asarray(pc.value_counts(pa.chunked_array(chunks)).field("counts"))
+    found, looked_at = len(counts), int(counts.sum())
+    if not found:
+        return 0.0
+    most = found * max(num_rows / looked_at, 1.0)
+    if len(chunks) > 1 and sum(len(chunk.unique()) for chunk in chunks) < 1.05 * found:
+        return most  # the log is sorted by them: each chunk brings new ones
+    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    return float(min(found + once**2 / (2 * max(twice, 1)), most))  # Chao 1984
+
+
+def estimate(
+    config: Config,
+    lake: Storage,
+    inputs: list[InputFile],
+    sampled: Size,
+    resources: Resources,
+    cluster: Mapping[str, float],
+) -> Estimate:
+    """What each stage takes on `cluster`; `resources`: of it, `cost.stage_resources`."""
+    night = newest_night(lake)
+    if night is not None:
+        size, seconds = as_then(config, night, inputs, resources)
+        basis = f"run {night['run_id']} of {night['ds']}, scaled"
+    else:
+        size, seconds = sampled, by_rates(config, sampled, resources)
+        basis = "rough rates and the model of jobs/plan.py; no night of this lake is published"
+    cpus = max(resources["publish"]["CPU"], 1.0)
+    seconds["publish"] = size.users / LISTS_PER_S / cpus
+    cost = cost_of(config, seconds, cluster)
+    return Estimate(size, basis, seconds, cost, memory_of(config, size))
+
+
+def newest_night(lake: Storage) -> dict[str, Any] | None:
+    """The manifest of the newest entry of the chain whose run directory is still there."""
+    for entry in reversed(read_chain(lake)):
+        try:
+            data = lake.read_bytes(f"{run_path(entry.ds, entry.run_id)}/manifest.json")
+        except FileNotFoundError:
+            continue
+        manifest: dict[str, Any] = json.loads(data)
+        return manifest
+    return None
+
+
+def as_then(
+    config: Config, night: dict[str, Any], inputs: list[InputFile], resources: Resources
+) -> tuple[Size, dict[str, float]]:
+    """The size of this log and the seconds of stages, from those of an earlier night.
+
+    Rows and users grow with the bytes of the log, items with their square root. Prepare takes time
+    by rows, training by rows and epochs, lists by users and items; each less, the more works on it.
+    """
+    then, counts = night["config"], night["counts"]["prepare"]
+    grown = sum(f.size for f in inputs) / max(sum(f["size"] for f in night["inputs"]), 1)
+    size = Size(counts["rows"] * grown, counts["users"] * grown, counts["items"] * math.sqrt(grown))
+    pretrain = config.pretrain.epochs / then["pretrain"]["epochs"]
+    finetune = (config.finetune.epochs or 0) / max(then["finetune"]["epochs"], 1)
+    lists = grown * math.sqrt(grown)
+    work = {"prepare": grown, "pretrain": grown * pretrain, "finetune": grown * finetune}
+    work |= {"refit": grown * max(pretrain, finetune), "evaluate": lists, "score": lists}
+    seconds = {}
+    for stage, taken in night["seconds"].items():
+        seconds[stage] = taken * work[stage]
+        used = night.get("cost", {}).get("stages", {}).get(stage)
+        kind = "GPU" if used and used["gpu_hours"] and resources[stage]["GPU"] else "CPU"
+        if used and taken and used[f"{kind.lower()}_hours"]:
+            num_then = used[f"{kind.lower()}_hours"] * 3600 / taken
+            seconds[stage] *= num_then / max(resources[stage][kind], 1e-9)
+    return size, seconds
+
+
+def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, float]:
+    """The seconds of stages by what each computes; rates of this machine's CPU are measured."""
+    history = max(size.rows / max(size.users, 1.0), 1.0)
+    seen = min(history, config.model.max_seq_len)
+    options = _options(config, size, seen)
+    width = config.model.hidden_size + NUM_TRENDS + NUM_MIXED
+    if resources["pretrain"]["GPU"]:
+        encoding = products = GPUS[GPU].flops * GPU_SHARE
+        num_workers = resources["pretrain"]["GPU"]
+    else:
+        encoding, products = cpu_rates(options, width)
+        num_workers = resources["pretrain"]["CPU"]
+
+    def training(states: float, sequences: float, *, at_batch_times: bool) -> float:
+        """Seconds of sequences of `seen` events, with so many states against the catalogue each."""
+        num = config.train.num_negatives
+        if num is None:
+            num = suited_num_negatives(int(size.items), at_batch_times=at_batch_times)
+        loss = states * 2 * width * (num or size.items)
+        each = encoder_flops(options, seen, seen / 2) / encoding + loss / products
+        return BACKWARD * sequences * each / num_workers
+
+    pretrain = training(seen, size.users * config.pretrain.epochs, at_batch_times=False)
+    query_times = config.finetune.query_times / 2  # not everyone has an event behind each of them
+    sequences = size.users * query_times * config.finetune.epochs
+    finetune = training(config.model.num_slots, sequences, at_batch_times=True)
+    device = f"{GPU}, shortlist" if resources["score"]["GPU"] else "CPU core, shortlist"
+    hours = next(line["hours"] for line in plan(options) if line["variant"] == device)
+    actors = resources["score"]["GPU"] or resources["score"]["CPU"]
+    score = hours * 3600 / actors
+    working = {
+        "prepare": size.rows / ROWS_PER_S / max(resources["prepare"]["CPU"], 1.0),
+        "pretrain": pretrain,
+        "finetune": finetune,
+        "evaluate": score,  # some of the users, and the counters
+        "refit": pretrain + finetune,
+        "score": score,
+    }
+    return {stage: START_S + seconds for stage, seconds in working.items()}
+
+
+def _options(config: Config, size: Size, history: float) -> argparse.Namespace:
+    """Those of `jobs.benchmark plan`."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = parser.parse_args([])
+    options.users, options.items, options.history = size.users, max(size.items, 1.0), history
+    options.hidden, options.blocks = config.model.hidden_size, config.model.num_blocks
+    options.heads, options.k = config.model.num_heads, config.score.k
+    options.decode, options.steps = config.score.decode, config.score.steps
+    return options
+
+
+def memory_of(config: Config, size: Size) -> dict[str, float]:
+    """Bytes of the largest process of each stage, by what it holds."""
+    history = size.rows / max(size.users, 1.0)
+    bucket = min(config.split.users_per_bucket, size.users) * history * 12
+    numbers = config.model.hidden_size * size.items
+    # weights, gradients, two moments and the average of the weights; buckets twice while shuffled
+    training = 5 * 4 * numbers + 2 * config.train.buckets_in_memory * bucket
+    training += (config.finetune.query_times + 1) * NUM_TRENDS * 4 * size.items
+    scoring = 4 * numbers + 4 * size.items * (config.model.hidden_size + NUM_TRENDS) + 2 * bucket
+    by_stage = {
+        "prepare": 100 * size.items + 8 * bucket,
+        "pretrain": training,
+        "finetune": training,
+        "evaluate": scoring,
+        "refit": training,
+        "score": scoring,
+        "publish": scoring,
+    }
+    return {stage: PROCESS + held for stage, held in by_stage.items()}
+
+
+def plan_table(known: Estimate, to_do: list[str]) -> list[str]:
+    """The estimate as people read it; stages that are done take nothing."""
+    size = known.size
+    lines = [
+        f"estimated from {known.basis}",
+        f"about {size.rows:,.0f} rows, {size.users:,.0f} users, {size.items:,.0f} items",
+        f"{'stage':10}{'time':>10}{'CPU h':>10}{'GPU h':>10}{'money':>10}"
+        f"{'memory of a process':>22}",
+    ]
+    spent = {"cpu_hours": 0.0, "gpu_hours": 0.0}
+    money: float | None = 0.0
+    for stage in OUTPUTS:
+        if stage not in to_do:
+            continue
+        cost = known.cost["stages"][stage]
+        lines.append(
+            f"{stage:10}{_about(known.seconds[stage]):>10}{cost['cpu_hours']:>10.3f}"
+            f"{cost['gpu_hours']:>10.3f}{_money(cost['money']):>10}"
+            f"{f'{known.memory[stage] / 2**30:.1f} GiB':>22}"
+        )
+        for kind in spent:
+            spent[kind] += cost[kind]
+        money = None if money is None or cost["money"] is None else money + cost["money"]
+    total = sum(known.seconds[stage] for stage in to_do)
+    lines.append(
+        f"{'all':10}{_about(total):>10}{spent['cpu_hours']:>10.3f}{spent['gpu_hours']:>10.3f}"
+        f"{_money(money):>10}"
+    )
+    return lines
+
+
+def _about(seconds: float) -> str:
+    return f"~{duration(max(seconds, 1.0))}"
+
+
+def _money(money: float | None) -> str:
+    return "-" if money is None else f"{money:.3f}"

@@ -1,0 +1,130 @@
+"""A night as Prometheus metrics, in the text format of node_exporter's textfile collector."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from diffsasrec.errors import RefusedError
+from diffsasrec.events import AFTER_RUN_DATE, MALFORMED, REASONS
+from diffsasrec.rundir import OUTPUTS
+
+QUARANTINED = (*REASONS, MALFORMED)
+DROPPED = (AFTER_RUN_DATE, "duplicate", "over_max_user_events", "rare_item")
+SOURCES = ("model", "popular")
+REFUSING = {"gate": "evaluate", "audit": "publish"}  # and the stages in which they do
+QUALITY = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR", "coverage": "Coverage"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is told of a night; None: not known."""
+
+    outcome: dict[str, Any]  # as in outcome.json
+    metrics: dict[str, Any] | None  # as in metrics.json
+    last_success: float | None  # seconds since 1970: when something was published last
+    trained_before: int | None  # microseconds: of the weights that make the lists
+
+
+def exposition(facts: Facts) -> bytes:
+    """All metrics of a night; those of what it has not come to are left out."""
+    page = _Page()
+    _add_course(page, facts)
+    counts = facts.outcome["counts"]
+    if "prepare" in counts:
+        _add_rows(page, counts["prepare"])
+    if "score" in counts:
+        lists = {source: counts["score"].get(source, 0) for source in SOURCES}
+        page.add_each("lists", "lists by what made them", "source", lists)
+        short = counts["score"].get("short_lists", 0)
+        page.add("short_lists", "lists of fewer than score.k items", short)
+    if facts.metrics is not None:
+        _add_quality(page, facts.metrics)
+    if facts.trained_before is not None:
+        before = facts.trained_before / 1e6
+        page.add(
+            "weights_trained_before_timestamp_seconds",
+            "no event at or after it was trained on: of the weights that make the lists",
+            before,
+        )
+        age = _run_date(facts.outcome) - before
+        page.add("weights_age_seconds", "age of these weights at the run date", age)
+    return page.text()
+
+
+class _Page:
+    """Gauges in a registry of their own, so that none of this process gets among them."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+
+    def add(self, name: str, what: str, value: float) -> None:
+        Gauge(f"diffsasrec_{name}", what, registry=self._registry).set(value)
+
+    def add_each(self, name: str, what: str, label: str, values: Mapping[str, float]) -> None:
+        gauge = Gauge(f"diffsasrec_{name}", what, [label], registry=self._registry)
+        for key, value in values.items():
+            gauge.labels(key).set(value)
+
+    def add_quality(
+        self, name: str, what: str, values: Mapping[tuple[str, str, str], float]
+    ) -> None:
+        """`values` by what made the lists (model, best_counter), its name, and the cut-off."""
+        gauge = Gauge(f"diffsasrec_{name}", what, ["of", "name", "k"], registry=self._registry)
+        for key, value in values.items():
+            gauge.labels(*key).set(value)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+def _run_date(outcome: dict[str, Any]) -> float:
+    return datetime.fromisoformat(outcome["ds"]).replace(tzinfo=UTC).timestamp()
+
+
+def _add_course(page: _Page, facts: Facts) -> None:
+    outcome = facts.outcome
+    code, stage = outcome["exit_code"], outcome["stage"]
+    if facts.last_success is not None:
+        what = "when a night was published last"
+        page.add("last_success_timestamp_seconds", what, facts.last_success)
+    ended = datetime.fromisoformat(outcome["ended"]).timestamp()
+    page.add("end_timestamp_seconds", "when this night ended, well or not", ended)
+    page.add("run_date_timestamp_seconds", "run date, exclusive", _run_date(outcome))
+    page.add("exit_code", "of this night, 0: done", code)
+    failed = {name: float(code != 0 and stage == name) for name in OUTPUTS}
+    failed["start"] = float(code != 0 and stage is None)
+    page.add_each("failed", "1 for the stage in which this night failed", "stage", failed)
+    refused = {
+        by: float(code == RefusedError.exit_code and stage == where)
+        for by, where in REFUSING.items()
+    }
+    page.add_each("refused", "1 where this night was refused", "by", refused)
+    what = "how long a stage took, in the attempt that ended it"
+    page.add_each("stage_duration_seconds", what, "stage", outcome["seconds"])
+
+
+def _add_rows(page: _Page, counts: dict[str, int]) -> None:
+    page.add("rows_read", "rows of the log", counts["rows"])
+    page.add("rows_kept", "rows that are events before the run date", counts["kept"])
+    quarantined = {reason: counts.get(reason, 0) for reason in QUARANTINED}
+    page.add_each("rows_quarantined", "bad rows by reason", "reason", quarantined)
+    dropped = {reason: counts.get(reason, 0) for reason in DROPPED}
+    page.add_each("rows_dropped", "good rows that are not used, by reason", "reason", dropped)
+
+
+def _add_quality(page: _Page, metrics: dict[str, Any]) -> None:
+    """The model, and the best counter by NDCG at the largest cut-off."""
+    ks = sorted(int(name.partition("@")[2]) for name in metrics["model"] if _is_ndcg(name))
+    counters = metrics["baselines"]
+    best = max(counters, key=lambda name: counters[name][f"NDCG@{ks[-1]}"])
+    rows = {("model", "model"): metrics["model"], ("best_counter", best): counters[best]}
+    for name, metric in QUALITY.items():
+        values = {(*who, str(k)): row[f"{metric}@{k}"] for who, row in rows.items() for k in ks}
+        page.add_quality(name, f"{metric} on the holdout users of this night", values)
+
+
+def _is_ndcg(name: str) -> bool:
+    return name.startswith("NDCG@") and not name.endswith("_ci")

@@ -1,0 +1,136 @@
+"""What a night leaves behind for those who watch it: outcome.json, metrics.prom, and more.
+
+These files are derived. The pipeline never reads them, the manifest does not list them, and a
+failure to write one changes nothing about the night. The clocks that are read here decide nothing.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from diffsasrec.checkpoint import CONFIG
+from diffsasrec.config import Config
+from diffsasrec.objects import Patience, without_secrets
+from diffsasrec.publish import CHAIN, read_chain
+from diffsasrec.rundir import OUTPUTS, RunDir, to_json
+from diffsasrec.storage import Storage
+from jobs.exposition import Facts, exposition
+
+log = logging.getLogger("jobs")
+
+OUTCOME, METRICS = "outcome.json", "metrics.prom"
+# with a store that is down: the night is over, and its exit code is waited for
+SHORT = Patience(attempts=2, seconds=20.0)
+SECONDS = 60.0  # for all writers together
+
+# what else is written at the end of a night, each by a function of the run and the config
+FURTHER_WRITERS: tuple[Callable[[RunDir, Config], Any], ...] = ()
+
+
+@dataclass
+class Night:
+    """What one process does to one run; nothing of a run is observed that has no work left."""
+
+    config: Config | None = None
+    run: RunDir | None = None
+    stage_started: float | None = None  # time.monotonic
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def follow(self, config: Config, run: RunDir) -> None:
+        self.config, self.run = config, run
+
+
+def observe(night: Night, summary: dict[str, Any], exit_code: int) -> None:
+    """Writes all files, each on its own; what fails is a line in the log.
+
+    Args:
+        summary: as in the last line of stdout: status, stage, and the error if there is one.
+    """
+    if night.run is None or night.config is None:
+        return
+    ended = datetime.now(UTC)
+    run = replace(night.run, lake=replace(night.run.lake, patience=SHORT))
+    writers: dict[str, Callable[[], Any]] = {
+        OUTCOME: partial(write_outcome, night, run, summary, exit_code, ended),
+        METRICS: partial(write_metrics, run),
+    }
+    for further in FURTHER_WRITERS:
+        writers[further.__name__] = partial(further, run, night.config)
+    # a store that hangs must not keep a scheduler waiting for the exit code
+    thread = threading.Thread(target=_write_each, args=(writers,), daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    if thread.is_alive():
+        log.warning("observe: %s is not written after %g seconds", run.storage.root, SECONDS)
+
+
+def _write_each(writers: dict[str, Callable[[], Any]]) -> None:
+    for name, write in writers.items():
+        try:
+            write()
+        except Exception as error:
+            text = " ".join(without_secrets(str(error)).split())
+            log.warning("observe: %s is not written: %s: %s", name, type(error).__name__, text)
+
+
+def write_outcome(
+    night: Night, run: RunDir, summary: dict[str, Any], exit_code: int, ended: datetime
+) -> None:
+    records = {stage: record for stage in OUTPUTS if (record := run.record(stage)) is not None}
+    seconds = {stage: record["seconds"] for stage, record in records.items()}
+    if exit_code and summary["stage"] is not None and night.stage_started is not None:
+        seconds[summary["stage"]] = round(time.monotonic() - night.stage_started, 1)
+    error = summary.get("error")
+    outcome = {
+        "ds": run.ds,
+        "run_id": run.run_id,
+        "status": summary["status"],
+        "stage": summary["stage"],
+        "exit_code": exit_code,
+        "error": None if error is None else without_secrets(error),
+        "counts": {stage: record["counts"] for stage, record in records.items()},
+        "seconds": seconds,
+        "started": night.started.isoformat(timespec="seconds"),
+        "ended": ended.isoformat(timespec="seconds"),
+    }
+    run.storage.write_bytes(OUTCOME, to_json(outcome))
+
+
+def write_metrics(run: RunDir) -> None:
+    """The metrics of the outcome that has been written."""
+    outcome = _read_json(run.storage, OUTCOME)
+    assert outcome is not None, run.storage.root
+    # what an earlier config or log has left in this directory says nothing of tonight
+    is_measured = "evaluate" in outcome["counts"] or outcome["stage"] == "evaluate"
+    description = _read_json(run.storage, f"checkpoint/{CONFIG}")
+    has_weights = "refit" in outcome["counts"] and description is not None
+    facts = Facts(
+        outcome=outcome,
+        metrics=_read_json(run.storage, "metrics.json") if is_measured else None,
+        last_success=last_success(run.lake),
+        trained_before=description["trained_before"] if has_weights and description else None,
+    )
+    run.storage.write_bytes(METRICS, exposition(facts))
+
+
+def last_success(lake: Storage) -> float | None:
+    """When a night was published last, by the store's clock; a rollback publishes none."""
+    first: dict[tuple[str, str], str] = {}
+    for entry in read_chain(lake):
+        first.setdefault((entry.ds, entry.run_id), entry.path)
+    written = {info.path: info.modified for info in lake.list(CHAIN)}
+    return max((written[path] for path in first.values()), default=None)
+
+
+def _read_json(storage: Storage, path: str) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(storage.read_bytes(path))
+    except FileNotFoundError:
+        return None
+    return content

@@ -1,0 +1,202 @@
+"""What a lake holds, for people: one user's list and how it came about, or what is published now.
+
+    python -m jobs.show --lake s3://bucket/recommender --user 17
+    python -m jobs.show --lake s3://bucket/recommender --current
+    python -m jobs.show --lake s3://bucket/recommender --metrics
+
+Everything is read from the lake and made in this process; no Ray is started, nothing is written.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from datetime import UTC, date, datetime
+from typing import Any
+
+from diffsasrec.config import Config, load_config
+from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
+from diffsasrec.publish import CHAIN, NAME, Entry, newest_by_date, read_chain, run_path
+from diffsasrec.rundir import RunDir
+from diffsasrec.storage import Storage, sha256
+from jobs.observe import METRICS
+from jobs.show_user import user_lines
+from jobs.summary import metrics_table
+
+LAST_ENTRIES = 5
+
+
+def main() -> None:
+    arguments = _parse()
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    lake = Storage.of(arguments.lake.rstrip("/"))
+    try:
+        if arguments.metrics:
+            sys.stdout.write(newest_metrics(lake))
+            return
+        if arguments.current:
+            lines = current_lines(lake)
+        else:
+            run, manifest = open_published(lake, arguments.date, arguments.run_id)
+            config = config_of(manifest)
+            lines = user_lines(config, run, manifest, user=arguments.user, last=arguments.last)
+    except DiffsasrecError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    for line in lines:
+        print(printable(line))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Shows what a lake holds.")
+    parser.add_argument("--lake", required=True, help="local directory or s3://bucket/prefix")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--user", metavar="ID", help="history, list, and how the list was filled")
+    what.add_argument("--current", action="store_true", help="what is published now")
+    what.add_argument(
+        "--metrics", action="store_true", help=f"{METRICS} of the newest run date, as it is"
+    )
+    parser.add_argument(
+        "--date", type=date.fromisoformat, help="with --user: run date; default: what is current"
+    )
+    parser.add_argument("--run-id", metavar="ID", help="with --user: default: what the date shows")
+    parser.add_argument(
+        "--last", type=int, default=10, metavar="N", help="with --user: events that are shown"
+    )
+    return parser.parse_args()
+
+
+def printable(line: str) -> str:
+    """Ids and titles come from a log: nothing in them may steer a terminal."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in line
+    )
+
+
+def open_published(
+    lake: Storage, ds: date | None, run_id: str | None
+) -> tuple[RunDir, dict[str, Any]]:
+    """A published run and its manifest: the one that is named, or what the date shows, or current.
+
+    Raises:
+        ConfigError: there is none.
+        InfrastructureError: the manifest was changed after publishing.
+    """
+    chain = read_chain(lake)
+    entry = _entry_of(lake, chain, None if ds is None else ds.isoformat(), run_id)
+    run = lake.sub(run_path(entry.ds, entry.run_id))
+    try:
+        data = run.read_bytes("manifest.json")
+    except FileNotFoundError:
+        raise ConfigError(f"{run.root} has no manifest.json: it was pruned") from None
+    if sha256(data) != entry.manifest_sha256:
+        raise InfrastructureError(
+            f"{run.root}/manifest.json is not the one that chain entry {entry.number} names "
+            "(sha256); the run directory was changed after publishing"
+        )
+    manifest = json.loads(data)
+    return RunDir(lake, entry.ds, entry.run_id, manifest["identity"], ""), manifest
+
+
+def _entry_of(lake: Storage, chain: list[Entry], ds: str | None, run_id: str | None) -> Entry:
+    if not chain:
+        raise ConfigError(f"--lake {lake.root}: nothing is published there")
+    if ds is None and run_id is None:
+        ds, run_id = chain[-1].current["ds"], chain[-1].current["run_id"]
+    if run_id is None:
+        shown = newest_by_date(chain)
+        if ds not in shown:
+            raise ConfigError(
+                f"--date {ds}: nothing is published for it; the newest are "
+                f"{', '.join(sorted(shown)[-5:])}"
+            )
+        return shown[ds]
+    found = [e for e in chain if e.run_id == run_id and ds in (None, e.ds)]
+    if not found or not NAME.fullmatch(run_id):
+        of_date = "" if ds is None else f" of {ds}"
+        raise ConfigError(f"--run-id {run_id}: no run{of_date} of this name was published")
+    return found[-1]
+
+
+def config_of(manifest: dict[str, Any]) -> Config:
+    """The config that the run was made with; keys that came later have their defaults."""
+    return load_config(json.dumps(manifest["config"]), source="manifest.json")
+
+
+def current_lines(lake: Storage) -> list[str]:
+    """What is published now and since when, with its metrics, and the last entries."""
+    chain = read_chain(lake)
+    if not chain:
+        return [f"nothing is published in {lake.root}"]
+    written = {info.path: info.modified for info in lake.list(CHAIN)}
+    current = chain[-1].current
+    since = chain[-1]
+    for entry in reversed(chain):
+        if entry.current != current:
+            break
+        since = entry
+    run = lake.sub(run_path(**current))
+    lines = [
+        f"current   {current['ds']}, run {current['run_id']}, by entry {since.number} of "
+        f"{len(chain)} since {moment(written[since.path])}",
+        f"run       {run.root}",
+    ]
+    lines += _run_lines(run)
+    lines += ["", "last entries"]
+    seen = {(e.ds, e.run_id): e.number for e in reversed(chain)}
+    for entry in chain[: -LAST_ENTRIES - 1 : -1]:
+        is_again = seen[entry.ds, entry.run_id] != entry.number
+        lines.append(
+            f"{entry.number:>6}  {moment(written[entry.path])}  ds={entry.ds}  {entry.run_id}"
+            + (f"  rollback to entry {seen[entry.ds, entry.run_id]}" if is_again else "")
+        )
+    return lines
+
+
+def _run_lines(run: Storage) -> list[str]:
+    try:
+        manifest = json.loads(run.read_bytes("manifest.json"))
+        metrics = json.loads(run.read_bytes("metrics.json"))
+    except FileNotFoundError as error:
+        return [f"          {error.args[0]} is gone"]
+    counts = manifest["counts"]["score"]
+    rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))
+    trained_before = manifest["trained_before"]["checkpoint"]
+    lines = [
+        f"lists     {rows}: {counts.get('model', 0)} by the model, {counts.get('popular', 0)} "
+        f"fallback, {counts.get('short_lists', 0)} short",
+        f"model     {manifest['model_version']}, trained on what was before "
+        f"{moment(trained_before / 1e6)}",
+    ]
+    if "cost" in manifest:
+        total = manifest["cost"]["total"]
+        money = "" if total["money"] is None else f", {total['money']:.2f} in money"
+        lines.append(
+            f"cost      {total['cpu_hours']:.2f} CPU hours, {total['gpu_hours']:.2f} GPU hours"
+            f"{money}"
+        )
+    k = max(manifest["config"]["evaluate"]["ks"])
+    return [*lines, "", *metrics_table(metrics, k=k).splitlines()]
+
+
+def moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def newest_metrics(lake: Storage) -> str:
+    """metrics.prom of the newest run date that has any: of its runs, what was written last.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for run_date in reversed(lake.directories("runs")):
+        pages = [i for i in lake.list(f"runs/{run_date}") if i.path.endswith(f"/{METRICS}")]
+        if pages:
+            newest = max(pages, key=lambda info: info.modified)
+            return lake.read_bytes(newest.path).decode()
+    raise ConfigError(f"--lake {lake.root}: no night has left a {METRICS} there")
+
+
+if __name__ == "__main__":
+    main()

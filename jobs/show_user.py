@@ -1,0 +1,183 @@
+"""One user of a published run: history, list, and how each slot of it was filled."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffsasrec.config import Config
+from diffsasrec.errors import ConfigError, DiffsasrecError
+from diffsasrec.items import items_of, read_items
+from diffsasrec.lists import ListMaker, quarantine_of
+from diffsasrec.online import check_description
+from diffsasrec.rundir import RunDir
+from diffsasrec.schema import canonical, canonical_type
+from diffsasrec.sequences import bucket_name, bucket_of
+from diffsasrec.trace import Trace
+from jobs.score import night_scoring
+
+CLOSE = 1e-4  # scores that differ by less are equal: batches of other sizes add up in other orders
+KINDS = {
+    "pass": "the single pass",
+    "commit": "surest first",
+    "explore": "drawn against popularity",
+    "next": "the next one after those before",
+}
+Titles = Callable[[list[Any]], list[str]]
+
+
+@dataclass(frozen=True)
+class Remade:
+    """A list that was made once more."""
+
+    row: dict[str, Any] | None  # as in recommendations
+    trace: Trace
+    item_ids: pa.Array  # by index, as in the trace
+
+
+def user_lines(
+    config: Config, run: RunDir, manifest: dict[str, Any], *, user: str, last: int
+) -> list[str]:
+    """All that is shown of a user, line by line.
+
+    Raises:
+        ConfigError: the run knows no such user.
+    """
+    name, user_id = find_user(run, manifest, user)
+    sequences = run.storage.read_table(f"sequences/{name}")
+    history = sequences.filter(pc.equal(sequences["user_id"], user_id))
+    if not history.num_rows:
+        raise ConfigError(
+            f"--user {user}: the log of run {run.run_id} of {run.ds} has no such user"
+        )
+    titles, warnings = titles_of(config)
+    lines = [f"user {user} in run {run.run_id} of {run.ds}, {run.storage.root}", *warnings, ""]
+    lines += history_lines(run, history.to_pylist()[0], titles, last)
+    lists = run.storage.read_table(f"recommendations/{name}")
+    shown = lists.filter(pc.equal(lists["user_id"], user_id)).to_pylist()
+    if not shown:
+        return [*lines, "", f"no list: no event in the last {config.score.active_days:g} days"]
+    lines += ["", *list_lines(shown[0], titles), ""]
+    try:
+        remade = remake(config, run, name, user_id)
+    except DiffsasrecError as error:
+        return [*lines, f"WARNING: the steps can't be made again: {error}"]
+    return [*lines, *step_lines(config, shown[0], remade, titles)]
+
+
+def find_user(run: RunDir, manifest: dict[str, Any], user: str) -> tuple[str, pa.Scalar]:
+    """The file of a user's bucket, and the id in the type of the log."""
+    num = sum(file["path"].startswith("sequences/") for file in manifest["files"])
+    user_type = run.storage.read_table(f"sequences/{bucket_name(0)}", ["user_id"])["user_id"].type
+    if canonical_type(user_type) == pa.string():
+        user_id = pa.scalar(user, user_type)
+    else:
+        try:
+            if not re.fullmatch(r"-?(0|[1-9][0-9]*)", user):  # 007 is no integer of a log
+                raise ValueError
+            user_id = pa.scalar(int(user), user_type)
+        except (ValueError, OverflowError, pa.ArrowException):
+            raise ConfigError(f"--user {user}: user ids of this log are {user_type}") from None
+    (bucket,) = bucket_of(canonical(pa.array([user_id.as_py()], user_type)), num)
+    return bucket_name(int(bucket)), user_id
+
+
+def titles_of(config: Config) -> tuple[Titles, list[str]]:
+    """What turns item ids into ids with titles; and warnings."""
+    try:
+        items = read_items(config.items)
+    except ConfigError as error:
+        return (lambda ids: [str(i) for i in ids]), [f"WARNING: no titles: {error}"]
+    if items is None or config.items.title_column is None:
+        return (lambda ids: [str(i) for i in ids]), []
+
+    def titled(ids: list[Any]) -> list[str]:
+        found = items_of(items, pa.array(ids), "title").to_pylist() if ids else []
+        return [f"{i}  {title}" if title else str(i) for i, title in zip(ids, found, strict=True)]
+
+    return titled, []
+
+
+def history_lines(run: RunDir, row: dict[str, Any], titles: Titles, last: int) -> list[str]:
+    number = len(row["items"])
+    known = run.storage.read_tables("vocab", ["item_id"])["item_id"].combine_chunks()
+    start = max(number - last, 0)
+    ids = known.take(pa.array(row["items"][start:], pa.int32())).to_pylist()
+    lines = [f"history: {number} events, {row['num_before']} of them before the split"]
+    lines += [f"  ... {start} earlier ones"] if start else []
+    for time, item in zip(row["times"][start:], titles(ids), strict=True):
+        lines.append(f"  {datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M:%S}  {item}")
+    return lines
+
+
+def list_lines(row: dict[str, Any], titles: Titles) -> list[str]:
+    made = "by the model" if row["source"] == "model" else "the fallback: what is popular of late"
+    lines = [
+        f"list: {made}, from {row['history_len']} events, model version {row['model_version']}",
+        f"  {'rank':>4}  {'score':>8}  {'share':>7}  item",
+    ]
+    items = row["items"]
+    for item, title in zip(items, titles([i["item_id"] for i in items]), strict=True):
+        share = np.exp(item["score"])
+        lines.append(f"  {item['rank']:>4}  {item['score']:>8.4f}  {share:>7.4f}  {title}")
+    return lines
+
+
+def remake(config: Config, run: RunDir, name: str, user_id: pa.Scalar) -> Remade:
+    """The list made once more from the run directory, as in that night but for this user alone.
+
+    Raises:
+        DiffsasrecError: the weights were changed, or a table that was a rule is gone.
+    """
+    check_description(run.storage)
+    scoring = night_scoring(config, run)
+    maker, trace = ListMaker(scoring, "cpu"), Trace()
+    bucket = maker.read_bucket(name)
+    row = bucket.filter(pc.equal(bucket["user_id"], user_id))
+    quarantine = f"{quarantine_of(scoring.output)}/{name}"
+    fallback = False
+    if run.storage.exists(quarantine):
+        ended = run.storage.read_table(quarantine)["user_id"]
+        fallback = bool(pc.any(pc.equal(ended, user_id)).as_py())
+    made = maker.lists(row, fallback=fallback, trace=trace).to_pylist()
+    return Remade(made[0] if made else None, trace, maker.item_ids)
+
+
+def step_lines(config: Config, shown: dict[str, Any], remade: Remade, titles: Titles) -> list[str]:
+    """How the slots were filled, and whether that gives the published list."""
+    lines = []
+    if remade.trace.steps:
+        lines.append(f"how its slots were filled (score.decode: {config.score.decode})")
+    made = [] if remade.row is None else remade.row["items"]
+    ranks = {item["item_id"]: item["rank"] for item in made}
+    for number, step in enumerate(remade.trace.steps, 1):
+        lines.append(f"  step {number}, {KINDS[step.kind]}")
+        ids = remade.item_ids.take(pa.array(step.items_F.tolist())).to_pylist()
+        filled = zip(
+            step.confidence_F.tolist(), step.slots_F.tolist(), ids, titles(ids), strict=True
+        )
+        for confidence, slot, item, title in sorted(filled, key=lambda row: (-row[0], row[1])):
+            where = f"slot {slot + 1:>3}  confidence {confidence:.4f}  rank {ranks[item]:>3}"
+            lines.append(f"    {where}  {title}")
+    if remade.row is not None and is_same(shown, remade.row):
+        return [*lines, f"made again from the run directory: the same list, scores within {CLOSE}"]
+    lines.append(
+        "WARNING: made again from the run directory it is another list: the code, a table of rules "
+        "or a library has changed since, or two items are as good as equal. It would be now:"
+    )
+    return [*lines, *(list_lines(remade.row, titles) if remade.row else ["  no list"])]
+
+
+def is_same(shown: dict[str, Any], made: dict[str, Any]) -> bool:
+    """The same items in the same order, by the same source, with scores that are close."""
+    before, now = shown["items"], made["items"]
+    return (
+        shown["source"] == made["source"]
+        and [i["item_id"] for i in before] == [i["item_id"] for i in now]
+        and all(abs(i["score"] - j["score"]) <= CLOSE for i, j in zip(before, now, strict=True))
+    )

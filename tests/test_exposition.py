@@ -1,0 +1,100 @@
+"""Metrics as Prometheus reads them, and alerts that name no others."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from jobs.exposition import Facts, exposition
+
+ALERTS = yaml.safe_load((Path(__file__).parent.parent / "jobs/alerts.yaml").read_text())
+ROW = {"n": 9, "NDCG@5": 0.3, "NDCG@5_ci": [0.2, 0.4], "HR@5": 0.5, "MRR@5": 0.2, "Coverage@5": 0.7}
+METRICS = {
+    "model": ROW,
+    "baselines": {"popular": {**ROW, "NDCG@5": 0.1}, "item-kNN": {**ROW, "NDCG@5": 0.2}},
+}
+OUTCOME = {
+    "ds": "2024-03-01",
+    "stage": "publish",
+    "exit_code": 0,
+    "ended": "2024-03-01T03:00:00+00:00",
+    "seconds": {"prepare": 12.5, "score": 3.0},
+    "counts": {
+        "prepare": {"rows": 100, "kept": 90, "null_item_id": 6, "malformed_row": 1, "duplicate": 3},
+        "score": {"model": 57, "popular": 3, "short_lists": 2},
+    },
+}
+DAY = 86400
+DATE = 1709251200  # 2024-03-01
+
+
+def facts(**changes: Any) -> Facts:
+    metrics = changes.pop("metrics", METRICS)
+    return Facts({**OUTCOME, **changes}, metrics, 1e9, (DATE - 3 * DAY) * 1_000_000)
+
+
+def samples(told: Facts) -> dict[tuple[str, ...], float]:
+    """The value of each sample by its name and the values of its labels, these by their names."""
+    families = text_string_to_metric_families(exposition(told).decode())
+    found = [sample for family in families for sample in family.samples]
+    values = {
+        (
+            s.name.removeprefix("diffsasrec_"),
+            *(s.labels[name] for name in sorted(s.labels)),
+        ): s.value
+        for s in found
+    }
+    assert len(values) == len(found) and all(s.name.startswith("diffsasrec_") for s in found)
+    return values
+
+
+def test_a_night_that_was_published_is_told_in_numbers():
+    told = samples(facts())
+    assert told["last_success_timestamp_seconds",] == 1e9
+    assert told["run_date_timestamp_seconds",] == DATE
+    assert told["stage_duration_seconds", "prepare"] == 12.5
+    assert (told["rows_read",], told["rows_kept",]) == (100, 90)
+    assert told["rows_quarantined", "null_item_id"] == 6
+    assert told["rows_quarantined", "malformed_row"] == 1
+    assert told["rows_quarantined", "negative_time"] == 0  # a series that is there from the start
+    assert told["rows_dropped", "duplicate"] == 3
+    assert (told["lists", "model"], told["lists", "popular"], told["short_lists",]) == (57, 3, 2)
+    assert told["weights_age_seconds",] == 3 * DAY
+    assert {value for (name, *_), value in told.items() if name in ("failed", "refused")} == {0}
+
+
+def test_the_model_stands_beside_the_counter_with_the_best_ndcg():
+    told = samples(facts())
+    assert told["ndcg", "5", "model", "model"] == 0.3
+    assert told["ndcg", "5", "item-kNN", "best_counter"] == 0.2
+    assert told["coverage", "5", "item-kNN", "best_counter"] == 0.7
+    assert not any("popular" in key[1:] for key in told if key[0] != "lists")
+
+
+def test_a_refusal_of_the_gate_is_one_and_names_its_stage():
+    told = samples(facts(stage="evaluate", exit_code=4))
+    assert (told["refused", "gate"], told["refused", "audit"]) == (1, 0)
+    assert (told["failed", "evaluate"], told["failed", "publish"]) == (1, 0)
+
+
+def test_what_a_night_has_not_come_to_is_left_out():
+    told = samples(
+        Facts({**OUTCOME, "stage": None, "exit_code": 5, "counts": {}}, None, None, None)
+    )
+    assert told["failed", "start"] == 1
+    names = {key[0] for key in told}
+    assert names.isdisjoint({"rows_read", "lists", "ndcg", "last_success_timestamp_seconds"})
+
+
+def test_every_metric_that_an_alert_names_is_one_that_is_written():
+    (group,) = ALERTS["groups"]
+    written = {f"diffsasrec_{name}" for name, *_ in samples(facts())}
+    for rule in group["rules"]:
+        named = set(re.findall(r"diffsasrec_\w+", rule["expr"]))
+        assert named and named <= written, rule["alert"]
+        assert set(rule) >= {"alert", "expr", "labels"}
+        assert len(rule["annotations"]["summary"]) > 50
+    about = " ".join(rule["expr"] for rule in group["rules"])
+    assert all(word in about for word in ("26 * 3600", "refused", "coverage", "quarantined"))
