@@ -27,11 +27,12 @@ from diffsasrec.inputs import InputFile, inspect_inputs, list_inputs
 from diffsasrec.items import read_items
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.publish import append_rollback, check_create_only, prune, read_chain, settle
-from diffsasrec.rundir import OUTPUTS, RunDir
+from diffsasrec.rundir import OUTPUTS, Reused, RunDir
 from diffsasrec.storage import Storage, resolve_package, stat_files
 from diffsasrec.tables import read_item_ids
 from diffsasrec.train import check_cluster
 from jobs.exclude import check_exclusions, lately_published
+from jobs.reuse import SPARED, newest_reusable, published_choices
 from jobs.summary import print_summary
 
 log = logging.getLogger("jobs")
@@ -138,6 +139,11 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     log.info(
         "run %s of %s, %d input files, into %s", run.run_id, run.ds, len(inputs), run.storage.root
     )
+    if run.reused is not None:
+        log.info(
+            "the weights of run %s of %s serve tonight, %d of at most %d days old",
+            *(run.reused.run_id, run.reused.ds, run.reused.age_days, config.train.every_days - 1),
+        )
     run.lake.check_writable()
     _refuse_changed(run)
     for key in ("deny_path", "allow_path"):
@@ -155,7 +161,7 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     watchdog.start()
     if to_do:
         start_ray()
-        check_resources(config, to_do)
+        check_resources(config, to_do if run.reused is None else [*{*to_do} - {*SPARED}])
     for stage in arguments.stages:
         summary["stage"] = stage
         if run.record(stage) is None:
@@ -291,22 +297,35 @@ def open_run(
     if config.items.path is not None:
         side_inputs.append(resolve_package(config.items.path, "items.path"))
     listing = [info for path in side_inputs if path is not None for info in stat_files(path)]
+    ds, source = run_date.isoformat(), source_digest()
     parts = [
-        run_date.isoformat(),
+        ds,
         config.resolved(),
-        source_digest(),
+        source,
         [(file.path, file.size, file.version) for file in inputs],
         listing,
-        lately_published(lake, run_date.isoformat(), score.rest_nights),
+        lately_published(lake, ds, score.rest_nights),
     ]
-    identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def identity_with(reused: Reused | None) -> str:
+        whose = [] if reused is None else [[reused.ds, reused.run_id]]
+        return hashlib.sha256(json.dumps(parts + whose, sort_keys=True).encode()).hexdigest()
+
+    reused = None
+    if config.train.every_days > 1:
+        # a run that is published stays the same run, whatever the chain has become since
+        choices = published_choices(lake, ds)
+        made = [choice for choice, identity in choices if identity == identity_with(choice)]
+        reused = made[0] if made else newest_reusable(config, lake, ds, source=source)
+    identity = identity_with(reused)
     return RunDir(
         lake=lake,
-        ds=run_date.isoformat(),
+        ds=ds,
         run_id=run_id or identity[:12],
         identity=identity,
         attempt=uuid.uuid4().hex[:12],
         inputs=tuple((file.path, file.size, file.version) for file in inputs),
+        reused=reused,
     )
 
 

@@ -26,6 +26,7 @@ from jobs.cli import main as run_job
 from jobs.cli import source_digest
 from jobs.score import night_scoring
 from jobs.tasks import map_tasks
+from jobs.warm import STARTS
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     run.storage.delete(  # training states: nothing continues a published run
         [info.path for info in run.storage.list("state") if "/step-" in info.path]
     )
+    run.storage.delete([info.path for info in run.storage.list(STARTS)])
     published = run.lake.url(f"recommendations/ds={run.ds}")
     rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))
     log.info("publish: %d lists in %s", rows, published)
@@ -136,6 +138,13 @@ def manifest_content(
         "trained_before": {
             name: read_description(run.storage.sub(name))["trained_before"]
             for name in ("checkpoint_measured", "checkpoint")
+            if run.reused is None or name == "checkpoint"
+        },
+        "started_from": records["pretrain"].get("started_from"),
+        "reused": run.reused
+        and {
+            **run.reused.cited(),
+            "metrics": records["evaluate"]["metrics"],
         },
         "model_version": read_description(run.storage.sub("checkpoint"))["model_version"],
         "counts": {stage: record["counts"] for stage, record in records.items()},

@@ -14,7 +14,7 @@ LEVELS = [
     ["shortlist", "model", "items", "popular"],
     ["decode"],
     ["events", "baselines", "recommend", "checkpoint", "publish"],
-    ["split", "rules"],
+    ["split", "rules", "warm"],
     ["sequences"],
     ["batches", "evaluate", "lists"],
     ["objective", "phases", "online", "score"],
