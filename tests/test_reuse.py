@@ -1,7 +1,6 @@
 """Nights that train nothing: whose weights they take, and what they say of them."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from diffsasrec.rules import Rules
 from diffsasrec.rundir import Reused, RunDir, to_json
 from diffsasrec.schema import sequences_schema
 from diffsasrec.storage import Storage, sha256
-from jobs.faults.nights import digests, run_dir
+from jobs.faults.nights import digests
 from jobs.reuse import (
     age_days,
     cite,
@@ -304,40 +303,3 @@ def test_events_of_unknown_items_are_counted_for_the_users_that_are_scored(lake:
             decoding=Decoding(k=1),
         )
         assert count_unknown_events(0, scoring, known) == expected
-
-
-# --- a whole night ---
-
-
-@pytest.mark.ray
-@pytest.mark.night
-def test_a_night_takes_weights_over_and_stays_the_same_run(published, nights, tmp_path: Path):
-    config, lake, _ = published
-    shutil.copytree(lake, tmp_path / "lake")
-    lake = tmp_path / "lake"
-    config = {**config, "lake": str(lake), "train": {"every_days": 3}}
-    date = "2024-03-02"
-    code, last, log = nights.run(config, "--stages", "prepare,pretrain,refit", date=date)
-    assert code == 2 and "stage evaluate" in last["error"], log  # in the order of the night
-    code, last, log = nights.run(config, date=date)
-    assert (code, last["status"]) == (0, "done"), log
-    assert log.count("already done, skipped") == 2
-    for stage in ("finetune", "evaluate", "refit"):
-        assert f"{stage}: nothing to do, the weights of run calm of 2024-03-01 serve" in log
-    run, calm = run_dir(lake, last["run_id"], date), run_dir(lake, "calm")
-    assert digests(run / "checkpoint") == digests(calm / "checkpoint")
-    assert not (run / "metrics.json").exists() and not (run / "checkpoint_measured").exists()
-    manifest = json.loads((run / "manifest.json").read_text())
-    reused = manifest["reused"]
-    assert (reused["run_id"], reused["age_days"]) == ("calm", 1)
-    assert reused["metrics"] == json.loads((calm / "metrics.json").read_text())
-    assert manifest["trained_before"] == {"checkpoint": midnight("2024-03-01")}
-    assert manifest["counts"]["score"]["unknown_items"] == 0
-    # without the run that trained it is still the same run, and done
-    code, _, log = nights.run(config, "--keep", "1", job="publish", date=None)
-    assert code == 0 and not (calm / "manifest.json").exists(), log
-    before = digests(lake)
-    code, again, log = nights.run(config, date=date)
-    assert (code, again["run_id"]) == (0, last["run_id"]), log
-    assert log.count("already done, skipped") == 7
-    assert digests(lake) == before
