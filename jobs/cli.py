@@ -32,7 +32,7 @@ from diffsasrec.storage import Storage, resolve_package, stat_files
 from diffsasrec.tables import read_item_ids
 from diffsasrec.train import check_cluster
 from jobs.exclude import check_exclusions, lately_published
-from jobs.reuse import SPARED, newest_reusable, published_choices
+from jobs.reuse import SPARED, choose
 from jobs.summary import print_summary
 
 log = logging.getLogger("jobs")
@@ -139,11 +139,6 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any]) -> int | None:
     log.info(
         "run %s of %s, %d input files, into %s", run.run_id, run.ds, len(inputs), run.storage.root
     )
-    if run.reused is not None:
-        log.info(
-            "the weights of run %s of %s serve tonight, %d of at most %d days old",
-            *(run.reused.run_id, run.reused.ds, run.reused.age_days, config.train.every_days - 1),
-        )
     run.lake.check_writable()
     _refuse_changed(run)
     for key in ("deny_path", "allow_path"):
@@ -311,12 +306,7 @@ def open_run(
         whose = [] if reused is None else [[reused.ds, reused.run_id]]
         return hashlib.sha256(json.dumps(parts + whose, sort_keys=True).encode()).hexdigest()
 
-    reused = None
-    if config.train.every_days > 1:
-        # a run that is published stays the same run, whatever the chain has become since
-        choices = published_choices(lake, ds)
-        made = [choice for choice, identity in choices if identity == identity_with(choice)]
-        reused = made[0] if made else newest_reusable(config, lake, ds, source=source)
+    reused = choose(config, lake, ds, source=source, identity_with=identity_with)
     identity = identity_with(reused)
     return RunDir(
         lake=lake,

@@ -26,7 +26,6 @@ from jobs.cli import main as run_job
 from jobs.cli import source_digest
 from jobs.score import night_scoring
 from jobs.tasks import map_tasks
-from jobs.warm import STARTS
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,6 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     run.storage.delete(  # training states: nothing continues a published run
         [info.path for info in run.storage.list("state") if "/step-" in info.path]
     )
-    run.storage.delete([info.path for info in run.storage.list(STARTS)])
     published = run.lake.url(f"recommendations/ds={run.ds}")
     rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))
     log.info("publish: %d lists in %s", rows, published)
@@ -141,16 +139,17 @@ def manifest_content(
             if run.reused is None or name == "checkpoint"
         },
         "started_from": records["pretrain"].get("started_from"),
-        "reused": run.reused
-        and {
-            **run.reused.cited(),
-            "metrics": records["evaluate"]["metrics"],
-        },
+        "reused": citation(run, records["evaluate"]),
         "model_version": read_description(run.storage.sub("checkpoint"))["model_version"],
         "counts": {stage: record["counts"] for stage, record in records.items()},
         "seconds": {stage: record["seconds"] for stage, record in records.items()},
         "files": files,
     }
+
+
+def citation(run: RunDir, evaluated: dict[str, Any]) -> dict[str, Any] | None:
+    """Whose weights serve, and the figures of the night that trained them; None: tonight's."""
+    return None if run.reused is None else run.reused.cited() | {"metrics": evaluated["metrics"]}
 
 
 def describe_file(path: str, storage: Storage) -> dict[str, Any]:

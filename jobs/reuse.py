@@ -6,7 +6,7 @@ the run date, and from no clock, so that the same command takes the same weights
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from typing import Any
 
@@ -65,12 +65,35 @@ def recipe(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return found
 
 
+def choose(
+    config: Config,
+    lake: Storage,
+    ds: str,
+    *,
+    source: str,
+    identity_with: Callable[[Reused | None], str],
+) -> Reused | None:
+    """The weights that serve a run of `ds`; None: it trains.
+
+    A published run stays the same run, whatever has become of the chain since: what it chose counts
+    where its identity shows that nothing else has changed.
+
+    Args:
+        source: the sha256 of our own source files.
+        identity_with: the identity of the run under a choice.
+    """
+    if config.train.every_days == 1:
+        return None
+    for choice, identity in published_choices(lake, ds):
+        if identity == identity_with(choice):
+            return choice
+    return newest_reusable(config, lake, ds, source=source)
+
+
 def newest_reusable(config: Config, lake: Storage, ds: str, *, source: str) -> Reused | None:
     """The newest published weights of the same recipe and code, if any are young enough.
 
-    Args:
-        source: the sha256 of our own source files. Weights of other code are not taken: what a
-            change of it means for them nobody can tell.
+    Weights of other code are not taken: what a change of it means for them nobody can tell.
     """
     mine, oldest = recipe(config.resolved()), config.train.every_days - 1
     for entry in standing(read_chain(lake), ds):
@@ -85,6 +108,10 @@ def newest_reusable(config: Config, lake: Storage, ds: str, *, source: str) -> R
             differing.insert(0, "the code")
         reused = weights_of(lake, entry, manifest, ds)
         if not differing and reused.age_days <= oldest:
+            log.info(
+                "the weights of run %s of %s serve, %d of at most %d days old",
+                *(reused.run_id, reused.ds, reused.age_days, oldest),
+            )
             return reused
         why = f"differs in {', '.join(differing)}" if differing else f"{reused.age_days} days old"
         log.info("the weights of run %s of %s do not serve: %s", entry.run_id, entry.ds, why)

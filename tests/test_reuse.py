@@ -23,6 +23,7 @@ from diffsasrec.storage import Storage, sha256
 from jobs.faults.nights import digests
 from jobs.reuse import (
     age_days,
+    choose,
     cite,
     metrics_of,
     midnight,
@@ -208,6 +209,27 @@ def test_a_published_run_tells_what_it_has_chosen(lake: Storage):
     assert list(published_choices(lake, "2024-03-01")) == [(None, "identity of 1")]
     ((reused, identity),) = published_choices(lake, "2024-03-02")
     assert reused is not None and reused.cited() == cited and identity == "identity of 2"
+
+
+def test_a_published_run_stays_what_it_is_when_what_it_took_is_gone(lake: Storage):
+    def choice(identity: str, *sets: str) -> Reused | None:
+        whose = "2024-03-01"
+        return choose(
+            config_of(*sets),
+            lake,
+            "2024-03-02",
+            source="code",
+            identity_with=lambda reused: identity if reused and reused.ds == whose else "trains",
+        )
+
+    publish(lake, 1)
+    cited = {"ds": "2024-03-01", "run_id": "r", "trained_before": 5, "age_days": 1}
+    publish(lake, 2, cited=cited)
+    lake.delete(["runs/ds=2024-03-01/r/manifest.json"])
+    again = choice("identity of 2")
+    assert again is not None and again.cited() == cited
+    assert choice("another identity") is None  # which finds nothing to take
+    assert choice("identity of 2", "train.every_days=1") is None
 
 
 def test_an_age_is_in_days_rounded_up():
