@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from diffsasrec.audit import audit_bucket
 from diffsasrec.checkpoint import load_checkpoint
@@ -39,6 +40,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def night(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The cost of lists and their audit where only users of the last days get one."""
+    torch.set_num_threads(1)  # as an actor
     run, config = read_run(options.run)
     num_buckets = sum(1 for info in run.storage.list("sequences"))
     for days in (*options.active_days, None):

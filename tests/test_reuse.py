@@ -1,6 +1,7 @@
 """Nights that train nothing: whose weights they take, and what they say of them."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from diffsasrec.rules import Rules
 from diffsasrec.rundir import Reused, RunDir, to_json
 from diffsasrec.schema import sequences_schema
 from diffsasrec.storage import Storage, sha256
+from jobs.cli import open_run, source_digest
 from jobs.faults.nights import digests
 from jobs.reuse import (
     age_days,
@@ -49,13 +51,22 @@ def lake(tmp_path: Path) -> Storage:
     return Storage.of(str(tmp_path))
 
 
-def publish(lake: Storage, day: int, *sets: str, run_id: str = "r", cited: Any = None) -> None:
+def publish(
+    lake: Storage,
+    day: int,
+    *sets: str,
+    run_id: str = "r",
+    cited: Any = None,
+    source: str = "code",
+) -> None:
     """What a published night of March 2024 leaves: a checkpoint, metrics, manifest, chain entry.
 
     `cited`: the run whose weights it took over, with the time to which they were trained.
     """
     ds, config = f"2024-03-{day:02d}", config_of(*sets)
-    run = RunDir(lake, ds=ds, run_id=run_id, identity=f"identity of {day}", attempt=f"a{day}")
+    run = RunDir(
+        lake, ds=ds, run_id=run_id, identity=f"identity of {day}", attempt=f"{run_id}-{day}"
+    )
     trained_before = midnight(ds) if cited is None else cited["trained_before"]
     save_checkpoint(
         run.storage.sub("checkpoint"),
@@ -70,7 +81,7 @@ def publish(lake: Storage, day: int, *sets: str, run_id: str = "r", cited: Any =
     manifest = {
         "identity": run.identity,
         "config": config.resolved(),
-        "source_sha256": "code",
+        "source_sha256": source,
         "reused": cited and {**cited, "metrics": METRICS},
         "files": [
             {"path": f"checkpoint/{n}", "sha256": sha256(run.storage.read_bytes(f"checkpoint/{n}"))}
@@ -230,6 +241,25 @@ def test_a_published_run_stays_what_it_is_when_what_it_took_is_gone(lake: Storag
     assert again is not None and again.cited() == cited
     assert choice("another identity") is None  # which finds nothing to take
     assert choice("identity of 2", "train.every_days=1") is None
+
+
+def test_the_choice_is_part_of_a_runs_identity(lake: Storage):
+    def opened(*sets: str) -> RunDir:
+        config = config_of(f"lake={lake.root}", *sets)
+        return open_run(config, date(2024, 3, 2), [], run_id=None)
+
+    alone = opened()
+    assert alone.reused is None
+    publish(lake, 1, source=source_digest())
+    first = opened()
+    assert first.reused is not None and first.reused.ds == "2024-03-01"
+    assert first.run_id != alone.run_id
+    assert opened().run_id == first.run_id  # the same command is the same run
+    assert opened("train.every_days=1").reused is None
+    publish(lake, 1, run_id="again", source=source_digest())
+    second = opened()
+    assert second.reused is not None and second.reused.run_id == "again"
+    assert second.run_id != first.run_id
 
 
 def test_an_age_is_in_days_rounded_up():
