@@ -182,7 +182,16 @@ class FinetuneConfig(TrainStageConfig):
 
 
 class TrainConfig(Section):
+    every_days: PositiveInt = Field(
+        1, description="weights serve so many nights, until they are so old; 1: every night trains"
+    )
     num_workers: PositiveInt = Field(2, description="DDP workers")
+    warm_start: bool = Field(
+        False, description="training starts from the newest published weights that it may know"
+    )
+    warm_epochs: PositiveInt | None = Field(
+        None, description="of each stage from there, at most; null: as many as from scratch"
+    )
     cpus_per_worker: PositiveFloat = Field(1.0, description="of the cluster")
     gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0.0, description="of the cluster")
     threads_per_worker: PositiveInt = Field(1, description="fixed, since results depend on it")
@@ -191,6 +200,15 @@ class TrainConfig(Section):
     num_negatives: NonNegativeInt | None = Field(
         None, description="shared by a step; 0: full softmax; null: as many as the catalogue asks"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warm_epochs is not None and not self.warm_start:
+            raise ValueError(
+                f"train.warm_epochs={self.warm_epochs} decides nothing from scratch; "
+                "set train.warm_start=true or leave it out"
+            )
+        return self
 
 
 class ItemsConfig(Section):
@@ -382,6 +400,14 @@ class Config(Section):
                 f"score.max_per_category={self.score.max_per_category} needs items.path and "
                 "items.category_column, which say what an item's category is"
             )
+        if self.train.warm_start:
+            for name, stage in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+                if stage.patience is not None:
+                    raise ValueError(
+                        f"{name}.patience={stage.patience} searches for how long to train from "
+                        "scratch; with train.warm_start set it to null, and train.warm_epochs to "
+                        "how long from there"
+                    )
         if max(self.evaluate.ks) > self.score.k:
             raise ValueError(
                 f"evaluate.ks={list(self.evaluate.ks)} goes beyond score.k={self.score.k}; "

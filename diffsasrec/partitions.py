@@ -31,7 +31,7 @@ from diffsasrec.iceberg import (
     to_partition,
 )
 from diffsasrec.progress import HEARTBEAT
-from diffsasrec.publish import Entry, newest_by_date, published_manifest, read_chain, run_path
+from diffsasrec.publish import Entry, newest_by_date, read_chain, read_manifest, run_path
 from diffsasrec.storage import Storage, sha256
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _follow_date(lake: Storage, settings: IcebergConfig, table: Any, ds: str) ->
         # commits after this look at the table, and then our commit fails
         table.refresh()
         entry = newest_by_date(read_chain(lake))[ds]
-        manifest = published_manifest(lake, entry)
+        manifest = read_manifest(lake, entry)
         parts = [f for f in manifest["files"] if f["path"].startswith("recommendations/")]
         old = _partition_files(settings, table, ds)
         if _shown_run(table, ds) == entry.run_id and _holds(old, parts):
@@ -181,7 +181,7 @@ def _read_part(lake: Storage, entry: Entry, part: dict[str, Any]) -> pa.Table:
 
 
 def _entry_types(lake: Storage, entry: Entry) -> tuple[pa.DataType, pa.DataType]:
-    manifest = published_manifest(lake, entry)
+    manifest = read_manifest(lake, entry)
     parts = [f for f in manifest["files"] if f["path"].startswith("recommendations/")]
     return id_types(_read_part(lake, entry, parts[0]))
 

@@ -82,6 +82,23 @@ def newest_before(chain: list[Entry], ds: str) -> Entry | None:
     return max(earlier, key=lambda entry: (entry.ds, entry.number)) if earlier else None
 
 
+def standing(chain: list[Entry], ds: str) -> list[Entry]:
+    """What each date before `ds` shows, the newest date first, without what was taken back.
+
+    A rollback takes back the dates after the one that it serves again.
+    """
+    shown: dict[str, Entry] = {}
+    published: set[tuple[str, str]] = set()
+    for entry in chain:
+        if entry.ds >= ds:
+            continue
+        if (entry.ds, entry.run_id) in published:  # only a rollback names a run again
+            shown = {date: e for date, e in shown.items() if date <= entry.current["ds"]}
+        published.add((entry.ds, entry.run_id))
+        shown[entry.ds] = entry
+    return [shown[date] for date in sorted(shown, reverse=True)]
+
+
 def newest_by_date(chain: list[Entry]) -> dict[str, Entry]:
     """What each published date shows."""
     return {entry.ds: entry for entry in chain}
@@ -178,11 +195,12 @@ def prune(lake: Storage, *, keep: int, grace: float) -> list[str]:
     return pruned
 
 
-def published_manifest(lake: Storage, entry: Entry) -> dict[str, Any]:
+def read_manifest(lake: Storage, entry: Entry) -> dict[str, Any]:
     """The manifest of the run that `entry` names.
 
     Raises:
-        InfrastructureError: it is not the one that was published.
+        FileNotFoundError: the run was pruned.
+        InfrastructureError: it is not the manifest that was published.
     """
     source = run_path(entry.ds, entry.run_id)
     data = lake.read_bytes(f"{source}/manifest.json")
@@ -197,7 +215,8 @@ def published_manifest(lake: Storage, entry: Entry) -> dict[str, Any]:
 
 def copy_to_lake(lake: Storage, entry: Entry) -> None:
     """Copies the parts that `entry` names to its date, then replaces _SUCCESS. May be repeated."""
-    source, manifest = run_path(entry.ds, entry.run_id), published_manifest(lake, entry)
+    source = run_path(entry.ds, entry.run_id)
+    manifest = read_manifest(lake, entry)
     directory = f"recommendations/ds={entry.ds}"
     files = []
     for file in manifest["files"]:

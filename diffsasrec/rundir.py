@@ -6,7 +6,7 @@ first; what the same identity left behind is the work of an earlier attempt and 
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from diffsasrec.errors import ConfigError
@@ -16,6 +16,7 @@ from diffsasrec.storage import Storage
 OUTPUTS = {
     "prepare": ("quarantine", "vocab", "sequences", "holdout"),
     "pretrain": (
+        "state/warm",
         "state/select-pretrain",
         "state/pretrain",
         "tensorboard/pretrain",
@@ -35,6 +36,21 @@ OUTPUTS = {
 
 
 @dataclass(frozen=True)
+class Reused:
+    """The weights of an earlier night that serve this one too."""
+
+    ds: str  # date and id of the run that trained them
+    run_id: str
+    trained_before: int  # microseconds
+    age_days: int  # at the run date, rounded up
+    source: str  # directory of the published run that they are copied from, relative to the lake
+
+    def cited(self) -> dict[str, Any]:
+        """As records and manifests name them."""
+        return {key: value for key, value in asdict(self).items() if key != "source"}
+
+
+@dataclass(frozen=True)
 class RunDir:
     lake: Storage
     ds: str  # the run date, YYYY-MM-DD
@@ -42,6 +58,7 @@ class RunDir:
     identity: str  # sha256
     attempt: str  # this process, for what overlapping attempts must not share
     inputs: tuple[tuple[str, int, str], ...] = ()  # path, size and version of the input files
+    reused: Reused | None = None  # None: this run trains
 
     @property
     def path(self) -> str:

@@ -46,6 +46,8 @@ from diffsasrec.sequences import bucket_name, build_sequences, flatten, num_buck
 from diffsasrec.split import survey_log
 from diffsasrec.storage import Storage
 from diffsasrec.update import ROWS_ALONE, Updater
+from jobs.activity import add_arguments as add_activity
+from jobs.activity import night
 from jobs.cli import start_ray
 from jobs.plan import add_arguments, plan
 from jobs.reliability import add_arguments as add_figures
@@ -69,7 +71,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     keep_freed_memory()  # as the workers that train and score
     hidden = {"measure", "json", "command", "rounds", "variants", "run"}
-    hidden |= {"figures", "directory", "minutes"}
+    hidden |= {"figures", "directory", "minutes", "active_days"}
     sizes = {name: value for name, value in vars(options).items() if name not in hidden}
     for figures in options.measure(options):
         line = {"device": "cpu", "threads": torch.get_num_threads()} | sizes | figures
@@ -121,6 +123,9 @@ def _parse() -> argparse.Namespace:
     )
     reliability_command.set_defaults(measure=reliability)
     add_figures(reliability_command)
+    night_command = commands.add_parser("night", help=(night.__doc__ or "").splitlines()[0])
+    night_command.set_defaults(measure=night)
+    add_activity(night_command)
     for command in commands.choices.values():
         command.add_argument("--rounds", type=int, default=5, help="the median of so many counts")
         command.add_argument("--json", action="store_true", help="one JSON object per line")

@@ -29,12 +29,13 @@ from diffsasrec.items import read_items
 from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.publish import append_rollback, check_create_only, prune, read_chain, settle
-from diffsasrec.rundir import OUTPUTS, RunDir
+from diffsasrec.rundir import OUTPUTS, Reused, RunDir
 from diffsasrec.storage import Storage, resolve_package, stat_files
 from diffsasrec.tables import read_item_ids
 from diffsasrec.train import check_cluster, cluster_resources
 from jobs.exclude import check_exclusions, lately_published
 from jobs.observe import Night, observe
+from jobs.reuse import SPARED, choose
 from jobs.summary import print_summary
 
 log = logging.getLogger("jobs")
@@ -169,7 +170,8 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     watchdog.start()
     if to_do:
         start_ray()
-        check_resources(config, to_do, cluster_resources())
+        trained = to_do if run.reused is None else [*{*to_do} - {*SPARED}]
+        check_resources(config, trained, cluster_resources())
     for stage in arguments.stages:
         summary["stage"], night.stage_started = stage, time.monotonic()
         if run.record(stage) is None:
@@ -310,22 +312,30 @@ def open_run(
     if config.items.path is not None:
         side_inputs.append(resolve_package(config.items.path, "items.path"))
     listing = [info for path in side_inputs if path is not None for info in stat_files(path)]
+    ds, source = run_date.isoformat(), source_digest()
     parts = [
-        run_date.isoformat(),
+        ds,
         config.resolved(),
-        source_digest(),
+        source,
         [(file.path, file.size, file.version) for file in inputs],
         listing,
-        lately_published(lake, run_date.isoformat(), score.rest_nights),
+        lately_published(lake, ds, score.rest_nights),
     ]
-    identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def identity_with(reused: Reused | None) -> str:
+        whose = [] if reused is None else [[reused.ds, reused.run_id]]
+        return hashlib.sha256(json.dumps(parts + whose, sort_keys=True).encode()).hexdigest()
+
+    reused = choose(config, lake, ds, source=source, identity_with=identity_with)
+    identity = identity_with(reused)
     return RunDir(
         lake=lake,
-        ds=run_date.isoformat(),
+        ds=ds,
         run_id=run_id or identity[:12],
         identity=identity,
         attempt=uuid.uuid4().hex[:12],
         inputs=tuple((file.path, file.size, file.version) for file in inputs),
+        reused=reused,
     )
 
 

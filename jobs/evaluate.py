@@ -1,6 +1,5 @@
 """Lists for the holdout users as of the split -> metrics.json beside the baselines; the gate."""
 
-import json
 import logging
 from typing import Any
 
@@ -20,13 +19,14 @@ from diffsasrec.counters import DAY, WINDOWS
 from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
 from diffsasrec.lists import Scoring
-from diffsasrec.publish import newest_before, read_chain
+from diffsasrec.publish import newest_before, read_chain, run_path
 from diffsasrec.rules import allowed_items
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage
 from diffsasrec.vocab import index_items
 from jobs.cli import main as run_job
+from jobs.reuse import cite, metrics_of
 from jobs.score import recent_counts, score_buckets, scoring_of, write_trends
 from jobs.tasks import map_tasks
 
@@ -39,6 +39,8 @@ ALL_TIME = len(WINDOWS)  # the row of window_counts behind those of the windows
 def main(config: Config, run: RunDir) -> dict[str, Any]:
     prepared = run.require("prepare")
     run.require("finetune")
+    if run.reused is not None:
+        return cite(run, run.reused)
     split_time, num_buckets = prepared["split_time"], prepared["num_buckets"]
     directory = run.storage.sub("checkpoint_measured")
     check_not_trained_past(read_description(directory), split_time=split_time, path=directory.root)
@@ -199,11 +201,11 @@ def previous_metrics(run: RunDir) -> dict[str, Any] | None:
     entry = newest_before(read_chain(run.lake), run.ds)
     if entry is None:
         return None
-    path = f"runs/ds={entry.ds}/{entry.run_id}/metrics.json"
+    directory = run.lake.sub(run_path(entry.ds, entry.run_id))
     try:
-        metrics: dict[str, Any] = json.loads(run.lake.read_bytes(path))["model"]
+        metrics: dict[str, Any] = metrics_of(directory)[0]["model"]
     except FileNotFoundError:
-        log.warning("evaluate: %s is gone", run.lake.url(path))
+        log.warning("evaluate: the metrics of %s are gone", directory.root)
         return None
     return metrics
 

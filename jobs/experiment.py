@@ -178,6 +178,8 @@ def read_cells(config_path: str, grid_path: str) -> list[Cell]:
             for seed in grid.seeds[:1] if variant == SASREC else grid.seeds:
                 sets = sets_of({**entry.set, **own, "seed": seed})
                 config = load_config(texts["--config"], sets, source=config_path)
+                if config.train.warm_start:
+                    raise ConfigError(f"train.warm_start: {variant} has no nights to start from")
                 cells.append(Cell(data, variant, seed, config, entry.date, age))
     return cells
 

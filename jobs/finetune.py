@@ -6,12 +6,15 @@ from diffsasrec.config import Config
 from diffsasrec.rundir import RunDir
 from jobs.cli import main as run_job
 from jobs.recipe import finetune_phases, run_phases
+from jobs.reuse import spared
 
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:
     prepared = run.require("prepare")
-    run.require("pretrain")
-    return run_phases(config, run, finetune_phases(config, prepared))
+    starts = run.require("pretrain").get("started_from")
+    if run.reused is not None:
+        return spared(run.reused, "finetune")
+    return run_phases(config, run, finetune_phases(config, prepared, starts))
 
 
 if __name__ == "__main__":

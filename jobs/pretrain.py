@@ -6,11 +6,17 @@ from diffsasrec.config import Config
 from diffsasrec.rundir import RunDir
 from jobs.cli import main as run_job
 from jobs.recipe import pretrain_phases, run_phases
+from jobs.reuse import spared
+from jobs.warm import choose_starts
 
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:
     prepared = run.require("prepare")
-    return run_phases(config, run, pretrain_phases(config, prepared))
+    if run.reused is not None:
+        return spared(run.reused, "pretrain")
+    starts = choose_starts(config, run, prepared)
+    trained = run_phases(config, run, pretrain_phases(config, prepared, starts))
+    return {**trained, "started_from": starts}
 
 
 if __name__ == "__main__":

@@ -144,13 +144,21 @@ def manifest_content(
         "trained_before": {
             name: read_description(run.storage.sub(name))["trained_before"]
             for name in ("checkpoint_measured", "checkpoint")
+            if run.reused is None or name == "checkpoint"
         },
+        "started_from": records["pretrain"].get("started_from"),
+        "reused": citation(run, records["evaluate"]),
         "model_version": read_description(run.storage.sub("checkpoint"))["model_version"],
         "counts": {stage: record["counts"] for stage, record in records.items()},
         "seconds": seconds,
         "cost": cost_of(config, seconds, cluster_resources()),
         "files": files,
     }
+
+
+def citation(run: RunDir, evaluated: dict[str, Any]) -> dict[str, Any] | None:
+    """Whose weights serve, and the figures of the night that trained them; None: tonight's."""
+    return None if run.reused is None else run.reused.cited() | {"metrics": evaluated["metrics"]}
 
 
 def describe_file(path: str, storage: Storage) -> dict[str, Any]:

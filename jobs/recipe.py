@@ -1,17 +1,22 @@
 """The phases of training, which pretrain, finetune and refit run to different times."""
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
-from diffsasrec.config import Config
+from diffsasrec.config import Config, TrainStageConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.phases import Job, Phase, result_path
 from diffsasrec.rundir import RunDir
 from diffsasrec.train import train
 from jobs.cli import microseconds
+from jobs.warm import Starts, start_path
+
+Stage = TypeVar("Stage", bound=TrainStageConfig)
 
 
-def pretrain_phases(config: Config, prepared: dict[str, Any]) -> list[Phase]:
+def pretrain_phases(
+    config: Config, prepared: dict[str, Any], starts: Starts | None = None
+) -> list[Phase]:
     """To the split; before it, where epochs are to be selected, to the second cut."""
     split_time = prepared["split_time"]
     selected = Phase(
@@ -23,16 +28,19 @@ def pretrain_phases(config: Config, prepared: dict[str, Any]) -> list[Phase]:
     )
     final = Phase(
         name="pretrain",
-        settings=config.pretrain,
+        settings=shortened(config.pretrain, config, starts),
         trained_before=split_time,
         output="checkpoint_pretrained",
+        init_from=start_path(starts, "checkpoint_measured"),
         epochs_from="select-pretrain" if config.pretrain.patience is not None else "",
     )
     selects = config.pretrain.patience is not None or config.finetune.patience is not None
     return [selected, final] if selects else [final]
 
 
-def finetune_phases(config: Config, prepared: dict[str, Any]) -> list[Phase]:
+def finetune_phases(
+    config: Config, prepared: dict[str, Any], starts: Starts | None = None
+) -> list[Phase]:
     split_time, selects = prepared["split_time"], config.finetune.patience is not None
     selected = Phase(
         name="select-finetune",
@@ -44,7 +52,7 @@ def finetune_phases(config: Config, prepared: dict[str, Any]) -> list[Phase]:
     )
     final = Phase(
         name="finetune",
-        settings=config.finetune,
+        settings=shortened(config.finetune, config, starts),
         trained_before=split_time,
         output="checkpoint_measured",
         init_from="checkpoint_pretrained",
@@ -53,8 +61,16 @@ def finetune_phases(config: Config, prepared: dict[str, Any]) -> list[Phase]:
     return [selected, final] if selects else [final]
 
 
-def refit_phases(config: Config, run: RunDir) -> list[Phase]:
-    """The same recipe, from scratch, to the run date."""
+def shortened(settings: Stage, config: Config, starts: Starts | None) -> Stage:
+    """A stage with as many epochs as are left where the training starts warm."""
+    if not starts or config.train.warm_epochs is None:
+        return settings
+    epochs = min(settings.epochs, config.train.warm_epochs)
+    return settings.model_copy(update={"epochs": epochs})
+
+
+def refit_phases(config: Config, run: RunDir, starts: Starts | None = None) -> list[Phase]:
+    """The same recipe to the run date, for as many epochs as the measured weights took."""
     before = microseconds(run.ds)
     return [
         Phase(
@@ -62,6 +78,7 @@ def refit_phases(config: Config, run: RunDir) -> list[Phase]:
             settings=config.pretrain,
             trained_before=before,
             output="state/refit-pretrain/checkpoint",
+            init_from=start_path(starts, "checkpoint"),
             epochs_from="pretrain",
         ),
         Phase(

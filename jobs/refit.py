@@ -1,4 +1,4 @@
-"""The recipe that was measured, run again from scratch to the run date: the serving checkpoint."""
+"""The recipe that was measured, run again to the run date: the serving checkpoint."""
 
 from typing import Any
 
@@ -6,11 +6,15 @@ from diffsasrec.config import Config
 from diffsasrec.rundir import RunDir
 from jobs.cli import main as run_job
 from jobs.recipe import refit_phases, run_phases
+from jobs.reuse import take_over
 
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:
     run.require("evaluate")  # nothing is spent on a model that the gate has refused
-    return run_phases(config, run, refit_phases(config, run))
+    if run.reused is not None:
+        return take_over(run, run.reused)
+    starts = run.require("pretrain").get("started_from")
+    return run_phases(config, run, refit_phases(config, run, starts))
 
 
 if __name__ == "__main__":

@@ -5,24 +5,33 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from diffsasrec.checkpoint import load_checkpoint, save_tensors
+from diffsasrec.checkpoint import VOCAB, load_checkpoint, save_tensors
 from diffsasrec.config import Config, ScoreConfig
 from diffsasrec.counters import DAY, trend_counts, trend_features, window_counts
 from diffsasrec.decode import CommitRule
 from diffsasrec.explore import Exploration
-from diffsasrec.lists import NIGHT_STATE, POPULAR, TRENDS, Scoring, quarantine_of
+from diffsasrec.lists import (
+    NIGHT_STATE,
+    POPULAR,
+    TRENDS,
+    Scoring,
+    quarantine_of,
+    scored_users,
+)
 from diffsasrec.popular import log_shares
 from diffsasrec.progress import Progress
-from diffsasrec.recommend import Decoding
+from diffsasrec.recommend import Decoding, events_of
 from diffsasrec.rules import Rules, allowed_items
 from diffsasrec.rundir import RunDir
 from diffsasrec.score import score, unscored_buckets
 from diffsasrec.sequences import bucket_name, flatten
 from diffsasrec.storage import Storage
+from diffsasrec.vocab import reindexing, same_items
 from jobs.cli import main as run_job
 from jobs.cli import microseconds
 from jobs.exclude import EXCLUDED, count_excluded, write_excluded
@@ -47,7 +56,8 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     left_out = prepared["counts"]["users"] - lists["model"] - lists["popular"]
     lists += sum(map_tasks(count_excluded, range(num_buckets), run.storage), Counter())
     rest = {"left_out_inactive": left_out, "quarantined_users": count_quarantined(scoring)}
-    return {"counts": lists | rest | count_forbidden(run, scoring)}
+    unknown = count_unknown(run, scoring, num_buckets)
+    return {"counts": lists | rest | count_forbidden(run, scoring) | unknown}
 
 
 def count_quarantined(scoring: Scoring) -> int:
@@ -70,6 +80,35 @@ def count_forbidden(run: RunDir, scoring: Scoring) -> dict[str, int]:
     checkpoint = load_checkpoint(run.storage.sub(scoring.checkpoint))
     trained = checkpoint.candidates()
     return {"forbidden_items": int(trained.sum() - allowed_items(checkpoint, scoring.rules).sum())}
+
+
+def count_unknown(run: RunDir, scoring: Scoring, num_buckets: int) -> dict[str, int]:
+    """What of tonight's log the weights do not know, and the model therefore does not see.
+
+    Items of tonight's vocabulary, and their events in the histories of the users that are scored.
+    """
+    vocab = run.storage.read_tables("vocab")
+    weights_vocab = run.storage.read_table(f"{scoring.checkpoint}/{VOCAB}", ["item_id"])
+    if same_items(vocab, weights_vocab):
+        return {"unknown_items": 0, "unknown_events": 0}
+    known = reindexing(vocab, weights_vocab) >= 0
+    num_items = int(((vocab["count"].to_numpy() > 0) & ~known).sum())
+    num_events = sum(map_tasks(count_unknown_events, range(num_buckets), scoring, known))
+    log.info(
+        "score: the weights do not know %d items of tonight's log; %d events of them are left out "
+        "of what the model sees",
+        num_items,
+        num_events,
+    )
+    return {"unknown_items": num_items, "unknown_events": num_events}
+
+
+def count_unknown_events(bucket: int, scoring: Scoring, known: npt.NDArray[np.bool_]) -> int:
+    """The events in the histories of a bucket's scored users whose items are not `known`, [V]."""
+    flat = flatten(scoring.run.read_table(f"sequences/{bucket_name(bucket)}"))
+    users, _ = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
+    source, _ = events_of(flat.offsets, users)
+    return int((~known[flat.items[source]]).sum())
 
 
 def recent_counts(run: RunDir, prepared: dict[str, Any], *, before: int) -> Any:

@@ -1,6 +1,5 @@
 """What a person sees at the end of a night: the metrics, some lists, and where everything is."""
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,14 +8,18 @@ import pyarrow.compute as pc
 from diffsasrec.config import Config
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import bucket_name
+from jobs.reuse import metrics_of
 
 NUM_USERS = 3
 TAIL = 5  # events of a history that are shown
 
 
 def print_summary(config: Config, run: RunDir) -> None:
-    metrics = json.loads(run.storage.read_bytes("metrics.json"))
+    metrics, cited = metrics_of(run.storage)
     print()
+    if cited is not None:
+        print(f"nothing measured tonight: weights and figures of run {cited['run_id']} of", end=" ")
+        print(f"{cited['ds']}, {cited['age_days']} days old")
     print(metrics_table(metrics, k=max(config.evaluate.ks)))
     print()
     for line in user_lines(run):

@@ -15,7 +15,7 @@ LEVELS = [
     ["trace"],
     ["decode"],
     ["events", "baselines", "recommend", "checkpoint", "publish"],
-    ["split", "rules", "partitions"],
+    ["split", "rules", "partitions", "warm"],
     ["sequences"],
     ["batches", "evaluate", "lists"],
     ["objective", "phases", "online", "score"],

@@ -1,6 +1,9 @@
 """Whole nights on a toy log, as processes on a real Ray."""
 
 import json
+import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 
 from diffsasrec.online import OnlineRecommender
 from diffsasrec.recommend import Decoding
-from jobs.faults.nights import DATE, digests, run_dir, tiny_config, toy_log
+from jobs.faults.nights import DATE, ROOT, digests, run_dir, tiny_config, toy_log
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 
@@ -117,6 +120,52 @@ def test_a_second_run_of_the_same_run_does_nothing_and_changes_no_byte(published
     assert (code, last["status"]) == (0, "done"), log
     assert log.count("already done, skipped") == 7
     assert digests(lake) == before
+
+
+def test_a_night_takes_weights_over_and_stays_the_same_run(published, nights, tmp_path: Path):
+    config, lake, _ = published
+    shutil.copytree(lake, tmp_path / "lake")
+    lake = tmp_path / "lake"
+    config = {**config, "lake": str(lake), "train": {"every_days": 3}}
+    date = "2024-03-02"
+    code, last, log = nights.run(config, "--stages", "prepare,pretrain,refit", date=date)
+    assert code == 2 and "stage evaluate" in last["error"], log  # in the order of the night
+    code, last, log = nights.run(config, date=date)
+    assert (code, last["status"]) == (0, "done"), log
+    assert log.count("already done, skipped") == 2
+    for stage in ("finetune", "evaluate", "refit"):
+        assert f"{stage}: nothing to do, the weights of run calm of 2024-03-01 serve" in log
+    run, calm = run_dir(lake, last["run_id"], date), run_dir(lake, "calm")
+    assert digests(run / "checkpoint") == digests(calm / "checkpoint")
+    assert not (run / "metrics.json").exists() and not (run / "checkpoint_measured").exists()
+    manifest = json.loads((run / "manifest.json").read_text())
+    reused = manifest["reused"]
+    assert (reused["run_id"], reused["age_days"]) == ("calm", 1)
+    assert reused["metrics"] == json.loads((calm / "metrics.json").read_text())
+    assert manifest["trained_before"] == {"checkpoint": 1_709_251_200_000_000}
+    assert manifest["counts"]["score"]["unknown_items"] == 0
+    # without the run that trained it is still the same run, and done
+    code, _, log = nights.run(config, "--keep", "1", job="publish", date=None)
+    assert code == 0 and not (calm / "manifest.json").exists(), log
+    before = digests(lake)
+    code, again, log = nights.run(config, date=date)
+    assert (code, again["run_id"]) == (0, last["run_id"]), log
+    assert log.count("already done, skipped") == 7
+    assert digests(lake) == before
+
+
+def test_the_benchmark_of_a_night_counts_the_lists_of_active_users(published):
+    _, lake, _ = published
+    command = [sys.executable, "-m", "jobs.benchmark", "night", "--run"]
+    command += [str(run_dir(lake, "calm")), "--active-days", "3", "--rounds", "1", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    active, everyone = (json.loads(line) for line in done.stdout.splitlines())
+    log = toy_log()
+    tonight = datetime.fromisoformat(DATE).replace(tzinfo=UTC).timestamp()
+    recent = log[log.timestamp >= tonight - 3 * 86400].user_id.nunique()
+    assert (active["lists"], everyone["lists"], everyone["share"]) == (recent, 60, 1.0)
+    for part in ("passes", "lists", "audit"):
+        assert everyone[f"{part}_seconds"] >= 0
 
 
 def test_a_published_run_id_is_not_reused_for_another_config(published, nights):

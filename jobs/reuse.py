@@ -1,0 +1,225 @@
+"""Nights that train nothing: which earlier weights serve them, where train.every_days allows it.
+
+The choice is part of the run's identity. It follows from the chain, the manifests that it names and
+the run date, and from no clock, so that the same command takes the same weights again.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date
+from typing import Any
+
+from diffsasrec.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
+from diffsasrec.config import Config
+from diffsasrec.counters import DAY, WINDOWS
+from diffsasrec.errors import InfrastructureError
+from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing
+from diffsasrec.rundir import Reused, RunDir
+from diffsasrec.storage import Storage, sha256
+
+log = logging.getLogger(__name__)
+
+SPARED = ("pretrain", "finetune", "evaluate", "refit")  # stages that neither train nor measure then
+# Keys on which neither weights nor their measured figures depend. All others belong to the recipe,
+# what a later version adds as well, until it is named here: training once more does no harm.
+BESIDE_THE_RECIPE = (
+    "lake",
+    "log_interval",
+    "stall_timeout",
+    "events.max_bad_fraction",
+    "vocab.previous_path",  # an index is but a name: the weights bring their own vocabulary
+    "items.",
+    "pretrain.checkpoint_every_steps",
+    "finetune.checkpoint_every_steps",
+    "train.every_days",
+    "train.cpus_per_worker",
+    "train.max_failures",
+    # rules say tonight what must not be shown, whatever the weights
+    "score.deny_path",
+    "score.allow_path",
+    "score.exclude_path",
+    "score.rest_nights",
+    "score.max_per_category",
+    "score.active_days",
+    # how the work is done: lists differ at most in the last digits of their scores
+    "score.batch_size",
+    "score.shortlist",
+    "score.gpus_per_actor",
+    "score.max_quarantined_users",
+    "score.num_actors",
+    "score.cpus_per_actor",
+    "publish.",
+    "iceberg.",
+    "cost.",
+)
+
+
+def recipe(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """The keys of a resolved configuration on which weights or their figures depend."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{path}{name}"
+        if isinstance(value, dict) and not f"{key}.".startswith(BESIDE_THE_RECIPE):
+            found |= recipe(value, f"{key}.")
+        elif key not in BESIDE_THE_RECIPE and not f"{key}.".startswith(BESIDE_THE_RECIPE):
+            found[key] = value
+    return found
+
+
+def choose(
+    config: Config,
+    lake: Storage,
+    ds: str,
+    *,
+    source: str,
+    identity_with: Callable[[Reused | None], str],
+) -> Reused | None:
+    """The weights that serve a run of `ds`; None: it trains.
+
+    A published run stays the same run, whatever has become of the chain since: what it chose counts
+    where its identity shows that nothing else has changed.
+
+    Args:
+        source: the sha256 of our own source files.
+        identity_with: the identity of the run under a choice.
+    """
+    if config.train.every_days == 1:
+        return None
+    for choice, identity in published_choices(lake, ds):
+        if identity == identity_with(choice):
+            return choice
+    return newest_reusable(config, lake, ds, source=source)
+
+
+def newest_reusable(config: Config, lake: Storage, ds: str, *, source: str) -> Reused | None:
+    """The newest published weights of the same recipe and code, if any are young enough.
+
+    Weights of other code are not taken: what a change of it means for them nobody can tell.
+    """
+    mine, oldest = recipe(config.resolved()), config.train.every_days - 1
+    for entry in standing(read_chain(lake), ds):
+        if age_days(midnight(entry.ds), ds) > oldest:
+            break  # no weights are younger than the night that they served
+        try:
+            manifest = read_manifest(lake, entry)
+        except FileNotFoundError:
+            continue  # pruned
+        differing = differences(mine, recipe(manifest["config"]))
+        if manifest["source_sha256"] != source:
+            differing.insert(0, "the code")
+        reused = weights_of(lake, entry, manifest, ds)
+        if not differing and reused.age_days <= oldest:
+            log.info(
+                "the weights of run %s of %s serve, %d of at most %d days old",
+                *(reused.run_id, reused.ds, reused.age_days, oldest),
+            )
+            return reused
+        why = f"differs in {', '.join(differing)}" if differing else f"{reused.age_days} days old"
+        log.info("the weights of run %s of %s do not serve: %s", entry.run_id, entry.ds, why)
+    log.info("no published weights are of this recipe and at most %d days old: it trains", oldest)
+    return None
+
+
+def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The keys whose values differ, or that only one of them has."""
+    keys = sorted({*mine, *theirs})
+    return [key for key in keys if key not in mine or key not in theirs or mine[key] != theirs[key]]
+
+
+def weights_of(lake: Storage, entry: Entry, manifest: Mapping[str, Any], ds: str) -> Reused:
+    """The weights that a published run serves, as the run of `ds` would take them over."""
+    source = run_path(entry.ds, entry.run_id)
+    trained_before = read_description(lake.sub(f"{source}/checkpoint"))["trained_before"]
+    trainer = manifest.get("reused") or {"ds": entry.ds, "run_id": entry.run_id}
+    age = age_days(trained_before, ds)
+    return Reused(trainer["ds"], trainer["run_id"], trained_before, age, source)
+
+
+def published_choices(lake: Storage, ds: str) -> Iterator[tuple[Reused | None, str]]:
+    """What the published runs of a date have chosen, and their identities."""
+    for entry in read_chain(lake):
+        if entry.ds == ds:
+            try:
+                manifest = read_manifest(lake, entry)
+            except FileNotFoundError:
+                continue  # pruned
+            cited = manifest.get("reused")
+            if cited is not None:
+                names = ("ds", "run_id", "trained_before", "age_days")
+                own = run_path(entry.ds, entry.run_id)
+                cited = Reused(**{name: cited[name] for name in names}, source=own)
+            yield cited, manifest["identity"]
+
+
+def midnight(ds: str) -> int:
+    """The start of a date, in microseconds since 1970."""
+    return (date.fromisoformat(ds) - date(1970, 1, 1)).days * DAY
+
+
+def age_days(trained_before: int, ds: str) -> int:
+    """How old weights are on a run date, in days, rounded up."""
+    return -((trained_before - midnight(ds)) // DAY)
+
+
+def spared(reused: Reused, stage: str) -> dict[str, Any]:
+    """The record of a stage that does nothing."""
+    log.info(
+        "%s: nothing to do, the weights of run %s of %s serve tonight (%d days old)",
+        stage,
+        reused.run_id,
+        reused.ds,
+        reused.age_days,
+    )
+    return {"counts": {}, "reused": reused.cited()}
+
+
+def take_over(run: RunDir, reused: Reused) -> dict[str, Any]:
+    """Copies the weights into the run, which needs no other directory from then on."""
+    sums = {f["path"]: f["sha256"] for f in source_manifest(run.lake, reused)["files"]}
+    for name in (WEIGHTS, VOCAB, CONFIG):  # that of the description last: with it the copy is whole
+        path = f"checkpoint/{name}"
+        data = run.lake.read_bytes(f"{reused.source}/{path}")
+        if sha256(data) != sums[path]:
+            raise InfrastructureError(
+                f"{run.lake.url(reused.source)}/{path} is not the file that was published; restore "
+                "it, or train with train.every_days=1"
+            )
+        run.storage.create(path, data)
+    return spared(reused, "refit")
+
+
+def cite(run: RunDir, reused: Reused) -> dict[str, Any]:
+    """The figures of the run that trained the weights; nothing is measured on this night."""
+    metrics, _ = metrics_of(run.lake.sub(reused.source))
+    window = [width / DAY for width in WINDOWS].index(metrics["recent_popular_days"])
+    return {**spared(reused, "evaluate"), "metrics": metrics, "popular_window": window}
+
+
+def source_manifest(lake: Storage, reused: Reused) -> dict[str, Any]:
+    """The manifest of the run that the weights are copied from."""
+    for entry in read_chain(lake):
+        if run_path(entry.ds, entry.run_id) == reused.source:
+            try:
+                return read_manifest(lake, entry)
+            except FileNotFoundError:
+                break
+    raise InfrastructureError(
+        f"{lake.url(reused.source)}, whose weights this night takes over, was pruned meanwhile; "
+        "run the same command again"
+    )
+
+
+def metrics_of(run: Storage) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The metrics of a published run, and the run that it cites them from; None: they are its own.
+
+    Raises:
+        FileNotFoundError: the run is gone.
+    """
+    try:
+        return json.loads(run.read_bytes("metrics.json")), None
+    except FileNotFoundError:
+        cited = json.loads(run.read_bytes("manifest.json")).get("reused")
+        if cited is None:
+            raise
+        return cited["metrics"], cited

@@ -1,0 +1,136 @@
+"""Where a training starts that does not start from scratch: train.warm_start.
+
+The measured weights start from weights that saw nothing at or after the split, and those that serve
+from such that saw nothing at or after the run date; each from the newest published ones. In a lake
+that trains every night these are yesterday's measured and yesterday's served weights: both ways are
+as warm as each other, so that what is measured is what serves. Where nothing may be the start of
+the measured weights, both start from scratch.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from diffsasrec.batches import stream_seed
+from diffsasrec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from diffsasrec.config import Config, ModelConfig
+from diffsasrec.errors import DiffsasrecError, InfrastructureError
+from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing
+from diffsasrec.rundir import RunDir, to_json
+from diffsasrec.storage import Storage
+from diffsasrec.vocab import reindexing
+from diffsasrec.warm import carried_over, same_shape
+from jobs.reuse import midnight
+
+log = logging.getLogger(__name__)
+
+STARTS = "state/warm"
+Start = dict[str, Any]  # ds, run_id, checkpoint: a directory of that run; trained_before
+Starts = dict[str, Start]  # by the checkpoint directory of tonight that starts there
+
+
+def start_path(starts: Starts | None, name: str) -> str:
+    """The directory, below the run, from which a checkpoint starts; "": from scratch."""
+    return f"{STARTS}/{name}" if starts else ""
+
+
+def choose_starts(config: Config, run: RunDir, prepared: Mapping[str, Any]) -> Starts | None:
+    """Decides once per run where its trainings start, and writes these weights into the run.
+
+    Returns:
+        None: everything starts from scratch.
+    """
+    if not config.train.warm_start:
+        return None
+    decision = f"{STARTS}/starts.json"
+    if not run.storage.exists(decision):
+        limits = {"checkpoint_measured": prepared["split_time"], "checkpoint": midnight(run.ds)}
+        # the first attempt's decision counts, whatever the chain has become since
+        run.storage.create(decision, to_json(newest_starts(run, config.model, limits)))
+    starts: Starts = json.loads(run.storage.read_bytes(decision))
+    if not starts:
+        log.info(
+            "pretrain: from scratch, as no published weights of this model end at the split or "
+            "before it"
+        )
+        return None
+    for name, start in starts.items():
+        log.info(
+            "pretrain: %s starts from %s of run %s of %s",
+            *(name, start["checkpoint"], start["run_id"], start["ds"]),
+        )
+        write_start(config, run, run.storage.sub(start_path(starts, name)), start)
+    return starts
+
+
+def newest_starts(run: RunDir, model: ModelConfig, limits: Mapping[str, int]) -> Starts:
+    """The newest published weights trained to each limit at most; {} unless there are all."""
+    found = {name: newest_start(run, model, limit) for name, limit in limits.items()}
+    return {name: start for name, start in found.items() if start} if all(found.values()) else {}
+
+
+def newest_start(run: RunDir, model: ModelConfig, limit: int) -> Start | None:
+    """The newest weights of the same shape in the chain before this run, trained before `limit`."""
+    best: Start | None = None
+    for entry in standing(read_chain(run.lake), run.ds):
+        if best is not None and midnight(entry.ds) <= best["trained_before"]:
+            break  # no weights know more than the run date of their night
+        for start in starts_of(run.lake, entry, model):
+            known = start["trained_before"]
+            if known <= limit and (best is None or known > best["trained_before"]):
+                best = start if fits(run.lake, start) else best
+    return best
+
+
+def starts_of(lake: Storage, entry: Entry, model: ModelConfig) -> Iterator[Start]:
+    """The checkpoints of a published run whose model has the shape of `model`."""
+    try:
+        manifest = read_manifest(lake, entry)
+    except FileNotFoundError:
+        return  # pruned
+    if same_shape(manifest["config"]["model"], model.model_dump(mode="json")):
+        for name, trained_before in sorted(manifest["trained_before"].items()):
+            whose = {"ds": entry.ds, "run_id": entry.run_id, "checkpoint": name}
+            yield {**whose, "trained_before": trained_before}
+
+
+def fits(lake: Storage, start: Start) -> bool:
+    """Whether the weights can be read: those of an earlier version of the code may not fit."""
+    try:
+        return load_start(lake, start).trained_before == start["trained_before"]
+    except (DiffsasrecError, FileNotFoundError) as error:
+        log.warning("pretrain: no start from there: %s", error)
+        return False
+
+
+def load_start(lake: Storage, start: Start) -> Checkpoint:
+    return load_checkpoint(
+        lake.sub(f"{run_path(start['ds'], start['run_id'])}/{start['checkpoint']}")
+    )
+
+
+def write_start(config: Config, run: RunDir, output: Storage, start: Start) -> None:
+    """The weights with a row per item of tonight's vocabulary; their date stays their own."""
+    if output.exists("config.json"):
+        return
+    try:
+        checkpoint = load_start(run.lake, start)
+    except (DiffsasrecError, FileNotFoundError) as error:
+        raise InfrastructureError(
+            f"the start that this run has chosen is gone ({error}); delete "
+            f"{run.storage.url(STARTS)} and run the same command again"
+        ) from None
+    vocab = run.storage.read_tables("vocab")
+    row_V = reindexing(vocab, checkpoint.vocab)
+    counts_V = np.where(row_V >= 0, checkpoint.vocab["count"].to_numpy()[row_V], 0)
+    save_checkpoint(
+        output,
+        weights=carried_over(checkpoint, vocab, seed=stream_seed(config.seed, "init")),
+        config=config.model,
+        vocab=vocab,
+        counts=counts_V,
+        trained_before=checkpoint.trained_before,
+    )
