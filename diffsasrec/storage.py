@@ -194,6 +194,16 @@ class Storage:
         infos = (_file_info(name, stat, base) for name, stat in files.items())
         return sorted((i for i in infos if not _is_hidden(i.path)), key=lambda info: info.path)
 
+    def folders(self, directory: str) -> tuple[str, ...]:
+        """The names of the directories directly in one, sorted; () when there are none."""
+        try:
+            with _explained("listing", self.url(directory)):
+                found = self._fs().ls(self._full(directory), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        names = (info["name"].rstrip("/") for info in found if info["type"] == "directory")
+        return tuple(sorted(name.rpartition("/")[2] for name in names))
+
     def delete(self, paths: Iterable[str]) -> None:
         for path in paths:
             try:

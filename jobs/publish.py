@@ -29,7 +29,8 @@ from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
 
-NOT_IN_MANIFEST = ("state/", "_stages/", "tensorboard/", "manifest.json")
+# the report is derived from the rest, and may be made anew at any time
+NOT_IN_MANIFEST = ("state/", "_stages/", "tensorboard/", "manifest.json", "report.html")
 
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:
