@@ -14,6 +14,7 @@ END = 253_402_300_800_000_000  # the year 10000, in microseconds since 1970
 ISO_DAY = r"(?P<day>[12][0-9]{3}-[01][0-9]-[0-3][0-9])"
 KEYS = ["reason", "source_path", "day"]
 SCHEMA = pa.schema([*((key, pa.string()) for key in KEYS), ("rows", pa.int64())])
+STOPPED = "quarantine/counts.json"  # of a run that prepare stopped: what it had counted
 MOST_ROWS = 5_000_000  # read by one report, some seconds; the first files show what is wrong
 
 

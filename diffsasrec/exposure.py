@@ -80,6 +80,4 @@ def cumulative_shares(
     if not len(by) or not first[-1] or not second[-1]:
         return []
     places = np.unique(np.round(np.geomspace(1, len(by), num)).astype(int)).tolist()
-    return [
-        (n, float(first[n - 1] / first[-1]), float(second[n - 1] / second[-1])) for n in places
-    ]
+    return [(n, float(first[n - 1] / first[-1]), float(second[n - 1] / second[-1])) for n in places]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diffsasrec.badrows import STOPPED
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.events import AFTER_RUN_DATE
@@ -20,8 +21,6 @@ from jobs.cli import main as run_job
 from jobs.cli import microseconds
 
 log = logging.getLogger(__name__)
-
-STOPPED = "quarantine/counts.json"  # of a run that stopped here: what was counted until then
 
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:

@@ -14,11 +14,10 @@ from pydantic import ValidationError
 
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError, DiffsasrecError
-from diffsasrec.objects import without_secrets
 from diffsasrec.publish import read_chain
-from diffsasrec.rundir import RunDir, to_json
+from diffsasrec.rundir import RunDir
 from diffsasrec.storage import Storage
-from jobs.pages.reading import FAILURE, all_nights, identity_of, read_facts
+from jobs.pages.reading import all_nights, identity_of, read_facts
 from jobs.pages.render import index_page, night_page
 
 REPORT, INDEX = "report.html", "reports/index.html"
@@ -33,15 +32,6 @@ def write_report(run: RunDir, config: Config | None) -> None:
     page = night_page(read_facts(run, config))
     run.storage.write_bytes(REPORT, page.encode())
     write_index(run.lake)
-
-
-def record_failure(run: RunDir, *, stage: str | None, status: str, error: str) -> None:
-    """Keeps for the report how a night ended; nothing else reads it.
-
-    It is shown until the stage is done. `status`: failed or refused.
-    """
-    what = {"identity": run.identity, "stage": stage, "status": status}
-    run.storage.write_bytes(FAILURE, to_json({**what, "error": without_secrets(error)}))
 
 
 def write_index(lake: Storage) -> None:

@@ -98,7 +98,7 @@ def records_of(ds: str, prepared: dict[str, int], *, seconds: float) -> dict[str
         "finetune": {
             "counts": {},
             "history": {
-                "select-finetune": [{**epoch, "NDCG@10": 0.2 + 0.01 * n} for n, epoch in enumerate(epochs)],
+                "select-finetune": [{**e, "NDCG@10": 0.2 + e["step"] / 1000} for e in epochs],
                 "finetune": epochs[:2],
             },
         },
@@ -168,7 +168,13 @@ def write_tables(run: RunDir, ds: str) -> None:
         times = np.sort(microseconds(ds) - rng.integers(1, 60 * DAY, length))
         counts += np.bincount(items, minlength=ITEMS)
         sequences.append(
-            {"user_id": f"u{user}", "items": items, "times": times, "num_before": 0, "holdout": None}
+            {
+                "user_id": f"u{user}",
+                "items": items,
+                "times": times,
+                "num_before": 0,
+                "holdout": None,
+            }
         )
         probable = np.sort(rng.dirichlet(np.ones(K)))[::-1] * 0.5
         chosen = [0, *rng.choice(np.arange(1, ITEMS), K - 1, replace=False)]

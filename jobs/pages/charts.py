@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 
 import matplotlib as mpl
 import matplotlib.dates as mdates
@@ -26,11 +26,11 @@ VARIABLES = {
     GOOD: "--good",
     BAD: "--bad",
 }
-WIDTH = 5.0  # inches: 360 points, a phone's width, so that text is as large as that of the page
+WIDTH = 4.6  # inches: 331 points, what a phone has for it, so that a point is a pixel there
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a $ in a name is a $
-    "font.size": 10.5,
+    "font.size": 12,
     "text.color": INK,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
@@ -78,9 +78,7 @@ def to_svg(figure: Figure, name: str) -> Markup:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     used = set(re.findall(r"(?:#|href=\"#)([\w-]+)", text))
-    text = re.sub(
-        r' id="([\w-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text
-    )
+    text = re.sub(r' id="([\w-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
     text = re.sub(r'(href="#|url\(#)([\w-]+)', rf"\g<1>{name}-\g<2>", text)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
@@ -96,7 +94,7 @@ def _opening(match: re.Match[str]) -> str:
 
 def flow_chart(name: str, steps: Sequence[tuple[str, int, str]]) -> Markup:
     """What is there (total), what goes (drop) and what it is made of (part), from top to bottom."""
-    with chart(name, height=0.55 + 0.3 * len(steps)) as made:
+    with chart(name, height=0.5 + 0.32 * len(steps)) as made:
         axes, left = made.axes, 0
         places = list(range(len(steps)))
         for place, (_, number, kind) in zip(places, steps, strict=True):
@@ -115,7 +113,7 @@ def flow_chart(name: str, steps: Sequence[tuple[str, int, str]]) -> Markup:
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
-                fontsize=9.5,
+                fontsize=11,
             )
         axes.set_yticks(places, [label for label, _, _ in steps])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -130,12 +128,12 @@ def flow_chart(name: str, steps: Sequence[tuple[str, int, str]]) -> Markup:
 
 def days_chart(name: str, events: Mapping[str, int], bad: Mapping[str, int]) -> Markup:
     """Events per day, and bad rows of the day on a panel of their own below."""
-    with chart(name, height=3.0 if bad else 2.0) as made:
+    kinds = [("events", events, MAIN), ("bad rows", bad, BAD)]
+    kinds = [kind for kind in kinds if kind[1]]
+    with chart(name, height=1.0 + len(kinds)) as made:
         made.axes.remove()
-        panels = made.figure.subplots(2 if bad else 1, 1, sharex=True, squeeze=False)[:, 0]
-        for axes, counts, colour, label in zip(
-            panels, (events, bad), (MAIN, BAD), ("events", "bad rows"), strict=False
-        ):
+        panels = made.figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (label, counts, colour) in zip(panels, kinds, strict=True):
             axes.patch.set_visible(False)
             days = [date.fromisoformat(day) for day in counts]
             if label == "events":
@@ -143,15 +141,28 @@ def days_chart(name: str, events: Mapping[str, int], bad: Mapping[str, int]) -> 
                 axes.plot(days, list(counts.values()), color=colour)
             else:
                 axes.vlines(days, 0, list(counts.values()), color=colour, lw=3)
+                worst = max(counts, key=lambda day: counts[day])
+                axes.annotate(
+                    worst,
+                    (date.fromisoformat(worst), counts[worst]),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=11,
+                )
+                axes.margins(y=0.3)
             axes.set_ylim(bottom=0)
             axes.set_ylabel(label)
             axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        if len({*events, *bad}) == 1:  # else years around it
+            (day,) = days
+            panels[-1].set_xlim(day - timedelta(days=15), day + timedelta(days=15))
         _dates(panels[-1])
     return made.svg
 
 
 def _dates(axes: Axes) -> None:
-    locator = mdates.AutoDateLocator(minticks=2, maxticks=5)
+    locator = mdates.AutoDateLocator(minticks=2, maxticks=4)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
 
@@ -205,8 +216,8 @@ def _legend(axes: Axes, number: int) -> None:
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
-        ncols=min(number, 3),
-        fontsize=9.5,
+        ncols=min(number, 2),
+        fontsize=11,
         borderaxespad=0.2,
         handlelength=1.2,
         columnspacing=1.2,
@@ -253,7 +264,7 @@ def scores_chart(name: str, rows: Sequence[tuple[int, float, float, float]]) -> 
         )
         axes.plot(ranks, [r[2] for r in rows], "o-", ms=4, color=MAIN)
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4%}".rstrip("0%").rstrip(".") + " %")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
         axes.set_xlabel("rank in the list")
         axes.set_ylabel("probability")
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diffsasrec.badrows import BadRows, read_bad_rows
+from diffsasrec.badrows import STOPPED, BadRows, read_bad_rows
 from diffsasrec.config import Config
 from diffsasrec.evaluate import gate_failures
 from diffsasrec.exposure import exposure_of
@@ -21,8 +21,7 @@ from diffsasrec.storage import Storage
 from jobs.pages.facts import STAGES, Facts, Lists, Night
 from jobs.pages.users import read_users
 
-FAILURE = "_stages/failure.json"
-STOPPED = "quarantine/counts.json"  # as prepare leaves it
+OUTCOME = "outcome.json"  # how the last attempt ended, where it was kept: status, stage, error
 EARLIER = 30  # nights beside which one is seen: a month
 READERS = 16  # threads
 MOST_BUCKETS = 16  # whose lists are looked at; each is a random sample of the users
@@ -91,9 +90,11 @@ def read_night(
     missing = [stage for stage in STAGES if stage not in records]
     if numbers or not missing:
         return night if numbers else replace(night, status="done")
-    failure = _read(run, FAILURE) or {}
-    if failure.get("identity") == identity and failure.get("stage") not in records:
-        return replace(night, **{key: failure[key] or "" for key in ("status", "stage", "error")})
+    outcome = _read(run, OUTCOME) or {}
+    if outcome.get("status") in ("failed", "refused") and outcome.get("stage") not in records:
+        return replace(
+            night, **{key: outcome.get(key) or "" for key in ("status", "stage", "error")}
+        )
     return _inferred(night, missing[0], gate or {})
 
 
@@ -121,9 +122,7 @@ def earlier_nights(lake: Storage, ds: str, chain: list[Entry]) -> tuple[Night, .
     newest = newest_by_date(chain)
     dates = sorted(date for date in newest if date < ds)[-EARLIER:]
     with ThreadPoolExecutor(READERS) as readers:
-        nights = readers.map(
-            lambda date: read_night(lake, date, newest[date].run_id, chain), dates
-        )
+        nights = readers.map(lambda date: read_night(lake, date, newest[date].run_id, chain), dates)
         return tuple(night for night in nights if night.records)  # others were pruned
 
 

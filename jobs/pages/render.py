@@ -7,8 +7,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jobs.pages.facts import STAGES, Facts, Night
 from jobs.pages.sections import sections
-from jobs.pages.unusual import notices, share
 from jobs.pages.unusual import nights as in_words
+from jobs.pages.unusual import notices, share
 
 STATUS = {
     "published": "Published",

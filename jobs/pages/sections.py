@@ -206,9 +206,7 @@ def bad_rows(facts: Facts) -> Section | None:
         Table.of(
             "By input file, the most rows first",
             ("file", "bad rows", "reason", "days"),
-            [
-                (r["source_path"], r["rows_sum"], _reason(r["reason"]), _span(r)) for r in files
-            ],
+            [(r["source_path"], r["rows_sum"], _reason(r["reason"]), _span(r)) for r in files],
             " in quarantine/",
         ),
     ]
@@ -217,7 +215,7 @@ def bad_rows(facts: Facts) -> Section | None:
 
 
 def _reason(name: str) -> str:
-    return f"{REASONS.get(name, name)} ({name})"
+    return REASONS.get(name, name)
 
 
 def _span(row: Mapping[str, Any]) -> str:

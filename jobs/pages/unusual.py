@@ -64,7 +64,8 @@ def share(value: float) -> str:
     """A share in per cent, with as many digits as a small one needs."""
     if 0 < value < 1e-5:
         return "less than 0.001 %"
-    return f"{value:.3%}" if 0 < value < 0.001 else f"{value:.2%}" if value < 0.1 else f"{value:.1%}"
+    digits = 0 if value == 0 else 3 if value < 0.001 else 2 if value < 0.1 else 1
+    return f"{value * 100:.{digits}f} %"
 
 
 def _end(night: Night) -> Iterator[Notice]:
@@ -95,7 +96,7 @@ def _bad_rows(facts: Facts) -> Iterator[Notice]:
     is_many = before is not None and night.bad_share > BAD_SHARE_FACTOR * before
     counts = night.counts("prepare")
     reasons = sorted((n for n in REASONS if counts.get(n)), key=lambda n: -counts[n])
-    words = ", ".join(f"{REASONS[name]} {counts[name]:,}" for name in reasons[:4])
+    words = ", ".join(f"{REASONS[name]}: {counts[name]:,}" for name in reasons[:4])
     where = "" if facts.bad is None else where_they_are(facts.bad.table)
     yield Notice(
         "bad" if is_many or night.stopped else "look",
@@ -113,14 +114,14 @@ def where_they_are(bad: pa.Table) -> str:
     """The days and files that most bad rows come from, in a sentence or two."""
     total = pc.sum(bad["rows"]).as_py() or 0
     sentences = []
-    for column, of, what in (("day", "of", "days"), ("source_path", "in", "files")):
+    for column, of, what in (("day", "on", "days"), ("source_path", "in", "files")):
         known = bad.filter(bad[column].is_valid())
         summed = known.group_by(column).aggregate([("rows", "sum")])
         ranked = summed.sort_by([("rows_sum", "descending"), (column, "ascending")]).to_pylist()
         if ranked:
             first = [f"{row['rows_sum']:,} {of} {row[column]}" for row in ranked[:3]]
             more = f" and more in {len(ranked) - 3} other {what}" if len(ranked) > 3 else ""
-            sentences.append(", ".join(first) + more + ".")
+            sentences.append(f"By {what[:-1]}: {', '.join(first)}{more}.")
     unknown = total - (pc.sum(bad.filter(bad["day"].is_valid())["rows"]).as_py() or 0)
     if unknown:
         sentences.append(f"Of {unknown:,} no day is known.")
@@ -228,7 +229,9 @@ def _lists(facts: Facts) -> Iterator[Notice]:
         if value > limit:
             text = None if before is None else share(before)
             title = f"{counts[name]:,} {words}"
-            yield Notice("look", title, f"{share(value)} of all.", _usual(text, facts), todo, "lists")
+            yield Notice(
+                "look", title, f"{share(value)} of all.", _usual(text, facts), todo, "lists"
+            )
     if ended := counts.get("quarantined_users", 0):
         yield Notice(
             "bad",

@@ -16,15 +16,13 @@ from diffsasrec.storage import Storage
 from jobs.pages.facts import Night, ShownItem, User
 
 PLACES = (0.1, 0.5, 0.9)  # of the users of a bucket, by the length of their history
-TAIL = 10  # events of a history that are shown
+TAIL = 8  # events of a history that are shown
 FALLBACK_BUCKETS = 8  # in which a user with a fallback list is looked for
 
 Titles = Callable[[list[str]], list[str | None]]
 
 
-def read_users(
-    run: Storage, night: Night, config: Config | None
-) -> tuple[tuple[User, ...], str]:
+def read_users(run: Storage, night: Night, config: Config | None) -> tuple[tuple[User, ...], str]:
     """A user with a short, a middling and a long history, one with a fallback list; and why
     there are no titles, where a table of items is configured."""
     if not night.num_lists:
@@ -97,7 +95,7 @@ def _user(run: Storage, bucket: int, row: int, vocab: pa.Array, titles: Titles) 
 
 
 def _chance(score: float) -> str:
-    return f"{math.exp(score):.2%}"
+    return f"{math.exp(score) * 100:.2f} %"
 
 
 def _items(ids: list[str], notes: list[str], titles: Titles) -> tuple[ShownItem, ...]:
