@@ -98,12 +98,10 @@ def test_what_is_usual_is_the_median_of_the_nights_that_know_it():
 
 
 def test_stages_stand_beside_their_usual_seconds():
-    assert timings(CALM, [replace(CALM, records={"refit": {"seconds": 20.0}})])[:1] == [
-        ("prepare", 10.0, None)
-    ]
-    assert ("refit", 30.0, 20.0) in timings(
-        CALM, [replace(CALM, records={"refit": {"seconds": 20.0}})]
-    )
+    earlier = [replace(CALM, records={"refit": {"seconds": 20.0}})]
+    found = timings(CALM, earlier)
+    assert found[0] == ("prepare", 10.0, None)
+    assert ("refit", 30.0, 20.0) in found
 
 
 def test_a_night_like_the_others_has_nothing_unusual():
@@ -200,8 +198,14 @@ def test_weights_and_logs_that_are_old_are_said():
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0, "0 %"), (1e-6, "less than 0.001 %"), (0.00012, "0.012 %"), (0.0123, "1.23 %"), (1, "100.0 %")],
-)  # fmt: skip
+    [
+        (0, "0 %"),
+        (1e-6, "less than 0.001 %"),
+        (0.00012, "0.012 %"),
+        (0.0123, "1.23 %"),
+        (1, "100.0 %"),
+    ],
+)
 def test_shares_are_shown_with_the_digits_that_they_need(value: float, shown: str):
     assert share(value) == shown
 

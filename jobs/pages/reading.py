@@ -92,9 +92,8 @@ def read_night(
         return night if numbers else replace(night, status="done")
     outcome = _read(run, OUTCOME) or {}
     if outcome.get("status") in ("failed", "refused") and outcome.get("stage") not in records:
-        return replace(
-            night, **{key: outcome.get(key) or "" for key in ("status", "stage", "error")}
-        )
+        stage, error = outcome.get("stage") or "", outcome.get("error") or ""
+        return replace(night, status=outcome["status"], stage=stage, error=error)
     return _inferred(night, missing[0], gate or {})
 
 

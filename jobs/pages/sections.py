@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 from markupsafe import Markup
 
@@ -363,8 +364,13 @@ def _tail(facts: Facts) -> list[Picture]:
 
 def _scores(facts: Facts) -> list[Picture]:
     assert facts.lists is not None
+    low, middle, high = 0.1, 0.5, 0.9
+
+    def chance(counts: npt.NDArray[np.int64], quantile: float) -> float:
+        return math.exp(binned_quantile(counts, quantile))
+
     rows = [
-        (rank, *(math.exp(binned_quantile(counts, q)) for q in (0.1, 0.5, 0.9)))
+        (rank, chance(counts, low), chance(counts, middle), chance(counts, high))
         for rank, counts in sorted(facts.lists.exposure.scores.items())
         if counts.sum()
     ]
