@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.events import read_times
+from diffsasrec.schema import canonical_type
 from diffsasrec.storage import Storage
 
 DAY = 86_400_000_000  # microseconds
@@ -41,7 +42,8 @@ def days_of(bad: pa.Table, *, time_unit: str | None) -> pa.Array:
     """
     times = bad.column(2).combine_chunks()  # quarantine has the log's own column names
     day = _days_of_times(times, time_unit)
-    texts = [times] if pa.types.is_string(times.type) else []
+    is_text = canonical_type(times.type) == pa.string()
+    texts = [times.cast(pa.string())] if is_text else []
     texts += [bad["text"].combine_chunks()] if "text" in bad.column_names else []
     texts += [bad["source_path"].combine_chunks()]
     for text in texts:

@@ -7,8 +7,17 @@ import pytest
 from recorded import counts_of, metrics_of, microseconds, records_of
 
 from diffsasrec.badrows import SCHEMA, BadRows
-from jobs.pages.charts import VARIABLES, flow_chart, intervals_chart
-from jobs.pages.facts import Facts, Night, holdout_steps, row_steps, timings, user_steps, usual
+from jobs.pages.charts import VARIABLES, flow_chart, intervals_chart, scores_chart
+from jobs.pages.facts import (
+    Facts,
+    Night,
+    curves,
+    holdout_steps,
+    row_steps,
+    timings,
+    user_steps,
+    usual,
+)
 from jobs.pages.sections import Table, text
 from jobs.pages.unusual import notices, share, where_they_are
 
@@ -102,6 +111,22 @@ def test_stages_stand_beside_their_usual_seconds():
     found = timings(CALM, earlier)
     assert found[0] == ("prepare", 10.0, None)
     assert ("refit", 30.0, 20.0) in found
+
+
+def test_the_curves_of_the_training_are_in_the_order_of_their_time():
+    epoch = [{"epoch": 1, "loss": 2.0}]
+    records = {
+        "refit": {"history": {"refit-finetune": epoch, "refit-pretrain": epoch}},
+        "pretrain": {"history": {"pretrain": epoch, "select-pretrain": []}},
+        "finetune": {"history": {"finetune": epoch}},
+    }
+    assert list(curves(records)) == ["pretrain", "finetune", "refit-pretrain", "refit-finetune"]
+
+
+def test_a_narrow_range_of_probabilities_has_no_powers_on_its_axis():
+    svg = scores_chart("s", [(1, 0.02, 0.04, 0.06), (2, 0.02, 0.03, 0.05)])
+    assert "mathdefault" not in svg and "2 %" in svg
+    assert "mathdefault" not in scores_chart("s", [(1, 0.0001, 0.04, 0.6)])
 
 
 def test_a_night_like_the_others_has_nothing_unusual():

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
 # Stand-ins, which no chart uses otherwise: each becomes a CSS variable of the page.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -88,8 +88,9 @@ def to_svg(figure: Figure, name: str) -> Markup:
 
 
 def _opening(match: re.Match[str]) -> str:
+    # hidden from readers of screens: they have the caption and the table of the numbers
     namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return f'<svg {namespaces} viewBox="{match[1]}" role="img" aria-hidden="true">'
+    return f'<svg {namespaces} viewBox="{match[1]}" aria-hidden="true">'
 
 
 def flow_chart(name: str, steps: Sequence[tuple[str, int, str]]) -> Markup:
@@ -251,6 +252,7 @@ def tail_chart(name: str, shares: Sequence[tuple[int, float, float]]) -> Markup:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("items, the most popular first")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         _legend(axes, 2)
     return made.svg
 
@@ -263,7 +265,11 @@ def scores_chart(name: str, rows: Sequence[tuple[int, float, float, float]]) -> 
             ranks, [r[1] for r in rows], [r[3] for r in rows], color=MAIN, alpha=0.2, lw=0
         )
         axes.plot(ranks, [r[2] for r in rows], "o-", ms=4, color=MAIN)
-        axes.set_yscale("log")
+        if min(r[1] for r in rows) * 20 < max(r[3] for r in rows):
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
         axes.set_xlabel("rank in the list")
         axes.set_ylabel("probability")

@@ -223,13 +223,15 @@ def holdout_steps(prepared: Mapping[str, int]) -> list[Step]:
 
 
 def curves(records: Mapping[str, Record]) -> dict[str, list[dict[str, float]]]:
-    """The epochs of every phase of training, by phase, in the order of the stages."""
-    return {
-        phase: epochs
+    """The epochs of every phase of training, by phase, in the order of their time."""
+    found = [
+        (phase, epochs)
         for stage in STAGES
         for phase, epochs in records.get(stage, {}).get("history", {}).items()
         if epochs
-    }
+    ]
+    # a refit has both in one record
+    return dict(sorted(found, key=lambda pair: ("refit" in pair[0], "finetune" in pair[0])))
 
 
 def timings(night: Night, earlier: Iterable[Night]) -> list[tuple[str, float, float | None]]:

@@ -41,7 +41,9 @@ def night_page(facts: Facts) -> str:
         sections=shown,
         ids={section.id for section in shown},
         notices=notices(facts),
-        calm=f"Rows, quality, lists, weights and timings are as usual, beside {past}.",
+        calm=f"Rows, quality, lists, weights and timings are as usual, beside {past}."
+        if facts.earlier
+        else "There is no earlier night to compare with: only what is wrong by itself would show.",
         past=past,
     )  # fmt: skip
 
