@@ -18,7 +18,7 @@ from jobs.pages.facts import (
     user_steps,
     usual,
 )
-from jobs.pages.sections import Table, text
+from jobs.pages.parts import Table, text
 from jobs.pages.unusual import notices, share, where_they_are
 
 DS = "2024-03-01"
@@ -208,6 +208,14 @@ def test_a_model_that_no_counter_needs_to_fear_is_said_with_what_is_usual():
     assert first.seen == "NDCG@5 is 0.1800; own most frequent has 0.2000."
     assert first.usual == "1.25 times the best counter (median of the last 4 nights)"
     assert second.title == "NDCG@5 is far below the last nights"
+
+
+def test_a_night_without_holdout_users_has_no_quality_to_compare():
+    nothing = metrics_of(float("nan"))
+    nothing["model"]["n"] = 0
+    night = replace(CALM, metrics=nothing)
+    assert titles(facts_of(night)) == [("bad", "Nothing was measured")]
+    assert notices(facts_of(earlier=(night, *BEFORE))) == []
 
 
 def test_weights_and_logs_that_are_old_are_said():

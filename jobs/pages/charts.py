@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.dates as mdates
@@ -27,7 +28,7 @@ VARIABLES = {
     BAD: "--bad",
 }
 WIDTH = 4.6  # inches: 331 points, what a phone has for it, so that a point is a pixel there
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a $ in a name is a $
     "font.size": 12,
@@ -199,15 +200,19 @@ def nights_chart(
         axes, dates = made.axes, [date.fromisoformat(day) for day in days]
         for (label, values), colour in zip(lines.items(), (MAIN, OTHER, GOOD), strict=False):
             known = [(d, v) for d, v in zip(dates, values, strict=True) if v is not None]
-            axes.plot(*zip(*known, strict=True), "o-", ms=4, color=colour, label=label)
-        inside = [(d, *b) for d, b in zip(dates, band, strict=False) if b]
+            if known:
+                axes.plot(*zip(*known, strict=True), "o-", ms=4, color=colour, label=label)
+        inside = [(d, b) for d, b in zip(dates, band, strict=False) if b]
         if inside:
-            axes.fill_between(*zip(*inside, strict=True), color=MAIN, alpha=0.18, lw=0)
+            low, high = [b[0] for _, b in inside], [b[1] for _, b in inside]
+            axes.fill_between(
+                mdates.date2num([d for d, _ in inside]), low, high, color=MAIN, alpha=0.18, lw=0
+            )
         axes.set_ylim(bottom=0)
         axes.margins(y=0.2)
         _legend(axes, len(lines))
         if len(set(dates)) == 1:
-            axes.set_xticks(dates[:1], [days[0]])
+            axes.set_xticks([mdates.date2num(dates[0])], [days[0]])
         else:
             _dates(axes)
     return made.svg

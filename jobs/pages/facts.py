@@ -83,17 +83,23 @@ class Night:
         names = [n.removeprefix("NDCG@") for n in (self.metrics or {}).get("model", {})]
         return max((int(n) for n in names if n.isdigit()), default=None)
 
+    @property
+    def _measured(self) -> Record:
+        """The metrics of the model; empty where no user had a holdout item."""
+        model: Record = (self.metrics or {}).get("model", {})
+        return model if model.get("n") else {}
+
     def metric(self, name: str) -> float | None:
         """A metric of the model at the largest cut-off, as in metric("NDCG")."""
-        return None if self.metrics is None else self.metrics["model"].get(f"{name}@{self.k}")
+        return self._measured.get(f"{name}@{self.k}")
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        found = None if self.metrics is None else self.metrics["model"].get(f"{name}@{self.k}_ci")
+        found = self._measured.get(f"{name}@{self.k}_ci")
         return (found[0], found[1]) if found else None
 
     def best_counter(self) -> tuple[str, float] | None:
         """The baseline with the best NDCG, and that."""
-        baselines = (self.metrics or {}).get("baselines", {})
+        baselines = self.metrics["baselines"] if self.metrics and self._measured else {}
         values = {name: row[f"NDCG@{self.k}"] for name, row in baselines.items()}
         return max(values.items(), key=lambda pair: pair[1]) if values else None
 
