@@ -148,8 +148,8 @@ def bad_rows(facts: Facts) -> Section | None:
         ),
         Table.of(
             "By input file, the most rows first",
-            ("file", "bad rows", "reason", "days"),
-            [(r["source_path"], r["rows_sum"], _reason(r["reason"]), _span(r)) for r in files],
+            ("file", "bad rows", "days", "reason"),
+            [(r["source_path"], r["rows_sum"], _span(r), _reason(r["reason"])) for r in files],
             " in quarantine/",
         ),
     ]
