@@ -125,7 +125,7 @@ def test_the_index_has_a_row_per_run_with_links_to_reports(lake: Path):
     html = (lake / "reports/index.html").read_text()
     rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in html.split("<tr>")[2:]]
     assert rows[0].startswith("2024-03-03 failed in prepare - - - 25.0 %")
-    assert rows[2].startswith("2024-03-01 published 0.1800 0.600 60 4.50 % 203 calm")
+    assert rows[2].startswith("2024-03-01 published 0.1800 0.600 60 4.50 % 212 calm")
     assert len(rows) == 6
     links = re.findall(r'href="([^"#]+)"', html)
     assert links and all((lake / "reports" / link).resolve().exists() for link in links)
