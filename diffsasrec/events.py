@@ -69,7 +69,7 @@ def check_rows(
     raw, invalid = _escape_invalid_text(raw)
     users, wrong_user = _read_ids(raw["user_id"].combine_chunks(), user_type)
     items, wrong_item = _read_ids(raw["item_id"].combine_chunks(), item_type)
-    times, wrong_time, out_of_range = _read_times(raw["timestamp"].combine_chunks(), time_unit)
+    times, wrong_time, out_of_range = read_times(raw["timestamp"].combine_chunks(), time_unit)
     masks = (
         _is_null(raw["user_id"]),
         _is_null(raw["item_id"]),
@@ -176,7 +176,7 @@ def _parse_integers(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     return parsed, np.asarray(pc.and_(pc.invert(is_number), column.is_valid()))
 
 
-def _read_times(
+def read_times(
     column: pa.Array, unit: str | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Microseconds since 1970 (0 where there is none), and where unparsable or out of range."""

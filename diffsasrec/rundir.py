@@ -35,6 +35,10 @@ OUTPUTS = {
 }
 
 
+# what is derived from them for people; no stage reads it, and no manifest lists it
+OUTCOME, METRICS, REPORT = DERIVED = ("outcome.json", "metrics.prom", "report.html")
+
+
 @dataclass(frozen=True)
 class Reused:
     """The weights of an earlier night that serve this one too."""

@@ -48,7 +48,7 @@ from diffsasrec.storage import Storage
 from diffsasrec.update import ROWS_ALONE, Updater
 from jobs.activity import add_arguments as add_activity
 from jobs.activity import night
-from jobs.cli import start_ray
+from jobs.cluster import start_ray
 from jobs.plan import add_arguments, plan
 from jobs.reliability import add_arguments as add_figures
 from jobs.reliability import reliability

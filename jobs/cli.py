@@ -1,7 +1,6 @@
 """What every job shares: command line, run, cluster, last line and exit code."""
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -12,7 +11,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,21 @@ import yaml
 from diffsasrec.config import Config, load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.iceberg import check_table
-from diffsasrec.inputs import InputFile, inspect_inputs, list_inputs
+from diffsasrec.inputs import inspect_inputs, list_inputs
 from diffsasrec.items import read_items
 from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
-from diffsasrec.publish import append_rollback, check_create_only, prune, read_chain, settle
-from diffsasrec.rundir import OUTPUTS, Reused, RunDir
-from diffsasrec.storage import Storage, resolve_package, stat_files
+from diffsasrec.publish import append_rollback, check_create_only, prune, settle
+from diffsasrec.rundir import OUTPUTS, RunDir
+from diffsasrec.storage import Storage
 from diffsasrec.tables import read_item_ids
-from diffsasrec.train import check_cluster, cluster_resources
-from jobs.exclude import check_exclusions, lately_published
+from diffsasrec.train import cluster_resources
+from jobs.cluster import check_resources, start_ray
+from jobs.exclude import check_exclusions
+from jobs.identity import open_run, refuse_changed
 from jobs.observe import Night, observe
-from jobs.reuse import SPARED, choose
+from jobs.preflight import dry_run
+from jobs.reuse import SPARED
 from jobs.summary import print_summary
 
 log = logging.getLogger("jobs")
@@ -145,7 +147,7 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
         "run %s of %s, %d input files, into %s", run.run_id, run.ds, len(inputs), run.storage.root
     )
     run.lake.check_writable()
-    _refuse_changed(run)
+    refuse_changed(run)
     to_do = [stage for stage in arguments.stages if run.record(stage) is None]
     if to_do and arguments.is_night and not arguments.dry_run:
         night.follow(config, run)
@@ -160,8 +162,6 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     if "publish" in arguments.stages:
         check_create_only(run.lake, single_writer=config.publish.single_writer)
     if arguments.dry_run:
-        from jobs.preflight import dry_run  # which needs what is here, as the stages do
-
         summary["status"] = "checked"
         return dry_run(config, run, inputs, to_do)
     watchdog = threading.Thread(
@@ -255,102 +255,3 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     seconds = time.monotonic() - started
     run.finish(stage, {**record, "seconds": round(seconds, 1)})
     log.info("%s: done in %s", stage, duration(seconds))
-
-
-def check_resources(config: Config, stages: list[str], available: Mapping[str, float]) -> None:
-    """Before anything is read: a worker that fits nowhere would be waited for without end."""
-    train, score = config.train, config.score
-    if {"pretrain", "finetune", "refit"} & set(stages):
-        resources = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
-        check_cluster("train", "worker", train.num_workers, resources, available=available)
-    if {"evaluate", "score"} & set(stages):
-        resources = {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}
-        check_cluster("score", "actor", 1, resources, available=available)
-
-
-def start_ray() -> None:
-    """Joins the cluster that RAY_ADDRESS names, else starts a Ray on this machine."""
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
-    else:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-        )
-    set_up_data()
-
-
-def set_up_data() -> None:
-    """What Ray Data says, and how many failures it bears, in every stage."""
-    context = ray.data.DataContext.get_current()
-    # a store that does not answer once, while an actor loads, is no reason to end the night
-    context.max_consecutive_actor_init_deaths = 3
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
-def source_digest() -> str:
-    """The sha256 of our own source files."""
-    root = Path(__file__).parent.parent
-    digest = hashlib.sha256()
-    for path in sorted([*root.glob("diffsasrec/*.py"), *root.glob("jobs/*.py")]):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def open_run(
-    config: Config, run_date: date, inputs: list[InputFile], *, run_id: str | None
-) -> RunDir:
-    """The run directory, named by a digest of everything that the output depends on."""
-    lake, score = Storage.of(config.lake), config.score
-    side_inputs = [score.deny_path, score.allow_path, score.exclude_path]
-    side_inputs += [config.vocab.previous_path]
-    if config.items.path is not None:
-        side_inputs.append(resolve_package(config.items.path, "items.path"))
-    listing = [info for path in side_inputs if path is not None for info in stat_files(path)]
-    ds, source = run_date.isoformat(), source_digest()
-    parts = [
-        ds,
-        config.resolved(),
-        source,
-        [(file.path, file.size, file.version) for file in inputs],
-        listing,
-        lately_published(lake, ds, score.rest_nights),
-    ]
-
-    def identity_with(reused: Reused | None) -> str:
-        whose = [] if reused is None else [[reused.ds, reused.run_id]]
-        return hashlib.sha256(json.dumps(parts + whose, sort_keys=True).encode()).hexdigest()
-
-    reused = choose(config, lake, ds, source=source, identity_with=identity_with)
-    identity = identity_with(reused)
-    return RunDir(
-        lake=lake,
-        ds=ds,
-        run_id=run_id or identity[:12],
-        identity=identity,
-        attempt=uuid.uuid4().hex[:12],
-        inputs=tuple((file.path, file.size, file.version) for file in inputs),
-        reused=reused,
-    )
-
-
-def _refuse_changed(run: RunDir) -> None:
-    """A published run directory is immutable: another config or input needs another run id."""
-    published = any((e.ds, e.run_id) == (run.ds, run.run_id) for e in read_chain(run.lake))
-    if published and run.record("publish") is None and run.record("score") is None:
-        raise ConfigError(
-            f"run {run.run_id} of {run.ds} is published, and the config, the code or the inputs "
-            "are not those it was made from; leave --run-id out or choose a new one"
-        )
-
-
-def microseconds(time: str) -> int:
-    """An ISO date or time in microseconds since 1970; one without a zone is UTC."""
-    parsed = datetime.fromisoformat(time)
-    aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-    return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

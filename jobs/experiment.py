@@ -62,8 +62,9 @@ from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
 from diffsasrec.split import next_items
 from diffsasrec.storage import Storage, parquet_bytes
 from diffsasrec.train import cluster_resources
-from jobs.cli import check_resources, source_digest, start_ray
+from jobs.cluster import check_resources, start_ray
 from jobs.evaluate import baseline_scores, holdout_scoring
+from jobs.identity import source_digest
 from jobs.prepare import main as prepare
 from jobs.recipe import finetune_phases, pretrain_phases, run_phases
 from jobs.score import score_buckets

@@ -18,19 +18,15 @@ from diffsasrec.checkpoint import CONFIG
 from diffsasrec.config import Config
 from diffsasrec.objects import Patience, without_secrets
 from diffsasrec.publish import CHAIN, read_chain
-from diffsasrec.rundir import OUTPUTS, RunDir, to_json
+from diffsasrec.rundir import METRICS, OUTCOME, OUTPUTS, REPORT, RunDir, to_json
 from diffsasrec.storage import Storage
 from jobs.exposition import Facts, exposition
 
 log = logging.getLogger("jobs")
 
-OUTCOME, METRICS = "outcome.json", "metrics.prom"
 # with a store that is down: the night is over, and its exit code is waited for
 SHORT = Patience(attempts=2, seconds=20.0)
 SECONDS = 60.0  # for all writers together
-
-# what else is written at the end of a night, each by a function of the run and the config
-FURTHER_WRITERS: tuple[Callable[[RunDir, Config], Any], ...] = ()
 
 
 @dataclass
@@ -59,9 +55,8 @@ def observe(night: Night, summary: dict[str, Any], exit_code: int) -> None:
     writers: dict[str, Callable[[], Any]] = {
         OUTCOME: partial(write_outcome, night, run, summary, exit_code, ended),
         METRICS: partial(write_metrics, run),
+        REPORT: partial(write_page, run, night.config),
     }
-    for further in FURTHER_WRITERS:
-        writers[further.__name__] = partial(further, run, night.config)
     # a store that hangs must not keep a scheduler waiting for the exit code
     thread = threading.Thread(target=_write_each, args=(writers,), daemon=True)
     thread.start()
@@ -117,6 +112,12 @@ def write_metrics(run: RunDir) -> None:
         trained_before=description["trained_before"] if has_weights and description else None,
     )
     run.storage.write_bytes(METRICS, exposition(facts))
+
+
+def write_page(run: RunDir, config: Config) -> None:
+    from jobs.report import write_report  # with matplotlib, which no worker of a stage needs
+
+    write_report(run, config)
 
 
 def last_success(lake: Storage) -> float | None:

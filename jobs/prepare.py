@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diffsasrec.badrows import STOPPED
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.events import AFTER_RUN_DATE
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.progress import Progress
-from diffsasrec.rundir import RunDir
+from diffsasrec.rundir import RunDir, to_json
+from diffsasrec.schema import microseconds
 from diffsasrec.sequences import build_sequences, num_buckets
 from diffsasrec.split import Survey, survey_log
 from diffsasrec.storage import Storage
 from jobs.cli import main as run_job
-from jobs.cli import microseconds
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         quantile=split.quantile,
         fixed_time=None if split.time is None else microseconds(split.time.isoformat()),
         quarantine=run.storage.sub("quarantine"),
-        check=lambda counts: check_counts(
-            counts, path=events.path, max_bad_fraction=events.max_bad_fraction
-        ),
+        check=lambda counts: check_or_record(counts, config, run),
         progress=Progress("prepare", "fragment", interval=config.log_interval).update,
     )
     check_split(survey, events.path)
@@ -82,6 +81,16 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         "time_quantiles": survey.time_quantiles,
         "inputs": [{"path": f.path, "size": f.size, "version": f.version} for f in inputs],
     }
+
+
+def check_or_record(counts: Counter[str], config: Config, run: RunDir) -> None:
+    """Stops a run whose log is too dirty; the counts then lie beside the bad rows, for people."""
+    events = config.events
+    try:
+        check_counts(counts, path=events.path, max_bad_fraction=events.max_bad_fraction)
+    except InputDataError:
+        run.storage.write_bytes(STOPPED, to_json(counts))
+        raise
 
 
 def check_counts(counts: Counter[str], *, path: str, max_bad_fraction: float) -> None:

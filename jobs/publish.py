@@ -20,21 +20,20 @@ from diffsasrec.partitions import follow_chain
 from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.recommend import events_of
 from diffsasrec.rules import allowed_items, category_cap, excluded_of
-from diffsasrec.rundir import OUTPUTS, RunDir
+from diffsasrec.rundir import DERIVED, OUTPUTS, RunDir
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage, sha256
 from diffsasrec.train import cluster_resources
 from jobs.cli import main as run_job
-from jobs.cli import source_digest
 from jobs.cost import cost_of
-from jobs.observe import METRICS, OUTCOME
+from jobs.identity import source_digest
 from jobs.score import night_scoring
 from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
 
-# outcome.json and metrics.prom: what a night leaves behind for those who watch it (jobs/observe.py)
-NOT_IN_MANIFEST = ("state/", "_stages/", "tensorboard/", "manifest.json", OUTCOME, METRICS)
+# what a night leaves behind for people is derived, and may be made anew at any time
+NOT_IN_MANIFEST = ("state/", "_stages/", "tensorboard/", "manifest.json", *DERIVED)
 
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:

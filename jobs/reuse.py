@@ -7,7 +7,6 @@ the run date, and from no clock, so that the same command takes the same weights
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date
 from typing import Any
 
 from diffsasrec.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
@@ -16,6 +15,7 @@ from diffsasrec.counters import DAY, WINDOWS
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing
 from diffsasrec.rundir import Reused, RunDir
+from diffsasrec.schema import microseconds
 from diffsasrec.storage import Storage, sha256
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def newest_reusable(config: Config, lake: Storage, ds: str, *, source: str) -> R
     """
     mine, oldest = recipe(config.resolved()), config.train.every_days - 1
     for entry in standing(read_chain(lake), ds):
-        if age_days(midnight(entry.ds), ds) > oldest:
+        if age_days(microseconds(entry.ds), ds) > oldest:
             break  # no weights are younger than the night that they served
         try:
             manifest = read_manifest(lake, entry)
@@ -152,14 +152,9 @@ def published_choices(lake: Storage, ds: str) -> Iterator[tuple[Reused | None, s
             yield cited, manifest["identity"]
 
 
-def midnight(ds: str) -> int:
-    """The start of a date, in microseconds since 1970."""
-    return (date.fromisoformat(ds) - date(1970, 1, 1)).days * DAY
-
-
 def age_days(trained_before: int, ds: str) -> int:
     """How old weights are on a run date, in days, rounded up."""
-    return -((trained_before - midnight(ds)) // DAY)
+    return -((trained_before - microseconds(ds)) // DAY)
 
 
 def spared(reused: Reused, stage: str) -> dict[str, Any]:

@@ -28,12 +28,12 @@ from diffsasrec.progress import Progress
 from diffsasrec.recommend import Decoding, events_of
 from diffsasrec.rules import Rules, allowed_items
 from diffsasrec.rundir import RunDir
+from diffsasrec.schema import microseconds
 from diffsasrec.score import score, unscored_buckets
 from diffsasrec.sequences import bucket_name, flatten
 from diffsasrec.storage import Storage
 from diffsasrec.vocab import reindexing, same_items
 from jobs.cli import main as run_job
-from jobs.cli import microseconds
 from jobs.exclude import EXCLUDED, count_excluded, write_excluded
 from jobs.tasks import map_tasks
 

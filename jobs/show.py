@@ -17,9 +17,8 @@ from typing import Any
 from diffsasrec.config import Config, load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
 from diffsasrec.publish import CHAIN, NAME, Entry, newest_by_date, read_chain, run_path
-from diffsasrec.rundir import RunDir
+from diffsasrec.rundir import METRICS, RunDir
 from diffsasrec.storage import Storage, sha256
-from jobs.observe import METRICS
 from jobs.show_user import user_lines
 from jobs.summary import metrics_table
 

@@ -20,10 +20,10 @@ from diffsasrec.config import Config, ModelConfig
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing
 from diffsasrec.rundir import RunDir, to_json
+from diffsasrec.schema import microseconds
 from diffsasrec.storage import Storage
 from diffsasrec.vocab import reindexing
 from diffsasrec.warm import carried_over, same_shape
-from jobs.reuse import midnight
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def choose_starts(config: Config, run: RunDir, prepared: Mapping[str, Any]) -> S
         return None
     decision = f"{STARTS}/starts.json"
     if not run.storage.exists(decision):
-        limits = {"checkpoint_measured": prepared["split_time"], "checkpoint": midnight(run.ds)}
+        limits = {"checkpoint_measured": prepared["split_time"], "checkpoint": microseconds(run.ds)}
         # the first attempt's decision counts, whatever the chain has become since
         run.storage.create(decision, to_json(newest_starts(run, config.model, limits)))
     starts: Starts = json.loads(run.storage.read_bytes(decision))
@@ -76,7 +76,7 @@ def newest_start(run: RunDir, model: ModelConfig, limit: int) -> Start | None:
     """The newest weights of the same shape in the chain before this run, trained before `limit`."""
     best: Start | None = None
     for entry in standing(read_chain(run.lake), run.ds):
-        if best is not None and midnight(entry.ds) <= best["trained_before"]:
+        if best is not None and microseconds(entry.ds) <= best["trained_before"]:
             break  # no weights know more than the run date of their night
         for start in starts_of(run.lake, entry, model):
             known = start["trained_before"]

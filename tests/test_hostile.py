@@ -14,9 +14,8 @@ from diffsasrec.config import EventsConfig
 from diffsasrec.errors import DiffsasrecError, InputDataError
 from diffsasrec.events import check_rows, quarantine_rows, read_events
 from diffsasrec.inputs import inspect_inputs, list_inputs
-from diffsasrec.schema import events_schema
+from diffsasrec.schema import events_schema, microseconds
 from diffsasrec.sequences import fold
-from jobs.cli import microseconds
 from jobs.faults.corpus import DROPS, LOGS, config_of, in_microseconds, measure
 from jobs.faults.logs import RUN_DATE
 from jobs.prepare import check_counts

@@ -1,6 +1,7 @@
 """Whole nights on a toy log, as processes on a real Ray."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from diffsasrec.config import Config
 from diffsasrec.online import OnlineRecommender
 from diffsasrec.recommend import Decoding
+from diffsasrec.storage import Storage
 from jobs.faults.nights import DATE, ROOT, digests, run_dir, tiny_config, toy_log
+from jobs.report import config_of, find_run, write_report
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 
@@ -111,6 +115,22 @@ def test_the_manifest_accounts_for_every_row_and_lists_every_file(published):
     listed = {file["path"]: file["sha256"] for file in manifest["files"]}
     assert listed.items() <= on_disk.items()
     assert "recommendations/part-00000.parquet" in listed
+
+
+def test_the_report_of_a_night_shows_its_metrics_and_lists(published, tmp_path):
+    config, lake, _ = published
+    shutil.copytree(lake, tmp_path / "lake")
+    run = find_run(Storage.of(str(tmp_path / "lake")), DATE, None)
+    assert config_of(run) == Config.model_validate(config)
+    write_report(run, config_of(run))
+    html = (run_dir(tmp_path / "lake", "calm") / "report.html").read_text()
+    metrics = json.loads((run_dir(lake, "calm") / "metrics.json").read_text())
+    rows = {"model": metrics["model"], **metrics["baselines"]}
+    cells = [html.count(f">{row['NDCG@5']:.4f}<") for row in rows.values()]
+    assert len(cells) == 5 and min(cells) >= 2  # in the table of all, and in that of its chart
+    assert "<dt>Lists published</dt><dd>60</dd>" in html
+    sections = ["published", "flow", "quality", "training", "lists", "users", "timings"]
+    assert re.findall(r'<section id="([a-z-]+)"', html) == ["unusual", *sections]
 
 
 def test_a_second_run_of_the_same_run_does_nothing_and_changes_no_byte(published, nights):

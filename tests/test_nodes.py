@@ -10,7 +10,7 @@ import ray.data
 from ray.exceptions import ActorDiedError
 
 from diffsasrec.train import outlive_controllers, start_board
-from jobs.cli import set_up_data
+from jobs.cluster import set_up_data
 
 pytestmark = pytest.mark.ray
 

@@ -10,9 +10,9 @@ import pytest
 
 from diffsasrec.config import load_config
 from diffsasrec.publish import append_entry, append_rollback
-from diffsasrec.rundir import RunDir
+from diffsasrec.rundir import DERIVED, METRICS, OUTCOME, RunDir
 from diffsasrec.storage import Storage
-from jobs.observe import METRICS, OUTCOME, SHORT, Night, last_success, observe
+from jobs.observe import SHORT, Night, last_success, observe
 from jobs.publish import NOT_IN_MANIFEST
 
 CONFIG = load_config("lake: lake\nevents: {path: log.parquet}")
@@ -64,7 +64,7 @@ def test_what_cannot_be_written_is_a_line_each_and_no_error(tmp_path: Path, capl
     night.follow(CONFIG, run_in(tmp_path))
     observe(night, {"status": "done", "stage": "publish"}, 0)
     lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 2 and OUTCOME in lines[0] and METRICS in lines[1]
+    assert [name in line for name, line in zip(DERIVED, lines, strict=True)] == [True] * 3
     assert all("is not written" in line and "\n" not in line for line in lines)
 
 
@@ -93,5 +93,5 @@ def test_the_last_success_is_the_last_publication_and_no_rollback(tmp_path: Path
 
 
 def test_derived_files_stand_in_no_manifest():
-    assert OUTCOME.startswith(NOT_IN_MANIFEST) and METRICS.startswith(NOT_IN_MANIFEST)
+    assert all(name.startswith(NOT_IN_MANIFEST) for name in DERIVED)
     assert not "metrics.json".startswith(NOT_IN_MANIFEST)

@@ -12,7 +12,7 @@ import pytest
 from diffsasrec.config import Config, load_config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.inputs import InputFile, inspect_inputs
-from jobs.cli import microseconds
+from diffsasrec.schema import microseconds
 from jobs.cost import stage_resources
 from jobs.estimate import Size, as_then, by_rates, memory_of, num_distinct
 from jobs.faults.nights import DATE, toy_log

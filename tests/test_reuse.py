@@ -19,16 +19,15 @@ from diffsasrec.publish import append_entry, append_rollback, read_chain, standi
 from diffsasrec.recommend import Decoding
 from diffsasrec.rules import Rules
 from diffsasrec.rundir import Reused, RunDir, to_json
-from diffsasrec.schema import sequences_schema
+from diffsasrec.schema import microseconds, sequences_schema
 from diffsasrec.storage import Storage, sha256
-from jobs.cli import open_run, source_digest
 from jobs.faults.nights import digests
+from jobs.identity import open_run, source_digest
 from jobs.reuse import (
     age_days,
     choose,
     cite,
     metrics_of,
-    midnight,
     newest_reusable,
     published_choices,
     recipe,
@@ -67,7 +66,7 @@ def publish(
     run = RunDir(
         lake, ds=ds, run_id=run_id, identity=f"identity of {day}", attempt=f"{run_id}-{day}"
     )
-    trained_before = midnight(ds) if cited is None else cited["trained_before"]
+    trained_before = microseconds(ds) if cited is None else cited["trained_before"]
     save_checkpoint(
         run.storage.sub("checkpoint"),
         weights=SequenceModel(config.model, 3, seed=day).state_dict(),
@@ -123,7 +122,7 @@ def test_the_newest_weights_of_the_same_recipe_serve(lake: Storage):
 
 def test_weights_that_were_taken_over_age_from_their_own_training(lake: Storage):
     publish(lake, 1)
-    first = {"ds": "2024-03-01", "run_id": "r", "trained_before": midnight("2024-03-01")}
+    first = {"ds": "2024-03-01", "run_id": "r", "trained_before": microseconds("2024-03-01")}
     publish(lake, 4, cited={**first, "age_days": 3})
     assert chosen(lake, 6) == ("2024-03-01", 5)
     assert chosen(lake, 8) is None  # although what they served is only four days ago
@@ -263,10 +262,10 @@ def test_the_choice_is_part_of_a_runs_identity(lake: Storage):
 
 
 def test_an_age_is_in_days_rounded_up():
-    assert age_days(midnight("2024-03-01"), "2024-03-03") == 2
-    assert age_days(midnight("2024-03-01") + 1, "2024-03-03") == 2
-    assert age_days(midnight("2024-03-01") - 1, "2024-03-03") == 3
-    assert midnight("1970-01-02") == DAY
+    assert age_days(microseconds("2024-03-01"), "2024-03-03") == 2
+    assert age_days(microseconds("2024-03-01") + 1, "2024-03-03") == 2
+    assert age_days(microseconds("2024-03-01") - 1, "2024-03-03") == 3
+    assert microseconds("1970-01-02") == DAY
 
 
 # --- what a run makes of them ---
@@ -285,11 +284,13 @@ def test_the_checkpoint_is_copied_whole_and_its_own_date_stays(lake: Storage, tm
     record = take_over(run, reused)
     source, copy = (Path(s) / "checkpoint" for s in (tmp_path / reused.source, run.storage.root))
     assert digests(copy) == digests(source) != {}
-    assert json.loads((copy / "config.json").read_text())["trained_before"] == midnight(reused.ds)
+    assert json.loads((copy / "config.json").read_text())["trained_before"] == microseconds(
+        reused.ds
+    )
     assert record["reused"] == {
         "ds": "2024-03-01",
         "run_id": "r",
-        "trained_before": midnight("2024-03-01"),
+        "trained_before": microseconds("2024-03-01"),
         "age_days": 2,
     }
 
@@ -313,7 +314,7 @@ def test_a_source_that_was_pruned_meanwhile_is_named_with_the_remedy(lake: Stora
 
 def test_the_figures_are_those_of_the_night_that_trained(lake: Storage):
     publish(lake, 1)
-    first = {"ds": "2024-03-01", "run_id": "r", "trained_before": midnight("2024-03-01")}
+    first = {"ds": "2024-03-01", "run_id": "r", "trained_before": microseconds("2024-03-01")}
     publish(lake, 2, cited={**first, "age_days": 1})
     run, reused = taking(lake, 3)
     assert reused.source == "runs/ds=2024-03-02/r"  # which has itself measured nothing

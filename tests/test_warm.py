@@ -17,11 +17,10 @@ from diffsasrec.model import SequenceModel
 from diffsasrec.phases import Job
 from diffsasrec.publish import append_entry
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.schema import sequences_schema, vocab_schema
+from diffsasrec.schema import microseconds, sequences_schema, vocab_schema
 from diffsasrec.storage import Storage, sha256
 from diffsasrec.warm import carried_over, same_shape
 from jobs.recipe import finetune_phases, pretrain_phases, refit_phases
-from jobs.reuse import midnight
 from jobs.warm import choose_starts, newest_start, start_path
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\nmodel: {hidden_size: 8, num_blocks: 1}\n"
@@ -37,7 +36,7 @@ def vocab_of(*ids: str) -> pa.Table:
 
 
 def at(day: int, month: int = 3) -> int:
-    return midnight(f"2024-{month:02d}-{day:02d}")
+    return microseconds(f"2024-{month:02d}-{day:02d}")
 
 
 @pytest.fixture

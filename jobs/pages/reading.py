@@ -1,0 +1,182 @@
+"""A run directory, and those of earlier nights -> facts. Reads JSON and Parquet, and no weights."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from diffsasrec.badrows import STOPPED, BadRows, read_bad_rows
+from diffsasrec.config import Config
+from diffsasrec.evaluate import gate_failures
+from diffsasrec.exposure import exposure_of
+from diffsasrec.publish import Entry, newest_by_date, read_chain
+from diffsasrec.rundir import OUTCOME, RunDir
+from diffsasrec.schema import list_values
+from diffsasrec.sequences import bucket_name
+from diffsasrec.storage import Storage
+from jobs.pages.facts import STAGES, Facts, Lists, Night
+from jobs.pages.users import read_users
+
+EARLIER = 30  # nights beside which one is seen: a month
+READERS = 16  # threads
+MOST_BUCKETS = 16  # whose lists are looked at; each is a random sample of the users
+
+
+def read_facts(run: RunDir, config: Config | None) -> Facts:
+    """Everything that the report of a run shows; what is not there is left out."""
+    chain = read_chain(run.lake)
+    settings = known_config(run.storage, config)
+    night = read_night(
+        run.lake, run.ds, run.run_id, chain, identity=run.identity, gate=settings.get("gate")
+    )
+    events = settings.get("events", {})
+    description = _read(run.storage, "checkpoint/config.json") or {}
+    users, no_titles = read_users(run.storage, night, config)
+    return Facts(
+        night=night,
+        earlier=earlier_nights(run.lake, run.ds, chain),
+        config=settings,
+        bad=_bad_rows(run.storage, night, events.get("time_unit")),
+        trained_before=description.get("trained_before"),
+        model_version=description.get("model_version", ""),
+        events_by_day=_events_by_day(run.storage, night),
+        lists=_lists(run.storage, night),
+        users=users,
+        no_titles=no_titles,
+    )
+
+
+def known_config(run: Storage, config: Config | None) -> dict[str, Any]:
+    """The resolved config: the given one, else that of the manifest, else nothing."""
+    if config is not None:
+        return config.resolved()
+    found: dict[str, Any] = (_read(run, "manifest.json") or {}).get("config", {})
+    return found
+
+
+def identity_of(run: Storage) -> str:
+    """The identity of what lies in a run directory; "" where no stage has begun."""
+    begun = _read(run, f"_stages/{STAGES[0]}.begun.json") or {}
+    return str(begun.get("identity", ""))
+
+
+def read_night(
+    lake: Storage,
+    ds: str,
+    run_id: str,
+    chain: list[Entry],
+    *,
+    identity: str | None = None,
+    gate: dict[str, Any] | None = None,
+) -> Night:
+    """What a run has recorded under an identity; None: its own. `gate`: its config, if known."""
+    run = lake.sub(f"runs/ds={ds}/{run_id}")
+    identity = identity_of(run) if identity is None else identity
+    markers = {stage: _read(run, f"_stages/{stage}.json") for stage in STAGES}
+    records = {
+        stage: marker["record"]
+        for stage, marker in markers.items()
+        if marker and marker["identity"] == identity
+    }
+    metrics = _read(run, "metrics.json")
+    stopped = {} if "prepare" in records else _read(run, STOPPED) or {}
+    numbers = tuple(e.number for e in chain if (e.ds, e.run_id) == (ds, run_id))
+    night = Night(ds, run_id, "published", "", "", numbers, records, stopped, metrics)
+    missing = [stage for stage in STAGES if stage not in records]
+    if numbers or not missing:
+        return night if numbers else replace(night, status="done")
+    outcome = _read(run, OUTCOME) or {}
+    if outcome.get("status") in ("failed", "refused") and outcome.get("stage") not in records:
+        stage, error = outcome.get("stage") or "", outcome.get("error") or ""
+        return replace(night, status=outcome["status"], stage=stage, error=error)
+    return _inferred(night, missing[0], gate or {})
+
+
+def _inferred(night: Night, stage: str, gate: dict[str, Any]) -> Night:
+    """How a night ended that left no message: as far as its files tell."""
+    if night.stopped:
+        error = f"prepare stopped after its first look at the log; its counts: {STOPPED}"
+        return replace(night, status="failed", stage=stage, error=error)
+    if stage == "evaluate" and night.metrics is not None:
+        refused = gate_failures(
+            night.metrics["model"],
+            floors=gate.get("floors", {}),
+            metric=gate.get("metric", ""),
+            max_relative_drop=None,
+            previous=None,
+        )
+        if refused:
+            error = f"the gate refuses this run: {'; '.join(refused)}"
+            return replace(night, status="refused", stage=stage, error=error)
+    return replace(night, status="unfinished", stage=stage)
+
+
+def earlier_nights(lake: Storage, ds: str, chain: list[Entry]) -> tuple[Night, ...]:
+    """What the last dates before this one show, the newest last."""
+    newest = newest_by_date(chain)
+    dates = sorted(date for date in newest if date < ds)[-EARLIER:]
+    with ThreadPoolExecutor(READERS) as readers:
+        nights = readers.map(lambda date: read_night(lake, date, newest[date].run_id, chain), dates)
+        return tuple(night for night in nights if night.records)  # others were pruned
+
+
+def all_nights(lake: Storage, *, dates: int) -> Iterator[tuple[Night, bool]]:
+    """Every run of the newest dates, the newest first, and whether it has a report."""
+    chain = read_chain(lake)
+    folders = [name for name in lake.directories("runs") if name.startswith("ds=")]
+    runs = [
+        (folder.removeprefix("ds="), run_id)
+        for folder in sorted(folders, reverse=True)[:dates]
+        for run_id in lake.directories(f"runs/{folder}")
+    ]
+
+    def read(run: tuple[str, str]) -> tuple[Night, bool]:
+        return read_night(lake, *run, chain), lake.exists(f"runs/ds={run[0]}/{run[1]}/report.html")
+
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from readers.map(read, runs)
+
+
+def _read(storage: Storage, path: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(storage.read_bytes(path))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _bad_rows(run: Storage, night: Night, time_unit: str | None) -> BadRows | None:
+    return read_bad_rows(run, time_unit=time_unit) if night.num_bad else None
+
+
+def _events_by_day(run: Storage, night: Night) -> dict[str, int]:
+    """Events per day (UTC), an estimate from some buckets."""
+    num_buckets = night.records.get("prepare", {}).get("num_buckets", 0)
+    read = min(num_buckets, MOST_BUCKETS)
+    found: Counter[str] = Counter()
+    for bucket in range(read):
+        table = run.read_table(f"sequences/{bucket_name(bucket)}", ["times"])
+        times = list_values(table["times"]).to_numpy().astype("datetime64[us]")
+        days, counts = np.unique(times.astype("datetime64[D]"), return_counts=True)
+        found += Counter(dict(zip(days.astype(str).tolist(), counts.tolist(), strict=True)))
+    return {day: round(found[day] * num_buckets / read) for day in sorted(found)}
+
+
+def _lists(run: Storage, night: Night) -> Lists | None:
+    if not night.num_lists:
+        return None
+    num_buckets = night.records["prepare"]["num_buckets"]
+    read = min(num_buckets, MOST_BUCKETS)
+    vocab = run.read_tables("vocab", ["item_id", "count"])
+    parts = [
+        exposure_of(
+            run.read_table(f"recommendations/{bucket_name(bucket)}", ["items", "source"]), vocab
+        )
+        for bucket in range(read)
+    ]
+    exposure = sum(parts[1:], parts[0])
+    return Lists(exposure, vocab["count"].to_numpy(), num_buckets, read)

@@ -1,0 +1,74 @@
+"""Facts -> HTML pages that need nothing but themselves."""
+
+from collections.abc import Sequence
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from jobs.pages.facts import STAGES, Facts, Night
+from jobs.pages.sections import sections
+from jobs.pages.unusual import nights as in_words
+from jobs.pages.unusual import notices, share
+
+STATUS = {
+    "published": "Published",
+    "done": "Done, not published",
+    "refused": "Refused, nothing published",
+    "failed": "Failed, nothing published",
+    "unfinished": "Not finished",
+}
+COLUMNS = ("NDCG", "Coverage", "Lists", "Bad rows", "Seconds")
+
+
+@cache
+def _environment() -> Environment:
+    # ids and titles come from the log: everything is escaped
+    return Environment(
+        loader=PackageLoader("jobs.pages", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def night_page(facts: Facts) -> str:
+    shown = sections(facts)
+    past = in_words(len(facts.earlier)) if facts.earlier else "no earlier night"
+    return _environment().get_template("night.html.j2").render(
+        night=facts.night,
+        status=STATUS[facts.night.status],
+        sections=shown,
+        ids={section.id for section in shown},
+        notices=notices(facts),
+        calm=f"Rows, quality, lists, weights and timings are as usual, beside {past}."
+        if facts.earlier
+        else "There is no earlier night to compare with: only what is wrong by itself would show.",
+        past=past,
+    )  # fmt: skip
+
+
+def index_page(nights: Sequence[tuple[Night, bool]], *, dates: int) -> str:
+    """One row per run; with a link where there is a report."""
+    rows = [
+        {
+            "night": night,
+            "href": f"../runs/ds={night.ds}/{night.run_id}/report.html" if has_report else "",
+            "cells": _cells(night),
+        }
+        for night, has_report in nights
+    ]
+    page = _environment().get_template("index.html.j2")
+    return page.render(rows=rows, columns=COLUMNS, dates=dates)
+
+
+def _cells(night: Night) -> list[str]:
+    ndcg, coverage = night.metric("NDCG"), night.metric("Coverage")
+    seconds = [s for stage in STAGES if (s := night.seconds(stage)) is not None]
+    return [
+        "-" if ndcg is None else f"{ndcg:.4f}",
+        "-" if coverage is None else f"{coverage:.3f}",
+        "-" if night.num_lists is None else f"{night.num_lists:,}",
+        "-" if night.bad_share is None else share(night.bad_share),
+        f"{sum(seconds):,.0f}" if seconds else "-",
+    ]

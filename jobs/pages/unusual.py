@@ -1,0 +1,296 @@
+"""What a person should look at after a night, in plain words: seen, usual, what to do."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffsasrec.events import AFTER_RUN_DATE
+from diffsasrec.schema import microseconds
+from jobs.pages.facts import REASONS, Facts, Night, timings, usual
+
+DAY = 86_400_000_000  # microseconds
+
+# Shares move a little every night; three times the median of earlier ones is no such little.
+BAD_SHARE_FACTOR = 3.0
+# A relative drop that readers of the lists would notice; smaller ones are mostly within intervals.
+FAR_BELOW = 0.1
+# Users come and go, logs only grow: a tenth fewer rows than usual is mostly a missing partition.
+FEWER_ROWS = 0.1
+# Fallback lists are the same for everyone: one user in five is many where nothing is known yet.
+MANY_FALLBACKS, MANY_SHORT = 0.2, 0.01
+SHARE_FACTOR = 2.0  # of such lists against earlier nights
+# Machines are shared and stages short: twice the time, and a minute at least, is a change.
+SLOW_FACTOR, SLOW_SECONDS = 2.0, 60.0
+# A log that is delivered every night has an event of the day before the run date.
+STALE_DAYS = 2.0
+
+
+@dataclass(frozen=True)
+class Notice:
+    level: str  # bad: something is wrong; look: it may be
+    title: str
+    seen: str
+    usual: str
+    todo: str
+    section: str  # the id of the section with the numbers
+
+
+def notices(facts: Facts) -> list[Notice]:
+    """Everything unusual, the worst first."""
+    found = [
+        *_end(facts.night),
+        *_bad_rows(facts),
+        *_rows(facts),
+        *_quality(facts),
+        *_lists(facts),
+        *_freshness(facts),
+        *_slow(facts),
+    ]
+    return sorted(found, key=lambda notice: notice.level != "bad")
+
+
+def nights(number: int) -> str:
+    return f"the last {number} nights" if number != 1 else "the last night"
+
+
+def _usual(value: str | None, facts: Facts) -> str:
+    if value is None:
+        return "no earlier night to compare with"
+    return f"{value} (median of {nights(len(facts.earlier))})"
+
+
+def share(value: float) -> str:
+    """A share in per cent, with as many digits as a small one needs."""
+    if 0 < value < 1e-5:
+        return "less than 0.001 %"
+    digits = 0 if value == 0 else 3 if value < 0.001 else 2 if value < 0.1 else 1
+    return f"{value * 100:.{digits}f} %"
+
+
+def _end(night: Night) -> Iterator[Notice]:
+    if night.status in ("published", "done"):
+        return
+    what = {"refused": "was refused", "failed": "failed"}.get(night.status, "has not finished")
+    todo = {
+        "refused": "What was published before stays. Look at the quality below; if the model is "
+        "right and the floor is not, change gate.floors or gate.max_relative_drop.",
+        "failed": "What was published before stays. Mend what the message names and run the same "
+        "command again: it goes on from what is done.",
+    }.get(night.status, "If it is not running any more, run the same command again.")
+    yield Notice(
+        "look" if night.status == "unfinished" else "bad",
+        f"This night {what} in {night.stage or 'the start'}; nothing was published",
+        night.error or f"The stage {night.stage} has begun and left no result or message.",
+        "a night ends with a published table",
+        todo,
+        "published",
+    )
+
+
+def _bad_rows(facts: Facts) -> Iterator[Notice]:
+    night, number = facts.night, facts.night.num_bad
+    if not number or night.bad_share is None:
+        return
+    before = usual(past.bad_share for past in facts.earlier)
+    is_many = before is not None and night.bad_share > BAD_SHARE_FACTOR * before
+    counts = night.counts("prepare")
+    reasons = sorted((n for n in REASONS if counts.get(n)), key=lambda n: -counts[n])
+    words = ", ".join(f"{REASONS[name]}: {counts[name]:,}" for name in reasons[:4])
+    where = "" if facts.bad is None else where_they_are(facts.bad.table)
+    yield Notice(
+        "bad" if is_many or night.stopped else "look",
+        f"{number:,} bad rows, {share(night.bad_share)} of the log"
+        + (", far more than usual" if is_many else ""),
+        f"{words}. {where}".strip(),
+        _usual(None if before is None else share(before), facts),
+        "Look at the rows in quarantine/ of this run and at the table of files and days; have the "
+        "file repaired and run the night again. They are left out, all else is used.",
+        "bad-rows",
+    )
+
+
+def where_they_are(bad: pa.Table) -> str:
+    """The days and files that most bad rows come from, in a sentence or two."""
+    total = pc.sum(bad["rows"]).as_py() or 0
+    sentences = []
+    for column, of, what in (("day", "on", "days"), ("source_path", "in", "files")):
+        known = bad.filter(bad[column].is_valid())
+        summed = known.group_by(column).aggregate([("rows", "sum")])
+        ranked = summed.sort_by([("rows_sum", "descending"), (column, "ascending")]).to_pylist()
+        if ranked:
+            first = [f"{row['rows_sum']:,} {of} {row[column]}" for row in ranked[:3]]
+            more = f" and more in {len(ranked) - 3} other {what}" if len(ranked) > 3 else ""
+            sentences.append(f"By {what[:-1]}: {', '.join(first)}{more}.")
+    unknown = total - (pc.sum(bad.filter(bad["day"].is_valid())["rows"]).as_py() or 0)
+    if unknown:
+        sentences.append(f"Of {unknown:,} no day is known.")
+    return " ".join(sentences)
+
+
+def _rows(facts: Facts) -> Iterator[Notice]:
+    rows = facts.night.counts("prepare").get("rows")
+    before = usual(past.counts("prepare").get("rows") for past in facts.earlier)
+    if rows is not None and before and rows < (1 - FEWER_ROWS) * before:
+        yield Notice(
+            "bad",
+            f"Only {rows:,} rows were read",
+            f"{1 - rows / before:.0%} fewer than usual.",
+            _usual(f"{before:,.0f} rows", facts),
+            "See whether a partition or file of the log is missing, then run the night again.",
+            "flow",
+        )
+    late = facts.night.counts("prepare").get(AFTER_RUN_DATE, 0)
+    shares = [_share_of(past.counts("prepare"), AFTER_RUN_DATE, "rows") for past in facts.earlier]
+    before = usual(shares)
+    if rows and before is not None and late / rows > max(SHARE_FACTOR * before, 0.01):
+        yield Notice(
+            "look",
+            f"{late:,} rows lie at or after the run date",
+            f"{share(late / rows)} of the log.",
+            _usual(share(before), facts),
+            "See whether the run date is right, and whether a clock or a time unit is wrong.",
+            "flow",
+        )
+
+
+def _share_of(counts: object, part: str, whole: str) -> float | None:
+    if not isinstance(counts, dict) or not counts.get(whole):
+        return None
+    return float(counts.get(part, 0) / counts[whole])
+
+
+def _quality(facts: Facts) -> Iterator[Notice]:
+    night = facts.night
+    ndcg, counter = night.metric("NDCG"), night.best_counter()
+    if night.metrics is not None and not night.metrics["model"]["n"]:
+        yield Notice(
+            "bad",
+            "Nothing was measured",
+            "No user has a holdout item.",
+            "hundreds of holdout users",
+            "Bring more history, or move the split (split.quantile).",
+            "quality",
+        )
+        return
+    if ndcg is not None and counter is not None and ndcg <= counter[1]:
+        yield Notice(
+            "bad",
+            f"The model is no better than {counter[0]}",
+            f"NDCG@{night.k} is {ndcg:.4f}; {counter[0]} has {counter[1]:.4f}.",
+            _usual(_versus(facts), facts),
+            "Look at the curves of the training: a loss that did not fall is a matter of learning "
+            "rate or epochs; otherwise see what changed in the log.",
+            "quality",
+        )
+    for name in ("NDCG", "Coverage"):
+        value, before = night.metric(name), usual(past.metric(name) for past in facts.earlier)
+        interval = night.interval(name)
+        if value is None or before is None or value >= (1 - FAR_BELOW) * before:
+            continue
+        if interval is None or interval[1] < before:
+            yield Notice(
+                "bad",
+                f"{name}@{night.k} is far below the last nights",
+                f"{value:.4f}, {1 - value / before:.0%} below.",
+                _usual(f"{before:.4f}", facts),
+                "Compare the counters below: if they fell as well, the log has changed; if not, "
+                "the training has. gate.max_relative_drop would refuse such a night.",
+                "quality",
+            )
+
+
+def _versus(facts: Facts) -> str | None:
+    pairs = [(past.metric("NDCG"), past.best_counter()) for past in facts.earlier]
+    ratio = usual(value / best[1] for value, best in pairs if value and best and best[1])
+    return None if ratio is None else f"{ratio:.2f} times the best counter"
+
+
+def _lists(facts: Facts) -> Iterator[Notice]:
+    counts, total = facts.night.counts("score"), facts.night.num_lists
+    if not total:
+        return
+    kinds = (
+        ("popular", MANY_FALLBACKS, "fallback lists", "See why so many users have no usable "
+         "history: a vocabulary or a filter (split.min_item_count, score.allow_path) that leaves "
+         "little, or new users."),
+        ("short_lists", MANY_SHORT, "lists are shorter than K", "See whether rules leave too few "
+         "candidates: score.deny_path, score.allow_path, score.exclude_path, "
+         "score.max_per_category, score.rest_nights."),
+    )  # fmt: skip
+    for name, many, words, todo in kinds:
+        value = counts.get(name, 0) / total
+        before = usual(
+            past.counts("score").get(name, 0) / past.num_lists
+            for past in facts.earlier
+            if past.num_lists
+        )
+        limit = many if before is None else max(SHARE_FACTOR * before, MANY_SHORT)
+        if value > limit:
+            text = None if before is None else share(before)
+            title = f"{counts[name]:,} {words}"
+            yield Notice(
+                "look", title, f"{share(value)} of all.", _usual(text, facts), todo, "lists"
+            )
+    if ended := counts.get("quarantined_users", 0):
+        yield Notice(
+            "bad",
+            f"The scoring of {ended:,} users ended its process",
+            "They have the fallback list.",
+            "none",
+            "They stand in recommendations_quarantine/ of this run; look at their histories, and "
+            "at the memory of the scoring actors.",
+            "lists",
+        )
+
+
+def _freshness(facts: Facts) -> Iterator[Notice]:
+    run_date = microseconds(facts.night.ds)
+    if facts.trained_before is not None and facts.trained_before < run_date:
+        days = (run_date - facts.trained_before) / DAY
+        yield Notice(
+            "look",
+            f"The weights that serve are {days:.0f} days old",
+            "They know no event of these days.",
+            "weights that are trained to the run date",
+            "Run the stage refit with this date.",
+            "published",
+        )
+    newest = newest_event(facts.night)
+    if newest is not None and (run_date - newest) / DAY > STALE_DAYS:
+        before = usual(
+            (microseconds(past.ds) - time) / DAY
+            for past in facts.earlier
+            if (time := newest_event(past)) is not None
+        )
+        age = (run_date - newest) / DAY
+        if before is None or age > before + 1:
+            yield Notice(
+                "look",
+                f"The newest event is {age:.0f} days older than the run date",
+                "The last days of the log are missing.",
+                _usual(None if before is None else f"{before:.1f} days", facts),
+                "See whether the log of the last days has come; then run the night again.",
+                "flow",
+            )
+
+
+def newest_event(night: Night) -> int | None:
+    """The time of the newest event, to the hour, in microseconds."""
+    quantiles = night.records.get("prepare", {}).get("time_quantiles")
+    return quantiles[-1] if quantiles else None
+
+
+def _slow(facts: Facts) -> Iterator[Notice]:
+    for stage, seconds, before in timings(facts.night, facts.earlier):
+        if before is None or seconds < max(SLOW_FACTOR * before, before + SLOW_SECONDS):
+            continue
+        yield Notice(
+            "look",
+            f"The stage {stage} took {seconds:,.0f} seconds",
+            f"{seconds / before:.1f} times as long as usual." if before else "",
+            _usual(f"{before:,.0f} seconds", facts),
+            "See what else the machines did, and whether the log has grown.",
+            "timings",
+        )
