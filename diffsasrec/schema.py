@@ -131,3 +131,8 @@ def microseconds(time: str) -> int:
     parsed = datetime.fromisoformat(time)
     aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def iso(time: int) -> str:
+    """Microseconds since 1970 as people read them."""
+    return str(np.datetime64(time, "us")) + "Z"

@@ -20,12 +20,11 @@ from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.events import AFTER_RUN_DATE, MALFORMED, MAX_TIME, check_rows
 from diffsasrec.inputs import Fragment, InputFile, Log, inspect_inputs, read_fragment
 from diffsasrec.rundir import OUTPUTS, RunDir
-from diffsasrec.schema import canonical_type, microseconds
+from diffsasrec.schema import canonical_type, iso, microseconds
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, start_ray
 from jobs.cost import stage_resources
 from jobs.estimate import Size, estimate, plan_table
-from jobs.prepare import iso
 
 log = logging.getLogger("jobs")
 

@@ -4,7 +4,6 @@ import logging
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from diffsasrec.badrows import STOPPED
@@ -14,7 +13,7 @@ from diffsasrec.events import AFTER_RUN_DATE
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.progress import Progress
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.schema import microseconds
+from diffsasrec.schema import iso, microseconds
 from diffsasrec.sequences import build_sequences, num_buckets
 from diffsasrec.split import Survey, survey_log
 from diffsasrec.storage import Storage
@@ -129,11 +128,6 @@ def check_split(survey: Survey, path: str) -> None:
             f"events.path={path} lie in {iso(first)}..{iso(last)}; change split.time or "
             "split.quantile"
         )
-
-
-def iso(time: int) -> str:
-    """Microseconds since 1970 as people read them."""
-    return str(np.datetime64(time, "us")) + "Z"
 
 
 def read_previous_vocab(path: str | None, item_type: pa.DataType) -> pa.Table | None:
