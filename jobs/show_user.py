@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,31 +12,13 @@ import pyarrow.compute as pc
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.items import items_of, read_items
-from diffsasrec.lists import ListMaker, quarantine_of
-from diffsasrec.online import check_description
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import canonical, canonical_type
 from diffsasrec.sequences import bucket_name, bucket_of
-from diffsasrec.trace import Trace
-from jobs.score import night_scoring
+from jobs.remake import KINDS, Remade, remake
 
 CLOSE = 1e-4  # scores that differ by less are equal: batches of other sizes add up in other orders
-KINDS = {
-    "pass": "the single pass",
-    "commit": "surest first",
-    "explore": "drawn against popularity",
-    "next": "the next one after those before",
-}
 Titles = Callable[[list[Any]], list[str]]
-
-
-@dataclass(frozen=True)
-class Remade:
-    """A list that was made once more."""
-
-    row: dict[str, Any] | None  # as in recommendations
-    trace: Trace
-    item_ids: pa.Array  # by index, as in the trace
 
 
 def user_lines(
@@ -64,7 +45,7 @@ def user_lines(
         return [*lines, "", f"no list: no event in the last {config.score.active_days:g} days"]
     lines += ["", *list_lines(shown[0], titles), ""]
     try:
-        remade = remake(config, run, name, user_id)
+        remade = remake(config, run, name, pa.array([user_id.as_py()], user_id.type))
     except DiffsasrecError as error:
         return [*lines, f"WARNING: the steps can't be made again: {error}"]
     return [*lines, *step_lines(config, shown[0], remade, titles)]
@@ -128,32 +109,13 @@ def list_lines(row: dict[str, Any], titles: Titles) -> list[str]:
     return lines
 
 
-def remake(config: Config, run: RunDir, name: str, user_id: pa.Scalar) -> Remade:
-    """The list made once more from the run directory, as in that night but for this user alone.
-
-    Raises:
-        DiffsasrecError: the weights were changed, or a table that was a rule is gone.
-    """
-    check_description(run.storage)
-    scoring = night_scoring(config, run)
-    maker, trace = ListMaker(scoring, "cpu"), Trace()
-    bucket = maker.read_bucket(name)
-    row = bucket.filter(pc.equal(bucket["user_id"], user_id))
-    quarantine = f"{quarantine_of(scoring.output)}/{name}"
-    fallback = False
-    if run.storage.exists(quarantine):
-        ended = run.storage.read_table(quarantine)["user_id"]
-        fallback = bool(pc.any(pc.equal(ended, user_id)).as_py())
-    made = maker.lists(row, fallback=fallback, trace=trace).to_pylist()
-    return Remade(made[0] if made else None, trace, maker.item_ids)
-
-
 def step_lines(config: Config, shown: dict[str, Any], remade: Remade, titles: Titles) -> list[str]:
     """How the slots were filled, and whether that gives the published list."""
     lines = []
     if remade.trace.steps:
         lines.append(f"how its slots were filled (score.decode: {config.score.decode})")
-    made = [] if remade.row is None else remade.row["items"]
+    row = remade.rows[0] if remade.rows else None
+    made = [] if row is None else row["items"]
     ranks = {item["item_id"]: item["rank"] for item in made}
     for number, step in enumerate(remade.trace.steps, 1):
         lines.append(f"  step {number}, {KINDS[step.kind]}")
@@ -164,13 +126,13 @@ def step_lines(config: Config, shown: dict[str, Any], remade: Remade, titles: Ti
         for confidence, slot, item, title in sorted(filled, key=lambda row: (-row[0], row[1])):
             where = f"slot {slot + 1:>3}  confidence {confidence:.4f}  rank {ranks[item]:>3}"
             lines.append(f"    {where}  {title}")
-    if remade.row is not None and is_same(shown, remade.row):
+    if row is not None and is_same(shown, row):
         return [*lines, f"made again from the run directory: the same list, scores within {CLOSE}"]
     lines.append(
         "WARNING: made again from the run directory it is another list: the code, a table of rules "
         "or a library has changed since, or two items are as good as equal. It would be now:"
     )
-    return [*lines, *(list_lines(remade.row, titles) if remade.row else ["  no list"])]
+    return [*lines, *(list_lines(row, titles) if row else ["  no list"])]
 
 
 def is_same(shown: dict[str, Any], made: dict[str, Any]) -> bool:

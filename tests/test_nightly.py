@@ -131,6 +131,8 @@ def test_the_report_of_a_night_shows_its_metrics_and_lists(published, tmp_path):
     assert "<dt>Lists published</dt><dd>60</dd>" in html
     sections = ["published", "flow", "quality", "training", "lists", "users", "timings"]
     assert re.findall(r'<section id="([a-z-]+)"', html) == ["unusual", *sections]
+    steps = html[html.index("Confidence by step") :]  # of multi-step decoding
+    assert steps.index("surest first") < steps.index("drawn against popularity")
 
 
 def test_a_second_run_of_the_same_run_does_nothing_and_changes_no_byte(published, nights):

@@ -262,8 +262,8 @@ def tail_chart(name: str, shares: Sequence[tuple[int, float, float]]) -> Markup:
     return made.svg
 
 
-def scores_chart(name: str, rows: Sequence[tuple[int, float, float, float]]) -> Markup:
-    """Probability by rank: rank, low, median, high."""
+def scores_chart(name: str, rows: Sequence[tuple[int, float, float, float]], label: str) -> Markup:
+    """Probability by place, as a rank or a step: place, low, median, high."""
     with chart(name, height=2.5) as made:
         axes, ranks = made.axes, [rank for rank, *_ in rows]
         axes.fill_between(
@@ -276,7 +276,7 @@ def scores_chart(name: str, rows: Sequence[tuple[int, float, float, float]]) -> 
             axes.set_ylim(bottom=0)
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
-        axes.set_xlabel("rank in the list")
+        axes.set_xlabel(label)
         axes.set_ylabel("probability")
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     return made.svg

@@ -121,6 +121,18 @@ class User:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """The probabilities that the items of some lists had when a step of decoding chose them."""
+
+    step: int  # from 1
+    kind: str  # in words
+    num_slots: int
+    low: float  # a tenth lies below, a tenth above `high`
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Lists:
     """What was read of the lists: of some buckets, each a random sample of the users."""
 
@@ -140,6 +152,7 @@ class Facts:
     model_version: str = ""
     events_by_day: Mapping[str, int] = field(default_factory=dict)  # an estimate from some buckets
     lists: Lists | None = None
+    confidence: tuple[Confidence, ...] = ()  # by step; of decoding that has several
     users: tuple[User, ...] = ()
     no_titles: str = ""  # why there are none, where a table is configured
 

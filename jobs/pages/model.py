@@ -133,7 +133,7 @@ def lists(facts: Facts) -> Section | None:
             [(n, c, share(c / total)) for n, c in sorted(exposure.lengths.items(), reverse=True)],
         ),
     ]
-    figures = [*_tail(facts), *_scores(facts)]
+    figures = [*_tail(facts), *_scores(facts), *_confidence(facts)]
     return Section("lists", "The lists", says, tiles=tiles, tables=tables, figures=figures)
 
 
@@ -169,7 +169,26 @@ def _scores(facts: Facts) -> list[Picture]:
     table = Table.of("Probability by rank", ("rank", "a tenth below", "median", "a tenth above"),
                      [(r, *(share(v) for v in values)) for r, *values in rows])  # fmt: skip
     table = Table(table.caption, table.columns, table.rows, frozenset(range(4)))
-    return [Picture("How sure the model is", says, charts.scores_chart("scores", rows), table)]
+    svg = charts.scores_chart("scores", rows, "rank in the list")
+    return [Picture("How sure the model is", says, svg, table)]
+
+
+def _confidence(facts: Facts) -> list[Picture]:
+    if not facts.confidence:
+        return []
+    says = "The probability that an item had among all that was left when a step of decoding chose "
+    says += "it, in some lists of the first bucket: the median, and where eight in ten lie."
+    rows = [
+        (c.step, c.kind, c.num_slots, share(c.low), share(c.middle), share(c.high))
+        for c in facts.confidence
+    ]
+    columns = ("step", "chooses", "slots filled", "a tenth below", "median", "a tenth above")
+    made = Table.of("Confidence by step", columns, rows)
+    made = Table(made.caption, made.columns, made.rows, frozenset({0, 2, 3, 4, 5}))
+    svg = charts.scores_chart(
+        "confidence", [(c.step, c.low, c.middle, c.high) for c in facts.confidence], "step"
+    )
+    return [Picture("Confidence per step of decoding", says, svg, made)]
 
 
 def users(facts: Facts) -> Section | None:

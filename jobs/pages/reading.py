@@ -1,4 +1,4 @@
-"""A run directory, and those of earlier nights -> facts. Reads JSON and Parquet, and no weights."""
+"""A run directory, and those of earlier nights -> facts. Reads JSON and Parquet."""
 
 import json
 from collections import Counter
@@ -18,6 +18,7 @@ from diffsasrec.rundir import OUTCOME, RunDir
 from diffsasrec.schema import list_values
 from diffsasrec.sequences import bucket_name
 from diffsasrec.storage import Storage
+from jobs.pages.confidence import read_confidence
 from jobs.pages.facts import STAGES, Facts, Lists, Night
 from jobs.pages.users import read_users
 
@@ -45,6 +46,7 @@ def read_facts(run: RunDir, config: Config | None) -> Facts:
         model_version=description.get("model_version", ""),
         events_by_day=_events_by_day(run.storage, night),
         lists=_lists(run.storage, night),
+        confidence=read_confidence(run, night, config),
         users=users,
         no_titles=no_titles,
     )

@@ -1,0 +1,54 @@
+"""Lists of a published night made once more, with the steps that filled them, for people."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffsasrec.config import Config
+from diffsasrec.lists import ListMaker, quarantine_of
+from diffsasrec.online import check_description
+from diffsasrec.rundir import RunDir
+from diffsasrec.trace import Trace
+from jobs.score import night_scoring
+
+KINDS = {  # of steps, in words
+    "pass": "the single pass",
+    "commit": "surest first",
+    "explore": "drawn against popularity",
+    "next": "the next one after those before",
+}
+
+
+@dataclass(frozen=True)
+class Remade:
+    """Lists that were made once more."""
+
+    rows: list[dict[str, Any]]  # as in recommendations; none for who is not scored
+    trace: Trace
+    item_ids: pa.Array  # by index, as in the trace
+
+
+def remake(config: Config, run: RunDir, name: str, user_ids: pa.Array) -> Remade:
+    """The lists of some users of a bucket, from the run directory.
+
+    Args:
+        user_ids: one batch of them, `score.batch_size` at most. Where the scoring of one has ended
+            its process, all of them get the fallback.
+
+    Raises:
+        DiffsasrecError: the weights were changed, or a table that was a rule is gone.
+    """
+    check_description(run.storage)
+    scoring = night_scoring(config, run)
+    maker, trace = ListMaker(scoring, "cpu"), Trace()
+    bucket = maker.read_bucket(name)
+    some = bucket.filter(pc.is_in(bucket["user_id"], value_set=user_ids))
+    quarantine = f"{quarantine_of(scoring.output)}/{name}"
+    fallback = False
+    if run.storage.exists(quarantine):
+        ended = run.storage.read_table(quarantine)["user_id"]
+        fallback = bool(pc.any(pc.is_in(ended, value_set=user_ids)).as_py())
+    made = maker.lists(some, fallback=fallback, trace=trace)
+    return Remade(made.to_pylist(), trace, maker.item_ids)
