@@ -37,7 +37,7 @@ from jobs.exclude import check_exclusions
 from jobs.identity import open_run, refuse_changed
 from jobs.observe import Night, observe
 from jobs.preflight import dry_run
-from jobs.reuse import SPARED
+from jobs.reuse import working
 from jobs.summary import print_summary
 
 log = logging.getLogger("jobs")
@@ -170,8 +170,7 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     watchdog.start()
     if to_do:
         start_ray()
-        trained = to_do if run.reused is None else [*{*to_do} - {*SPARED}]
-        check_resources(config, trained, cluster_resources())
+        check_resources(config, working(to_do, run.reused), cluster_resources())
     for stage in arguments.stages:
         summary["stage"], night.stage_started = stage, time.monotonic()
         if run.record(stage) is None:

@@ -124,14 +124,15 @@ def estimate(
 
 
 def newest_night(lake: Storage) -> dict[str, Any] | None:
-    """The manifest of the newest entry of the chain whose run directory is still there."""
+    """The manifest of the newest night that has trained and whose run directory is still there."""
     for entry in reversed(read_chain(lake)):
         try:
             data = lake.read_bytes(f"{run_path(entry.ds, entry.run_id)}/manifest.json")
         except FileNotFoundError:
             continue
         manifest: dict[str, Any] = json.loads(data)
-        return manifest
+        if manifest.get("reused") is None:
+            return manifest
     return None
 
 

@@ -25,6 +25,7 @@ from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, start_ray
 from jobs.cost import stage_resources
 from jobs.estimate import Size, estimate, plan_table
+from jobs.reuse import working
 
 log = logging.getLogger("jobs")
 
@@ -73,9 +74,10 @@ def dry_run(config: Config, run: RunDir, inputs: list[InputFile], to_do: list[st
     what = ", and creates a file only once" if once else ""
     log.info("lake: %s can be written to%s", run.lake.root, what)
     available = available_resources()
+    to_do = working(to_do, run.reused)
     check_resources(config, to_do, available)
     for stage in OUTPUTS:
-        log.info("%s: %s", stage, "to do" if stage in to_do else "done, or not asked for")
+        log.info("%s: %s", stage, "to do" if stage in to_do else "done, spared or not asked for")
     sampled = Size.of_sample(sample.users, sample.items, inputs, config.events.format)
     resources = stage_resources(config, available)
     known = estimate(config, run.lake, inputs, sampled, resources, available)

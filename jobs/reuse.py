@@ -157,6 +157,11 @@ def age_days(trained_before: int, ds: str) -> int:
     return -((trained_before - microseconds(ds)) // DAY)
 
 
+def working(stages: list[str], reused: Reused | None) -> list[str]:
+    """Those stages that have work to do."""
+    return stages if reused is None else [stage for stage in stages if stage not in SPARED]
+
+
 def spared(reused: Reused, stage: str) -> dict[str, Any]:
     """The record of a stage that does nothing."""
     log.info(

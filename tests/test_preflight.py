@@ -12,9 +12,12 @@ import pytest
 from diffsasrec.config import Config, load_config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.inputs import InputFile, inspect_inputs
+from diffsasrec.publish import append_entry
+from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.schema import microseconds
+from diffsasrec.storage import Storage
 from jobs.cost import stage_resources
-from jobs.estimate import Size, as_then, by_rates, memory_of, num_distinct
+from jobs.estimate import Size, as_then, by_rates, memory_of, newest_night, num_distinct
 from jobs.faults.nights import DATE, toy_log
 from jobs.preflight import Sample, check_sample, sample_lines, take_sample
 
@@ -165,3 +168,15 @@ def test_without_a_night_more_of_everything_takes_longer_and_more_memory():
     assert all(less[stage] < more[stage] for stage in less)
     least, most = memory_of(settings, small), memory_of(settings, large)
     assert all(least[stage] < most[stage] for stage in least)
+
+
+def test_the_night_that_is_scaled_is_the_newest_that_has_trained(tmp_path: Path):
+    lake = Storage.of(str(tmp_path))
+    assert newest_night(lake) is None
+    for number, reused in enumerate([None, {"run_id": "r0"}]):
+        run = RunDir(lake, f"2024-03-0{number + 1}", f"r{number}", "identity", "attempt")
+        run.storage.write_bytes(
+            "manifest.json", to_json({"run_id": f"r{number}", "reused": reused})
+        )
+        append_entry(lake, run, "digest")
+    assert newest_night(lake) == {"run_id": "r0", "reused": None}
