@@ -16,17 +16,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from diffsasrec.audit import audit_bucket
-from diffsasrec.checkpoint import load_checkpoint
+from diffsasrec.checkpoint import Checkpoint, load_checkpoint
 from diffsasrec.config import Config
 from diffsasrec.counters import trend_counts, window_counts
 from diffsasrec.errors import ConfigError
 from diffsasrec.lists import ListMaker, Scoring
-from diffsasrec.rules import allowed_items, category_cap
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import bucket_name, flatten
 from diffsasrec.storage import Storage
-from jobs.publish import expected_of
+from jobs.publish import broken_rules
 from jobs.score import night_scoring
 
 T = TypeVar("T")
@@ -103,16 +101,6 @@ def _passes(sequences: pa.Table, scoring: Scoring, maker: ListMaker) -> None:
     trend_counts(flat.items, flat.times, flat.offsets, query_times=now, num_items=num_items)
 
 
-def _audit(bucket: int, table: pa.Table, scoring: Scoring, checkpoint: Any) -> None:
-    broken = audit_bucket(
-        table,
-        expected_of(bucket, scoring, checkpoint),
-        vocab=checkpoint.vocab,
-        allowed=allowed_items(checkpoint, scoring.rules),
-        cap=category_cap(checkpoint.vocab, scoring.rules),
-        k=scoring.decoding.k,
-        filter_seen=scoring.decoding.filter_seen,
-        by_score=scoring.decoding.rank == "next_item",
-        model_version=checkpoint.model_version,
-    )
+def _audit(bucket: int, table: pa.Table, scoring: Scoring, checkpoint: Checkpoint) -> None:
+    broken = broken_rules(table, bucket, scoring, checkpoint)
     assert not broken, broken

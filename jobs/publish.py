@@ -74,8 +74,15 @@ def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str]]:
     """A bucket's file, and how many of its rows break which rule, recomputed from the sequences."""
     run, path = scoring.run, f"{scoring.output}/{bucket_name(bucket)}"
     checkpoint = load_checkpoint(run.sub(scoring.checkpoint))
-    return path, audit_bucket(
-        run.read_table(path),
+    return path, broken_rules(run.read_table(path), bucket, scoring, checkpoint)
+
+
+def broken_rules(
+    lists: pa.Table, bucket: int, scoring: Scoring, checkpoint: Checkpoint
+) -> Counter[str]:
+    """How many of a bucket's lists break which rule."""
+    return audit_bucket(
+        lists,
         expected_of(bucket, scoring, checkpoint),
         vocab=checkpoint.vocab,
         allowed=allowed_items(checkpoint, scoring.rules),
