@@ -193,13 +193,13 @@ class Submitter:
 
 @pytest.fixture
 def night(toy: Path, tmp_path: Path) -> tuple[list[str], Path]:
-    """The command line of a night, as a backfill of one date, and its lake."""
+    """The command line of the first stages of a night, and its lake."""
     config = tiny_config(str(toy), str(tmp_path / "lake"))
     config["train"] = {"num_workers": 1}
     config["pretrain"] = config["finetune"] = {**config["pretrain"], "epochs": 1}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
-    command = ["python", "-m", "jobs.backfill", "--config", str(tmp_path / "tiny.yaml")]
-    return [*command, "--from", DATE, "--to", DATE], tmp_path / "lake"
+    command = ["python", "-m", "jobs.nightly", "--config", str(tmp_path / "tiny.yaml")]
+    return [*command, "--date", DATE, "--stages", "prepare,pretrain"], tmp_path / "lake"
 
 
 @pytest.mark.ray
@@ -212,19 +212,18 @@ def test_a_night_that_is_stopped_goes_on_as_the_next_attempt(head, night, tmp_pa
     code, last, log = first.finish()
     assert (code, last["status"]) == (5, "failed"), log
     assert "-1 was stopped, since SIGTERM came, and is STOPPED" in last["error"]
-    assert not list(lake.glob("recommendations/ds=*"))
+    assert list(lake.glob("runs/*/*/_stages/prepare.json"))
+    assert not list(lake.glob("runs/*/*/_stages/pretrain.json"))
 
     second = Submitter(head, tmp_path, "--", *command)
     second.wait_for_line("prepare: already done, skipped")
     third = Submitter(head, tmp_path, "--", *command)
     code, last, log = second.finish()
-    assert (code, last["counts"]["done"]) == (0, 1), log
-    assert "pretrain: done in" in log and log.count("publish: done in") == 1
+    assert (code, last["status"], last["stage"]) == (0, "done", "pretrain"), log
+    assert log.count("pretrain: done in") == 1
     joined = third.finish()
     assert joined[:2] == (code, last)
-    assert "-2 is RUNNING already" in joined[2] and "publish: done in" in joined[2]
-    success = json.loads((lake / f"recommendations/ds={DATE}/_SUCCESS").read_text())
-    assert (success["run_id"], success["rows"]) == (last["nights"][0]["run_id"], 60)
+    assert "-2 is RUNNING already" in joined[2] and "pretrain: done in" in joined[2]
 
     again = Submitter(head, tmp_path, "--", *command).finish()
     assert again[:2] == (code, last)
