@@ -104,6 +104,12 @@ def newest_by_date(chain: list[Entry]) -> dict[str, Entry]:
     return {entry.ds: entry for entry in chain}
 
 
+def shown_instead(lake: Storage, run: RunDir) -> Entry | None:
+    """What the date of a published run shows in its place, after a rollback or a newer run."""
+    entry = newest_by_date(read_chain(lake)).get(run.ds)
+    return entry if entry is not None and entry.run_id != run.run_id else None
+
+
 def append_entry(lake: Storage, run: RunDir, manifest_sha256: str) -> tuple[Entry, bool]:
     """Adds the run to the chain: the commit. Tries the next number while others take it.
 

@@ -37,7 +37,7 @@ class Night:
     """What became of a date."""
 
     ds: str
-    status: str  # done, skipped, failed or refused
+    status: str  # done, skipped, superseded, failed or refused
     code: int
     run_id: str | None
     note: str
@@ -107,6 +107,8 @@ def run_process(ds: str, *, options: list[str]) -> Night:
 def night_of(ds: str, code: int, last: dict[str, Any], seconds: float) -> Night:
     """A night by its exit code and its last line, {} where there was none."""
     run_id = last.get("run_id")
+    if code == 0 and last.get("status") == "superseded":
+        return Night(ds, "superseded", 0, run_id, last["note"])
     if code == 0:
         return Night(ds, "done", 0, run_id, f"run {run_id} in {duration(seconds)}")
     if code < 0:  # killed, for want of memory, say
@@ -119,7 +121,7 @@ def summary_of(nights: list[Night], dates: list[str]) -> tuple[int, dict[str, An
     """The exit code of the first night that failed, or 0, and the last line."""
     counts = {
         "done": sum(night.status == "done" for night in nights),
-        "skipped": sum(night.status == "skipped" for night in nights),
+        "skipped": sum(night.status in ("skipped", "superseded") for night in nights),
         "failed": sum(night.code != 0 for night in nights),
         "not_run": len(dates) - len(nights),
     }

@@ -27,12 +27,12 @@ from diffsasrec.inputs import inspect_inputs, list_inputs
 from diffsasrec.items import read_items
 from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
-from diffsasrec.publish import append_rollback, check_create_only, prune, settle
+from diffsasrec.publish import append_rollback, check_create_only, prune, settle, shown_instead
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.storage import Storage
 from diffsasrec.tables import read_item_ids
 from diffsasrec.train import cluster_resources
-from jobs.cluster import check_resources, start_ray
+from jobs.cluster import check_resources, refuse_passing_lake, start_ray
 from jobs.exclude import check_exclusions
 from jobs.identity import open_run, refuse_changed
 from jobs.observe import Night, observe
@@ -140,6 +140,7 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
         return None
     if arguments.rollback_to is not None or arguments.keep is not None:
         return _maintain(config, arguments, summary)
+    refuse_passing_lake(config.lake)
     inputs = list_inputs(config.events, run_date=arguments.date)
     run = open_run(config, arguments.date, inputs, run_id=arguments.run_id)
     summary |= {"run_id": run.run_id, "paths": {"run": run.storage.root}}
@@ -181,7 +182,18 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     if published := run.record("publish"):
         summary["paths"] |= {"published": published["published"]}
     summary["status"] = "done"
-    if arguments.stages == STAGES:
+    if published and (other := shown_instead(run.lake, run)) is not None:
+        number = published["counts"]["chain_number"]
+        summary["status"], summary["note"] = (
+            "superseded",
+            (
+                f"run {run.run_id} is published as entry {number}, but {run.ds} shows run "
+                f"{other.run_id} since entry {other.number}; python -m jobs.publish --config "
+                f"{arguments.config} --rollback-to {number} serves it again"
+            ),
+        )
+        log.warning("%s", summary["note"])
+    elif arguments.stages == STAGES:
         print_summary(config, run)
     return 0
 

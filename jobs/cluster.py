@@ -8,7 +8,10 @@ import ray
 import ray.data
 
 from diffsasrec.config import Config
+from diffsasrec.errors import ConfigError
 from diffsasrec.train import check_cluster
+
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray's job server for the command that it runs
 
 
 def start_ray() -> None:
@@ -45,3 +48,16 @@ def check_resources(config: Config, stages: list[str], available: Mapping[str, f
     if {"evaluate", "score"} & set(stages):
         resources = {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}
         check_cluster("score", "actor", 1, resources, available=available)
+
+
+def refuse_passing_lake(lake: str) -> None:
+    """A submitted job runs in a copy of its directory, which goes away with it.
+
+    Raises:
+        ConfigError: the lake would lie in there.
+    """
+    if IN_A_JOB in os.environ and not lake.startswith("s3://") and not os.path.isabs(lake):
+        raise ConfigError(
+            f"lake={lake} is relative, and a submitted job runs in a directory of its own, which "
+            "goes away with it; give s3://bucket/prefix, or an absolute path that all nodes share"
+        )

@@ -42,6 +42,7 @@ class Head:
         self.address = named or LOCAL
         self.patience = patience
         self._client: Client | None = None
+        self._has_answered = False
 
     def call(self, what: Callable[[Client], Result]) -> Result:
         """What `what` returns.
@@ -54,7 +55,9 @@ class Head:
         while True:
             try:
                 self._client = self._client or Client(self.address)
-                return what(self._client)
+                result = what(self._client)
+                self._has_answered = True
+                return result
             except AuthenticationError as error:
                 raise ConfigError(
                     f"{self.address} refuses the token: {str(error).splitlines()[0]}; set "
@@ -66,9 +69,12 @@ class Head:
                         f"{self.address}: {in_short(error)}; run the same command again"
                     ) from None
                 if (waited := time.monotonic() - started) >= self.patience:
+                    remedy = "the job may still run, and the same command joins it"
+                    if not self._has_answered:
+                        remedy = "nothing was submitted; is it the dashboard's --address?"
                     raise InfrastructureError(
                         f"{self.address} did not answer for {duration(waited)}: "
-                        f"{in_short(error)}; the job may still run, and the same command joins it"
+                        f"{in_short(error)}; {remedy}"
                     ) from None
                 if is_first:
                     patience = duration(self.patience)

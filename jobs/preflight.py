@@ -5,6 +5,7 @@ Nothing is kept: the run that follows reads everything itself and trusts none of
 
 import logging
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +19,10 @@ import torch
 from diffsasrec.config import Config, EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.events import AFTER_RUN_DATE, MALFORMED, MAX_TIME, check_rows
-from diffsasrec.inputs import Fragment, InputFile, Log, inspect_inputs, read_fragment
+from diffsasrec.inputs import InputFile, Log, inspect_inputs, read_fragment
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.schema import canonical_type, iso, microseconds
+from diffsasrec.textlog import RawChunk
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, start_ray
 from jobs.cost import stage_resources
@@ -29,10 +31,12 @@ from jobs.reuse import working
 
 log = logging.getLogger("jobs")
 
-SAMPLE_CHUNKS = 4  # of as many fragments: a million rows at most
+MOST_ROWS = 1_000_000  # of a sample
+MOST_FRAGMENTS = 64  # that are opened for it
+DAY = 86_400_000_000  # microseconds
 UNITS = ("s", "ms", "us", "ns")
 LEAST_TIME = 631_152_000_000_000  # 1990: what lies before is hardly an interaction
-SPAN = 400 * 86_400_000_000  # nor what lies so far behind the run date
+SPAN = 400 * DAY  # nor what lies so far behind the run date
 
 
 @dataclass
@@ -45,6 +49,7 @@ class Sample:
     times: list[npt.NDArray[np.int64]] = field(default_factory=list)  # of good rows, microseconds
     users: list[pa.Array] = field(default_factory=list)
     items: list[pa.Array] = field(default_factory=list)
+    is_whole: bool = True  # every row of the log is in it
 
     def num_bad(self) -> int:
         return self.counts["rows"] - self.counts["kept"] - self.counts[AFTER_RUN_DATE]
@@ -69,7 +74,10 @@ def dry_run(config: Config, run: RunDir, inputs: list[InputFile], to_do: list[st
     sample = take_sample(found, config.events, before=before)
     for line in sample_lines(sample):
         log.info("%s", line)
-    check_sample(sample, found, config.events, before=before)
+    sampled = Size.of_sample(sample.users, sample.items, inputs, config.events.format)
+    check_sample(sample, found, config.events, before=before, num_rows=sampled.rows)
+    if (gap := missing_days(sample, inputs, config.events, run.ds)) is not None:
+        log.warning("%s", gap)
     once = "publish" in to_do and not config.publish.single_writer
     what = ", and creates a file only once" if once else ""
     log.info("lake: %s can be written to%s", run.lake.root, what)
@@ -78,7 +86,6 @@ def dry_run(config: Config, run: RunDir, inputs: list[InputFile], to_do: list[st
     check_resources(config, to_do, available)
     for stage in OUTPUTS:
         log.info("%s: %s", stage, "to do" if stage in to_do else "done, spared or not asked for")
-    sampled = Size.of_sample(sample.users, sample.items, inputs, config.events.format)
     resources = stage_resources(config, available)
     known = estimate(config, run.lake, inputs, sampled, resources, available)
     for line in plan_table(known, to_do):
@@ -104,37 +111,48 @@ def available_resources() -> dict[str, float]:
     return available
 
 
-def take_sample(found: Log, events: EventsConfig, *, before: int) -> Sample:
-    """The first chunks of a few fragments, from all over the log."""
-    sample = Sample()
-    places = np.linspace(0, len(found.fragments) - 1, SAMPLE_CHUNKS).round().astype(int)
-    for place in np.unique(places):
-        _sample_fragment(sample, found, found.fragments[place], events, before)
+def take_sample(
+    found: Log,
+    events: EventsConfig,
+    *,
+    before: int,
+    most_rows: int = MOST_ROWS,
+    most_fragments: int = MOST_FRAGMENTS,
+) -> Sample:
+    """As many rows of each of some fragments from all over the log; all of a small log."""
+    num_fragments = len(found.fragments)
+    places = np.unique(np.linspace(0, num_fragments - 1, most_fragments).round().astype(int))
+    sample = Sample(is_whole=len(places) == num_fragments)
+    for place in places:
+        chunks = read_fragment(found.fragments[place], events)
+        left = most_rows // len(places)
+        for chunk in chunks:
+            _add_chunk(sample, chunk, found, found.fragments[place].path, events, before)
+            left -= chunk.rows.num_rows
+            if left <= 0:
+                sample.is_whole &= next(chunks, None) is None
+                break
     return sample
 
 
-def _sample_fragment(
-    sample: Sample, found: Log, fragment: Fragment, events: EventsConfig, before: int
+def _add_chunk(
+    sample: Sample, chunk: RawChunk, found: Log, path: str, events: EventsConfig, before: int
 ) -> None:
-    for chunk in read_fragment(fragment, events):
-        checked = _check(chunk.rows, found, events.time_unit)
-        sample.raw.append(chunk.rows)
-        sample.counts += checked.counts
-        times = checked.events["timestamp"].to_numpy()
-        late = int((times >= before).sum())
-        sample.counts += Counter({"kept": -late, AFTER_RUN_DATE: late})
-        sample.times.append(times)
-        sample.users.append(checked.events["user_id"].combine_chunks())
-        sample.items.append(checked.events["item_id"].combine_chunks())
-        for row in checked.bad.slice(0, 1000).to_pylist():
-            reason = row.pop("reason")
-            sample.examples.setdefault(reason, f"{fragment.path}: {_shown(row)}")
-        if chunk.malformed:
-            sample.counts += Counter(
-                {"rows": len(chunk.malformed), MALFORMED: len(chunk.malformed)}
-            )
-            sample.examples.setdefault(MALFORMED, f"{fragment.path}: {chunk.malformed[0][:200]!r}")
-        break  # one chunk
+    checked = _check(chunk.rows, found, events.time_unit)
+    sample.raw.append(chunk.rows)
+    sample.counts += checked.counts
+    times = checked.events["timestamp"].to_numpy()
+    late = int((times >= before).sum())
+    sample.counts += Counter({"kept": -late, AFTER_RUN_DATE: late})
+    sample.times.append(times)
+    sample.users.append(checked.events["user_id"].combine_chunks())
+    sample.items.append(checked.events["item_id"].combine_chunks())
+    for row in checked.bad.slice(0, 1000).to_pylist():
+        reason = row.pop("reason")
+        sample.examples.setdefault(reason, f"{path}: {_shown(row)}")
+    if chunk.malformed:
+        sample.counts += Counter({"rows": len(chunk.malformed), MALFORMED: len(chunk.malformed)})
+        sample.examples.setdefault(MALFORMED, f"{path}: {chunk.malformed[0][:200]!r}")
 
 
 def _check(raw: pa.Table, found: Log, time_unit: str | None) -> Any:
@@ -165,8 +183,38 @@ def sample_lines(sample: Sample) -> list[str]:
     return lines
 
 
-def check_sample(sample: Sample, found: Log, events: EventsConfig, *, before: int) -> None:
+def missing_days(
+    sample: Sample, inputs: list[InputFile], events: EventsConfig, ds: str
+) -> str | None:
+    """That the log ends more than a day before the run date, where it can be seen."""
+    newest = None
+    if events.partition_column is not None:
+        day = re.compile(rf"{re.escape(events.partition_column)}=(\d{{4}}-\d\d-\d\d)")
+        newest = max((m[1] for file in inputs if (m := day.search(file.path))), default=None)
+    elif sample.is_whole:
+        times = np.concatenate(sample.times)
+        times = times[times < microseconds(ds)]
+        newest = iso(int(times.max()))[:10] if len(times) else None
+    if newest is None or microseconds(newest) >= microseconds(ds) - DAY:
+        return None
+    return (
+        f"the newest events are of {newest}, and the run date is {ds}: has the log of the days "
+        "between come?"
+    )
+
+
+def check_sample(
+    sample: Sample,
+    found: Log,
+    events: EventsConfig,
+    *,
+    before: int,
+    num_rows: float | None = None,
+) -> None:
     """Refuses a log that the run would refuse, as far as a sample can tell.
+
+    Args:
+        num_rows: of the whole log, about; None: the sample is all of it.
 
     Raises:
         ConfigError: the times make sense in another unit alone.
@@ -186,11 +234,14 @@ def check_sample(sample: Sample, found: Log, events: EventsConfig, *, before: in
     rows, bad = sample.counts["rows"], sample.num_bad()
     if bad > events.max_bad_fraction * rows:
         reason, number = sample.reasons()[0]
-        raise InputDataError(
+        message = (
             f"events.path={events.path}: {bad} of {rows} rows of a sample are bad, more than "
             f"events.max_bad_fraction={events.max_bad_fraction}; most often {reason} ({number}), "
             f"as in {sample.examples[reason]}; repair the log, name other columns or raise it"
         )
+        if sample.is_whole or num_rows is None or bad > events.max_bad_fraction * num_rows:
+            raise InputDataError(message)
+        log.warning("the run may be refused: %s", message)
     if sample.counts["kept"] <= 0:
         raise InputDataError(
             f"events.path={events.path}: of {rows} rows of a sample none is an event before the "

@@ -10,6 +10,7 @@ Everything is read from the lake and made in this process; no Ray is started, no
 import argparse
 import json
 import logging
+import signal
 import sys
 from datetime import UTC, date, datetime
 from typing import Any
@@ -19,6 +20,7 @@ from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
 from diffsasrec.publish import CHAIN, NAME, Entry, newest_by_date, read_chain, run_path
 from diffsasrec.rundir import METRICS, RunDir
 from diffsasrec.storage import Storage, sha256
+from jobs.reuse import metrics_of
 from jobs.show_user import user_lines
 from jobs.summary import metrics_table
 
@@ -26,6 +28,7 @@ LAST_ENTRIES = 5
 
 
 def main() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly behind `| head`
     arguments = _parse()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     lake = Storage.of(arguments.lake.rstrip("/"))
@@ -156,9 +159,9 @@ def current_lines(lake: Storage) -> list[str]:
 def _run_lines(run: Storage) -> list[str]:
     try:
         manifest = json.loads(run.read_bytes("manifest.json"))
-        metrics = json.loads(run.read_bytes("metrics.json"))
-    except FileNotFoundError as error:
-        return [f"          {error.args[0]} is gone"]
+        metrics, cited = metrics_of(run)
+    except FileNotFoundError:
+        return [f"          {run.root} is gone"]
     counts = manifest["counts"]["score"]
     rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))
     trained_before = manifest["trained_before"]["checkpoint"]
@@ -174,6 +177,11 @@ def _run_lines(run: Storage) -> list[str]:
         lines.append(
             f"cost      {total['cpu_hours']:.2f} CPU hours, {total['gpu_hours']:.2f} GPU hours"
             f"{money}"
+        )
+    if cited is not None:
+        lines.append(
+            f"figures   of run {cited['run_id']} of {cited['ds']}, whose weights serve, "
+            f"{cited['age_days']} days old"
         )
     k = max(manifest["config"]["evaluate"]["ks"])
     return [*lines, "", *metrics_table(metrics, k=k).splitlines()]

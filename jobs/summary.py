@@ -21,6 +21,8 @@ def print_summary(config: Config, run: RunDir) -> None:
         print(f"nothing measured tonight: weights and figures of run {cited['run_id']} of", end=" ")
         print(f"{cited['ds']}, {cited['age_days']} days old")
     print(metrics_table(metrics, k=max(config.evaluate.ks)))
+    if (line := warning(metrics, k=max(config.evaluate.ks))) is not None:
+        print(line)
     print()
     for line in user_lines(run):
         print(line)
@@ -29,6 +31,18 @@ def print_summary(config: Config, run: RunDir) -> None:
     print(f"run      {run.storage.root}")
     query = f"from read_parquet('{published}/part-{run.run_id}-*.parquet') limit 5"
     print(f'read     python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"')
+
+
+def warning(metrics: dict[str, Any], *, k: int) -> str | None:
+    """That the model is not worth its training, if it is so."""
+    baselines = {name: row[f"NDCG@{k}"] for name, row in metrics["baselines"].items()}
+    best = max(baselines, key=lambda name: baselines[name])
+    if metrics["model"][f"NDCG@{k}"] > baselines[best]:
+        return None
+    return (
+        f"WARNING: the model is no better than {best}; on a small log give it more epochs, and "
+        "fewer warmup_steps than it has steps. gate.floors keeps such a night from being published."
+    )
 
 
 def metrics_table(metrics: dict[str, Any], *, k: int) -> str:

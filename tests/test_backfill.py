@@ -66,6 +66,14 @@ def test_a_night_that_was_killed_counts_as_infrastructure():
     assert "signal 9" in night.note
 
 
+def test_a_date_that_shows_another_run_is_not_done():
+    last = {"run_id": "mine", "status": "superseded", "note": "--rollback-to 4 serves it again"}
+    night = night_of("2026-11-01", 0, last, 1.0)
+    assert (night.status, night.code, night.note) == ("superseded", 0, last["note"])
+    code, summary = summary_of([night], ["2026-11-01"])
+    assert (code, summary["counts"]["done"], summary["counts"]["skipped"]) == (0, 0, 1)
+
+
 def test_a_night_that_the_gate_refuses_says_so():
     last = {"run_id": "x", "status": "refused", "error": "NDCG@10=0.01"}
     night = night_of("2026-11-01", 4, last, 1.0)

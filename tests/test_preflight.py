@@ -19,7 +19,7 @@ from diffsasrec.storage import Storage
 from jobs.cost import stage_resources
 from jobs.estimate import Size, as_then, by_rates, memory_of, newest_night, num_distinct
 from jobs.faults.nights import DATE, toy_log
-from jobs.preflight import Sample, check_sample, sample_lines, take_sample
+from jobs.preflight import Sample, check_sample, missing_days, sample_lines, take_sample
 
 CLUSTER = {"CPU": 2.0, "GPU": 0.0}
 
@@ -103,8 +103,10 @@ def test_a_log_that_begins_after_the_run_date_is_refused(tmp_path: Path):
 
 def test_a_sample_is_bounded_and_taken_from_all_over_the_log(tmp_path: Path):
     paths = [written(tmp_path / f"{number}.parquet") for number in range(9)]
-    sample = sampled(config(tmp_path), *paths)
-    assert sample.counts["rows"] == 4 * len(toy_log())
+    events = config(tmp_path).events
+    found = inspect_inputs(files_of(*paths), events)
+    sample = take_sample(found, events, before=microseconds(DATE), most_fragments=4)
+    assert sample.counts["rows"] == 4 * len(toy_log()) and not sample.is_whole
 
 
 # --- estimates ---
@@ -180,3 +182,40 @@ def test_the_night_that_is_scaled_is_the_newest_that_has_trained(tmp_path: Path)
         )
         append_entry(lake, run, "digest")
     assert newest_night(lake) == {"run_id": "r0", "reused": None}
+
+
+def test_a_small_log_of_many_files_is_read_whole_and_refused_only_as_the_run_would(tmp_path: Path):
+    log = toy_log()
+    log["item_id"] = log.item_id.where(log.index >= 8, None)  # all of them in the first file
+    for number, part in enumerate(np.array_split(np.arange(len(log)), 40)):
+        log.sort_index().iloc[part].to_parquet(tmp_path / f"{number:02}.parquet")
+    files = files_of(*sorted(tmp_path.glob("*.parquet")))
+    events = config(tmp_path, "events.max_bad_fraction=0.01").events
+    found = inspect_inputs(files, events)
+    sample = take_sample(found, events, before=microseconds(DATE))
+    assert sample.is_whole and sample.counts["rows"] == len(log) and sample.num_bad() == 8
+    check_sample(sample, found, events, before=microseconds(DATE))  # 8 of some 1,200
+
+
+def test_of_a_part_of_the_log_only_what_proves_too_much_is_refused(tmp_path: Path, caplog):
+    settings = config(written(tmp_path / "log.parquet", timestamp=-5))
+    found = inspect_inputs(files_of(tmp_path / "log.parquet"), settings.events)
+    sample = take_sample(found, settings.events, before=microseconds(DATE))
+    sample.is_whole, sample.counts["kept"] = False, 1
+    sample.times = [np.array([microseconds(DATE) - 1])]
+    check = partial(check_sample, sample, found, settings.events, before=microseconds(DATE))
+    with pytest.raises(InputDataError, match="negative_time"):
+        check(num_rows=99 * len(toy_log()))  # of which 1 % may be bad
+    check(num_rows=101 * len(toy_log()))
+    assert "the run may be refused" in caplog.text
+
+
+def test_days_before_the_run_date_that_are_missing_are_named():
+    events = config("log", "events.partition_column=dt").events
+    files = [InputFile(f"log/dt=2024-02-{day}/part-0.parquet", 1, "1") for day in (27, 28)]
+    assert missing_days(Sample(), files, events, "2024-02-29") is None
+    line = missing_days(Sample(), files, events, "2024-03-01")
+    assert line is not None and "2024-02-28, and the run date is 2024-03-01" in line
+    whole = Sample(times=[np.array([microseconds("2024-02-27"), microseconds("2024-03-05")])])
+    assert "2024-02-27" in str(missing_days(whole, [], config("log").events, "2024-03-01"))
+    assert missing_days(Sample(is_whole=False), [], config("log").events, "2024-03-01") is None

@@ -21,6 +21,7 @@ from diffsasrec.publish import (
     prune,
     read_chain,
     settle,
+    shown_instead,
 )
 from diffsasrec.rundir import RunDir
 from diffsasrec.storage import Storage, sha256
@@ -412,6 +413,16 @@ def test_a_rollback_to_an_earlier_date_leaves_the_later_one_as_it_is(lake: Stora
     assert success(lake, NEXT_DAY)["run_id"] == "r2"
     # the night after is current again
     assert made(lake, "r3", "2024-03-03").current == {"ds": "2024-03-03", "run_id": "r3"}
+
+
+def test_a_run_that_was_rolled_back_is_not_what_its_date_shows(lake: Storage):
+    made(lake, "r1")
+    assert shown_instead(lake, run_of(lake, "r1")) is None
+    second = made(lake, "r2")
+    assert shown_instead(lake, run_of(lake, "r1")) == second
+    back = append_rollback(lake, 1, attempt="back")
+    assert shown_instead(lake, run_of(lake, "r2")) == back
+    assert shown_instead(lake, run_of(lake, "r1")) is None
 
 
 def test_a_rollback_whose_answer_was_lost_is_made_once(lake: Storage):

@@ -247,14 +247,15 @@ def _lists(facts: Facts) -> Iterator[Notice]:
 
 def _freshness(facts: Facts) -> Iterator[Notice]:
     run_date = microseconds(facts.night.ds)
-    if facts.trained_before is not None and facts.trained_before < run_date:
-        days = (run_date - facts.trained_before) / DAY
+    days = 0 if facts.trained_before is None else (run_date - facts.trained_before) / DAY
+    every_days = facts.config.get("train", {}).get("every_days", 1)
+    if days > every_days - 1:  # else they are as old as they are meant to be
         yield Notice(
             "look",
             f"The weights that serve are {days:.0f} days old",
             "They know no event of these days.",
             "weights that are trained to the run date",
-            "Run the stage refit with this date.",
+            "Look at train.every_days, and at the log of the night for whose weights serve.",
             "published",
         )
     newest = newest_event(facts.night)
