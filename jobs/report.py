@@ -35,8 +35,9 @@ def write_report(run: RunDir, config: Config | None) -> None:
 
 
 def write_index(lake: Storage) -> None:
-    nights = list(all_nights(lake, dates=INDEX_DATES))
-    lake.write_bytes(INDEX, index_page(nights, dates=INDEX_DATES).encode())
+    nights, chain = list(all_nights(lake, dates=INDEX_DATES)), read_chain(lake)
+    current = chain[-1].current if chain else {}
+    lake.write_bytes(INDEX, index_page(nights, current, dates=INDEX_DATES).encode())
 
 
 def find_run(lake: Storage, ds: str | None, run_id: str | None) -> RunDir:

@@ -126,7 +126,7 @@ def test_the_curves_of_the_training_are_in_the_order_of_their_time():
 def test_a_narrow_range_of_probabilities_has_no_powers_on_its_axis():
     svg = scores_chart("s", [(1, 0.02, 0.04, 0.06), (2, 0.02, 0.03, 0.05)], "rank")
     assert "mathdefault" not in svg and "2 %" in svg
-    assert "mathdefault" not in scores_chart("s", [(1, 0.0001, 0.04, 0.6)])
+    assert "mathdefault" not in scores_chart("s", [(1, 0.0001, 0.04, 0.6)], "rank")
 
 
 def test_a_night_like_the_others_has_nothing_unusual():

@@ -24,12 +24,13 @@ from recorded import (
 
 from diffsasrec.config import load_config
 from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.publish import append_entry
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.storage import Storage
 from jobs.faults.nights import ROOT
 from jobs.prepare import check_or_record
 from jobs.publish import NOT_IN_MANIFEST
-from jobs.report import REPORT, config_of, find_run, write_report
+from jobs.report import REPORT, config_of, find_run, write_index, write_report
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_the_index_has_a_row_per_run_with_links_to_reports(lake: Path):
     html = (lake / "reports/index.html").read_text()
     rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in html.split("<tr>")[2:]]
     assert rows[0].startswith("2024-03-03 failed in prepare - - - 25.0 %")
-    assert rows[2].startswith("2024-03-01 published 0.1800 0.600 60 4.50 % 212 calm")
+    assert rows[2].startswith("2024-03-01 published , current 0.1800 0.600 60 4.50 % 212 calm")
     assert len(rows) == 6
     links = re.findall(r'href="([^"#]+)"', html)
     assert links and all((lake / "reports" / link).resolve().exists() for link in links)
@@ -196,3 +197,18 @@ def test_a_browser_shows_it_on_every_screen_without_a_request_or_a_complaint(
 
     with chromium(tmp_path) as address:
         asyncio.run(look(address, check))
+
+
+def test_the_index_tells_what_was_replaced_from_what_its_date_shows(lake: Path, tmp_path: Path):
+    shutil.copytree(lake, tmp_path / "lake")
+    storage = Storage.of(str(tmp_path / "lake"))
+    again = RunDir(storage, "2024-03-01", "again", "identity", "attempt")
+    again.storage.write_bytes("manifest.json", b"{}")
+    append_entry(storage, again, "digest")
+    write_index(storage)
+    html = (tmp_path / "lake/reports/index.html").read_text()
+    rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in html.split("<tr>")[2:]]
+    replaced = next(row for row in rows if row.startswith("2024-03-01 replaced"))
+    assert replaced.endswith("calm")
+    (current,) = [row for row in rows if ", current" in row]
+    assert current.startswith("2024-03-01") and current.endswith("again")

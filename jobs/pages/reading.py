@@ -14,7 +14,7 @@ from diffsasrec.config import Config
 from diffsasrec.evaluate import gate_failures
 from diffsasrec.exposure import exposure_of
 from diffsasrec.publish import Entry, newest_by_date, read_chain
-from diffsasrec.rundir import OUTCOME, RunDir
+from diffsasrec.rundir import OUTCOME, REPORT, RunDir
 from diffsasrec.schema import list_values
 from diffsasrec.sequences import bucket_name
 from diffsasrec.storage import Storage
@@ -136,8 +136,13 @@ def all_nights(lake: Storage, *, dates: int) -> Iterator[tuple[Night, bool]]:
         for run_id in lake.directories(f"runs/{folder}")
     ]
 
+    newest = newest_by_date(chain)
+
     def read(run: tuple[str, str]) -> tuple[Night, bool]:
-        return read_night(lake, *run, chain), lake.exists(f"runs/ds={run[0]}/{run[1]}/report.html")
+        night = read_night(lake, *run, chain)
+        if night.numbers and newest[night.ds].run_id != night.run_id:
+            night = replace(night, status="replaced")  # by a later run, or a rollback
+        return night, lake.exists(f"runs/ds={run[0]}/{run[1]}/{REPORT}")
 
     with ThreadPoolExecutor(READERS) as readers:
         yield from readers.map(read, runs)

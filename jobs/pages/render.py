@@ -1,6 +1,6 @@
 """Facts -> HTML pages that need nothing but themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -48,11 +48,14 @@ def night_page(facts: Facts) -> str:
     )  # fmt: skip
 
 
-def index_page(nights: Sequence[tuple[Night, bool]], *, dates: int) -> str:
-    """One row per run; with a link where there is a report."""
+def index_page(
+    nights: Sequence[tuple[Night, bool]], current: Mapping[str, str], *, dates: int
+) -> str:
+    """One row per run; with a link where there is a report. `current`: ds and run_id, or {}."""
     rows = [
         {
             "night": night,
+            "is_current": current == {"ds": night.ds, "run_id": night.run_id},
             "href": f"../runs/ds={night.ds}/{night.run_id}/report.html" if has_report else "",
             "cells": _cells(night),
         }
