@@ -182,20 +182,25 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     if published := run.record("publish"):
         summary["paths"] |= {"published": published["published"]}
     summary["status"] = "done"
-    if published and (other := shown_instead(run.lake, run)) is not None:
-        number = published["counts"]["chain_number"]
-        summary["status"], summary["note"] = (
-            "superseded",
-            (
-                f"run {run.run_id} is published as entry {number}, but {run.ds} shows run "
-                f"{other.run_id} since entry {other.number}; python -m jobs.publish --config "
-                f"{arguments.config} --rollback-to {number} serves it again"
-            ),
-        )
-        log.warning("%s", summary["note"])
+    if published and (note := _superseded(run, published, arguments.config)) is not None:
+        log.warning("%s", note)
+        summary |= {"status": "superseded", "note": note}
     elif arguments.stages == STAGES:
         print_summary(config, run)
     return 0
+
+
+def _superseded(run: RunDir, published: Mapping[str, Any], config_path: str) -> str | None:
+    """That the date of a published run shows another one, in words."""
+    other = shown_instead(run.lake, run)
+    if other is None:
+        return None
+    number = published["counts"]["chain_number"]
+    return (
+        f"run {run.run_id} is published as entry {number}, but {run.ds} shows run {other.run_id} "
+        f"since entry {other.number}; python -m jobs.publish --config {config_path} "
+        f"--rollback-to {number} serves it again"
+    )
 
 
 def _watch(timeout: float, summary: dict[str, Any], night: Night) -> None:

@@ -209,7 +209,7 @@ def test_a_faster_commit_of_another_is_seen_and_bears_so_many_repeats(
 ):
     publish(lake, "r1")
     load_table(settings, pa.int64(), pa.string(), create=True)
-    monkeypatch.setattr("diffsasrec.partitions.PAUSE", 0)
+    monkeypatch.setattr("diffsasrec.partitions.PAUSE", 0)  # seconds that no test waits for
     from pyiceberg.catalog.sql import SqlCatalog
 
     commit, left = SqlCatalog.commit_table, [times]
@@ -222,7 +222,7 @@ def test_a_faster_commit_of_another_is_seen_and_bears_so_many_repeats(
                 commit_of_another(settings)
             return commit(self, *arguments, **named)
 
-    monkeypatch.setattr(SqlCatalog, "commit_table", meets_another)
+    monkeypatch.setattr(SqlCatalog, "commit_table", meets_another)  # commits for real, too
     if times > 6:
         with pytest.raises(InfrastructureError, match="6 commits of 2024-03-01"):
             follow_chain(lake, settings, ds=DAY)

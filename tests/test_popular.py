@@ -85,5 +85,5 @@ def test_a_cap_leaves_out_the_less_popular_of_a_category():
 def test_users_who_find_too_little_among_the_few_get_the_rest(monkeypatch, k):
     blocked = [(1, item) for item in (2, 3)] + [(3, item) for item in (0, 2, 3, 4)]
     whole = lists_of(SHARES, k=k, users=4, blocked=blocked)
-    monkeypatch.setattr(popular, "FEW", 3)
+    monkeypatch.setattr(popular, "FEW", 3)  # a size, so that some lists need more
     assert lists_of(SHARES, k=k, users=4, blocked=blocked) == whole

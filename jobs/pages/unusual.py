@@ -33,7 +33,7 @@ class Notice:
     title: str
     seen: str
     usual: str
-    todo: str
+    remedy: str
     section: str  # the id of the section with the numbers
 
 
@@ -73,7 +73,7 @@ def _end(night: Night) -> Iterator[Notice]:
     if night.status in ("published", "done"):
         return
     what = {"refused": "was refused", "failed": "failed"}.get(night.status, "has not finished")
-    todo = {
+    remedy = {
         "refused": "What was published before stays. Look at the quality below; if the model is "
         "right and the floor is not, change gate.floors or gate.max_relative_drop.",
         "failed": "What was published before stays. Mend what the message names and run the same "
@@ -84,7 +84,7 @@ def _end(night: Night) -> Iterator[Notice]:
         f"This night {what} in {night.stage or 'the start'}; nothing was published",
         night.error or f"The stage {night.stage} has begun and left no result or message.",
         "a night ends with a published table",
-        todo,
+        remedy,
         "published",
     )
 
@@ -219,7 +219,7 @@ def _lists(facts: Facts) -> Iterator[Notice]:
          "candidates: score.deny_path, score.allow_path, score.exclude_path, "
          "score.max_per_category, score.rest_nights."),
     )  # fmt: skip
-    for name, many, words, todo in kinds:
+    for name, many, words, remedy in kinds:
         value = counts.get(name, 0) / total
         before = usual(
             past.counts("score").get(name, 0) / past.num_lists
@@ -231,7 +231,7 @@ def _lists(facts: Facts) -> Iterator[Notice]:
             text = None if before is None else share(before)
             title = f"{counts[name]:,} {words}"
             yield Notice(
-                "look", title, f"{share(value)} of all.", _usual(text, facts), todo, "lists"
+                "look", title, f"{share(value)} of all.", _usual(text, facts), remedy, "lists"
             )
     if ended := counts.get("quarantined_users", 0):
         yield Notice(
