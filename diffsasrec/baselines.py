@@ -12,7 +12,7 @@ import numpy.typing as npt
 import scipy.sparse
 import torch
 
-from diffsasrec.catalogue import ordered_top
+from diffsasrec.top import ordered_top
 
 NEIGHBOURS = 100
 SCORES_AT_ONCE = 2**23

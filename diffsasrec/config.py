@@ -275,6 +275,10 @@ class ScoreConfig(Section):
         description="multi: items per user that the steps look at where they provably suffice; "
         "0: all; lists are the same",
     )
+    fused: bool = Field(
+        False,
+        description="GPU: kernels that keep logits on the chip, in Triton; lists are the same",
+    )
     filter_seen: bool = Field(True, description="never recommend what the user has touched")
     deny_path: str | None = Field(None, description="Parquet or CSV with a column item_id")
     allow_path: str | None = Field(None, description="likewise; nothing else is recommended")
@@ -391,6 +395,11 @@ class Config(Section):
             raise ValueError(
                 f"score.k={self.score.k} with score.decode={self.score.decode} needs "
                 f"model.num_slots >= {self.score.k}, it is {self.model.num_slots}"
+            )
+        if self.score.fused and not self.score.gpus_per_actor:
+            raise ValueError(
+                "score.fused=true has kernels for a GPU, and score.gpus_per_actor is 0; "
+                "set that, or leave score.fused out"
             )
         if self.score.decode == "multi":
             self._check_steps()

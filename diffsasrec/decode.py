@@ -15,11 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffsasrec.catalogue import Candidates, Top, top_items
+from diffsasrec.catalogue import Candidates
 from diffsasrec.categories import CategoryCap
 from diffsasrec.diffusion import MASK
 from diffsasrec.explore import CHOICES, Exploration
 from diffsasrec.shortlist import SLACK, Shortlist, ascending, logits_of, own_among
+from diffsasrec.top import Top, top_items
 from diffsasrec.trace import Trace
 
 # a catalogue of fewer times the shortlist is scored sooner as a whole

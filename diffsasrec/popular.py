@@ -9,8 +9,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from diffsasrec.catalogue import Candidates, Catalogue, top_items
+from diffsasrec.catalogue import Candidates, Catalogue
 from diffsasrec.categories import CategoryCap
+from diffsasrec.top import top_items
 from diffsasrec.vocab import index_items
 
 FEW = 4096  # items in which nearly every list is found whole

@@ -3,6 +3,7 @@
 Legend: B users, L history length, K list length, V items; histories are flat items with offsets.
 """
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from diffsasrec.decode import (
     decode_single,
 )
 from diffsasrec.diffusion import MASK
+from diffsasrec.errors import ConfigError
 from diffsasrec.explore import Exploration, history_keys
 from diffsasrec.model import History, Pairs, SequenceModel
 from diffsasrec.trace import Trace
@@ -43,6 +45,7 @@ class Decoding:
     lookahead: float = 0.5
     exploration: Exploration = field(default_factory=Exploration)
     shortlist: int = 512
+    fused: bool = False
     filter_seen: bool = True
     batch_size: int = 256
 
@@ -103,6 +106,9 @@ class Recommender:
         allowed: what may be recommended at all, [V].
         cap: on the items of one category in a list.
 
+    Raises:
+        ConfigError: `decoding.fused` without Triton.
+
     The device is that of the model. What all users share is made once, here: the trends' columns of
     the item vectors, the packed catalogue.
     """
@@ -119,6 +125,11 @@ class Recommender:
         self.model, self.decoding, self.query_time = model, decoding, moment.query_time
         self.num_uncertain = 0  # users and steps so far for which a shortlist was not enough
         self._device = model.item_weight.device
+        if decoding.fused and importlib.util.find_spec("triton") is None:
+            raise ConfigError(
+                "score.fused=true needs the package triton where lists are made; install it there, "
+                "or set score.fused=false"
+            )
         self._trends_VF = log_popularity_V = None
         if moment.trends is not None:
             log_popularity_V = self._tensor(log_recent_popularity(moment.trends))
@@ -130,6 +141,7 @@ class Recommender:
                 self._tensor(allowed),
                 log_popularity_V,
                 None if cap is None else cap.to(self._device),
+                decoding.fused,
             )
 
     @torch.inference_mode()

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from diffsasrec.catalogue import Candidates, top_items
+from diffsasrec.catalogue import Candidates
 from diffsasrec.shortlist import ascending, logits_of, own_among
+from diffsasrec.top import top_items
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
-from diffsasrec.batches import suited_num_negatives
 from diffsasrec.config import Config
 from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.inputs import InputFile
@@ -27,15 +26,13 @@ from diffsasrec.publish import read_chain, run_path
 from diffsasrec.rundir import OUTPUTS
 from diffsasrec.storage import Storage, open_filesystem
 from jobs.cost import Cost, cost_of
-from jobs.plan import GPUS, add_arguments, cpu_rates, encoder_flops, plan
+from jobs.plan import GPU_SHARE, GPUS, add_arguments, cpu_rates, plan, training_seconds
 
 # rough rates, for a lake without any night
 START_S = 10.0  # until the processes of a stage have started
 ROWS_PER_S = 100_000  # of prepare, per CPU
 LISTS_PER_S = 5_000  # of publish, per CPU: the audit makes each history again
 GPU = "L4"  # the slowest of jobs/plan.py
-GPU_SHARE = 0.2  # of its rate that training reaches
-BACKWARD = 3  # a training step is so many forward passes
 HEAD = 2**20  # bytes of a text file that are looked at
 FOOTERS = 8  # files whose footers are read
 PROCESS = 0.6e9  # bytes of a process that has loaded Ray and torch
@@ -176,19 +173,18 @@ def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, floa
         encoding, products = cpu_rates(options, width)
         num_workers = resources["pretrain"]["CPU"]
 
-    def training(states: float, sequences: float, *, at_batch_times: bool) -> float:
-        """Seconds of sequences of `seen` events, with so many states against the catalogue each."""
-        num = config.train.num_negatives
-        if num is None:
-            num = suited_num_negatives(int(size.items), at_batch_times=at_batch_times)
-        loss = states * 2 * width * (num or size.items)
-        each = encoder_flops(options, seen, seen / 2) / encoding + loss / products
-        return BACKWARD * sequences * each / num_workers
-
-    pretrain = training(seen, size.users * config.pretrain.epochs, at_batch_times=False)
-    query_times = config.finetune.query_times / 2  # not everyone has an event behind each of them
-    sequences = size.users * query_times * config.finetune.epochs
-    finetune = training(config.model.num_slots, sequences, at_batch_times=True)
+    pretrain, finetune = (
+        seconds / num_workers
+        for seconds in training_seconds(
+            options,
+            config.pretrain,
+            config.finetune,
+            num_negatives=config.train.num_negatives,
+            num_slots=config.model.num_slots,
+            encoding=encoding,
+            products=products,
+        )
+    )
     device = f"{GPU}, shortlist" if resources["score"]["GPU"] else "CPU core, shortlist"
     hours = next(line["hours"] for line in plan(options) if line["variant"] == device)
     actors = resources["score"]["GPU"] or resources["score"]["CPU"]

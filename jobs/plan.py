@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from diffsasrec.config import ModelConfig
+from diffsasrec.batches import suited_num_negatives
+from diffsasrec.config import FinetuneConfig, ModelConfig, TrainStageConfig
 from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.explore import Exploration
 from diffsasrec.model import NUM_MIXED, SequenceModel
@@ -29,6 +30,8 @@ BLOCK_SECONDS = 0.016  # between two blocks of an actor
 DRIVER_SECONDS = 0.017  # of the driver's CPU per block
 LEAST_SECONDS = 2.0  # of a block, so that the gaps between blocks cost less than 1 %
 BLOCKS_PER_ACTOR = 20  # so that the last blocks leave few actors idle
+GPU_SHARE = 0.2  # of its rate that training reaches
+BACKWARD = 3  # a training step is so many forward passes
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,17 @@ def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         # logits go to memory as bfloat16 and come back, then once more as float32 for the sums
         logits = 1 * options.items * (2 * 2 + 2 * 4)
         states = 1 if options.decode == "multi" else rows
-        time_of = (encoder + states * whole) / device.flops + states * max(
-            logits / device.bytes, options.items / device.exponentials
-        )
-        seconds[gpu] = time_of
-        yield _hours(options, f"{gpu}, shortlist", time_of, "formula, never measured")
+        products = (encoder + states * whole) / device.flops
+        sums = options.items / device.exponentials
+        seconds[gpu] = products + states * max(logits / device.bytes, sums)
+        yield _hours(options, f"{gpu}, shortlist", seconds[gpu], "formula, never measured")
+        # every state against everything, with logits that stay on the chip
+        fused = (encoder + rows * whole) / device.flops + rows * sums
+        yield _hours(options, f"{gpu}, fused", fused, "formula, never measured")
+    yield _training(options, "CPU core", flops_encoder, flops_products, "extrapolated")
+    for gpu, device in GPUS.items():
+        rate = device.flops * GPU_SHARE
+        yield _training(options, gpu, rate, rate, "formula, never measured")
     for name in ("CPU core, shortlist", *GPUS):
         yield _buckets(options, name, seconds[name])
     yield _bytes(options, width)
@@ -111,6 +120,38 @@ def encoder_flops(options: argparse.Namespace, tokens: float, keys: float) -> fl
     """20 d^2 of products with weights and 4 d of attention per key, for each token and block."""
     d = options.hidden
     return float(options.blocks * tokens * (20 * d * d + 4 * keys * d))
+
+
+def training_seconds(
+    options: argparse.Namespace,
+    pretrain: TrainStageConfig,
+    finetune: FinetuneConfig,
+    *,
+    num_negatives: int | None,
+    num_slots: int,
+    encoding: float,
+    products: float,
+) -> tuple[float, float]:
+    """What pretraining and fine-tuning take one worker, at FLOP/s of the encoder and of products.
+
+    Every event of a history is scored in pretraining, the slots behind it in fine-tuning, where a
+    user is an example at half of the batch times: not everyone has an event behind each of them.
+    """
+    width = options.hidden + NUM_TRENDS + NUM_MIXED
+
+    def seconds(states: float, sequences: float, *, at_batch_times: bool) -> float:
+        num = num_negatives
+        if num is None:
+            num = suited_num_negatives(int(options.items), at_batch_times=at_batch_times)
+        loss = states * 2 * width * (num or options.items)
+        encoder = encoder_flops(options, options.history, options.history / 2)
+        return BACKWARD * sequences * (encoder / encoding + loss / products)
+
+    sequences = options.users * finetune.epochs * finetune.query_times / 2
+    return (
+        seconds(options.history, options.users * pretrain.epochs, at_batch_times=False),
+        seconds(num_slots, sequences, at_batch_times=True),
+    )
 
 
 def cpu_rates(options: argparse.Namespace, width: int) -> tuple[float, float]:
@@ -146,6 +187,30 @@ def _hours(options: argparse.Namespace, name: str, seconds: float, kind: str) ->
         "kind": kind,
         "users_per_s": round(1 / seconds, 1),
         "hours": round(options.users * seconds / 3600, 3),
+    }
+
+
+def _training(
+    options: argparse.Namespace, name: str, encoding: float, products: float, kind: str
+) -> dict[str, Any]:
+    """The recipe with its defaults; what is measured and what serves are each trained by it."""
+    seconds = training_seconds(
+        options,
+        TrainStageConfig(),
+        FinetuneConfig(),
+        num_negatives=None,
+        num_slots=options.k,
+        encoding=encoding,
+        products=products,
+    )
+    pretrain, finetune = (each / 3600 for each in seconds)
+    return {
+        "variant": f"training by {options.workers} x {name}",
+        "kind": kind,
+        "pretrain_hours": round(pretrain, 3),
+        "finetune_hours": round(finetune, 3),
+        "refit_hours": round(pretrain + finetune, 3),
+        "wall_h": round(2 * (pretrain + finetune) / options.workers, 3),
     }
 
 

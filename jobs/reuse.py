@@ -45,6 +45,7 @@ BESIDE_THE_RECIPE = (
     # how the work is done: lists differ at most in the last digits of their scores
     "score.batch_size",
     "score.shortlist",
+    "score.fused",
     "score.gpus_per_actor",
     "score.max_quarantined_users",
     "score.num_actors",

@@ -192,6 +192,7 @@ def decoding_of(settings: ScoreConfig) -> Decoding:
             temperature=settings.explore_temperature,
         ),
         shortlist=settings.shortlist,
+        fused=settings.fused,
         filter_seen=settings.filter_seen,
         batch_size=settings.batch_size,
     )

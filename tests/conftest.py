@@ -7,6 +7,10 @@ from pathlib import Path
 from jobs.faults.nights import QUIET
 
 os.environ |= QUIET  # before Ray is imported anywhere
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is
 
 import pytest
 

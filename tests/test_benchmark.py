@@ -63,6 +63,24 @@ def test_a_plan_says_of_every_line_whether_it_was_measured():
     assert all(line["kind"] != "extrapolated" for line in lines if "H200" in line["variant"])
 
 
+def test_a_plan_trains_twice_once_to_measure_and_once_to_serve():
+    lines = {line["variant"]: line for line in lines_of("plan", "--users", "1e6", "--workers", "4")}
+    training = lines["training by 4 x H200"]
+    assert training["refit_hours"] == pytest.approx(
+        training["pretrain_hours"] + training["finetune_hours"], abs=0.002
+    )
+    assert training["wall_h"] == pytest.approx(training["refit_hours"] * 2 / 4, abs=0.002)
+
+
+def test_fused_scoring_takes_no_time_for_logits_in_memory():
+    lines = lines_of("plan", "--items", "1e5", "--decode", "single")
+    per_s = {line["variant"]: line["users_per_s"] for line in lines if "users_per_s" in line}
+    # 1.2 MB of logits a user at 4.3 TB/s, against 1e5 exponentials at 3.7e12 a second
+    assert 1 / per_s["H200, shortlist"] - 1 / per_s["H200, fused"] == pytest.approx(
+        1.2e6 / 4.3e12 - 1e5 / 3.696e12, rel=0.01
+    )
+
+
 @pytest.mark.ray
 def test_prepare_stands_beside_two_rivals():
     lines = lines_of("prepare", "--rows", "3000", "--users", "40", "--rounds", "1")

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffsasrec import catalogue
-from diffsasrec.catalogue import BLOCK, Candidates, Catalogue, Metric, ordered_top, top_items
+from diffsasrec.catalogue import Candidates, Catalogue, Metric
+from diffsasrec.top import BLOCK, ordered_top, top_items
 
 NONE = torch.zeros(0, dtype=torch.int64)
 

@@ -74,6 +74,11 @@ def test_more_items_than_slots_are_refused_where_slots_are_decoded():
     assert load_config(LEAST, ["score.k=20"]).score.k == 20
 
 
+def test_kernels_for_a_gpu_need_a_gpu():
+    assert "score.gpus_per_actor is 0" in refusal(LEAST, "score.fused=true")
+    assert load_config(LEAST, ["score.fused=true", "score.gpus_per_actor=1"]).score.fused
+
+
 def test_exploring_needs_a_step_and_places_of_its_own():
     multi = "score.decode=multi"
     assert "score.steps=1" in refusal(LEAST, multi, "score.steps=1")

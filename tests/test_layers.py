@@ -8,9 +8,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     ["errors", "schema", "progress", "memory", "counters", "explore", "rows", "categories"],
-    ["config", "objects", "textlog", "vocab", "metrics", "diffusion", "narrow"],
+    ["config", "objects", "textlog", "vocab", "metrics", "diffusion", "narrow", "fused"],
     ["storage"],
     ["catalogue", "inputs", "rundir", "audit", "tables", "iceberg", "exposure"],
+    ["top"],
     ["shortlist", "model", "items", "popular"],
     ["trace"],
     ["decode"],
