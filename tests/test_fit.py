@@ -17,7 +17,7 @@ import torch.distributed
 import torch.multiprocessing
 from safetensors.torch import load_file
 
-from diffsasrec.checkpoint import load_checkpoint
+from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.config import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
 from diffsasrec.counters import DAY, trend_counts, trend_features
 from diffsasrec.evaluate import validation_ranks
@@ -296,6 +296,17 @@ def test_a_done_phase_is_not_trained_again(tmp_path):
     before = weights(tmp_path)
     train(make_job(tmp_path, MODELS["causal"], attempt="two"), PRETRAIN, tell=die_at(1))
     assert weights(tmp_path) == before
+
+
+def test_the_result_of_an_attempt_that_was_faster_stays(tmp_path, monkeypatch):
+    def save_slowly(directory: Storage, **what: Any) -> None:
+        save_checkpoint(directory, **what)
+        (tmp_path / "state/pretrain/result.json").write_text('{"epochs": 7}')  # meanwhile
+
+    write_run(tmp_path)
+    monkeypatch.setattr("diffsasrec.fit.save_checkpoint", save_slowly)
+    train(make_job(tmp_path, MODELS["causal"]), PRETRAIN)
+    assert result(tmp_path, "pretrain") == {"epochs": 7}
 
 
 def test_weights_that_saw_later_events_are_no_start(tmp_path):
