@@ -45,6 +45,17 @@ class Catalogue:
         return columns_V
 
     @cached_property
+    def longest(self) -> Tensor:
+        """The length of the longest vector, [], float32."""
+        return self.vectors_CW.norm(dim=1, dtype=torch.float32).amax()
+
+    def pairs_of(self, items_UK: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows and columns of items that are allowed; -1: no item."""
+        columns_UK = self.columns_V[items_UK.clamp(min=0)].masked_fill(items_UK < 0, -1)
+        users_Y, place_Y = (columns_UK >= 0).nonzero(as_tuple=True)
+        return users_Y, columns_UK[users_Y, place_Y]
+
+    @cached_property
     def metric(self) -> "Metric":
         return Metric.of(self.vectors_CW)
 
@@ -98,7 +109,10 @@ class Metric:
 
 
 class OwnScores(Protocol):
-    """What is added to the logits of the items of the users' own histories."""
+    """What is added to the logits of the items of the users' own histories.
+
+    All rows of a user have the same items.
+    """
 
     def of_rows(self, queries_RW: Tensor, users_R: Tensor) -> Extras: ...
 
@@ -135,18 +149,19 @@ class Candidates:
             zip(users_X[order_X].split(sizes), columns_X[order_X].split(sizes), strict=True)
         )
 
-    def hidden(self, num_users: int) -> Tensor:
-        """The blocked pairs as `fused` reads them, for at least so many users, [U, N]."""
-        if num_users > len(self._hidden):
-            from diffsasrec import fused
+    def hidden_words(self, users_U: Tensor) -> Tensor:
+        """The blocked pairs of some users as `fused` reads them, [U, N]."""
+        from diffsasrec import fused  # Triton is only where a GPU is
 
-            num_more, num_items = num_users - len(self._hidden), len(self.catalogue.items_C)
-            more = fused.nothing_hidden(num_more, num_items, self._hidden.device)
-            return torch.cat([self._hidden, more])
-        return self._hidden
+        num_blocked = len(self._hidden_words)
+        nothing = fused.nothing_hidden(len(users_U), len(self.catalogue.items_C), users_U.device)
+        if not num_blocked:
+            return nothing
+        known_UN = self._hidden_words[users_U.clamp(max=num_blocked - 1)]
+        return torch.where((users_U < num_blocked)[:, None], known_UN, nothing)
 
     @cached_property
-    def _hidden(self) -> Tensor:
+    def _hidden_words(self) -> Tensor:
         from diffsasrec import fused
 
         users_X, columns_X = (torch.cat(parts) for parts in zip(*self.blocked, strict=True))

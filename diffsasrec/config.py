@@ -30,6 +30,9 @@ _SECRET = re.compile(
 )
 
 
+FUSED_MOST = 128  # of the best items: of more the tiles know sooner
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -400,6 +403,11 @@ class Config(Section):
             raise ValueError(
                 "score.fused=true has kernels for a GPU, and score.gpus_per_actor is 0; "
                 "set that, or leave score.fused out"
+            )
+        if self.score.fused and self.score.k > FUSED_MOST:
+            raise ValueError(
+                f"score.fused=true decides nothing at score.k={self.score.k}: the kernels find at "
+                f"most {FUSED_MOST} items; leave score.fused out"
             )
         if self.score.decode == "multi":
             self._check_steps()

@@ -28,6 +28,8 @@ from diffsasrec.explore import Exploration, history_keys
 from diffsasrec.model import History, Pairs, SequenceModel
 from diffsasrec.trace import Trace
 
+HAVE_KERNELS = ("cuda",)  # devices on which `decoding.fused` means something
+
 Items = npt.NDArray[np.int32]
 Times = npt.NDArray[np.int64]  # microseconds
 Offsets = npt.NDArray[np.int64]
@@ -107,7 +109,7 @@ class Recommender:
         cap: on the items of one category in a list.
 
     Raises:
-        ConfigError: `decoding.fused` without Triton.
+        ConfigError: `decoding.fused` on a GPU without Triton.
 
     The device is that of the model. What all users share is made once, here: the trends' columns of
     the item vectors, the packed catalogue.
@@ -125,7 +127,9 @@ class Recommender:
         self.model, self.decoding, self.query_time = model, decoding, moment.query_time
         self.num_uncertain = 0  # users and steps so far for which a shortlist was not enough
         self._device = model.item_weight.device
-        if decoding.fused and importlib.util.find_spec("triton") is None:
+        # what a night with kernels has made can be made again without a GPU
+        fused = decoding.fused and self._device.type in HAVE_KERNELS
+        if fused and importlib.util.find_spec("triton") is None:
             raise ConfigError(
                 "score.fused=true needs the package triton where lists are made; install it there, "
                 "or set score.fused=false"
@@ -141,7 +145,7 @@ class Recommender:
                 self._tensor(allowed),
                 log_popularity_V,
                 None if cap is None else cap.to(self._device),
-                decoding.fused,
+                fused,
             )
 
     @torch.inference_mode()

@@ -15,15 +15,17 @@ import torch
 from torch import Tensor
 
 from diffsasrec.catalogue import TILES, Candidates
+from diffsasrec.config import FUSED_MOST
 from diffsasrec.diffusion import MASK, Extras, pairs_of_rows
 
 BLOCK = 64
-# the fused kernels: blocks besides those that hold the best, numbers kept at once, most items, and
-# how far the logits of its two passes may lie apart
+# the fused kernels: groups besides those that hold the best; numbers kept at once; how far the
+# logits of the two passes may lie apart, in lengths of the state and of the longest item vector
 SPARE = 8
-MAXIMA_AT_ONCE = 2**28
-FUSED_MOST = 32
-ROUNDING = 1e-4
+NUMBERS_AT_ONCE = 2**28
+ROUNDING = 1e-5
+# numbers in the vectors of own items that are multiplied at once
+PAIRS_AT_ONCE = 2**26
 
 
 class Top(NamedTuple):
@@ -109,13 +111,15 @@ def _plain_top(
     normalise: bool,
     spread_R: Tensor | None,
 ) -> Top:
-    of_rows, num_rows = _top_of_rows, TILES[queries_RW.device.type][0]
+    top_of, num_rows = _top_of_rows, TILES[queries_RW.device.type][0]
     num_items = len(candidates.catalogue.items_C)
     if candidates.catalogue.fused and spread_R is None and 0 < min(m, num_items) <= FUSED_MOST:
-        num_blocks = candidates.hidden(0).shape[1]
-        of_rows, num_rows = _fused_top_of_rows, max(MAXIMA_AT_ONCE // max(num_blocks, 1), 1)
+        from diffsasrec.fused import GROUP  # Triton is only where a GPU is
+
+        of_a_row = -(-num_items // GROUP) + 8 * (m + SPARE) * GROUP  # sorted, with their columns
+        top_of, num_rows = _fused_top_of_rows, max(NUMBERS_AT_ONCE // of_a_row, 1)
     tops = [
-        of_rows(
+        top_of(
             queries_RW[start : start + num_rows],
             users_R[start : start + num_rows],
             candidates,
@@ -203,79 +207,87 @@ def _fused_top_of_rows(
     normalise: bool,
     spread_T: Tensor | None,
 ) -> Top:
-    """The same in two passes of `fused`: blocks that can hold the best, and what is in them.
+    """The same in two passes of `fused`: groups that can hold the best, and what is in them.
 
     Own items are hidden from both and looked at by themselves. Where the passes could disagree
-    about what is best, a row is made by tiles.
+    about what is best, a row is made by tiles. bfloat16 is not rounded, as it is by tiles.
     """
-    from diffsasrec import fused  # Triton is only where a GPU is
-
-    assert spread_T is None
-    catalogue = candidates.catalogue
-    own = candidates.own_of_rows(queries_TW, users_T)
-    hidden_UN, own = _hidden(users_T, candidates, besides_BK, own)
-    what = (queries_TW, users_T, catalogue.vectors_CW, hidden_UN)
-    highest_TN, normaliser_T = fused.block_maxima(*what, normalise=normalise)
-    num = min(m + SPARE, highest_TN.shape[1])
-    best_TG, blocks_TG = highest_TN.topk(min(num + 1, highest_TN.shape[1]), dim=1)
-    blocks_TG = blocks_TG[:, :num]
-    logits_TX = fused.block_logits(*what, blocks_TG)
-    place = torch.arange(fused.BLOCK, device=blocks_TG.device)
-    columns_TX = (blocks_TG[..., None] * fused.BLOCK + place).flatten(1)
-    if own is not None:
-        own_logits_TO, own_columns_TO = _own_logits(queries_TW, catalogue.vectors_CW, own)
-        logits_TX = torch.cat([logits_TX, own_logits_TO], dim=1)
-        columns_TX = torch.cat([columns_TX, own_columns_TO], dim=1)
-        normaliser_T = torch.logaddexp(normaliser_T, own_logits_TO.logsumexp(1))
-    columns_TX, order_TX = columns_TX.sort(dim=1)  # of equal logits the first column wins
-    top_TM, at_TM = ordered_top(logits_TX.gather(1, order_TX), m)
-    columns_TM = columns_TX.gather(1, at_TM.clamp(min=0))
-    items_TM = catalogue.items_C[columns_TM.clamp(max=len(catalogue.items_C) - 1)]
-    items_TM = items_TM.masked_fill(at_TM < 0, -1)
-    if best_TG.shape[1] > num:
-        (unsure_T,) = (top_TM[:, -1] <= best_TG[:, num] + ROUNDING).nonzero(as_tuple=True)
-        if len(unsure_T):
-            rows = (queries_TW[unsure_T], users_T[unsure_T])
-            top = _top_of_rows(*rows, candidates, m, besides_BK, False, None)
-            top_TM[unsure_T], items_TM[unsure_T] = top.logits_RM, top.items_RM
-    return Top(top_TM, items_TM, normaliser_T if normalise else normaliser_T[:0])
-
-
-def _hidden(
-    users_T: Tensor, candidates: Candidates, besides_BK: Tensor | None, own: Extras | None
-) -> tuple[Tensor, Extras | None]:
-    """What the passes must not see: blocked, taken and own items; and the own ones that count."""
     from diffsasrec import fused
 
-    num_users = int(users_T.max()) + 1 if len(users_T) else 0
-    hidden_UN = candidates.hidden(num_users)
+    assert spread_T is None, "ranked by tiles alone"
+    catalogue = candidates.catalogue
+    vectors_CW = catalogue.vectors_CW
+    users_U, user_T = users_T.unique(return_inverse=True)
+    hidden_UN = candidates.hidden_words(users_U)
     if besides_BK is not None:
-        taken_UK = candidates.catalogue.columns_V[besides_BK[:num_users].clamp(min=0)]
-        taken_UK = taken_UK.masked_fill(besides_BK[:num_users] < 0, -1)
-        users_Z, place_Z = (taken_UK >= 0).nonzero(as_tuple=True)
-        hidden_UN = fused.hide(hidden_UN, users_Z, taken_UK[users_Z, place_Z])
-    if own is None:
-        return hidden_UN, None
-    owners_Y = users_T[own.rows_Y]
-    (shown_Y,) = (~fused.is_hidden(hidden_UN, owners_Y, own.items_Y)).nonzero(as_tuple=True)
-    shown = Extras(own.rows_Y[shown_Y], own.items_Y[shown_Y], own.scores_Y[shown_Y])
-    return fused.hide(hidden_UN, owners_Y, own.items_Y), shown
+        hidden_UN = fused.hide(hidden_UN, *catalogue.pairs_of(besides_BK[users_U]))
+    own = candidates.own_of_rows(queries_TW, users_T)
+    if own is not None:
+        (shown_Y,) = (~fused.is_hidden(hidden_UN, user_T[own.rows_Y], own.items_Y)).nonzero(
+            as_tuple=True
+        )
+        hidden_UN = fused.hide(hidden_UN, user_T[own.rows_Y], own.items_Y)
+        own = Extras(own.rows_Y[shown_Y], own.items_Y[shown_Y], own.scores_Y[shown_Y])
+    highest_TN, normaliser_T = fused.group_maxima(
+        queries_TW, user_T, vectors_CW, hidden_UN, normalise=normalise
+    )
+    num_groups = highest_TN.shape[1]
+    num = min(m + SPARE, num_groups)
+    best_TG, groups_TG = highest_TN.topk(min(num + 1, num_groups), dim=1)
+    groups_TG = groups_TG[:, :num]
+    logits_TX = fused.group_logits(queries_TW, user_T, vectors_CW, hidden_UN, groups_TG)
+    place = torch.arange(fused.GROUP, device=groups_TG.device)
+    columns_TX = (groups_TG[..., None] * fused.GROUP + place).flatten(1)
+    if own is not None:
+        best = _best_own(queries_TW, vectors_CW, own, m)
+        logits_TX = torch.cat([logits_TX, best.logits_RM], dim=1)
+        columns_TX = torch.cat([columns_TX, best.items_RM], dim=1)
+        if normalise:
+            normaliser_T = torch.logaddexp(normaliser_T, best.normaliser_R)
+    columns_TX, order_TX = columns_TX.sort(dim=1)  # of equal logits the first column wins
+    top_TM, at_TM = ordered_top(logits_TX.gather(1, order_TX), m)
+    # a column behind the end is hidden, and no one's
+    columns_TM = columns_TX.gather(1, at_TM.clamp(min=0)).clamp(max=len(catalogue.items_C) - 1)
+    items_TM = catalogue.items_C[columns_TM].masked_fill(at_TM < 0, -1)
+    if num < num_groups:
+        border_T = best_TG[:, num]
+        apart_T = ROUNDING * queries_TW.float().norm(dim=1) * catalogue.longest
+        is_unsure_T = (top_TM[:, -1] <= border_T + apart_T) & (border_T > -torch.inf)
+        (unsure_T,) = is_unsure_T.nonzero(as_tuple=True)
+        if len(unsure_T):
+            rows = (queries_TW[unsure_T], users_T[unsure_T])
+            tiled = _top_of_rows(*rows, candidates, m, besides_BK, False, None)
+            top_TM[unsure_T], items_TM[unsure_T] = tiled.logits_RM, tiled.items_RM
+    return Top(top_TM, items_TM, normaliser_T)
 
 
-def _own_logits(queries_TW: Tensor, vectors_CW: Tensor, own: Extras) -> tuple[Tensor, Tensor]:
-    """The logits of own items and their columns, a row's side by side; where none is -inf and 0."""
-    order_Y = own.rows_Y.argsort(stable=True)
-    rows_Y, columns_Y = own.rows_Y[order_Y], own.items_Y[order_Y]
+def _best_own(queries_TW: Tensor, vectors_CW: Tensor, own: Extras, m: int) -> Top:
+    """The m best of each row's own items, by column; where there are fewer, -inf and column 0."""
+    by_column_Y = own.items_Y.argsort(stable=True)
+    rows_Y, columns_Y = own.rows_Y[by_column_Y], own.items_Y[by_column_Y]
+    logits_Y = own.scores_Y[by_column_Y].clone()
+    at_once = max(PAIRS_AT_ONCE // queries_TW.shape[1], 1)
+    for start in range(0, len(rows_Y), at_once):
+        some = slice(start, start + at_once)
+        dots = queries_TW[rows_Y[some]].float() * vectors_CW[columns_Y[some]].float()
+        logits_Y[some] += dots.sum(1)
+    peak_T = torch.full_like(queries_TW[:, 0], -torch.inf, dtype=torch.float32)
+    peak_T = peak_T.scatter_reduce(0, rows_Y, logits_Y, "amax")
+    base_T = peak_T.masked_fill(peak_T == -torch.inf, 0.0)
+    total_T = torch.zeros_like(base_T).index_add(0, rows_Y, (logits_Y - base_T[rows_Y]).exp())
+    order_Y = logits_Y.argsort(descending=True, stable=True)
+    order_Y = order_Y[rows_Y[order_Y].argsort(stable=True)]
+    rows_Y = rows_Y[order_Y]
     counts_T = torch.bincount(rows_Y, minlength=len(queries_TW))
     place_Y = torch.arange(len(rows_Y), device=rows_Y.device)
     place_Y = place_Y - (counts_T.cumsum(0) - counts_T)[rows_Y]
-    shape = (len(queries_TW), int(counts_T.max()) if len(counts_T) else 0)
-    dots_Y = (queries_TW[rows_Y].float() * vectors_CW[columns_Y].float()).sum(1)
-    logits_TO = torch.full(shape, -torch.inf, device=rows_Y.device)
-    logits_TO[rows_Y, place_Y] = dots_Y + own.scores_Y[order_Y]
-    columns_TO = torch.zeros(shape, dtype=torch.int64, device=rows_Y.device)
-    columns_TO[rows_Y, place_Y] = columns_Y
-    return logits_TO, columns_TO
+    (first_Y,) = (place_Y < m).nonzero(as_tuple=True)
+    where = rows_Y[first_Y], place_Y[first_Y]
+    logits_TM = torch.full((len(queries_TW), m), -torch.inf, device=rows_Y.device)
+    logits_TM[where] = logits_Y[order_Y[first_Y]]
+    columns_TM = torch.zeros((len(queries_TW), m), dtype=torch.int64, device=rows_Y.device)
+    columns_TM[where] = columns_Y[order_Y[first_Y]]
+    return Top(logits_TM, columns_TM, base_T + total_T.log())
 
 
 def _merge_first(best_T1: Tensor, column_T1: Tensor, logits_TC: Tensor, first_column: int) -> None:

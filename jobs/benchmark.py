@@ -218,9 +218,6 @@ def _score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         )
     if options.device == "cuda":
         variants["fused"] = lists("fused", model, **(settings | {"fused": True}))
-        variants["fused single step"] = lists(
-            "fused single step", model, decode="single", fused=True
-        )
     if options.decode != "single":
         variants["single step"] = lists("single step", model, decode="single")
     if options.decode == "multi" and model.config.attention == "prefix":

@@ -167,7 +167,7 @@ def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, floa
     options = _options(config, size, seen)
     width = config.model.hidden_size + NUM_TRENDS + NUM_MIXED
     if resources["pretrain"]["GPU"]:
-        encoding = products = GPUS[GPU].flops * GPU_SHARE
+        encoding = products = GPUS[GPU].bfloat16 * GPU_SHARE
         num_workers = resources["pretrain"]["GPU"]
     else:
         encoding, products = cpu_rates(options, width)
@@ -185,7 +185,8 @@ def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, floa
             products=products,
         )
     )
-    device = f"{GPU}, shortlist" if resources["score"]["GPU"] else "CPU core, shortlist"
+    way = "fused" if config.score.fused else "shortlist"
+    device = f"{GPU}, {way}" if resources["score"]["GPU"] else "CPU core, shortlist"
     hours = next(line["hours"] for line in plan(options) if line["variant"] == device)
     actors = resources["score"]["GPU"] or resources["score"]["CPU"]
     score = hours * 3600 / actors

@@ -36,20 +36,23 @@ BACKWARD = 3  # a training step is so many forward passes
 
 @dataclass(frozen=True)
 class Device:
-    """Estimates of sustained rates: bfloat16 FLOP/s, bytes/s of memory, exponentials/s.
+    """Estimates of sustained rates.
 
-    Exponentials: multiprocessors x 16 per clock x clock.
+    Training multiplies in bfloat16; lists are made in float32, by the fused kernels as three
+    products of TF32. Exponentials: multiprocessors x 16 per clock x clock.
     """
 
-    flops: float
-    bytes: float
-    exponentials: float
+    bfloat16: float  # FLOP/s
+    float32: float
+    tf32: float
+    bytes: float  # of memory, a second
+    exponentials: float  # a second
 
 
 GPUS = {
-    "H200": Device(790e12, 4.3e12, 132 * 16 * 1.75e9),
-    "A10G": Device(70e12, 0.6e12, 80 * 16 * 1.7e9),
-    "L4": Device(60e12, 0.3e12, 58 * 16 * 2.0e9),
+    "H200": Device(790e12, 55e12, 350e12, 4.3e12, 132 * 16 * 1.75e9),
+    "A10G": Device(70e12, 25e12, 35e12, 0.6e12, 80 * 16 * 1.7e9),
+    "L4": Device(60e12, 20e12, 30e12, 0.3e12, 58 * 16 * 2.0e9),
 }
 
 
@@ -93,19 +96,19 @@ def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         seconds[f"CPU core, {name}"] = encoder / flops_encoder + states * whole / flops_products
         yield _hours(options, f"CPU core, {name}", seconds[f"CPU core, {name}"], "extrapolated")
     for gpu, device in GPUS.items():
-        # logits go to memory as bfloat16 and come back, then once more as float32 for the sums
-        logits = 1 * options.items * (2 * 2 + 2 * 4)
-        states = 1 if options.decode == "multi" else rows
-        products = (encoder + states * whole) / device.flops
+        # logits are written, read for the maxima and read for the sums
+        logits = 3 * 4 * options.items / device.bytes
         sums = options.items / device.exponentials
-        seconds[gpu] = products + states * max(logits / device.bytes, sums)
+        states = 1 if options.decode == "multi" else rows
+        unfused = states * (whole / device.float32 + max(logits, sums))
+        seconds[gpu] = encoder / device.float32 + unfused
         yield _hours(options, f"{gpu}, shortlist", seconds[gpu], "formula, never measured")
-        # every state against everything, with logits that stay on the chip
-        fused = (encoder + rows * whole) / device.flops + rows * sums
+        # every state against everything; a sum for the first alone
+        fused = encoder / device.float32 + rows * 3 * whole / device.tf32 + sums
         yield _hours(options, f"{gpu}, fused", fused, "formula, never measured")
     yield _training(options, "CPU core", flops_encoder, flops_products, "extrapolated")
     for gpu, device in GPUS.items():
-        rate = device.flops * GPU_SHARE
+        rate = device.bfloat16 * GPU_SHARE
         yield _training(options, gpu, rate, rate, "formula, never measured")
     for name in ("CPU core, shortlist", *GPUS):
         yield _buckets(options, name, seconds[name])

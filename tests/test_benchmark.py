@@ -11,6 +11,7 @@ import pytest
 from diffsasrec.explore import Exploration
 from diffsasrec.recommend import Decoding
 from jobs.faults.nights import toy_log
+from jobs.plan import GPUS
 from jobs.rivals import prepare_with_duckdb, prepare_with_polars, rows_scored
 
 ROOT = Path(__file__).parent.parent
@@ -72,13 +73,10 @@ def test_a_plan_trains_twice_once_to_measure_and_once_to_serve():
     assert training["wall_h"] == pytest.approx(training["refit_hours"] * 2 / 4, abs=0.002)
 
 
-def test_fused_scoring_takes_no_time_for_logits_in_memory():
-    lines = lines_of("plan", "--items", "1e5", "--decode", "single")
-    per_s = {line["variant"]: line["users_per_s"] for line in lines if "users_per_s" in line}
-    # 1.2 MB of logits a user at 4.3 TB/s, against 1e5 exponentials at 3.7e12 a second
-    assert 1 / per_s["H200, shortlist"] - 1 / per_s["H200, fused"] == pytest.approx(
-        1.2e6 / 4.3e12 - 1e5 / 3.696e12, rel=0.01
-    )
+def test_a_plan_expects_logits_that_stay_on_the_chip_to_be_cheaper():
+    lines = lines_of("plan", "--items", "1e6", "--decode", "single")
+    hours = {line["variant"]: line["hours"] for line in lines if "users_per_s" in line}
+    assert all(hours[f"{gpu}, fused"] < hours[f"{gpu}, shortlist"] for gpu in GPUS)
 
 
 @pytest.mark.ray

@@ -76,7 +76,9 @@ def test_more_items_than_slots_are_refused_where_slots_are_decoded():
 
 def test_kernels_for_a_gpu_need_a_gpu():
     assert "score.gpus_per_actor is 0" in refusal(LEAST, "score.fused=true")
-    assert load_config(LEAST, ["score.fused=true", "score.gpus_per_actor=1"]).score.fused
+    on_a_gpu = ["score.fused=true", "score.gpus_per_actor=1"]
+    assert load_config(LEAST, on_a_gpu).score.fused
+    assert "score.k=129" in refusal(LEAST, *on_a_gpu, "score.k=129")
 
 
 def test_exploring_needs_a_step_and_places_of_its_own():

@@ -386,6 +386,7 @@ def test_every_setting_of_decoding_reaches_it():
     explore = {"num_items": 3, "lift": 0.15, "temperature": 0.16}
     rest = {"k": 7, "decode": "multi", "rank": "slot", "steps": 6}
     rest |= {"lookahead": 0.18, "shortlist": 19, "filter_seen": False, "batch_size": 5}
+    rest |= {"fused": True}
     explored = {"explore_items": 3, "explore_lift": 0.15, "explore_temperature": 0.16}
     expected = Decoding(**rest, rule=CommitRule(**rule), exploration=Exploration(**explore))
     assert decoding_of(ScoreConfig(**rest, **rule, **explored)) == expected
