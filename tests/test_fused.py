@@ -185,6 +185,22 @@ def test_the_numbers_that_are_kept_at_once_are_bounded(monkeypatch):
     assert_same(*both_ways(drawn(900, 16, seed=1), drawn(20, 16), 10, own=OwnScores()))
 
 
+def test_who_has_nothing_blocked_is_not_taken_for_who_has():
+    one_user = BLOCKED[:, 1:4]
+    own = OwnScores()
+    assert_same(*both_ways(drawn(900, 16, seed=1), drawn(20, 16), 10, own=own, blocked=one_user))
+
+
+def test_of_equal_items_the_first_comes_first_whatever_else_is_in_its_group(tiled_rows):
+    vectors = drawn(900, 16, seed=1).clamp(max=1)
+    vectors[170] = 3
+    vectors[[171, 70]] = 2
+    tiled, by_kernels = both_ways(vectors, torch.ones(20, 16, device=DEVICE), 3)
+    assert_same(tiled, by_kernels)
+    assert by_kernels.items_RM[0].tolist() == [170, 70, 171]
+    assert tiled_rows == [20]
+
+
 @pytest.mark.parametrize("most", [1, 3])
 def test_a_cap_on_categories_holds_for_both(most):
     cap = CategoryCap(most, torch.arange(900, device=DEVICE) % 4)
