@@ -194,10 +194,10 @@ def test_who_has_nothing_blocked_is_not_taken_for_who_has():
 def test_of_equal_items_the_first_comes_first_whatever_else_is_in_its_group(tiled_rows):
     vectors = drawn(900, 16, seed=1).clamp(max=1)
     vectors[170] = 3
-    vectors[[171, 70]] = 2
+    vectors[[172, 70]] = 2
     tiled, by_kernels = both_ways(vectors, torch.ones(20, 16, device=DEVICE), 3)
     assert_same(tiled, by_kernels)
-    assert by_kernels.items_RM[0].tolist() == [170, 70, 171]
+    assert by_kernels.items_RM[0].tolist() == [170, 70, 172]
     assert tiled_rows == [20]
 
 
