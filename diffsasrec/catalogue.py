@@ -49,11 +49,9 @@ class Catalogue:
         """The length of the longest vector, [], float32."""
         return self.vectors_CW.norm(dim=1, dtype=torch.float32).amax()
 
-    def pairs_of(self, items_UK: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows and columns of items that are allowed; -1: no item."""
-        columns_UK = self.columns_V[items_UK.clamp(min=0)].masked_fill(items_UK < 0, -1)
-        users_Y, place_Y = (columns_UK >= 0).nonzero(as_tuple=True)
-        return users_Y, columns_UK[users_Y, place_Y]
+    def columns_of(self, items: Tensor) -> Tensor:
+        """The column of each item, of the same shape; -1 where it is not allowed or -1 itself."""
+        return self.columns_V[items.clamp(min=0)].masked_fill(items < 0, -1)
 
     @cached_property
     def metric(self) -> "Metric":

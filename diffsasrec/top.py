@@ -159,8 +159,7 @@ def _top_of_rows(
     bounds = torch.searchsorted(own.items_Y // width * width, starts).tolist() if own else []
     taken_TK = None
     if besides_BK is not None:
-        taken_BK = catalogue.columns_V[besides_BK.clamp(min=0)].masked_fill(besides_BK < 0, -1)
-        taken_TK = taken_BK[users_T]
+        taken_TK = catalogue.columns_of(besides_BK)[users_T]
     for number, (blocked_users_X, blocked_columns_X) in enumerate(candidates.blocked):
         start = number * width
         vectors_CW = catalogue.vectors_CW[start : start + width]
@@ -218,16 +217,8 @@ def _fused_top_of_rows(
     catalogue = candidates.catalogue
     vectors_CW = catalogue.vectors_CW
     users_U, user_T = users_T.unique(return_inverse=True)
-    hidden_UN = candidates.hidden_words(users_U)
-    if besides_BK is not None:
-        hidden_UN = fused.hide(hidden_UN, *catalogue.pairs_of(besides_BK[users_U]))
     own = candidates.own_of_rows(queries_TW, users_T)
-    if own is not None:
-        (shown_Y,) = (~fused.is_hidden(hidden_UN, user_T[own.rows_Y], own.items_Y)).nonzero(
-            as_tuple=True
-        )
-        hidden_UN = fused.hide(hidden_UN, user_T[own.rows_Y], own.items_Y)
-        own = Extras(own.rows_Y[shown_Y], own.items_Y[shown_Y], own.scores_Y[shown_Y])
+    hidden_UN, own = _hidden_and_own(users_U, user_T, candidates, besides_BK, own)
     highest_TN, normaliser_T = fused.group_maxima(
         queries_TW, user_T, vectors_CW, hidden_UN, normalise=normalise
     )
@@ -259,6 +250,29 @@ def _fused_top_of_rows(
             tiled = _top_of_rows(*rows, candidates, m, besides_BK, False, None)
             top_TM[unsure_T], items_TM[unsure_T] = tiled.logits_RM, tiled.items_RM
     return Top(top_TM, items_TM, normaliser_T)
+
+
+def _hidden_and_own(
+    users_U: Tensor,
+    user_T: Tensor,
+    candidates: Candidates,
+    besides_BK: Tensor | None,
+    own: Extras | None,
+) -> tuple[Tensor, Extras | None]:
+    """What the passes must not see: blocked, taken and own items; and the own ones that count."""
+    from diffsasrec import fused
+
+    hidden_UN = candidates.hidden_words(users_U)
+    if besides_BK is not None:
+        taken_UK = candidates.catalogue.columns_of(besides_BK[users_U])
+        users_Z, place_Z = (taken_UK >= 0).nonzero(as_tuple=True)
+        hidden_UN = fused.hide(hidden_UN, users_Z, taken_UK[users_Z, place_Z])
+    if own is None:
+        return hidden_UN, None
+    owners_Y = user_T[own.rows_Y]
+    (shown_Y,) = (~fused.is_hidden(hidden_UN, owners_Y, own.items_Y)).nonzero(as_tuple=True)
+    shown = Extras(own.rows_Y[shown_Y], own.items_Y[shown_Y], own.scores_Y[shown_Y])
+    return fused.hide(hidden_UN, owners_Y, own.items_Y), shown
 
 
 def _best_own(queries_TW: Tensor, vectors_CW: Tensor, own: Extras, m: int) -> Top:

@@ -304,7 +304,7 @@ def test_the_result_of_an_attempt_that_was_faster_stays(tmp_path, monkeypatch):
         (tmp_path / "state/pretrain/result.json").write_text('{"epochs": 7}')  # meanwhile
 
     write_run(tmp_path)
-    monkeypatch.setattr("diffsasrec.fit.save_checkpoint", save_slowly)
+    monkeypatch.setattr("diffsasrec.fit.save_checkpoint", save_slowly)  # real, then a race
     train(make_job(tmp_path, MODELS["causal"]), PRETRAIN)
     assert result(tmp_path, "pretrain") == {"epochs": 7}
 

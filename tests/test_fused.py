@@ -29,9 +29,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """The interpreter takes a second for a tile of the real size; programs have several anyway."""
-    monkeypatch.setattr(fused, "TILES", 2)
+    monkeypatch.setattr(fused, "TILES", 2)  # a size: small catalogues have several parts
     if DEVICE == "cpu":
-        monkeypatch.setattr(fused, "ROWS", 16)
+        monkeypatch.setattr(fused, "ROWS", 16)  # a size, for the interpreter
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def tiled_rows(monkeypatch) -> list[int]:
         made.append(len(queries_TW))
         return by_tiles(queries_TW, *arguments)
 
-    monkeypatch.setattr(top, "_top_of_rows", spy)
+    monkeypatch.setattr(top, "_top_of_rows", spy)  # counts, and does the real thing
     return made
 
 
@@ -250,7 +250,7 @@ def test_a_normaliser_that_nobody_asks_for_is_not_made():
 @pytest.mark.parametrize("filter_seen", [True, False])
 @pytest.mark.parametrize("decode", ["single", "multi", "autoregressive"])
 def test_lists_are_those_of_the_tiles(monkeypatch, tiled_rows, decode, filter_seen):
-    monkeypatch.setattr(recommend, "HAVE_KERNELS", ("cpu", "cuda"))
+    monkeypatch.setattr(recommend, "HAVE_KERNELS", ("cpu", "cuda"))  # by the interpreter
     histories = random_histories(5, longest=9)
     decoding = Decoding(5, decode, steps=3, filter_seen=filter_seen)
     model = lively_model("prefix").to(DEVICE)
@@ -268,8 +268,8 @@ def test_where_there_is_no_gpu_the_same_lists_are_made_by_tiles(tiled_rows):
 
 
 def test_where_triton_is_missing_the_remedy_is_named(monkeypatch):
-    monkeypatch.setattr(recommend, "HAVE_KERNELS", ("cpu",))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(recommend, "HAVE_KERNELS", ("cpu",))  # by the interpreter
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)  # it is installed here
     with pytest.raises(ConfigError, match=r"score\.fused=true needs the package triton"):
         lists_of(lively_model("prefix"), [[1]], Decoding(5, fused=True))
 
