@@ -265,13 +265,12 @@ class ScoreConfig(Section):
         "which learned later items; between, a mix",
     )
     explore_items: NonNegativeInt = Field(
-        1, description="multi: so many items of a list are drawn against popularity; 0: none"
+        1, description="multi: so many places of a list are for items rarely shown; 0: none"
     )
-    explore_lift: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0.25, description="times the log popularity of the last 30 days: subtracted from theirs"
-    )
-    explore_temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0.5, description="scale of the Gumbel noise added to theirs; 0: no chance"
+    explore_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5,
+        description="such an item is at least so many times as probable as the one whose place "
+        "it takes",
     )
     shortlist: NonNegativeInt = Field(
         512,

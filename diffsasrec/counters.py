@@ -19,7 +19,6 @@ TREND_WINDOWS = (None, 365 * DAY, *reversed(WINDOWS))  # None: all time
 KINDS = 3  # events, visits, repeats: see trend_counts
 NUM_TRENDS = KINDS * len(TREND_WINDOWS)
 PRIOR_EVENTS = 20.0  # of the longer window, added to each shorter one
-RARE = 0.05  # of the share of an average item
 NUM_OWN = 12
 NUM_GAPS = 64  # buckets of time differences; 0: unknown
 
@@ -103,16 +102,6 @@ def trend_features(counts: Counts) -> Floats:
                 if kind == row == 0:
                     all_time = share
     return features
-
-
-def log_recent_popularity(trends: Floats) -> Floats:
-    """log(share V) of each item among the events of the last 30 days, [V], from its trends.
-
-    Nothing counts as rarer than `RARE`: what nobody touched for a year is smoothed in every window
-    on the way, and would be rarer than any count can say.
-    """
-    log_share = trends[:, : TREND_WINDOWS.index(30 * DAY) + 1].sum(axis=1)
-    return np.maximum(log_share, np.float32(np.log(RARE)))
 
 
 def gap_buckets(gaps: npt.NDArray[np.floating] | Ints) -> Ints:

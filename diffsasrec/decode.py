@@ -92,7 +92,6 @@ def decode_multi(
     rule: CommitRule,
     lookahead: float,
     exploration: Exploration,
-    keys_B: Tensor,
     rank: str,
     shortlist: int,
     trace: Trace | None = None,
@@ -103,7 +102,6 @@ def decode_multi(
         next_BD: the states of a single slot, which know the next item best.
         denoise: slots [B, K] -> states [B, K, D].
         lookahead: how far from `next_BD` a slot is scored: 0 there, 1 at its own state.
-        keys_B: what the noise of `exploration` is drawn from.
         shortlist: how many items per user the steps look at where that provably suffices; 0: all.
             It changes no list. A rule that needs probabilities looks at all.
 
@@ -136,8 +134,9 @@ def decode_multi(
     left_B = wanted_B - (slots_BK != MASK).sum(1)
     if exploration.num_items and left_B.any():
         before_BK, states_BKD = slots_BK, states(slots_BK)
-        found = search.explored(before_BK, states_BKD, exploration, keys_B, left_B)
-        slots_BK, _ = _commit(before_BK, *found, left_B, left_B, rule, candidates.catalogue.cap)
+        for _ in range(exploration.num_items):
+            left_B = wanted_B - (slots_BK != MASK).sum(1)
+            slots_BK = search.explore(slots_BK, states_BKD, exploration, left_B)
         if trace is not None:
             trace.note("explore", before_BK, slots_BK, states_BKD, candidates)
     lists = _rank(slots_BK, next_BD, search.normaliser_B, candidates, rank)
@@ -216,16 +215,11 @@ class _Search:
             )
         return slots_BK
 
-    def explored(
-        self,
-        slots_BK: Tensor,
-        states_BKD: Tensor,
-        exploration: Exploration,
-        keys_B: Tensor,
-        left_B: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """What exploring ranks by for each open slot and its choices, and these: [B, K, M]."""
-        choices_BM = ascending(self._choices(slots_BK, max(CHOICES, slots_BK.shape[1])))
+    def explore(
+        self, slots_BK: Tensor, states_BKD: Tensor, exploration: Exploration, left_B: Tensor
+    ) -> Tensor:
+        """The slots after one more item for each user that has any left."""
+        choices_BM = ascending(self._choices(slots_BK, CHOICES))
         own = own_among(self.candidates, choices_BM)
         open_BK = (slots_BK == MASK) & (left_B > 0)[:, None]
         users_R, slot_R = open_BK.nonzero(as_tuple=True)
@@ -233,10 +227,15 @@ class _Search:
             states_BKD[users_R, slot_R], users_R, choices_BM, self.candidates, own
         )
         items_RM = choices_BM[users_R]
-        adjusted_RM = exploration.adjusted(
-            logits_RM, items_RM, keys_B[users_R], self.candidates.catalogue.log_popularity_V
-        )
-        return _by_slot(Top(adjusted_RM, items_RM, adjusted_RM[:0]), users_R, slot_R, slots_BK)
+        logits_RM = logits_RM.masked_fill(items_RM < 0, -torch.inf)
+        catalogue = self.candidates.catalogue
+        shown_V = catalogue.shown_V
+        shown_RM = None if shown_V is None else shown_V[items_RM.clamp(min=0)]
+        place_R1 = exploration.choice(logits_RM, shown_RM)[:, None]
+        chosen = Top(logits_RM.gather(1, place_R1), items_RM.gather(1, place_R1), logits_RM[:0])
+        one_B = (left_B > 0).long()
+        found = _by_slot(chosen, users_R, slot_R, slots_BK)
+        return _commit(slots_BK, *found, one_B, one_B, self.rule, catalogue.cap)[0]
 
     def _choices(self, slots_BK: Tensor, num: int) -> Tensor:
         """The most probable next items besides those in the slots, [B, M]."""

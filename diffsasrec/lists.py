@@ -1,13 +1,14 @@
 """The lists of one bucket: whose, from which history, of which items, and the fallback."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, parse_tensors
+from diffsasrec.errors import ConfigError
 from diffsasrec.popular import PopularLists
 from diffsasrec.recommend import Decoding, Moment, Recommender, UserItems, events_of
 from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
@@ -17,9 +18,10 @@ from diffsasrec.storage import Storage
 from diffsasrec.trace import Trace
 from diffsasrec.vocab import reindexing, same_items
 
-# below the directory of a scoring's state: the fallback scores, and the item trends
+# below the directory of a scoring's state: the fallback scores, the item trends, what is shown
 POPULAR = "popular.parquet"
 TRENDS = "trends.safetensors"
+SHOWN = "shown.safetensors"
 NIGHT_STATE = "state/score"
 
 
@@ -179,6 +181,13 @@ def _to_table(
     )
 
 
+def _tensor(scoring: Scoring, name: str) -> npt.NDArray[Any]:
+    """The one tensor of a file of a scoring's state."""
+    (tensor,) = parse_tensors(scoring.run.read_bytes(f"{scoring.state}/{name}"))[0].values()
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array
+
+
 class ListMaker:
     """Loads a model and all that its lists depend on once, then makes lists of buckets.
 
@@ -197,13 +206,19 @@ class ListMaker:
         self.item_ids = self._checkpoint.vocab["item_id"].combine_chunks()
         allowed = allowed_items(self._checkpoint, scoring.rules)
         cap = category_cap(self._checkpoint.vocab, scoring.rules)
-        (trends_VF,) = parse_tensors(scoring.run.read_bytes(f"{scoring.state}/{TRENDS}"))[
-            0
-        ].values()
-        trends = known_trends(trends_VF.numpy(), self.vocab, self._checkpoint.vocab)
+        trends = known_trends(_tensor(scoring, TRENDS), self.vocab, self._checkpoint.vocab)
+        shown = None
+        if scoring.decoding.explores:
+            try:
+                shown = _tensor(scoring, SHOWN)
+            except FileNotFoundError:
+                raise ConfigError(
+                    f"{scoring.run.url(scoring.state)} has no {SHOWN}, by which lists explore: its "
+                    "night did not; explore no items (score.explore_items, Exploration.num_items)"
+                ) from None
         self.recommender = Recommender(
             self._checkpoint.model,
-            moment=Moment(scoring.query_time, trends),
+            moment=Moment(scoring.query_time, trends, shown),
             allowed=allowed,
             cap=cap,
             decoding=scoring.decoding,

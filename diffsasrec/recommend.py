@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffsasrec.catalogue import Candidates, Catalogue
 from diffsasrec.categories import CategoryCap
-from diffsasrec.counters import end_ages, event_gaps, log_recent_popularity, own_items
+from diffsasrec.counters import end_ages, event_gaps, own_items
 from diffsasrec.decode import (
     CommitRule,
     Lists,
@@ -24,7 +24,7 @@ from diffsasrec.decode import (
 )
 from diffsasrec.diffusion import MASK
 from diffsasrec.errors import ConfigError
-from diffsasrec.explore import Exploration, history_keys
+from diffsasrec.explore import Exploration
 from diffsasrec.model import History, Pairs, SequenceModel
 from diffsasrec.trace import Trace
 
@@ -59,6 +59,10 @@ class Decoding:
                 f"{self.k}: at least one step and one place must be left"
             )
 
+    @property
+    def explores(self) -> bool:
+        return self.decode == "multi" and self.exploration.num_items > 0
+
 
 @dataclass(frozen=True)
 class UserItems:
@@ -83,11 +87,12 @@ class UserItems:
 
 @dataclass(frozen=True)
 class Moment:
-    """The time for which lists are made, the split or the run date, and the trends as of it."""
+    """The time for which lists are made, the split or the run date, and what is known as of it."""
 
     query_time: int  # microseconds
-    # [V, F], counters.trend_features; None: not used, and exploring knows no popularity
-    trends: npt.NDArray[np.float32] | None
+    trends: npt.NDArray[np.float32] | None  # [V, F], counters.trend_features; None: not used
+    # [V], how many single-step lists of a sample show each item; None: exploring finds nothing rare
+    shown: npt.NDArray[np.int64] | None = None
 
 
 def newest(items: npt.NDArray[Any], offsets: Offsets, *, max_len: int) -> tuple[Tensor, Tensor]:
@@ -134,16 +139,14 @@ class Recommender:
                 "score.fused=true needs the package triton where lists are made; install it there, "
                 "or set score.fused=false"
             )
-        self._trends_VF = log_popularity_V = None
-        if moment.trends is not None:
-            log_popularity_V = self._tensor(log_recent_popularity(moment.trends))
-            if model.trends is not None:
-                self._trends_VF = self._tensor(moment.trends)
+        self._trends_VF = None
+        if moment.trends is not None and model.trends is not None:
+            self._trends_VF = self._tensor(moment.trends)
         with torch.inference_mode():
             self.catalogue = Catalogue(
                 model.item_vectors(self._trends_VF),
                 self._tensor(allowed),
-                log_popularity_V,
+                None if moment.shown is None else self._tensor(moment.shown),
                 None if cap is None else cap.to(self._device),
                 fused,
             )
@@ -243,7 +246,6 @@ class Recommender:
         next_BW = states.next(nothing)
         if decoding.decode == "single":
             return decode_single(next_BW, candidates, k=decoding.k, trace=trace)
-        keys_B = history_keys(items, times, offsets, query_time=self.query_time)
         return decode_multi(
             next_BW,
             states.slots,
@@ -253,7 +255,6 @@ class Recommender:
             rule=decoding.rule,
             lookahead=decoding.lookahead,
             exploration=decoding.exploration,
-            keys_B=keys_B.to(self._device),
             rank=decoding.rank,
             shortlist=decoding.shortlist,
             trace=trace,

@@ -27,7 +27,7 @@ from diffsasrec.storage import Storage
 from diffsasrec.vocab import index_items
 from jobs.cli import main as run_job
 from jobs.reuse import cite, metrics_of
-from jobs.score import recent_counts, score_buckets, scoring_of, write_trends
+from jobs.score import count_shown, recent_counts, score_buckets, scoring_of, write_trends
 from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
 def holdout_scoring(
     config: Config, run: RunDir, prepared: dict[str, Any], *, output: str
 ) -> Scoring:
-    """How the holdout users are scored with the measured weights; writes the trends for it."""
+    """How the holdout users are scored with the measured weights; writes what this needs."""
     scoring = scoring_of(
         config,
         run,
@@ -87,6 +87,8 @@ def holdout_scoring(
         state="state/evaluate",
     )
     write_trends(run, prepared, scoring)
+    num_buckets, num_users = prepared["num_buckets"], prepared["counts"]["holdout_users"]
+    count_shown(config, scoring, num_buckets, num_users, "evaluate")
     return scoring
 
 

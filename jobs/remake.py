@@ -16,7 +16,7 @@ from jobs.score import night_scoring
 KINDS = {  # of steps, in words
     "pass": "the single pass",
     "commit": "surest first",
-    "explore": "drawn against popularity",
+    "explore": "exploring what is rarely shown",
     "next": "the next one after those before",
 }
 

@@ -25,7 +25,7 @@ def rows_scored(decoding: Decoding) -> int:
         return decoding.k
     explored = decoding.exploration.num_items
     sure, sure_steps = decoding.k - explored, decoding.steps - bool(explored)
-    rows, filled = 1 + bool(explored), 0  # the next item's, and again for what may be explored
+    rows, filled = 1 + explored, 0  # the next item's, and again for each that is explored
     for step in range(sure_steps):
         rows += decoding.k - filled if filled < sure else 0
         filled += -(-(sure - filled) // (sure_steps - step))

@@ -1,7 +1,9 @@
 """The serving checkpoint -> a list for every user, one file per bucket."""
 
 import logging
+import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,12 @@ from diffsasrec.checkpoint import VOCAB, load_checkpoint, save_tensors
 from diffsasrec.config import Config, ScoreConfig
 from diffsasrec.counters import DAY, trend_counts, trend_features, window_counts
 from diffsasrec.decode import CommitRule
+from diffsasrec.evaluate import list_matrix
 from diffsasrec.explore import Exploration
 from diffsasrec.lists import (
     NIGHT_STATE,
     POPULAR,
+    SHOWN,
     TRENDS,
     Scoring,
     quarantine_of,
@@ -39,6 +43,8 @@ from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
 
+SHOWN_USERS = 10_000  # whose lists say what lists show
+
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:
     prepared, evaluated = run.require("prepare"), run.require("evaluate")
@@ -50,6 +56,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     write_excluded(config, run, prepared)
     shares = log_shares(counts[evaluated["popular_window"]], counts[-1])
     run.storage.write_table(f"{scoring.state}/{POPULAR}", pa.table({"log_share": shares}))
+    count_shown(config, scoring, num_buckets, prepared["counts"]["users"], "score")
     score_buckets(config, scoring, num_buckets, "score")
     counted = map_tasks(count_lists, range(num_buckets), run.storage, config.score.k)
     lists: Counter[str] = sum(counted, Counter())
@@ -139,6 +146,39 @@ def write_trends(run: RunDir, prepared: dict[str, Any], scoring: Scoring) -> Non
     save_tensors(run.storage, f"{scoring.state}/{TRENDS}", {"trends": trends}, {})
 
 
+def count_shown(
+    config: Config, scoring: Scoring, num_buckets: int, num_users: int, what: str
+) -> None:
+    """Writes how many single-step lists show each item of the weights, [V], where lists explore.
+
+    Counted in the first buckets of a sample's size, as each bucket is a random sample of the users.
+    """
+    if not scoring.decoding.explores:
+        return
+    sample = replace(
+        scoring,
+        output=f"{scoring.state}/shown/{scoring.output}",
+        decoding=replace(scoring.decoding, decode="single"),
+    )
+    num_buckets = sample_buckets(num_buckets, num_users)
+    score_buckets(config, sample, num_buckets, f"{what}, what single-step lists show")
+    shown = torch.from_numpy(sum(map_tasks(count_items, range(num_buckets), sample)))
+    save_tensors(scoring.run, f"{scoring.state}/{SHOWN}", {"shown": shown}, {})
+
+
+def sample_buckets(num_buckets: int, num_users: int) -> int:
+    """How many of the buckets have `SHOWN_USERS` of the users in all of them, or as many as are."""
+    return min(math.ceil(num_buckets * SHOWN_USERS / max(num_users, 1)), num_buckets)
+
+
+def count_items(bucket: int, scoring: Scoring) -> npt.NDArray[np.int64]:
+    """How many lists of a bucket have each item of the weights, [V]."""
+    vocab = scoring.run.read_table(f"{scoring.checkpoint}/{VOCAB}")
+    table = scoring.run.read_table(f"{scoring.output}/{bucket_name(bucket)}")
+    lists = list_matrix(table, vocab, k=scoring.decoding.k)
+    return np.bincount(lists[lists >= 0], minlength=vocab.num_rows)
+
+
 def night_scoring(config: Config, run: RunDir) -> Scoring:
     """How everyone is scored as of the run date."""
     return scoring_of(
@@ -188,8 +228,7 @@ def decoding_of(settings: ScoreConfig) -> Decoding:
         lookahead=settings.lookahead,
         exploration=Exploration(
             num_items=settings.explore_items,
-            lift=settings.explore_lift,
-            temperature=settings.explore_temperature,
+            ratio=settings.explore_ratio,
         ),
         shortlist=settings.shortlist,
         fused=settings.fused,

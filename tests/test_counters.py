@@ -19,12 +19,10 @@ from diffsasrec.counters import (
     NUM_OWN,
     NUM_TRENDS,
     PRIOR_EVENTS,
-    RARE,
     TREND_WINDOWS,
     WINDOWS,
     event_gaps,
     gap_buckets,
-    log_recent_popularity,
     own_items,
     trend_counts,
     trend_features,
@@ -340,21 +338,3 @@ def test_a_users_pairs_do_not_depend_on_the_users_around_it():
         of_user = together.user_X == user
         assert np.array_equal(alone.item_X, together.item_X[of_user])
         assert np.array_equal(alone.features_XC, together.features_XC[of_user])
-
-
-def test_recent_popularity_is_the_log_share_of_the_last_30_days():
-    now = 900 * DAY
-    times = np.r_[now - np.arange(1, 4001) * DAY // 150, now - 200 * DAY - np.arange(300)]
-    items = np.r_[np.tile([0, 0, 0, 1], 1000), np.full(300, 2)].astype(np.int32)
-    order = np.argsort(times, kind="stable")
-    counts = trend_counts(
-        items[order],
-        times[order].astype(np.int64),
-        np.array([0, len(items)]),
-        query_times=np.array([now]),
-        num_items=4,
-    )
-    popularity = log_recent_popularity(trend_features(counts)[0])
-    assert np.allclose(np.exp(popularity[:2]), [3.0, 1.0], rtol=0.01)  # shares 3/4 and 1/4 of four
-    # untouched for 200 days, untouched ever: equally rare
-    assert popularity[2] == popularity[3] == np.float32(np.log(RARE))

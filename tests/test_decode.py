@@ -22,7 +22,7 @@ from diffsasrec.decode import (
     decode_single,
 )
 from diffsasrec.diffusion import Extras
-from diffsasrec.explore import CHOICES, Exploration, gumbel_noise
+from diffsasrec.explore import CHOICES, Exploration
 
 Blocked = list[tuple[int, int]]  # (user, item)
 NOTHING = Exploration(num_items=0)
@@ -32,14 +32,14 @@ def candidates_of(
     num_items: int,
     blocked: Blocked | None = None,
     denied: list[int] | None = None,
-    log_popularity: Tensor | None = None,
+    shown: Tensor | None = None,
     cap: CategoryCap | None = None,
 ) -> Candidates:
     allowed_V = torch.ones(num_items, dtype=torch.bool)
     allowed_V[denied or []] = False
     users, items = ([pair[side] for pair in blocked or []] for side in (0, 1))
     return Candidates(
-        Catalogue(torch.eye(num_items), allowed_V, log_popularity, cap),
+        Catalogue(torch.eye(num_items), allowed_V, shown, cap),
         torch.tensor(users, dtype=torch.int64),
         torch.tensor(items, dtype=torch.int64),
     )
@@ -71,7 +71,6 @@ def multi(
         rule=rule,
         lookahead=lookahead,
         exploration=exploration,
-        keys_B=torch.arange(num_users),
         rank=rank,
         shortlist=shortlist,
     )
@@ -131,13 +130,14 @@ def slow_multi(
     lookahead: float = 1.0,
     next_V: Tensor | None = None,
     places: int = 0,
-    bonus: list[float] | None = None,
+    ratio: float = 1.0,
+    shown: list[int] = [],  # noqa: B006
     cap: tuple[int, list[int]] = (99, []),
 ) -> list[tuple[int, float]]:
     """The rule of `decode_multi` for one user, with loops: (item, score) pairs.
 
     Args:
-        bonus: what the last `places` add to the logit of each item.
+        places: how many items are explored, by `ratio` and how often each item is `shown`.
         cap: how many items of a category, and the category of each item.
     """
     slots = [-1] * k
@@ -145,12 +145,10 @@ def slow_multi(
         next_V = slot_logits(slots, table_SJV)[0]
     wanted = min(k, len(slow_capped(sorted(allowed), [], *cap)))
     last = steps - 1 if places else steps
-    for step in range(steps):
+    for step in range(last):
         free = sorted(allowed - set(slots))
         committed_before = len(allowed) - len(free)
-        by_next = sorted(free, key=lambda item: (-float(next_V[item]), item))
-        choices = slow_capped(by_next, slots, *cap)
-        left = (wanted if step == last else max(wanted - places, 0)) - committed_before
+        left = max(wanted - places, 0) - committed_before
         if left <= 0:
             continue
         pairs = []
@@ -158,15 +156,10 @@ def slow_multi(
             if slots[slot] == -1:
                 values = (next_V + lookahead * (logits - next_V))[free].double()
                 logprobs = (values - torch.logsumexp(values, dim=0)).tolist()
-                exploring = places > 0 and step == last
-                extra = bonus if exploring and bonus else [0.0] * len(table_SJV[0, 0])
-                by_probability = rule.commit == "threshold" and not exploring
-                ranked = logprobs if by_probability else values.tolist()
-                costs = [-x - extra[item] for x, item in zip(ranked, free, strict=True)]
-                both = zip(costs, free, strict=True)
-                pairs += [(c, slot, i) for c, i in both if not exploring or i in choices]
+                ranked = logprobs if rule.commit == "threshold" else values.tolist()
+                pairs += [(-x, slot, i) for x, i in zip(ranked, free, strict=True)]
         pairs = sorted(p for p in pairs if slow_capped([p[2]], slots, *cap))
-        steps_left = 1 if step == last else last - step
+        steps_left = last - step
         sure = slow_rule(pairs, rule)
         committed = 0
         for cost, slot, item in pairs:
@@ -175,6 +168,21 @@ def slow_multi(
             if passes and committed < left and slots[slot] == -1 and fits:
                 slots[slot] = item
                 committed += 1
+    if places:
+        states = slot_logits(slots, table_SJV)
+        for _ in range(wanted - len([item for item in slots if item != -1])):
+            by_next = sorted(allowed - set(slots), key=lambda item: (-float(next_V[item]), item))
+            free = sorted(slow_capped(by_next, slots, *cap))
+            offers = []
+            for slot in [slot for slot, item in enumerate(slots) if item == -1]:
+                logits = next_V + lookahead * (states[slot] - next_V)
+                chance = {item: math.exp(float(logits[item])) for item in free}
+                best = max(free, key=lambda item: chance[item])
+                rare = max(free, key=lambda item: chance[item] / (1 + shown[item]))
+                item = rare if chance[rare] >= ratio * chance[best] else best
+                offers.append((-chance[item], slot, item))
+            _, slot, item = min(offers)
+            slots[slot] = item
     filled = [item for item in slots if item != -1]
     everything = sorted(allowed)
     values = next_V[everything].double()
@@ -311,10 +319,8 @@ def test_a_multi_list_under_a_cap_equals_the_slow_rule(scale, commit, places, mo
     next_BD = scale * torch.randn(num_users, num_items, generator=generator)
     blocked = [(0, item) for item in (0, 1, 5, 7)] + [(1, item) for item in range(9)] + [(2, 5)]
     cap = CategoryCap(most, torch.tensor(CATEGORY))
-    candidates = candidates_of(num_items, blocked, [4], cap=cap)
-    noise = gumbel_noise(
-        torch.arange(num_users), torch.arange(num_items).expand(num_users, num_items)
-    )
+    shown = torch.randint(4, (num_items,), generator=generator)
+    candidates = candidates_of(num_items, blocked, [4], shown, cap)
     rule = {"k": k, "steps": steps, "rule": CommitRule(commit), "rank": "next_item"}
     lists = multi(
         denoise_with(tables),
@@ -322,7 +328,7 @@ def test_a_multi_list_under_a_cap_equals_the_slow_rule(scale, commit, places, mo
         num_users=num_users,
         next_BD=next_BD,
         lookahead=0.5,
-        exploration=Exploration(places, lift=0.0, temperature=0.7),
+        exploration=Exploration(places, 0.5),
         **rule,
     )
     for user in range(num_users):
@@ -332,7 +338,8 @@ def test_a_multi_list_under_a_cap_equals_the_slow_rule(scale, commit, places, mo
             next_V=next_BD[user],
             lookahead=0.5,
             places=places,
-            bonus=(0.7 * noise[user]).tolist(),
+            ratio=0.5,
+            shown=shown.tolist(),
             cap=(most, CATEGORY),
             **rule,
         )
@@ -382,11 +389,9 @@ def test_lookahead_and_exploring_equal_the_slow_rule(commit, lookahead, places, 
     tables = random_tables(num_users, k, num_items, places, scale=2.0)
     generator = torch.Generator().manual_seed(places)
     next_BD = 2.0 * torch.randn(num_users, num_items, generator=generator)
-    log_popularity = torch.randn(num_items, generator=generator)
+    shown = torch.randint(4, (num_items,), generator=generator)
     blocked = [(0, item) for item in range(6)] + [(1, item) for item in range(9)] + [(2, 0)]
-    candidates = candidates_of(num_items, blocked, [4], log_popularity)
-    items_RM = torch.arange(num_items).expand(num_users, num_items)
-    noise = gumbel_noise(torch.arange(num_users), items_RM)
+    candidates = candidates_of(num_items, blocked, [4], shown)
     rule = {"k": k, "steps": steps, "rule": CommitRule(commit), "rank": rank}
     lists = multi(
         denoise_with(tables),
@@ -394,7 +399,7 @@ def test_lookahead_and_exploring_equal_the_slow_rule(commit, lookahead, places, 
         num_users=num_users,
         next_BD=next_BD,
         lookahead=lookahead,
-        exploration=Exploration(places, lift=0.5, temperature=0.7),
+        exploration=Exploration(places, 0.4),
         **rule,
     )
     for user in range(num_users):
@@ -404,7 +409,8 @@ def test_lookahead_and_exploring_equal_the_slow_rule(commit, lookahead, places, 
             next_V=next_BD[user],
             lookahead=lookahead,
             places=places,
-            bonus=(0.7 * noise[user] - 0.5 * log_popularity).tolist(),
+            ratio=0.4,
+            shown=shown.tolist(),
             **rule,
         )
         missing = k - len(expected)
@@ -427,11 +433,12 @@ def test_without_lookahead_and_exploring_a_multi_list_is_the_single_one():
 
 def test_exploring_leaves_the_sure_items_alone():
     next_BD = torch.arange(40.0, 0.0, -1.0).expand(50, 40) / 10
-    slots_KV = next_BD[:5] + 20 * torch.eye(40)[10:15]  # each slot is sure of an item of its own
+    slots_KV = next_BD[:5] + 2 * torch.eye(40)[10:15]  # each slot is sure of an item of its own
+    shown = 100 * (torch.arange(40) < 20)
     explored, plain = (
         multi(
             lambda _: slots_KV.expand(50, 5, 40),
-            candidates_of(40, log_popularity=torch.arange(20.0, -20.0, -1.0)),
+            candidates_of(40, shown=shown),
             num_users=50,
             k=5,
             steps=2,
@@ -439,24 +446,23 @@ def test_exploring_leaves_the_sure_items_alone():
             next_BD=next_BD,
             exploration=exploration,
         ).items_BK.tolist()
-        for exploration in (Exploration(2, lift=1.0, temperature=9.0), NOTHING)
+        for exploration in (Exploration(2, 0.01), NOTHING)
     )
     assert plain == [[10, 11, 12, 13, 14]] * 50
-    assert all(len(set(row) & {10, 11, 12, 13, 14}) >= 3 for row in explored)
-    assert len({tuple(row) for row in explored}) > 25
+    assert explored == [[10, 11, 12, 20, 21]] * 50
 
 
 def test_exploring_looks_no_further_than_its_choices():
     num_items, k = CHOICES + 50, 4
     next_BD = torch.arange(num_items, 0.0, -1.0)[None] / num_items
-    log_popularity = torch.zeros(num_items)
-    log_popularity[[90, 60, CHOICES + k]] = torch.tensor([-1e4, -1e3, -1e5])
+    shown = torch.full((num_items,), 100)
+    shown[[90, 60, CHOICES + k]] = torch.tensor([1, 2, 0])
     lists = multi(
         lambda slots_BK: next_BD[:, None].expand(1, slots_BK.shape[1], num_items),
-        candidates_of(num_items, log_popularity=log_popularity),
+        candidates_of(num_items, shown=shown),
         num_users=1,
         k=k,
-        exploration=Exploration(2, lift=1.0, temperature=0.0),
+        exploration=Exploration(2, 0.01),
     )
     assert lists.items_BK.tolist() == [[0, 1, 60, 90]]
 
@@ -470,7 +476,7 @@ def test_a_list_may_be_longer_than_the_choices_of_a_slot():
         num_users=2,
         k=k,
         steps=2,
-        exploration=Exploration(CHOICES + 5, lift=0.0, temperature=1.0),
+        exploration=Exploration(CHOICES + 5, 0.5),
     )
     for user, allowed in enumerate([set(range(num_items)), set(range(num_items)) - {3}]):
         assert_a_list(lists.items_BK[user].tolist(), allowed=allowed, k=k)

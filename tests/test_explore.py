@@ -1,67 +1,44 @@
-"""The noise of exploring, and what it depends on."""
+"""Which item exploring chooses."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from diffsasrec.explore import Exploration, gumbel_noise, history_keys, mix_bits
+from diffsasrec.explore import Exploration
 
-ITEMS = np.array([3, 1, 2, 3, 1, 2], np.int32)
-TIMES = np.array([10, 20, 30, 10, 20, 30], np.int64)
-OFFSETS = np.array([0, 3, 3, 6])
+PROBABILITIES = [0.4, 0.3, 0.2, 0.1]
 
 
-def keys_of(items=ITEMS, times=TIMES, offsets=OFFSETS, query_time=99) -> list[int]:
-    return history_keys(items, times, offsets, query_time=query_time).tolist()
-
-
-def test_bits_are_mixed_as_splitmix64_does():
-    published = 0xE220A8397B1DCDAF  # its first number from the state 0
-    assert mix_bits(torch.tensor(0)).item() % 2**64 == published
-
-
-def test_the_noise_is_that_of_gumbel_and_knows_the_key_and_the_item_alone():
-    keys, items = torch.arange(300), torch.arange(1000).expand(300, 1000)
-    noise = gumbel_noise(keys, items)
-    assert noise.mean().item() == pytest.approx(0.5772, abs=0.01)  # Euler's constant
-    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.02)
-    rows = noise - noise.mean()
-    assert abs((rows[1:] * rows[:-1]).mean().item()) < 0.01  # of neighbouring keys
-    assert abs((rows[:, 1:] * rows[:, :-1]).mean().item()) < 0.01  # of neighbouring items
-    assert torch.equal(gumbel_noise(keys[7:8], items[:1, 40:50]), noise[7:8, 40:50])
-
-
-def test_equal_histories_have_equal_keys_and_an_empty_one_has_a_key():
-    first, empty, second = keys_of()
-    assert first == second != empty
+def choice(shown: list[int] | None, ratio: float) -> int:
+    logits = torch.tensor([PROBABILITIES]).log() + 5.0
+    counts = None if shown is None else torch.tensor([shown])
+    return int(Exploration(1, ratio).choice(logits, counts))
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("shown", "ratio", "expected"),
     [
-        {"items": np.array([3, 1, 4, 3, 1, 2], np.int32)},
-        {"times": np.array([10, 20, 31, 10, 20, 30], np.int64)},
-        {"offsets": np.array([0, 2, 2, 6])},
+        ([0, 0, 0, 0], 0.1, 0),  # equally rare: the most probable
+        ([9, 9, 9, 9], 0.1, 0),
+        ([1, 0, 0, 0], 0.7, 1),  # .4 / 2, .3, .2, .1
+        ([3, 2, 0, 9], 0.5, 2),  # .4 / 4, .3 / 3, .2, .1 / 10
+        ([3, 2, 0, 9], 0.51, 0),  # .2 is less than .51 * .4: the place goes to the best after all
+        ([9, 9, 9, 0], 0.3, 0),
+        ([9, 9, 9, 0], 0.2, 3),
+        ([9, 9, 9, 0], 1.0, 0),
     ],
 )
-def test_a_key_changes_with_the_history(changed):
-    assert keys_of(**changed)[0] != keys_of()[0]
-    assert keys_of(**changed)[2] == keys_of()[2] or "offsets" in changed
+def test_a_rarely_shown_item_is_chosen_where_it_is_nearly_as_probable(shown, ratio, expected):
+    assert choice(shown, ratio) == expected
 
 
-def test_every_key_changes_with_the_query_time():
-    later = keys_of(query_time=100)
-    assert all(one != other for one, other in zip(keys_of(), later, strict=True))
+def test_where_nothing_is_known_of_any_item_the_most_probable_is_chosen():
+    assert choice(None, 0.01) == 0
 
 
-def test_exploring_adds_noise_and_takes_away_popularity():
-    logprobs, items = torch.tensor([[-1.0, -2.0, -torch.inf]]), torch.tensor([[2, 0, -1]])
-    keys, popularity = torch.tensor([5]), torch.tensor([4.0, 9.0, 1.0])
-    adjusted = Exploration(1, lift=0.5, temperature=2.0).adjusted(logprobs, items, keys, popularity)
-    noise = gumbel_noise(keys, items)
-    expected = [-1.0 - 0.5 + 2 * noise[0, 0].item(), -2.0 - 2.0 + 2 * noise[0, 1].item(), -math.inf]
-    assert adjusted[0].tolist() == pytest.approx(expected)
-    unknown = Exploration(1, lift=0.5, temperature=0.0).adjusted(logprobs, items, keys, None)
-    assert torch.equal(unknown, logprobs)
+def test_a_place_without_an_item_is_chosen_only_where_there_is_no_other():
+    nothing = -math.inf
+    logits = torch.tensor([[nothing, 1.0, 0.9], [nothing] * 3])
+    shown = torch.tensor([[0, 50, 0], [3, 2, 1]])
+    assert Exploration(1, 0.5).choice(logits, shown).tolist() == [2, 0]

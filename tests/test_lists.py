@@ -383,11 +383,11 @@ def test_ids_keep_their_type_and_their_value(id_type, name):
 
 def test_every_setting_of_decoding_reaches_it():
     rule = {"commit": "threshold", "threshold": 0.11, "threshold_decay": 0.12}
-    explore = {"num_items": 3, "lift": 0.15, "temperature": 0.16}
+    explore = {"num_items": 3, "ratio": 0.15}
     rest = {"k": 7, "decode": "multi", "rank": "slot", "steps": 6}
     rest |= {"lookahead": 0.18, "shortlist": 19, "filter_seen": False, "batch_size": 5}
     rest |= {"fused": True}
-    explored = {"explore_items": 3, "explore_lift": 0.15, "explore_temperature": 0.16}
+    explored = {"explore_items": 3, "explore_ratio": 0.15}
     expected = Decoding(**rest, rule=CommitRule(**rule), exploration=Exploration(**explore))
     assert decoding_of(ScoreConfig(**rest, **rule, **explored)) == expected
     assert decoding_of(ScoreConfig()) == Decoding(k=10)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from diffsasrec.checkpoint import parse_tensors
 from diffsasrec.config import Config
 from diffsasrec.online import OnlineRecommender
 from diffsasrec.recommend import Decoding
@@ -90,6 +92,25 @@ def test_an_online_recommender_makes_the_published_lists_of_the_same_histories(p
         online.recommend(events.drop(["timestamp"]), query_time=tonight)
 
 
+@pytest.mark.parametrize(
+    ("state", "checkpoint", "output"),
+    [
+        ("state/score", "checkpoint", "recommendations"),
+        ("state/evaluate", "checkpoint_measured", "evaluation"),
+    ],
+)
+def test_what_lists_show_is_counted_in_single_step_lists(published, state, checkpoint, output):
+    _, lake, _ = published
+    run = run_dir(lake, "calm")
+    rows = pq.read_table(run / state / "shown" / output).to_pylist()
+    assert len(rows) == pq.read_table(run / output).num_rows
+    shown = Counter(item["item_id"] for row in rows for item in row["items"])
+    item_ids = pq.read_table(run / checkpoint / "vocab.parquet")["item_id"].to_pylist()
+    tensors, _ = parse_tensors((run / state / "shown.safetensors").read_bytes())
+    assert tensors["shown"].tolist() == [shown[item] for item in item_ids]
+    assert shown.total() == 5 * len(rows)
+
+
 def test_its_split_holdout_and_metrics_equal_a_slow_oracle(published):
     _, lake, _ = published
     table = pq.read_table(run_dir(lake, "calm") / "evaluation").to_pylist()
@@ -132,7 +153,7 @@ def test_the_report_of_a_night_shows_its_metrics_and_lists(published, tmp_path):
     sections = ["published", "flow", "quality", "training", "lists", "users", "timings"]
     assert re.findall(r'<section id="([a-z-]+)"', html) == ["unusual", *sections]
     steps = html[html.index("Confidence by step") :]  # of multi-step decoding
-    assert steps.index("surest first") < steps.index("drawn against popularity")
+    assert steps.index("surest first") < steps.index("exploring what is rarely shown")
 
 
 def test_a_second_run_of_the_same_run_does_nothing_and_changes_no_byte(published, nights):

@@ -10,11 +10,12 @@ import torch
 from test_lists import CONFIG, POPULAR, SCORING, TRENDS, USERS, VOCAB, checkpoint_of, sequences
 
 from diffsasrec.checkpoint import save_checkpoint, save_tensors
-from diffsasrec.errors import InfrastructureError
+from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.lists import Scoring
 from diffsasrec.score import MOST_DEATHS, Scorer, begin_try, end_tries, unscored_buckets
 from diffsasrec.storage import Storage
 from jobs.faults.nights import injected
+from jobs.score import sample_buckets
 
 NAME = "part-00000.parquet"
 
@@ -104,6 +105,24 @@ def test_more_such_users_than_allowed_stop_the_run(scoring, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(InfrastructureError, match=r"score\.max_quarantined_users=1"):
         score_after(replace(scoring, max_quarantined_users=1), 2)
+
+
+def test_lists_explore_only_where_it_was_counted_what_lists_show(scoring):
+    exploring = replace(scoring, decoding=replace(scoring.decoding, decode="multi"))
+    with pytest.raises(ConfigError, match=r"state has no shown\.safetensors.*score\.explore_items"):
+        score_after(exploring, 0)
+    shown = torch.full((VOCAB.num_rows,), 1)
+    save_tensors(scoring.run, "state/shown.safetensors", {"shown": shown}, {})
+    score_after(exploring, 0)
+    assert all(len(row["items"]) == 3 for row in lists(scoring).values())
+
+
+@pytest.mark.parametrize(
+    ("num_buckets", "num_users", "expected"),
+    [(1, 5, 1), (16, 5_000, 16), (16, 10_001, 16), (16, 100_000, 2), (1000, 10**9, 1), (8, 0, 8)],
+)
+def test_a_sample_has_ten_thousand_users_in_whole_buckets(num_buckets, num_users, expected):
+    assert sample_buckets(num_buckets, num_users) == expected
 
 
 def test_lists_that_are_there_are_not_made_again_and_never_overwritten(scoring):

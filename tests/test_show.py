@@ -171,7 +171,7 @@ def test_the_list_of_a_user_is_made_again_step_by_step(published, monkeypatch):
         text = "\n".join(lines)
         assert "made again from the run directory: the same list" in text, text
         assert sum("slot" in line and "confidence" in line for line in lines) == 5
-        assert "step 1, surest first" in text and "step 2, drawn against popularity" in text
+        assert "step 1, surest first" in text and "step 2, exploring what is rarely shown" in text
         assert all(f"  {item['item_id']}" in text for item in row["items"])
     with pytest.raises(ConfigError, match="no such user"):
         user_lines(config, run, manifest, user="4711", last=3)
