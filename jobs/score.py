@@ -162,8 +162,8 @@ def count_shown(
     )
     num_buckets = sample_buckets(num_buckets, num_users)
     score_buckets(config, sample, num_buckets, f"{what}, what single-step lists show")
-    shown = torch.from_numpy(sum(map_tasks(count_items, range(num_buckets), sample)))
-    save_tensors(scoring.run, f"{scoring.state}/{SHOWN}", {"shown": shown}, {})
+    shown = sum(map_tasks(count_items, range(num_buckets), sample)).astype(np.int32)
+    save_tensors(scoring.run, f"{scoring.state}/{SHOWN}", {"shown": torch.from_numpy(shown)}, {})
 
 
 def sample_buckets(num_buckets: int, num_users: int) -> int:
