@@ -25,7 +25,7 @@ class Catalogue:
 
     vectors_VW: Tensor
     allowed_V: Tensor  # bool: trained on, allowed, not denied
-    shown_V: Tensor | None = None  # how many lists of a sample show each item; None: unknown
+    shown_V: Tensor | None = None  # of a thousand lists, those that show it; None: unknown
     cap: CategoryCap | None = None  # on the items of one category in a list
     fused: bool = False  # by the kernels of `fused` where few items are asked for
 

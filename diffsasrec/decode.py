@@ -131,10 +131,9 @@ def decode_multi(
             slots_BK = search.commit(before_BK, states_BKD, at_least_B, left_B)
             if trace is not None:
                 trace.note("commit", before_BK, slots_BK, states_BKD, candidates)
-    left_B = wanted_B - (slots_BK != MASK).sum(1)
-    if exploration.num_items and left_B.any():
+    if exploration.num_items and (num_left := int((wanted_B - (slots_BK != MASK).sum(1)).max())):
         before_BK, states_BKD = slots_BK, states(slots_BK)
-        for _ in range(exploration.num_items):
+        for _ in range(num_left):
             left_B = wanted_B - (slots_BK != MASK).sum(1)
             slots_BK = search.explore(slots_BK, states_BKD, exploration, left_B)
         if trace is not None:
@@ -227,7 +226,6 @@ class _Search:
             states_BKD[users_R, slot_R], users_R, choices_BM, self.candidates, own
         )
         items_RM = choices_BM[users_R]
-        logits_RM = logits_RM.masked_fill(items_RM < 0, -torch.inf)
         catalogue = self.candidates.catalogue
         shown_V = catalogue.shown_V
         shown_RM = None if shown_V is None else shown_V[items_RM.clamp(min=0)]

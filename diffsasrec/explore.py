@@ -15,10 +15,10 @@ CHOICES = 100  # explored are so many of a user's most probable next items
 class Exploration:
     """How `num_items` of a multi-step list are chosen, one after another.
 
-    The choice is the item with the highest probability per list that shows it, counted over the
-    single-step lists of a sample of users. It is taken where it is at least `ratio` times as
-    probable as the most probable item that is left, which has the place elsewhere. So a list gives
-    up little, and gives it for an item of which everyone gets too few.
+    The choice is the item with the highest probability / (1 + of a thousand lists those that show
+    it), counted over the single-step lists of a sample of users. Where it is less than `ratio`
+    times as probable as the most probable item that is left, that one has the place. So a list
+    gives up little, and gives it for an item of which everyone gets too few.
     """
 
     num_items: int = 1
@@ -29,12 +29,12 @@ class Exploration:
 
         Args:
             logits_RM: -inf where there is no item.
-            shown_RM: how many lists show each item; None: nothing is known of any.
+            shown_RM: how many of a thousand lists show each item; None: nothing is known of any.
         """
         best_R = logits_RM.argmax(1)
         if shown_RM is None:
             return best_R
-        rare_R = (logits_RM - shown_RM.to(logits_RM.dtype).log1p()).argmax(1)
+        rare_R = (logits_RM - shown_RM.log1p()).argmax(1)
         rare_R1, best_R1 = rare_R[:, None], best_R[:, None]
         least_R1 = logits_RM.gather(1, best_R1) + math.log(self.ratio)
         return rare_R1.where(logits_RM.gather(1, rare_R1) >= least_R1, best_R1)[:, 0]

@@ -213,8 +213,8 @@ class ListMaker:
                 shown = _tensor(scoring, SHOWN)
             except FileNotFoundError:
                 raise ConfigError(
-                    f"{scoring.run.url(scoring.state)} has no {SHOWN}, by which lists explore: its "
-                    "night did not; explore no items (score.explore_items, Exploration.num_items)"
+                    f"{scoring.run.url(scoring.state)} has no {SHOWN}, as the night of this run "
+                    "did not explore; set score.explore_items, or Exploration.num_items, to 0"
                 ) from None
         self.recommender = Recommender(
             self._checkpoint.model,

@@ -1,6 +1,7 @@
 """Lists for a few users in this process, for those who serve them between two nights.
 
-The same weights, trends and rules as of a run, the histories as they are now. No Ray is started.
+The same weights, trends, rules and counts of what lists show as of a run, the histories as they are
+now. No Ray is started.
 """
 
 import json
@@ -46,7 +47,8 @@ class OnlineRecommender:
 
     Args:
         run: the directory of a published run, {lake}/runs/ds=D/{run_id}.
-        decoding: how; the nightly run has it from `score` in its configuration.
+        decoding: how; the nightly run has it from `score` in its configuration. Only the run of a
+            night that explored can explore.
         rules: which items may be recommended.
     """
 

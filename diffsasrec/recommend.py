@@ -91,8 +91,8 @@ class Moment:
 
     query_time: int  # microseconds
     trends: npt.NDArray[np.float32] | None  # [V, F], counters.trend_features; None: not used
-    # [V], how many single-step lists of a sample show each item; None: exploring finds nothing rare
-    shown: npt.NDArray[np.int32] | None = None
+    # [V], of a thousand single-step lists those that show it; None: exploring finds nothing rare
+    shown: npt.NDArray[np.float32] | None = None
 
 
 def newest(items: npt.NDArray[Any], offsets: Offsets, *, max_len: int) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from diffsasrec.storage import Storage
 from diffsasrec.vocab import index_items
 from jobs.cli import main as run_job
 from jobs.reuse import cite, metrics_of
-from jobs.score import count_shown, recent_counts, score_buckets, scoring_of, write_trends
+from jobs.score import recent_counts, score_buckets, scoring_of, write_shown, write_trends
 from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,8 @@ def holdout_scoring(
         state="state/evaluate",
     )
     write_trends(run, prepared, scoring)
-    num_buckets, num_users = prepared["num_buckets"], prepared["counts"]["holdout_users"]
-    count_shown(config, scoring, num_buckets, num_users, "evaluate")
+    num_users = prepared["counts"].get("holdout_users", 0)
+    write_shown(config, scoring, prepared["num_buckets"], num_users, "evaluate")
     return scoring
 
 

@@ -42,7 +42,7 @@ BESIDE_THE_RECIPE = (
     "score.rest_nights",
     "score.max_per_category",
     "score.active_days",
-    # how the work is done: lists differ at most in the last digits of their scores
+    # how the work is done: lists differ at most by candidates as good as equal
     "score.batch_size",
     "score.shortlist",
     "score.fused",

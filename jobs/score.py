@@ -56,7 +56,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     write_excluded(config, run, prepared)
     shares = log_shares(counts[evaluated["popular_window"]], counts[-1])
     run.storage.write_table(f"{scoring.state}/{POPULAR}", pa.table({"log_share": shares}))
-    count_shown(config, scoring, num_buckets, prepared["counts"]["users"], "score")
+    write_shown(config, scoring, num_buckets, prepared["counts"]["users"], "score")
     score_buckets(config, scoring, num_buckets, "score")
     counted = map_tasks(count_lists, range(num_buckets), run.storage, config.score.k)
     lists: Counter[str] = sum(counted, Counter())
@@ -146,23 +146,27 @@ def write_trends(run: RunDir, prepared: dict[str, Any], scoring: Scoring) -> Non
     save_tensors(run.storage, f"{scoring.state}/{TRENDS}", {"trends": trends}, {})
 
 
-def count_shown(
+def write_shown(
     config: Config, scoring: Scoring, num_buckets: int, num_users: int, what: str
 ) -> None:
-    """Writes how many single-step lists show each item of the weights, [V], where lists explore.
+    """How many of a thousand single-step lists show each item of the weights, [V], for exploring.
 
-    Counted in the first buckets of a sample's size, as each bucket is a random sample of the users.
+    Counted over everyone in the first buckets of a sample's size, as each bucket is a random sample
+    of the users.
     """
     if not scoring.decoding.explores:
         return
     sample = replace(
         scoring,
+        active_since=None,  # few of a bucket may be active
         output=f"{scoring.state}/shown/{scoring.output}",
         decoding=replace(scoring.decoding, decode="single"),
     )
     num_buckets = sample_buckets(num_buckets, num_users)
     score_buckets(config, sample, num_buckets, f"{what}, what single-step lists show")
-    shown = sum(map_tasks(count_items, range(num_buckets), sample)).astype(np.int32)
+    counted = list(map_tasks(count_items, range(num_buckets), sample))
+    num_lists = max(sum(lists for lists, _ in counted), 1)
+    shown = (1000 / num_lists * sum(counts for _, counts in counted)).astype(np.float32)
     save_tensors(scoring.run, f"{scoring.state}/{SHOWN}", {"shown": torch.from_numpy(shown)}, {})
 
 
@@ -171,12 +175,12 @@ def sample_buckets(num_buckets: int, num_users: int) -> int:
     return min(math.ceil(num_buckets * SHOWN_USERS / max(num_users, 1)), num_buckets)
 
 
-def count_items(bucket: int, scoring: Scoring) -> npt.NDArray[np.int64]:
-    """How many lists of a bucket have each item of the weights, [V]."""
-    vocab = scoring.run.read_table(f"{scoring.checkpoint}/{VOCAB}")
+def count_items(bucket: int, scoring: Scoring) -> tuple[int, npt.NDArray[np.int64]]:
+    """How many lists a bucket has, and how many of them have each item of the weights, [V]."""
+    vocab = scoring.run.read_table(f"{scoring.checkpoint}/{VOCAB}", ["item_id"])
     table = scoring.run.read_table(f"{scoring.output}/{bucket_name(bucket)}")
     lists = list_matrix(table, vocab, k=scoring.decoding.k)
-    return np.bincount(lists[lists >= 0], minlength=vocab.num_rows)
+    return len(lists), np.bincount(lists[lists >= 0], minlength=vocab.num_rows)
 
 
 def night_scoring(config: Config, run: RunDir) -> Scoring:

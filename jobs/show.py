@@ -122,8 +122,17 @@ def _entry_of(lake: Storage, chain: list[Entry], ds: str | None, run_id: str | N
 
 
 def config_of(manifest: dict[str, Any]) -> Config:
-    """The config that the run was made with; keys that came later have their defaults."""
-    return load_config(json.dumps(manifest["config"]), source="manifest.json")
+    """The config that the run was made with; keys that came later have their defaults.
+
+    Raises:
+        ConfigError: another version made it, with keys that are no more.
+    """
+    try:
+        return load_config(json.dumps(manifest["config"]), source="manifest.json")
+    except ConfigError as error:
+        raise ConfigError(
+            f"run {manifest['run_id']} was made by another version; show it with that one ({error})"
+        ) from None
 
 
 def current_lines(lake: Storage) -> list[str]:

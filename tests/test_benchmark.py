@@ -52,6 +52,9 @@ def test_the_states_of_the_exact_way_are_counted_step_by_step():
     # exploring has the last slot and step, and ranks all items once more for its choices
     assert rows_scored(Decoding(10, "multi", steps=10)) == 1 + 54 + 1
     assert rows_scored(Decoding(10, "multi", steps=2)) == 1 + 10 + 1
+    # and once more for each
+    two = Exploration(num_items=2)
+    assert rows_scored(Decoding(10, "multi", steps=2, exploration=two)) == 1 + 10 + 2
 
 
 def test_a_plan_says_of_every_line_whether_it_was_measured():

@@ -4,7 +4,7 @@ Legend: B users, S slots, K list length, V items.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -131,7 +131,7 @@ def slow_multi(
     next_V: Tensor | None = None,
     places: int = 0,
     ratio: float = 1.0,
-    shown: list[int] = [],  # noqa: B006
+    shown: Sequence[float] = (),
     cap: tuple[int, list[int]] = (99, []),
 ) -> list[tuple[int, float]]:
     """The rule of `decode_multi` for one user, with loops: (item, score) pairs.
@@ -319,7 +319,7 @@ def test_a_multi_list_under_a_cap_equals_the_slow_rule(scale, commit, places, mo
     next_BD = scale * torch.randn(num_users, num_items, generator=generator)
     blocked = [(0, item) for item in (0, 1, 5, 7)] + [(1, item) for item in range(9)] + [(2, 5)]
     cap = CategoryCap(most, torch.tensor(CATEGORY))
-    shown = torch.randint(4, (num_items,), generator=generator)
+    shown = torch.randint(4, (num_items,), generator=generator).float()
     candidates = candidates_of(num_items, blocked, [4], shown, cap)
     rule = {"k": k, "steps": steps, "rule": CommitRule(commit), "rank": "next_item"}
     lists = multi(
@@ -389,7 +389,7 @@ def test_lookahead_and_exploring_equal_the_slow_rule(commit, lookahead, places, 
     tables = random_tables(num_users, k, num_items, places, scale=2.0)
     generator = torch.Generator().manual_seed(places)
     next_BD = 2.0 * torch.randn(num_users, num_items, generator=generator)
-    shown = torch.randint(4, (num_items,), generator=generator)
+    shown = torch.randint(4, (num_items,), generator=generator).float()
     blocked = [(0, item) for item in range(6)] + [(1, item) for item in range(9)] + [(2, 0)]
     candidates = candidates_of(num_items, blocked, [4], shown)
     rule = {"k": k, "steps": steps, "rule": CommitRule(commit), "rank": rank}
@@ -434,7 +434,7 @@ def test_without_lookahead_and_exploring_a_multi_list_is_the_single_one():
 def test_exploring_leaves_the_sure_items_alone():
     next_BD = torch.arange(40.0, 0.0, -1.0).expand(50, 40) / 10
     slots_KV = next_BD[:5] + 2 * torch.eye(40)[10:15]  # each slot is sure of an item of its own
-    shown = 100 * (torch.arange(40) < 20)
+    shown = 100.0 * (torch.arange(40) < 20)
     explored, plain = (
         multi(
             lambda _: slots_KV.expand(50, 5, 40),
@@ -455,8 +455,8 @@ def test_exploring_leaves_the_sure_items_alone():
 def test_exploring_looks_no_further_than_its_choices():
     num_items, k = CHOICES + 50, 4
     next_BD = torch.arange(num_items, 0.0, -1.0)[None] / num_items
-    shown = torch.full((num_items,), 100)
-    shown[[90, 60, CHOICES + k]] = torch.tensor([1, 2, 0])
+    shown = torch.full((num_items,), 100.0)
+    shown[[90, 60, CHOICES + k]] = torch.tensor([1.0, 2.0, 0.0])
     lists = multi(
         lambda slots_BK: next_BD[:, None].expand(1, slots_BK.shape[1], num_items),
         candidates_of(num_items, shown=shown),

@@ -12,7 +12,7 @@ PROBABILITIES = [0.4, 0.3, 0.2, 0.1]
 
 def choice(shown: list[int] | None, ratio: float) -> int:
     logits = torch.tensor([PROBABILITIES]).log() + 5.0
-    counts = None if shown is None else torch.tensor([shown])
+    counts = None if shown is None else torch.tensor([shown], dtype=torch.float32)
     return int(Exploration(1, ratio).choice(logits, counts))
 
 
@@ -40,5 +40,5 @@ def test_where_nothing_is_known_of_any_item_the_most_probable_is_chosen():
 def test_a_place_without_an_item_is_chosen_only_where_there_is_no_other():
     nothing = -math.inf
     logits = torch.tensor([[nothing, 1.0, 0.9], [nothing] * 3])
-    shown = torch.tensor([[0, 50, 0], [3, 2, 1]])
+    shown = torch.tensor([[0.0, 50.0, 0.0], [3.0, 2.0, 1.0]])
     assert Exploration(1, 0.5).choice(logits, shown).tolist() == [2, 0]

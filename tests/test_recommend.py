@@ -399,7 +399,7 @@ def test_trends_change_the_lists_of_a_model_that_reads_them_and_of_no_other(atte
 def test_explored_items_are_shown_less_the_lower_the_ratio():
     model, histories = lively_model("prefix", **OFF), random_histories(20, 12)
     single = lists_of(model, histories, Decoding(K))[0]
-    shown = np.bincount(single.ravel(), minlength=NUM_ITEMS)
+    shown = np.bincount(single.ravel(), minlength=NUM_ITEMS).astype(np.float32)
     means, plain = [], lists_of(model, histories, Decoding(K, "multi", exploration=NOWHERE))[0]
     for ratio in (1.0, 0.6, 0.01):
         decoding = Decoding(K, "multi", exploration=Exploration(2, ratio))

@@ -109,9 +109,11 @@ def test_more_such_users_than_allowed_stop_the_run(scoring, monkeypatch):
 
 def test_lists_explore_only_where_it_was_counted_what_lists_show(scoring):
     exploring = replace(scoring, decoding=replace(scoring.decoding, decode="multi"))
-    with pytest.raises(ConfigError, match=r"state has no shown\.safetensors.*score\.explore_items"):
+    with pytest.raises(
+        ConfigError, match=r"state has no shown\.safetensors, .*score\.explore_items"
+    ):
         score_after(exploring, 0)
-    shown = torch.full((VOCAB.num_rows,), 1)
+    shown = torch.full((VOCAB.num_rows,), 1.0)
     save_tensors(scoring.run, "state/shown.safetensors", {"shown": shown}, {})
     score_after(exploring, 0)
     assert all(len(row["items"]) == 3 for row in lists(scoring).values())

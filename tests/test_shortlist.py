@@ -43,7 +43,7 @@ def decoded(
     vectors = torch.randn(NUM_ITEMS, WIDTH, generator=generator)
     vectors[::400] *= 5
     allowed = torch.rand(NUM_ITEMS, generator=generator) < 0.9
-    shown = torch.randint(4, (NUM_ITEMS,), generator=generator)
+    shown = torch.randint(4, (NUM_ITEMS,), generator=generator).float()
     blocked = (torch.randint(n, (200,), generator=generator) for n in (NUM_USERS, NUM_ITEMS))
     pairs = torch.randint(NUM_USERS * NUM_ITEMS, (300,), generator=generator).unique()
     scores = OwnScores(pairs // NUM_ITEMS, pairs % NUM_ITEMS, vectors / 4)

@@ -299,6 +299,12 @@ def test_the_command_shows_a_user_of_a_lake_on_s3_and_refuses_an_unknown_one(mad
     assert code == 2 and "ConfigError: --user 4711: the log of run made" in err
 
 
+def test_a_night_of_another_version_is_said_to_be_one():
+    manifest = {"run_id": "old", "config": {"score": {"explore_noise": 0.5}}}
+    with pytest.raises(ConfigError, match=r"run old was made by another version.*explore_noise"):
+        config_of(manifest)
+
+
 def test_weights_that_were_changed_are_a_warning_beside_the_published_list(made):
     run, manifest, _ = made()
     run.storage.write_bytes("checkpoint/config.json", b"{}")
