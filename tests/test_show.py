@@ -19,7 +19,7 @@ from diffsasrec.checkpoint import save_checkpoint, save_tensors
 from diffsasrec.config import load_config
 from diffsasrec.counters import trend_counts, trend_features, window_counts
 from diffsasrec.errors import ConfigError, InfrastructureError
-from diffsasrec.lists import NIGHT_STATE, POPULAR, TRENDS, ListMaker
+from diffsasrec.lists import NIGHT_STATE, POPULAR, SHOWN, TRENDS, ListMaker
 from diffsasrec.model import SequenceModel
 from diffsasrec.popular import log_shares
 from diffsasrec.publish import append_entry, append_rollback
@@ -242,6 +242,8 @@ def made(tmp_path: Path) -> Callable[..., tuple[RunDir, dict[str, Any], pa.Table
         )[0]
         state = f"{NIGHT_STATE}/{TRENDS}"
         save_tensors(run.storage, state, {"trends": torch.from_numpy(trends)}, {})
+        shown = torch.arange(vocab.num_rows, dtype=torch.float32)
+        save_tensors(run.storage, f"{NIGHT_STATE}/{SHOWN}", {"shown": shown}, {})
         recent = window_counts(flat.items, flat.times, before=now, num_items=vocab.num_rows)
         shares = pa.table({"log_share": log_shares(recent[0], recent[-1])})
         run.storage.write_table(f"{NIGHT_STATE}/{POPULAR}", shares)
