@@ -100,7 +100,7 @@ def decode_multi(
 
     Args:
         next_BD: the states of a single slot, which know the next item best.
-        denoise: slots [B, K] -> states [B, K, D].
+        denoise: slots [B, K] -> states [R, D] of those that are masked, by user and slot.
         lookahead: how far from `next_BD` a slot is scored: 0 there, 1 at its own state.
         shortlist: how many items per user the steps look at where that provably suffices; 0: all.
             It changes no list. A rule that needs probabilities looks at all.
@@ -114,11 +114,14 @@ def decode_multi(
     num_users = len(next_BD)
     slots_BK = torch.full((num_users, k), MASK, device=next_BD.device)
 
-    def states(slots_BK: Tensor) -> Tensor:
-        return torch.lerp(next_BD[:, None], denoise(slots_BK), lookahead)
+    def masked(slots_BK: Tensor) -> _Masked:
+        users_R, slot_R = (slots_BK == MASK).nonzero(as_tuple=True)
+        states_RD = torch.lerp(next_BD[users_R], denoise(slots_BK), lookahead)
+        return _Masked(users_R, slot_R, states_RD)
 
-    first_BKD = states(slots_BK)
-    search = _Search.of(next_BD, first_BKD, candidates, rule, size=shortlist)
+    first = masked(slots_BK)
+    num_likely = CHOICES + k if exploration.num_items else 1
+    search = _Search.of(next_BD, first, candidates, rule, size=shortlist, num_likely=num_likely)
     wanted_B = candidates.num_left(num_users).clamp(max=k)
     sure_B = (wanted_B - exploration.num_items).clamp(min=0)
     sure_steps = steps - 1 if exploration.num_items else steps
@@ -126,20 +129,42 @@ def decode_multi(
         left_B = sure_B - (slots_BK != MASK).sum(1)
         at_least_B = (left_B + sure_steps - step - 1) // (sure_steps - step)
         if left_B.any():
-            states_BKD = states(slots_BK) if step else first_BKD
-            before_BK = slots_BK
-            slots_BK = search.commit(before_BK, states_BKD, at_least_B, left_B)
+            before_BK, rows = slots_BK, masked(slots_BK) if step else first
+            slots_BK = search.commit(before_BK, rows, at_least_B, left_B)
             if trace is not None:
-                trace.note("commit", before_BK, slots_BK, states_BKD, candidates)
+                trace.note("commit", before_BK, slots_BK, rows.by_slot(slots_BK), candidates)
     if exploration.num_items and (num_left := int((wanted_B - (slots_BK != MASK).sum(1)).max())):
-        before_BK, states_BKD = slots_BK, states(slots_BK)
+        before_BK, rows = slots_BK, masked(slots_BK)
         for _ in range(num_left):
             left_B = wanted_B - (slots_BK != MASK).sum(1)
-            slots_BK = search.explore(slots_BK, states_BKD, exploration, left_B)
+            slots_BK = search.explore(slots_BK, rows, exploration, left_B)
         if trace is not None:
-            trace.note("explore", before_BK, slots_BK, states_BKD, candidates)
+            trace.note("explore", before_BK, slots_BK, rows.by_slot(slots_BK), candidates)
     lists = _rank(slots_BK, next_BD, search.normaliser_B, candidates, rank)
     return replace(lists, num_uncertain=search.num_uncertain)
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """Masked slots by user and slot, and their states."""
+
+    users_R: Tensor
+    slot_R: Tensor
+    states_RD: Tensor
+
+    def still(self, slots_BK: Tensor, left_B: Tensor) -> "_Masked":
+        """Those that are masked yet, of users that have any left."""
+        is_open_R = (slots_BK[self.users_R, self.slot_R] == MASK) & (left_B > 0)[self.users_R]
+        return self if is_open_R.all() else self.take(is_open_R)
+
+    def take(self, chosen: Tensor) -> "_Masked":
+        return _Masked(self.users_R[chosen], self.slot_R[chosen], self.states_RD[chosen])
+
+    def by_slot(self, slots_BK: Tensor) -> Tensor:
+        """The states [B, K, D], 0 for the other slots."""
+        states_BKD = self.states_RD.new_zeros((*slots_BK.shape, self.states_RD.shape[1]))
+        states_BKD[self.users_R, self.slot_R] = self.states_RD
+        return states_BKD
 
 
 @dataclass
@@ -151,55 +176,57 @@ class _Search:
     rule: CommitRule
     normaliser_B: Tensor  # of the next item
     shortlist: Shortlist | None
+    likely_BM: Tensor | None  # the most probable next items, without a shortlist
     num_uncertain: int = 0  # users and steps for which the shortlist was not enough
 
     @staticmethod
     def of(
         next_BD: Tensor,
-        first_BKD: Tensor,
+        first: _Masked,
         candidates: Candidates,
         rule: CommitRule,
         *,
         size: int,
+        num_likely: int,
     ) -> "_Search":
         num_items = len(candidates.catalogue.items_C)
         if size and num_items > WORTH * size and not rule.needs_probabilities:
+            first_BKD = first.states_RD.view(len(next_BD), -1, next_BD.shape[1])
             short = Shortlist.of(next_BD, first_BKD, candidates, size=size)
-            return _Search(next_BD, candidates, rule, short.normaliser_B, short)
+            return _Search(next_BD, candidates, rule, short.normaliser_B, short, None)
         users_B = torch.arange(len(next_BD), device=next_BD.device)
-        normaliser_B = top_items(next_BD, users_B, candidates, 1, normalise=True).normaliser_R
-        return _Search(next_BD, candidates, rule, normaliser_B, None)
+        if candidates.catalogue.cap is not None:
+            num_likely = 1  # which of them a list can take changes from step to step
+        top = top_items(next_BD, users_B, candidates, num_likely, normalise=True)
+        return _Search(next_BD, candidates, rule, top.normaliser_R, None, top.items_RM)
 
     def commit(
-        self, slots_BK: Tensor, states_BKD: Tensor, at_least_B: Tensor, left_B: Tensor
+        self, slots_BK: Tensor, masked: _Masked, at_least_B: Tensor, left_B: Tensor
     ) -> Tensor:
         """The slots after a step that fills at least and at most so many of each user."""
-        open_BK = (slots_BK == MASK) & (left_B > 0)[:, None]
-        users_R, slot_R = open_BK.nonzero(as_tuple=True)
+        rows = masked.still(slots_BK, left_B)
         # of c items that a step commits, c - 1 can be taken from a slot by others
         m = int(at_least_B.max()) if self.rule.commit == "schedule" else slots_BK.shape[1]
         cap = self.candidates.catalogue.cap
         unsure_B = torch.ones_like(left_B, dtype=torch.bool)
         if self.shortlist is not None:
-            queries_RD = states_BKD[users_R, slot_R]
-            top = self.shortlist.top(queries_RD, users_R, slots_BK, m)
-            confidence_BKM, items_BKM = _by_slot(top, users_R, slot_R, slots_BK)
+            top = self.shortlist.top(rows.states_RD, rows.users_R, slots_BK, m)
+            confidence_BKM, items_BKM = _by_slot(top, rows, slots_BK)
             found_BK, lowest_B = _commit(
                 slots_BK, confidence_BKM, items_BKM, at_least_B, left_B, self.rule, cap
             )
-            bound_R = self.shortlist.bound(queries_RD, users_R)
+            bound_R = self.shortlist.bound(rows.states_RD, rows.users_R)
             bound_B = torch.full_like(lowest_B, -torch.inf).scatter_reduce(
-                0, users_R, bound_R, "amax"
+                0, rows.users_R, bound_R, "amax"
             )
             unsure_B = (bound_B > lowest_B) & (left_B > 0)
             self.num_uncertain += int(unsure_B.sum())
             slots_BK = torch.where(unsure_B[:, None], slots_BK, found_BK)
-        unsure_R = unsure_B[users_R]
-        if unsure_R.any():
-            users_R, slot_R = users_R[unsure_R], slot_R[unsure_R]
+            rows = rows.take(unsure_B[rows.users_R])
+        if len(rows.users_R):
             top = top_items(
-                states_BKD[users_R, slot_R],
-                users_R,
+                rows.states_RD,
+                rows.users_R,
                 self.candidates,
                 m,
                 besides_BK=slots_BK,
@@ -207,7 +234,7 @@ class _Search:
             )
             if self.rule.needs_probabilities:
                 top = top._replace(logits_RM=top.logits_RM - top.normaliser_R[:, None])
-            confidence_BKM, items_BKM = _by_slot(top, users_R, slot_R, slots_BK)
+            confidence_BKM, items_BKM = _by_slot(top, rows, slots_BK)
             due_B, left_B = at_least_B * unsure_B, left_B * unsure_B
             slots_BK, _ = _commit(
                 slots_BK, confidence_BKM, items_BKM, due_B, left_B, self.rule, cap
@@ -215,29 +242,32 @@ class _Search:
         return slots_BK
 
     def explore(
-        self, slots_BK: Tensor, states_BKD: Tensor, exploration: Exploration, left_B: Tensor
+        self, slots_BK: Tensor, masked: _Masked, exploration: Exploration, left_B: Tensor
     ) -> Tensor:
         """The slots after one more item for each user that has any left."""
         choices_BM = ascending(self._choices(slots_BK, CHOICES))
         own = own_among(self.candidates, choices_BM)
-        open_BK = (slots_BK == MASK) & (left_B > 0)[:, None]
-        users_R, slot_R = open_BK.nonzero(as_tuple=True)
-        logits_RM = logits_of(
-            states_BKD[users_R, slot_R], users_R, choices_BM, self.candidates, own
-        )
-        items_RM = choices_BM[users_R]
+        rows = masked.still(slots_BK, left_B)
+        logits_RM = logits_of(rows.states_RD, rows.users_R, choices_BM, self.candidates, own)
+        items_RM = choices_BM[rows.users_R]
         catalogue = self.candidates.catalogue
         shown_V = catalogue.shown_V
         shown_RM = None if shown_V is None else shown_V[items_RM.clamp(min=0)]
         place_R1 = exploration.choice(logits_RM, shown_RM)[:, None]
         chosen = Top(logits_RM.gather(1, place_R1), items_RM.gather(1, place_R1), logits_RM[:0])
         one_B = (left_B > 0).long()
-        found = _by_slot(chosen, users_R, slot_R, slots_BK)
+        found = _by_slot(chosen, rows, slots_BK)
         return _commit(slots_BK, *found, one_B, one_B, self.rule, catalogue.cap)[0]
 
     def _choices(self, slots_BK: Tensor, num: int) -> Tensor:
         """The most probable next items besides those in the slots, [B, M]."""
         users_B = torch.arange(len(slots_BK), device=slots_BK.device)
+        if self.likely_BM is not None and self.candidates.catalogue.cap is None:
+            is_taken_BM = torch.zeros_like(self.likely_BM, dtype=torch.bool)
+            for slot_B in slots_BK.unbind(1):
+                is_taken_BM |= (self.likely_BM == slot_B[:, None]) & (slot_B != MASK)[:, None]
+            place_BM = is_taken_BM.byte().argsort(dim=1, stable=True)[:, :num]
+            return self.likely_BM.masked_fill(is_taken_BM, -1).gather(1, place_BM)
         items_BM = torch.full((len(slots_BK), num), -1, device=slots_BK.device)
         if self.shortlist is not None:
             top = self.shortlist.top(self.next_BD, users_B, slots_BK, num)
@@ -252,13 +282,13 @@ class _Search:
         return items_BM
 
 
-def _by_slot(top: Top, users_R: Tensor, slot_R: Tensor, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
+def _by_slot(top: Top, rows: _Masked, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
     """Confidences and items of open slots, [B, K, M]; -inf and -1 for the others."""
     shape = (*slots_BK.shape, top.items_RM.shape[1])
     confidence_BKM = top.logits_RM.new_full(shape, -torch.inf)
-    confidence_BKM[users_R, slot_R] = top.logits_RM
+    confidence_BKM[rows.users_R, rows.slot_R] = top.logits_RM
     items_BKM = top.items_RM.new_full(shape, -1)
-    items_BKM[users_R, slot_R] = top.items_RM
+    items_BKM[rows.users_R, rows.slot_R] = top.items_RM
     return confidence_BKM, items_BKM
 
 

@@ -92,7 +92,7 @@ class History:
     items_BL: Tensor
     lengths_B: Tensor
     gaps_BL: Tensor | None
-    states_BLD: Tensor | None  # None under bidirectional attention: states depend on the slots
+    states_BLD: Tensor | None  # None: not asked for, or bidirectional: they depend on the slots
     cache: Cache
     room: int = 0  # places for slots behind the keys and values, which each pass fills anew
 
@@ -310,10 +310,18 @@ class SequenceModel(nn.Module):
         gaps_BS = None if ages_B is None else ages_B[:, None].expand_as(slots_BS)
         return self._embed(slots_BS, positions_BS, gaps_BS)
 
-    def encode(self, items_BL: Tensor, lengths_B: Tensor, gaps_BL: Tensor | None = None) -> History:
+    def encode(
+        self,
+        items_BL: Tensor,
+        lengths_B: Tensor,
+        gaps_BL: Tensor | None = None,
+        *,
+        with_states: bool = True,
+    ) -> History:
         """Encodes histories of `lengths_B` events (at most max_seq_len), padded on the right.
 
         `gaps_BL`: the time between each event and the one before it, in buckets; None: unknown.
+        Without states a history is what slots attend to, and nothing else.
         """
         assert items_BL.shape[1] <= self.config.max_seq_len, items_BL.shape
         if self.config.attention == "bidirectional":
@@ -323,31 +331,30 @@ class SequenceModel(nn.Module):
         for block in self._blocks():
             query, key, value = block.heads(x_BLD)
             cache.append((key, value))
-            x_BLD = block.attend(x_BLD, query, key, value, causal=True)
-        return History(items_BL, lengths_B, gaps_BL, self.norm(x_BLD), cache)
+            if with_states or len(cache) < self.config.num_blocks:
+                x_BLD = block.attend(x_BLD, query, key, value, causal=True)
+        states_BLD = self.norm(x_BLD) if with_states else None
+        return History(items_BL, lengths_B, gaps_BL, states_BLD, cache)
 
     def encode_for_slots(
         self, items_BL: Tensor, lengths_B: Tensor, gaps_BL: Tensor, *, num_slots: int
     ) -> History:
-        """`encode` in little memory and without gradients, with room for `num_slots` slots."""
+        """`encode` in little memory, without gradients and states, with room for the slots."""
         if self.config.attention != "prefix":
             return self.encode(items_BL, lengths_B, gaps_BL)
         num_users, width = items_BL.shape
         at_once = max(1, TOKENS_AT_ONCE[items_BL.device.type] // width)
-        states: list[Tensor] = []
         cache: Cache = []
         for start in range(0, num_users, at_once):
             users = slice(start, start + at_once)
-            part = self.encode(items_BL[users], lengths_B[users], gaps_BL[users])
-            assert part.states_BLD is not None
-            states.append(part.states_BLD)
+            part = self.encode(items_BL[users], lengths_B[users], gaps_BL[users], with_states=False)
             for number, (key, value) in enumerate(part.cache):
                 if start == 0:
                     shape = (num_users, key.shape[1], width + num_slots, key.shape[3])
                     cache.append((key.new_empty(shape), value.new_empty(shape)))
                 cache[number][0][users, :, :width] = key
                 cache[number][1][users, :, :width] = value
-        return History(items_BL, lengths_B, gaps_BL, torch.cat(states), cache, room=num_slots)
+        return History(items_BL, lengths_B, gaps_BL, None, cache, room=num_slots)
 
     def denoise(
         self,
@@ -356,46 +363,55 @@ class SequenceModel(nn.Module):
         num_slots_B: Tensor | None = None,
         *,
         ages_B: Tensor | None = None,
-        wanted_BS: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """States of the history and of the slots (items or the mask, -1) behind it.
 
         Of the slots only the first `num_slots_B` exist; all of them when it is None. `ages_B`: how
-        old the end of the history is at the query time, in buckets; None: unknown. `wanted_BS`:
-        (bool) of which slots the states are asked for; those of the others may be anything.
+        old the end of the history is at the query time, in buckets; None: unknown.
 
         Returns:
             states [B, L, D] and [B, S, D].
         """
-        num_history, num_slots = history.items_BL.shape[1], slots_BS.shape[1]
-        device = slots_BS.device
-        history_BL = torch.arange(num_history, device=device) < history.lengths_B[:, None]
-        slots_exist_BS = torch.ones_like(slots_BS, dtype=torch.bool)
-        if num_slots_B is not None:
-            slots_exist_BS = torch.arange(num_slots, device=device) < num_slots_B[:, None]
-        mask = torch.cat([history_BL, slots_exist_BS], dim=1)[:, None, None, :]
+        mask = _existing(history, slots_BS, num_slots_B)
         if self.config.attention == "bidirectional":
             return self._denoise_all(history, slots_BS, mask, ages_B)
-        x_BSD = self._embed_slots(slots_BS, ages_B)
         assert history.states_BLD is not None
+        x_BSD = self._embed_slots(slots_BS, ages_B)
         for number, block in enumerate(self._blocks()):
-            query, slot_key, slot_value = block.heads(x_BSD)
-            keys, values = history.joined(number, slot_key, slot_value)
-            if wanted_BS is None or number + 1 < self.config.num_blocks:
-                x_BSD = block.attend(x_BSD, query, keys, values, mask=mask)
-        if wanted_BS is None:
-            return history.states_BLD, self.norm(x_BSD)
-        # behind the last block only what is asked for counts: the wanted slots first
-        most = int(wanted_BS.sum(1).max())
-        place_BO1 = (~wanted_BS).byte().argsort(dim=1, stable=True)[:, :most, None]
-        place_BOD = place_BO1.expand(-1, -1, x_BSD.shape[2])
-        heads_BHOE = place_BO1[:, None].expand(-1, query.shape[1], -1, query.shape[3])
-        states_BOD = self.norm(
-            block.attend(
-                x_BSD.gather(1, place_BOD), query.gather(2, heads_BHOE), keys, values, mask=mask
-            )
-        )
-        return history.states_BLD, torch.zeros_like(x_BSD).scatter(1, place_BOD, states_BOD)
+            x_BSD = block.attend(x_BSD, *_heads(block, x_BSD, history, number), mask=mask)
+        return history.states_BLD, self.norm(x_BSD)
+
+    def denoise_wanted(
+        self,
+        history: History,
+        slots_BS: Tensor,
+        wanted_BS: Tensor,
+        *,
+        ages_B: Tensor | None = None,
+    ) -> Tensor:
+        """The states of the wanted slots of `denoise` alone, [R, D], by user and slot.
+
+        Behind the keys and values of the last block only these are computed.
+        """
+        if self.config.attention == "bidirectional":
+            return self.denoise(history, slots_BS, ages_B=ages_B)[1][wanted_BS]
+        mask = _existing(history, slots_BS, None)
+        x_BSD = self._embed_slots(slots_BS, ages_B)
+        *blocks, last = self._blocks()
+        for number, block in enumerate(blocks):
+            x_BSD = block.attend(x_BSD, *_heads(block, x_BSD, history, number), mask=mask)
+        query, keys, values = _heads(last, x_BSD, history, len(blocks))
+        # the wanted slots of each user first; behind them, where others have more, any
+        users_R, slot_R = wanted_BS.nonzero(as_tuple=True)
+        counts_B = wanted_BS.sum(1)
+        nth_R = torch.arange(len(users_R), device=users_R.device)
+        nth_R = nth_R - (counts_B.cumsum(0) - counts_B)[users_R]
+        slot_BO = counts_B.new_zeros((len(counts_B), int(counts_B.max())))
+        slot_BO[users_R, nth_R] = slot_R
+        users_B1 = torch.arange(len(counts_B), device=users_R.device)[:, None]
+        query_BHOE = query.transpose(1, 2)[users_B1, slot_BO].transpose(1, 2)
+        x_BOD = last.attend(x_BSD[users_B1, slot_BO], query_BHOE, keys, values, mask=mask)
+        return self.norm(x_BOD[users_R, nth_R])
 
     def _denoise_all(
         self, history: History, slots_BS: Tensor, mask: Tensor, ages_B: Tensor | None
@@ -411,6 +427,27 @@ class SequenceModel(nn.Module):
 
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
+
+
+def _heads(
+    block: Block, x_BSD: Tensor, history: History, number: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries of the slots, keys and values of the history and the slots, in one block."""
+    query, slot_key, slot_value = block.heads(x_BSD)
+    return query, *history.joined(number, slot_key, slot_value)
+
+
+def _existing(history: History, slots_BS: Tensor, num_slots_B: Tensor | None) -> Tensor:
+    """Which events and slots there are to attend to, [B, 1, 1, L + S]."""
+    place_L, place_S = (
+        torch.arange(tokens_BT.shape[1], device=slots_BS.device)
+        for tokens_BT in (history.items_BL, slots_BS)
+    )
+    history_BL = place_L < history.lengths_B[:, None]
+    slots_exist_BS = torch.ones_like(slots_BS, dtype=torch.bool)
+    if num_slots_B is not None:
+        slots_exist_BS = place_S < num_slots_B[:, None]
+    return torch.cat([history_BL, slots_exist_BS], dim=1)[:, None, None, :]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -5,6 +5,7 @@ Legend: B users, L history length, K list length, V items; histories are flat it
 
 import importlib.util
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -263,14 +264,14 @@ class Recommender:
 
 @dataclass(frozen=True)
 class _States:
-    """What a batch's histories say about the next item and about the slots, [.., W]."""
+    """What a batch's histories say about the next item and about the slots."""
 
     model: SequenceModel
     items_BL: Tensor
     gaps_BL: Tensor
     lengths_B: Tensor
     ages_B: Tensor
-    history: History
+    num_slots: int
     width: int  # of the item vectors
 
     @staticmethod
@@ -287,28 +288,35 @@ class _States:
         gaps_BL = newest(gaps, offsets, max_len=max_len)[0].to(device)
         query_times = np.full(len(lengths_B), recommender.query_time)
         ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)
-        history = model.encode_for_slots(
-            items_BL, lengths_B, gaps_BL, num_slots=recommender.decoding.k
-        )
         width = recommender.catalogue.vectors_VW.shape[1]
-        return _States(model, items_BL, gaps_BL, lengths_B, ages_B, history, width)
+        num_slots = recommender.decoding.k
+        return _States(model, items_BL, gaps_BL, lengths_B, ages_B, num_slots, width)
+
+    @cached_property
+    def history(self) -> History:
+        return self.model.encode_for_slots(
+            self.items_BL, self.lengths_B, self.gaps_BL, num_slots=self.num_slots
+        )
 
     def slots(self, slots_BS: Tensor) -> Tensor:
-        """The states of the masked slots; those of the others may be anything."""
-        _, states_BSD = self.model.denoise(
-            self.history, slots_BS, ages_B=self.ages_B, wanted_BS=slots_BS == MASK
-        )
-        return self.model.queries(states_BSD)[..., : self.width]
+        """The states of the masked slots, [R, W], by user and slot."""
+        return self._wanted(slots_BS, slots_BS == MASK)
 
     def next(self, chosen_BJ: Tensor) -> Tensor:
-        """The state of the item behind the history and the items chosen so far."""
+        """The state of the item behind the history and the items chosen so far, [B, W]."""
         if self.model.config.kind == "diffusion":
-            mask_B1 = torch.full((len(chosen_BJ), 1), MASK, device=chosen_BJ.device)
-            return self.slots(torch.cat([chosen_BJ, mask_B1], dim=1))[:, -1]
+            slots_BS = torch.nn.functional.pad(chosen_BJ, (0, 1), value=MASK)
+            is_last_S = torch.arange(slots_BS.shape[1], device=slots_BS.device)
+            is_last_S = is_last_S == chosen_BJ.shape[1]
+            return self._wanted(slots_BS, is_last_S.expand_as(slots_BS))
         states_BD = _extended_states(
             self.model, self.items_BL, self.gaps_BL, self.lengths_B, chosen_BJ
         )
         return self.model.queries(states_BD, self.ages_B)[:, : self.width]
+
+    def _wanted(self, slots_BS: Tensor, wanted_BS: Tensor) -> Tensor:
+        states_RD = self.model.denoise_wanted(self.history, slots_BS, wanted_BS, ages_B=self.ages_B)
+        return self.model.queries(states_RD)[:, : self.width]
 
 
 def events_of(

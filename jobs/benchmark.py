@@ -9,8 +9,11 @@ that is shared with others.
 import argparse
 import json
 import os
+import re
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -63,6 +66,7 @@ from jobs.rivals import (
 
 Variants = dict[str, Callable[[], object]]
 SEED = 0
+ROWS_OF_A_FILE = 10_000_000  # of the log of `prepare`
 
 
 def main() -> None:
@@ -111,6 +115,7 @@ def _parse() -> argparse.Namespace:
     prepare_command.add_argument("--rows", type=int, default=1_000_000)
     prepare_command.add_argument("--users", type=int, default=50_000)
     prepare_command.add_argument("--items", type=int, default=20_000)
+    prepare_command.add_argument("--variants", help="only these, with commas between them")
     ray_command = commands.add_parser("ray", help=(_ray.__doc__ or "").splitlines()[0])
     ray_command.set_defaults(measure=_ray)
     ray_command.add_argument("--actors", type=int, default=2)
@@ -386,22 +391,14 @@ class _Pretraining:
 def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows per second from Parquet to sequences, through Ray Data, beside DuckDB and Polars."""
     start_ray()
-    rng = np.random.default_rng(SEED)
     directory = tempfile.TemporaryDirectory(prefix="benchmark-")  # lives as long as `prepare`
     lake = Storage.of(directory.name)
-    log = pa.table(
-        {
-            "user_id": rng.integers(options.users, size=options.rows),
-            "item_id": (options.items * rng.random(options.rows) ** 3).astype(np.int64),
-            "timestamp": rng.integers(1_600_000_000, 1_630_000_000, options.rows),
-        }
-    )
-    lake.write_table("log.parquet", log)
-    events = EventsConfig(path=lake.url("log.parquet"), time_unit="s")
+    files = _write_log(lake.sub("log"), options)
+    events = EventsConfig(path=lake.url("log"), time_unit="s")
     before = 1_640_000_000_000_000
 
     def prepare(_: object = directory) -> None:
-        found = inspect_inputs([InputFile(events.path, 0, "")], events)
+        found = inspect_inputs(files, events)
         survey = survey_log(
             found,
             events=events,
@@ -426,14 +423,46 @@ def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             progress=lambda done, total: None,
         )
 
-    log_path = f"{directory.name}/log.parquet"
+    log_path = f"{directory.name}/log/*.parquet"
     variants: Variants = {
         "prepare": prepare,
         "duckdb": lambda: prepare_with_duckdb(log_path, directory.name, quantile=0.95),
         "polars": lambda: prepare_with_polars(log_path, directory.name, quantile=0.95),
     }
+    if options.variants:
+        variants = {name: variants[name] for name in options.variants.split(",")}
     for name, seconds in _median_seconds(variants, options.rounds, "cpu"):
         yield {"variant": name, "rows_per_s": round(options.rows / seconds, 2)}
+    store_gib = ray.cluster_resources()["object_store_memory"] / 2**30
+    yield {"variant": "object store", "gib": round(store_gib, 2), "spilled_mib": _spilled_mib()}
+
+
+def _write_log(directory: Storage, options: argparse.Namespace) -> list[InputFile]:
+    """A random log, in files that fit the memory one at a time."""
+    rng = np.random.default_rng(SEED)
+    files: list[InputFile] = []
+    for start in range(0, options.rows, ROWS_OF_A_FILE):
+        num = min(ROWS_OF_A_FILE, options.rows - start)
+        log = {
+            "user_id": rng.integers(options.users, size=num),
+            "item_id": (options.items * rng.random(num) ** 3).astype(np.int64),
+            "timestamp": rng.integers(1_600_000_000, 1_630_000_000, num),
+        }
+        name = f"part-{len(files):05d}.parquet"
+        directory.write_table(name, pa.table(log))
+        files.append(InputFile(directory.url(name), 0, ""))
+    return files
+
+
+def _spilled_mib() -> int:
+    """What Ray's object store has written to disk so far."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "memory", "--stats-only"]
+    address = ray.get_runtime_context().gcs_address
+    report = subprocess.run(
+        [*command, "--address", address], capture_output=True, text=True, check=True
+    ).stdout
+    spilled = re.search(r"Spilled (\d+) MiB", report)
+    return int(spilled[1]) if spilled else 0
 
 
 class _Sleeper:

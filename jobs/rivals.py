@@ -25,7 +25,7 @@ def rows_scored(decoding: Decoding) -> int:
         return decoding.k
     explored = decoding.exploration.num_items
     sure, sure_steps = decoding.k - explored, decoding.steps - bool(explored)
-    rows, filled = 1 + explored, 0  # the next item's, and again for each that is explored
+    rows, filled = 1, 0  # the next item's
     for step in range(sure_steps):
         rows += decoding.k - filled if filled < sure else 0
         filled += -(-(sure - filled) // (sure_steps - step))
@@ -54,9 +54,9 @@ def products_alone(num_rows: int, num_items: int, width: int) -> Iterator[Callab
 class Reencoding(SequenceModel):
     """A model that encodes the history anew for every step of decoding."""
 
-    def denoise(self, history: History, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        anew = self.encode(history.items_BL, history.lengths_B, history.gaps_BL)
-        return super().denoise(anew, *args, **kwargs)
+    def denoise_wanted(self, history: History, *args: Any, **kwargs: Any) -> Tensor:
+        anew = self.encode(history.items_BL, history.lengths_B, history.gaps_BL, with_states=False)
+        return super().denoise_wanted(anew, *args, **kwargs)
 
 
 def plain_loss(

@@ -49,12 +49,11 @@ def test_the_states_of_the_exact_way_are_counted_step_by_step():
     assert rows_scored(Decoding(10, "autoregressive")) == 10
     # the next item, then ten open slots and one fewer in every step
     assert rows_scored(Decoding(10, "multi", steps=10, exploration=nowhere)) == 1 + 55
-    # exploring has the last slot and step, and ranks all items once more for its choices
-    assert rows_scored(Decoding(10, "multi", steps=10)) == 1 + 54 + 1
-    assert rows_scored(Decoding(10, "multi", steps=2)) == 1 + 10 + 1
-    # and once more for each
+    # exploring has the last slot and step, and chooses from what the next item ranks first
+    assert rows_scored(Decoding(10, "multi", steps=10)) == 1 + 54
+    assert rows_scored(Decoding(10, "multi", steps=2)) == 1 + 10
     two = Exploration(num_items=2)
-    assert rows_scored(Decoding(10, "multi", steps=2, exploration=two)) == 1 + 10 + 2
+    assert rows_scored(Decoding(10, "multi", steps=2, exploration=two)) == 1 + 10
 
 
 def test_a_plan_says_of_every_line_whether_it_was_measured():
@@ -85,8 +84,10 @@ def test_a_plan_expects_logits_that_stay_on_the_chip_to_be_cheaper():
 @pytest.mark.ray
 def test_prepare_stands_beside_two_rivals():
     lines = lines_of("prepare", "--rows", "3000", "--users", "40", "--rounds", "1")
-    assert [line["variant"] for line in lines] == ["prepare", "duckdb", "polars"]
-    assert all(line["rows_per_s"] > 0 for line in lines)
+    assert [line["variant"] for line in lines] == ["prepare", "duckdb", "polars", "object store"]
+    assert lines[-1]["gib"] > 0
+    assert lines[-1]["spilled_mib"] == 0
+    assert all(line["rows_per_s"] > 0 for line in lines[:-1])
 
 
 def test_rivals_make_the_histories_and_the_holdout_of_an_obvious_way(tmp_path: Path):

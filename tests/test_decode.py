@@ -64,7 +64,7 @@ def multi(
         next_BD = denoise(torch.full((num_users, k), -1))[:, 0]
     return decode_multi(
         next_BD,
-        denoise,
+        lambda slots_BK: denoise(slots_BK)[slots_BK == -1],
         candidates,
         k=k,
         steps=steps,

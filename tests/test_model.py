@@ -622,7 +622,5 @@ def test_parts_of_a_batch_and_places_for_slots_change_no_state(monkeypatch, toke
     for slots in ([[-1], [-1], [-1]], [[-1, 7, -1]] * 3, [[8, -1, -1]] * 3):
         slots_BS = torch.tensor(slots)
         expected = model.denoise(plain, slots_BS, ages_B=ages)[1]
-        wanted_BS = slots_BS < 0
-        found = model.denoise(parts, slots_BS, ages_B=ages, wanted_BS=wanted_BS)[1]
-        assert close(found[wanted_BS], expected[wanted_BS])
-    assert close(parts.last_states(), plain.last_states())
+        found = model.denoise_wanted(parts, slots_BS, slots_BS < 0, ages_B=ages)
+        assert close(found, expected[slots_BS < 0])

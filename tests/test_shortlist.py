@@ -55,7 +55,8 @@ def decoded(
 
     def denoise(slots_BK: torch.Tensor) -> torch.Tensor:
         chosen_BKW = vectors[slots_BK.clamp(min=0)] * (slots_BK >= 0)[..., None]
-        return next_BW[:, None] + drift_KW + scale * 0.2 * chosen_BKW.sum(1, keepdim=True)
+        states_BKW = next_BW[:, None] + drift_KW + scale * 0.2 * chosen_BKW.sum(1, keepdim=True)
+        return states_BKW[slots_BK == -1]
 
     return decode_multi(
         next_BW,
