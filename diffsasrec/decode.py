@@ -19,7 +19,14 @@ from diffsasrec.catalogue import Candidates
 from diffsasrec.categories import CategoryCap
 from diffsasrec.diffusion import MASK
 from diffsasrec.explore import CHOICES, Exploration
-from diffsasrec.shortlist import SLACK, Shortlist, ascending, logits_of, own_among
+from diffsasrec.shortlist import (
+    SLACK,
+    Shortlist,
+    are_among,
+    ascending,
+    logits_of,
+    own_among,
+)
 from diffsasrec.top import Top, top_items
 from diffsasrec.trace import Trace
 
@@ -263,9 +270,7 @@ class _Search:
         """The most probable next items besides those in the slots, [B, M]."""
         users_B = torch.arange(len(slots_BK), device=slots_BK.device)
         if self.likely_BM is not None and self.candidates.catalogue.cap is None:
-            is_taken_BM = torch.zeros_like(self.likely_BM, dtype=torch.bool)
-            for slot_B in slots_BK.unbind(1):
-                is_taken_BM |= (self.likely_BM == slot_B[:, None]) & (slot_B != MASK)[:, None]
+            is_taken_BM = are_among(self.likely_BM, slots_BK)
             place_BM = is_taken_BM.byte().argsort(dim=1, stable=True)[:, :num]
             return self.likely_BM.masked_fill(is_taken_BM, -1).gather(1, place_BM)
         items_BM = torch.full((len(slots_BK), num), -1, device=slots_BK.device)

@@ -59,13 +59,11 @@ class Shortlist:
         Where the catalogue has a cap, those that a list can take in this order.
         """
         logits_RN = logits_of(queries_RW, users_R, self.items_BN, self.candidates, self.own)
-        items_RN = self.items_BN[users_R]
-        for slot_B in slots_BK.unbind(1):
-            taken_BN = (self.items_BN == slot_B[:, None]) & (slot_B != MASK)[:, None]
-            logits_RN.masked_fill_(taken_BN[users_R], -torch.inf)
+        logits_RN.masked_fill_(are_among(self.items_BN, slots_BK)[users_R], -torch.inf)
         is_capped = self.candidates.catalogue.cap is not None
-        top_RM, place_RM = ordered_top(logits_RN, items_RN.shape[1] if is_capped else m)
-        top_items_RM = items_RN.gather(1, place_RM.clamp(min=0)).masked_fill(place_RM < 0, -1)
+        top_RM, place_RM = ordered_top(logits_RN, logits_RN.shape[1] if is_capped else m)
+        top_items_RM = self.items_BN[users_R[:, None], place_RM.clamp(min=0)]
+        top_items_RM = top_items_RM.masked_fill(place_RM < 0, -1)
         top = Top(top_RM, top_items_RM, logits_RN.new_zeros(0))
         return capped(top, self.candidates, slots_BK[users_R], m) if is_capped else top
 
@@ -84,6 +82,14 @@ def ascending(items_BN: Tensor) -> Tensor:
     beyond = torch.iinfo(items_BN.dtype).max
     items_BN = items_BN.masked_fill(items_BN < 0, beyond).sort(dim=1).values
     return items_BN.masked_fill(items_BN == beyond, -1)
+
+
+def are_among(items_BN: Tensor, slots_BK: Tensor) -> Tensor:
+    """Which items of each user are in its slots, [B, N]; -1 is not."""
+    among_BN = torch.zeros_like(items_BN, dtype=torch.bool)
+    for slot_B1 in slots_BK.split(1, dim=1):
+        among_BN |= (items_BN == slot_B1) & (slot_B1 != MASK)
+    return among_BN
 
 
 def own_among(candidates: Candidates, items_BN: Tensor) -> OwnScores | None:
@@ -130,4 +136,4 @@ def logits_of(
         at_Y = torch.searchsorted(keys_Z, extras.items_Y + owners_Y * (beyond + 1))
         where = (extras.rows_Y, at_Y - owners_Y * num_items)
         logits_RN.index_put_(where, extras.scores_Y.float(), accumulate=True)
-    return logits_RN.masked_fill(items_BN[users_R] < 0, -torch.inf)
+    return logits_RN.masked_fill_((items_BN < 0)[users_R], -torch.inf)
