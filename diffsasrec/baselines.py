@@ -1,25 +1,40 @@
 """What a team would run without a model: popularity of late, own most frequent, item-kNN.
 
-All are scores over the catalogue, ranked under the same filters as the model's own.
+Each scores few items of the catalogue per user, and is ranked under the same filters as the model.
 
-Legend: B users, V items, K list length; histories are flat items with offsets [B + 1].
+Legend: B users, V items, K list length, Y pairs (user, item); histories are flat items with offsets
+[B + 1].
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
-import torch
-
-from diffsasrec.top import ordered_top
 
 NEIGHBOURS = 100
-SCORES_AT_ONCE = 2**23
+EVENTS_AT_ONCE = 2**17  # of the histories that are scored together, or a single longer one
 
 Items = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
-Score = Callable[[Items, Offsets], npt.NDArray[np.float32]]  # histories -> [B, V]
+
+
+class Score(Protocol):
+    def __call__(
+        self,
+        items: Items,
+        offsets: Offsets,
+        *,
+        allowed: npt.NDArray[np.bool_],
+        num_B: npt.NDArray[np.int64],
+    ) -> scipy.sparse.csr_matrix:
+        """Scores of the users with these histories, [B, V].
+
+        All that are above 0, or of each user at least those of the `num_B` best allowed items, of
+        equal ones the first.
+        """
+        ...
 
 
 def rank_lists(
@@ -32,46 +47,87 @@ def rank_lists(
     filter_seen: bool,
 ) -> npt.NDArray[np.int64]:
     """Each user's K best items by `score`, [B, K]; -1 behind the end. Scores of 0 are no advice."""
-    num_users = len(offsets) - 1
-    tile = max(1, SCORES_AT_ONCE // len(allowed))
-    lists = [np.zeros((0, k), np.int64)]
-    for start in range(0, num_users, tile):
-        stop = min(start + tile, num_users)
+    lists = np.full((len(offsets) - 1, k), -1, np.int64)
+    start = 0
+    while start < len(lists):
+        within = np.searchsorted(offsets, offsets[start] + EVENTS_AT_ONCE, side="right") - 1
+        stop = min(max(int(within), start + 1), start + EVENTS_AT_ONCE, len(lists))
         inside = items[offsets[start] : offsets[stop]]
         bounds = offsets[start : stop + 1] - offsets[start]
-        scores = np.array(score(inside, bounds), dtype=np.float32)
-        scores[(scores <= 0) | ~allowed] = -np.inf
-        if filter_seen:
-            scores[np.repeat(np.arange(stop - start), np.diff(bounds)), inside] = -np.inf
-        lists.append(ordered_top(torch.from_numpy(scores), k)[1].numpy())
-    return np.concatenate(lists)
+        num_B = k + np.diff(bounds) * filter_seen  # behind k + n items, n of which are filtered
+        scores = score(inside, bounds, allowed=allowed, num_B=num_B)
+        seen_Y = np.repeat(np.arange(len(num_B)), np.diff(bounds)) * len(allowed) + inside
+        best = _best(scores, allowed, np.unique(seen_Y) if filter_seen else seen_Y[:0], k)
+        lists[start:stop] = best
+        start = stop
+    return lists
+
+
+def _best(
+    scores: scipy.sparse.csr_matrix,
+    allowed: npt.NDArray[np.bool_],
+    seen_Y: npt.NDArray[np.int64],
+    k: int,
+) -> npt.NDArray[np.int64]:
+    """`seen_Y`: sorted, user * V + item."""
+    row_Y = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
+    item_Y, score_Y = scores.indices.astype(np.int64), scores.data.astype(np.float32)
+    key_Y = row_Y * len(allowed) + item_Y
+    at_Y = np.searchsorted(seen_Y, key_Y)
+    is_seen_Y = np.r_[seen_Y, -1][at_Y] == key_Y
+    (usable_Y,) = np.nonzero((score_Y > 0) & allowed[item_Y] & ~is_seen_Y)
+    row_Y, item_Y, score_Y = row_Y[usable_Y], item_Y[usable_Y], score_Y[usable_Y]
+    order_Y = np.lexsort((item_Y, -score_Y, row_Y))
+    place_Y = np.arange(len(row_Y)) - np.searchsorted(row_Y, row_Y)
+    first_Y = place_Y < k
+    lists = np.full((scores.shape[0], k), -1, np.int64)
+    lists[row_Y[first_Y], place_Y[first_Y]] = item_Y[order_Y][first_Y]
+    return lists
 
 
 def popularity(counts: npt.NDArray[np.int64]) -> Score:
     """The same counts [V] for everyone."""
+    values = counts.astype(np.float32)
+    order = np.argsort(-values, kind="stable")
 
-    def score(items: Items, offsets: Offsets) -> npt.NDArray[np.float32]:
-        shape = (len(offsets) - 1, len(counts))
-        return np.broadcast_to(counts.astype(np.float32), shape)
+    def score(
+        items: Items,
+        offsets: Offsets,
+        *,
+        allowed: npt.NDArray[np.bool_],
+        num_B: npt.NDArray[np.int64],
+    ) -> scipy.sparse.csr_matrix:
+        best = order[allowed[order]]
+        ends = np.r_[0, np.cumsum(np.minimum(num_B, len(best)))]
+        place_Y = np.arange(ends[-1]) - np.repeat(ends[:-1], np.diff(ends))
+        shape = (len(num_B), len(values))
+        return scipy.sparse.csr_matrix((values[best][place_Y], best[place_Y], ends), shape=shape)
 
     return score
 
 
-def own_most_frequent(num_items: int) -> Score:
+def own_most_frequent(
+    items: Items,
+    offsets: Offsets,
+    *,
+    allowed: npt.NDArray[np.bool_],
+    num_B: npt.NDArray[np.int64],
+) -> scipy.sparse.csr_matrix:
     """How often the user had each item."""
-
-    def score(items: Items, offsets: Offsets) -> npt.NDArray[np.float32]:
-        return np.asarray(user_items(items, offsets, num_items).toarray(), dtype=np.float32)
-
-    return score
+    return user_items(items, offsets, len(allowed))
 
 
 def item_knn(similarity: scipy.sparse.csr_matrix) -> Score:
     """The sum of the similarities to the user's items, by how often the user had them."""
 
-    def score(items: Items, offsets: Offsets) -> npt.NDArray[np.float32]:
-        histories = user_items(items, offsets, similarity.shape[0])
-        return np.asarray((histories @ similarity).toarray(), dtype=np.float32)
+    def score(
+        items: Items,
+        offsets: Offsets,
+        *,
+        allowed: npt.NDArray[np.bool_],
+        num_B: npt.NDArray[np.int64],
+    ) -> scipy.sparse.csr_matrix:
+        return user_items(items, offsets, len(allowed)) @ similarity
 
     return score
 

@@ -101,7 +101,7 @@ def baseline_scores(
     scores = {
         "popular": popularity(counts[ALL_TIME]),
         "recent popular": popularity(counts[window]),
-        "own most frequent": own_most_frequent(len(allowed)),
+        "own most frequent": own_most_frequent,
         "item-kNN": item_knn_baseline(config, run, prepared),
     }
     return scores, window

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from diffsasrec.baselines import (
     NEIGHBOURS,
-    SCORES_AT_ONCE,
+    Score,
     item_knn,
     item_similarity,
     own_most_frequent,
@@ -45,6 +45,11 @@ def slow_top(scores: npt.NDArray[np.float64], blocked: set[int], k: int) -> list
     usable = [v for v in range(len(scores)) if scores[v] > 0 and v not in blocked]
     best = sorted(usable, key=lambda v: (-scores[v], v))[:k]
     return best + [-1] * (k - len(best))
+
+
+def scores_of(score: Score, histories: Histories, num_items: int) -> npt.NDArray[np.float64]:
+    num_B = np.full(len(histories), num_items)
+    return score(*flat(histories), allowed=np.ones(num_items, bool), num_B=num_B).toarray()
 
 
 @given(log=small_logs)
@@ -89,7 +94,7 @@ def test_a_list_may_be_longer_than_the_catalogue():
 
 def test_own_most_frequent_lists_what_the_user_had_ties_by_index():
     lists = rank_lists(
-        own_most_frequent(5),
+        own_most_frequent,
         *flat([[4, 1, 4, 0, 1, 4], [2], []]),
         allowed=np.ones(5, bool),
         k=3,
@@ -102,7 +107,7 @@ def test_own_most_frequent_lists_what_the_user_had_ties_by_index():
 @settings(deadline=None)
 def test_own_most_frequent_equals_counting(log):
     lists = rank_lists(
-        own_most_frequent(7), *flat(log), allowed=np.ones(7, bool), k=4, filter_seen=False
+        own_most_frequent, *flat(log), allowed=np.ones(7, bool), k=4, filter_seen=False
     )
     assert lists.tolist() == [slow_top(row, set(), 4) for row in dense_counts(log, 7)]
 
@@ -119,7 +124,7 @@ def test_item_similarity_equals_a_dense_product(log):
 def test_item_knn_equals_dense_scores(log, queries, filter_seen):
     score = item_knn(item_similarity(*flat(log), num_items=7))
     expected = dense_counts(queries, 7) @ dense_similarity(log, 7)
-    assert np.allclose(score(*flat(queries)), expected, atol=1e-4)
+    assert np.allclose(scores_of(score, queries, 7), expected, atol=1e-4)
     lists = rank_lists(
         score, *flat(queries), allowed=np.ones(7, bool), k=3, filter_seen=filter_seen
     )
@@ -135,14 +140,14 @@ def test_a_score_leaves_the_histories_as_they_were():
     histories = [[4, 1, 4, 0], [2, 2, 1]]
     items, offsets = flat(histories)
     similarity = item_similarity(items, offsets, num_items=5)
-    for score in (own_most_frequent(5), item_knn(similarity)):
-        score(items, offsets)
+    for score in (own_most_frequent, item_knn(similarity)):
+        score(items, offsets, allowed=np.ones(5, bool), num_B=np.array([3, 3]))
     assert items.tolist() == [4, 1, 4, 0, 2, 2, 1] and offsets.tolist() == [0, 4, 7]
 
 
 def test_the_filter_sees_histories_with_repeats_whole():
     lists = rank_lists(
-        own_most_frequent(5),
+        own_most_frequent,
         *flat([[4, 1, 4, 0], [2, 2, 1]]),
         allowed=np.ones(5, bool),
         k=3,
@@ -164,19 +169,29 @@ def test_only_the_nearest_items_are_kept_ties_by_index():
     assert last[num_items - 1] > last[1] > 0
 
 
-def test_tiles_of_users_change_nothing():
-    num_items = SCORES_AT_ONCE // 2  # two users in a tile
-    counts = np.zeros(num_items, np.int64)
-    counts[[3, 7, num_items - 1]] = 5, 9, 7
+@given(log=small_logs, k=st.integers(1, 8), filter_seen=st.booleans())
+@settings(deadline=None)
+def test_popularity_ranks_as_a_sort_of_the_whole_catalogue_does(log, k, filter_seen):
+    counts = np.array([3, 0, 7, 7, 1, 3, 9])
+    allowed = np.array([True, True, True, True, False, True, True])
     lists = rank_lists(
-        popularity(counts),
-        *flat([[], [7], [], [num_items - 1], [3, 7]]),
-        allowed=np.ones(num_items, bool),
+        popularity(counts), *flat(log), allowed=allowed, k=k, filter_seen=filter_seen
+    )
+    blocked = [{4, *history} if filter_seen else {4} for history in log]
+    assert lists.tolist() == [slow_top(counts, some, k) for some in blocked]
+
+
+@pytest.mark.parametrize("events_at_once", [1, 2, 3, 100])
+def test_parts_of_the_users_change_nothing(monkeypatch, events_at_once):
+    monkeypatch.setattr("diffsasrec.baselines.EVENTS_AT_ONCE", events_at_once)
+    lists = rank_lists(
+        popularity(np.array([0, 0, 0, 5, 0, 0, 0, 9, 0, 7])),
+        *flat([[], [7], [], [9], [3, 7], [], [7, 7, 7]]),
+        allowed=np.ones(10, bool),
         k=2,
         filter_seen=True,
     )
-    last = num_items - 1
-    assert lists.tolist() == [[7, last], [last, 3], [7, last], [7, 3], [last, -1]]
+    assert lists.tolist() == [[7, 9], [9, 3], [7, 9], [7, 3], [9, -1], [7, 9], [9, 3]]
 
 
 def test_no_users_have_no_lists():

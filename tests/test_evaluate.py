@@ -222,11 +222,11 @@ def test_what_is_not_allowed_is_not_listed():
 
 def test_a_score_sees_events_before_the_cut_alone():
     # only the last user's holdout item is in its history
-    assert ranks(own_most_frequent(6), before=20) == [2, 1, 0, 0, 0]
+    assert ranks(own_most_frequent, before=20) == [2, 1, 0, 0, 0]
 
 
 def test_every_score_and_every_k_has_its_tally():
-    scores = {"popular": BY_INDEX, "own": own_most_frequent(6)}
+    scores = {"popular": BY_INDEX, "own": own_most_frequent}
     options = {"known": KNOWN, "allowed": KNOWN, "filter_seen": False}
     counted = bucket_tallies(BUCKET, scores, cut=10, before=20, ks=(1, 2), **options)
     shown = {name: {k: c.tolist() for k, c in t.shown.items()} for name, t in counted.items()}
