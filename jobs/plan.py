@@ -79,6 +79,8 @@ def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     rows = rows_scored(decoding)
     steps = {"single": 0, "multi": options.steps, "autoregressive": options.k - 1}[options.decode]
     encoder = encoder_flops(options, options.history, options.history / 2)
+    # of the history the slots need no more than keys and values in the last block
+    encoder -= options.history * (14 * options.hidden**2 + 2 * options.history * options.hidden)
     encoder += encoder_flops(options, 1, options.history)
     encoder += steps * encoder_flops(options, options.k, options.history + options.k)
     whole = 2 * width * options.items  # FLOP of one state and the whole catalogue
