@@ -6,7 +6,7 @@ Legend: B users, V items, K list length, Y pairs (user, item); histories are fla
 [B + 1].
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -132,7 +132,13 @@ def item_knn(similarity: scipy.sparse.csr_matrix) -> Score:
     return score
 
 
-def item_similarity(items: Items, offsets: Offsets, *, num_items: int) -> scipy.sparse.csr_matrix:
+def item_similarity(
+    items: Items,
+    offsets: Offsets,
+    *,
+    num_items: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> scipy.sparse.csr_matrix:
     """Dot products of TF-IDF weighted item rows, the 100 largest per item kept, [V, V].
 
     The weight of (item, user) is sqrt(count) (log V - log(1 + items of the user)): as the library
@@ -143,12 +149,15 @@ def item_similarity(items: Items, offsets: Offsets, *, num_items: int) -> scipy.
     idf = np.log(num_items) - np.log1p(users)
     weighted = counts.copy()
     weighted.data = np.sqrt(counts.data) * idf[counts.indices]
-    return scipy.sparse.vstack(list(_nearest(weighted)), format="csr")
+    return scipy.sparse.vstack(list(_nearest(weighted, progress)), format="csr")
 
 
-def _nearest(weighted: scipy.sparse.csr_matrix) -> Iterator[scipy.sparse.csr_matrix]:
+def _nearest(
+    weighted: scipy.sparse.csr_matrix, progress: Callable[[int, int], None]
+) -> Iterator[scipy.sparse.csr_matrix]:
     transposed = weighted.T.tocsr()
     for start in range(0, weighted.shape[0], 1024):
+        progress(start, weighted.shape[0])
         product = (weighted[start : start + 1024] @ transposed).tocsr()
         length = np.diff(product.indptr)
         row = np.repeat(np.arange(len(length)), length)

@@ -19,6 +19,7 @@ from diffsasrec.counters import DAY, WINDOWS
 from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
 from diffsasrec.lists import Scoring
+from diffsasrec.progress import Progress
 from diffsasrec.publish import newest_before, read_chain, run_path
 from diffsasrec.rules import allowed_items
 from diffsasrec.rundir import RunDir, to_json
@@ -195,7 +196,10 @@ def item_knn_baseline(config: Config, run: RunDir, prepared: dict[str, Any]) -> 
     lengths = np.concatenate([lengths for _, lengths in parts])[: config.evaluate.item_knn_users]
     offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
     items = np.concatenate([items for items, _ in parts])[: offsets[-1]]
-    return item_knn(item_similarity(items, offsets, num_items=prepared["num_items"]))
+    progress = Progress("evaluate", "neighbours of item", interval=config.log_interval)
+    return item_knn(
+        item_similarity(items, offsets, num_items=prepared["num_items"], progress=progress.update)
+    )
 
 
 def previous_metrics(run: RunDir) -> dict[str, Any] | None:

@@ -156,6 +156,12 @@ def test_the_filter_sees_histories_with_repeats_whole():
     assert lists.tolist() == [[-1, -1, -1], [-1, -1, -1]]
 
 
+def test_counting_neighbours_says_how_far_it_is():
+    said: list[tuple[int, int]] = []
+    item_similarity(*flat([[0, 2999]]), num_items=3000, progress=lambda *far: said.append(far))
+    assert said == [(0, 3000), (1024, 3000), (2048, 3000)]
+
+
 def test_only_the_nearest_items_are_kept_ties_by_index():
     num_items = NEIGHBOURS + 20
     everything = list(range(num_items))
