@@ -165,7 +165,8 @@ def _nearest(
         place = np.arange(len(row)) - np.repeat(product.indptr[:-1], length)
         kept = order[place < NEIGHBOURS]
         yield scipy.sparse.csr_matrix(
-            (product.data[kept], (row[kept], product.indices[kept])), shape=product.shape
+            (product.data[kept].astype(np.float32), (row[kept], product.indices[kept])),
+            shape=product.shape,
         )
 
 

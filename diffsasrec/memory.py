@@ -18,7 +18,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """What `keep_freed_memory` keeps goes back to the system now."""
+    """What this process has freed and keeps goes back to the system now."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

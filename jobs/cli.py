@@ -25,6 +25,7 @@ from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError,
 from diffsasrec.iceberg import check_table
 from diffsasrec.inputs import inspect_inputs, list_inputs
 from diffsasrec.items import read_items
+from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.publish import append_rollback, check_create_only, prune, settle, shown_instead
@@ -268,6 +269,7 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     run.begin(stage)
     function: Stage = import_module(f"jobs.{stage}").main
     record = dict(function(config, run))
+    give_back_freed_memory()  # the next stage's workers may be on this machine
     seconds = time.monotonic() - started
     run.finish(stage, {**record, "seconds": round(seconds, 1)})
     log.info("%s: done in %s", stage, duration(seconds))
