@@ -23,7 +23,7 @@ DRIFT = 1.5
 # products in another order of additions differ in the last digits
 SLACK = 1e-4
 # numbers in the vectors that are compared at once
-VECTORS_AT_ONCE = 2**22
+VECTORS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
