@@ -14,7 +14,9 @@ import numpy.typing as npt
 import scipy.sparse
 
 NEIGHBOURS = 100
-EVENTS_AT_ONCE = 2**17  # of the histories that are scored together, or a single longer one
+# events of the histories that are scored together, or of a single longer one: item-kNN has up to
+# NEIGHBOURS scores for each
+EVENTS_AT_ONCE = 2**14
 
 Items = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]

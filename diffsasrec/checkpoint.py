@@ -61,9 +61,9 @@ def save_checkpoint(
             vocab.select(["item_id", "index"]).append_column("count", pa.array(counts, pa.int64()))
         ),
     }
-    for name, content in made.items():
-        directory.create(name, content)
-    data = {name: directory.read_bytes(name) for name in made}
+    for name in (WEIGHTS, VOCAB):
+        directory.create(name, made.pop(name))
+    data = {name: directory.read_bytes(name) for name in (WEIGHTS, VOCAB)}
     description = {
         "model": config.model_dump(mode="json"),
         "num_items": vocab.num_rows,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffsasrec.catalogue import Candidates
 from diffsasrec.categories import CategoryCap
+from diffsasrec.config import FUSED_MOST
 from diffsasrec.diffusion import MASK
 from diffsasrec.explore import CHOICES, Exploration
 from diffsasrec.shortlist import (
@@ -127,7 +128,8 @@ def decode_multi(
         return _Masked(users_R, slot_R, states_RD)
 
     first = masked(slots_BK)
-    num_likely = CHOICES + k if exploration.num_items else 1
+    # all but one of the places may be taken when the last item is explored
+    num_likely = CHOICES + k - 1 if exploration.num_items else 0
     search = _Search.of(next_BD, first, candidates, rule, size=shortlist, num_likely=num_likely)
     wanted_B = candidates.num_left(num_users).clamp(max=k)
     sure_B = (wanted_B - exploration.num_items).clamp(min=0)
@@ -183,7 +185,7 @@ class _Search:
     rule: CommitRule
     normaliser_B: Tensor  # of the next item
     shortlist: Shortlist | None
-    likely_BM: Tensor | None  # the most probable next items, without a shortlist
+    likely_BM: Tensor | None  # the most probable next items, where one pass finds enough of them
     num_uncertain: int = 0  # users and steps for which the shortlist was not enough
 
     @staticmethod
@@ -198,14 +200,17 @@ class _Search:
     ) -> "_Search":
         num_items = len(candidates.catalogue.items_C)
         if size and num_items > WORTH * size and not rule.needs_probabilities:
-            first_BKD = first.states_RD.view(len(next_BD), -1, next_BD.shape[1])
+            first_BKD = first.states_RD.unflatten(0, (len(next_BD), -1))
             short = Shortlist.of(next_BD, first_BKD, candidates, size=size)
             return _Search(next_BD, candidates, rule, short.normaliser_B, short, None)
         users_B = torch.arange(len(next_BD), device=next_BD.device)
-        if candidates.catalogue.cap is not None:
-            num_likely = 1  # which of them a list can take changes from step to step
-        top = top_items(next_BD, users_B, candidates, num_likely, normalise=True)
-        return _Search(next_BD, candidates, rule, top.normaliser_R, None, top.items_RM)
+        catalogue = candidates.catalogue
+        # under a cap, which of them a list can take changes from step to step
+        if catalogue.cap is not None or (catalogue.fused and num_likely > FUSED_MOST):
+            num_likely = 0
+        top = top_items(next_BD, users_B, candidates, max(num_likely, 1), normalise=True)
+        likely_BM = top.items_RM if num_likely else None
+        return _Search(next_BD, candidates, rule, top.normaliser_R, None, likely_BM)
 
     def commit(
         self, slots_BK: Tensor, masked: _Masked, at_least_B: Tensor, left_B: Tensor
@@ -269,7 +274,7 @@ class _Search:
     def _choices(self, slots_BK: Tensor, num: int) -> Tensor:
         """The most probable next items besides those in the slots, [B, M]."""
         users_B = torch.arange(len(slots_BK), device=slots_BK.device)
-        if self.likely_BM is not None and self.candidates.catalogue.cap is None:
+        if self.likely_BM is not None:
             is_taken_BM = are_among(self.likely_BM, slots_BK)
             place_BM = is_taken_BM.byte().argsort(dim=1, stable=True)[:, :num]
             return self.likely_BM.masked_fill(is_taken_BM, -1).gather(1, place_BM)

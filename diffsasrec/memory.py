@@ -1,4 +1,4 @@
-"""Memory of long-running workers."""
+"""What processes keep of the memory that they free, and when they give it back."""
 
 import ctypes
 

@@ -339,8 +339,11 @@ class SequenceModel(nn.Module):
     def encode_for_slots(
         self, items_BL: Tensor, lengths_B: Tensor, gaps_BL: Tensor, *, num_slots: int
     ) -> History:
-        """`encode` in little memory, without gradients and states, with room for the slots."""
-        if self.config.attention != "prefix":
+        """`encode` in little memory, without gradients and states, with room for the slots.
+
+        Under bidirectional attention nothing can be encoded before the slots are known.
+        """
+        if self.config.attention == "bidirectional":
             return self.encode(items_BL, lengths_B, gaps_BL)
         num_users, width = items_BL.shape
         at_once = max(1, TOKENS_AT_ONCE[items_BL.device.type] // width)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffsasrec.catalogue import Candidates, Catalogue
 from diffsasrec.categories import CategoryCap
+from diffsasrec.config import ModelConfig
 from diffsasrec.counters import end_ages, event_gaps, own_items
 from diffsasrec.decode import (
     CommitRule,
@@ -115,7 +116,8 @@ class Recommender:
         cap: on the items of one category in a list.
 
     Raises:
-        ConfigError: `decoding.fused` on a GPU without Triton.
+        ConfigError: the model has no slots for such lists, or too few; `decoding.fused` on a GPU
+            without Triton.
 
     The device is that of the model. What all users share is made once, here: the trends' columns of
     the item vectors, the packed catalogue.
@@ -130,6 +132,7 @@ class Recommender:
         decoding: Decoding,
         cap: CategoryCap | None = None,
     ) -> None:
+        _check_slots(decoding, model.config)
         self.model, self.decoding, self.query_time = model, decoding, moment.query_time
         self.num_uncertain = 0  # users and steps so far for which a shortlist was not enough
         self._device = model.item_weight.device
@@ -259,6 +262,20 @@ class Recommender:
             rank=decoding.rank,
             shortlist=decoding.shortlist,
             trace=trace,
+        )
+
+
+def _check_slots(decoding: Decoding, model: ModelConfig) -> None:
+    if decoding.decode == "multi" and model.kind == "sasrec":
+        raise ConfigError(
+            "decode=multi needs mask slots, which a model of kind sasrec has not; use single or "
+            "autoregressive"
+        )
+    needs_slots = decoding.decode != "single" and model.kind == "diffusion"
+    if needs_slots and decoding.k > model.num_slots:
+        raise ConfigError(
+            f"k={decoding.k} with decode={decoding.decode} needs a model with as many slots, this "
+            f"one has num_slots={model.num_slots}; ask for fewer items, or use single"
         )
 
 

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+ROWS_AT_ONCE = 2**15
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # as torch.optim.AdamW
 
 
@@ -77,7 +78,8 @@ class EmbeddingRows:
     def settle(self) -> None:
         """Makes the moving average of every row that of all steps so far."""
         rows_U = (self._averaged_V != self._log_decay).nonzero()[:, 0]
-        self._settle(rows_U)
+        for some_U in rows_U.split(ROWS_AT_ONCE):  # of all at once, copies would fill the memory
+            self._settle(some_U)
         self._log_decay = 0.0
         self._averaged_V.zero_()
 

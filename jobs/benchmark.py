@@ -455,7 +455,7 @@ def _write_log(directory: Storage, options: argparse.Namespace) -> list[InputFil
 
 
 def _spilled_mib() -> int:
-    """What Ray's object store has written to disk so far."""
+    """What the object store of this Ray has written to disk since it started."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "memory", "--stats-only"]
     address = ray.get_runtime_context().gcs_address
     report = subprocess.run(

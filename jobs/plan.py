@@ -27,7 +27,7 @@ from diffsasrec.recommend import Decoding
 from jobs.rivals import products_alone, rows_scored
 
 BLOCK_SECONDS = 0.016  # between two blocks of an actor
-DRIVER_SECONDS = 0.017  # of the driver's CPU per block
+DRIVER_SECONDS = 0.017  # of the driver's CPU per block: more than most measurements found
 LEAST_SECONDS = 2.0  # of a block, so that the gaps between blocks cost less than 1 %
 BLOCKS_PER_ACTOR = 20  # so that the last blocks leave few actors idle
 GPU_SHARE = 0.2  # of its rate that training reaches

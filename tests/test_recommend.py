@@ -16,6 +16,7 @@ from diffsasrec.counters import (
     end_ages,
     event_gaps,
 )
+from diffsasrec.errors import ConfigError
 from diffsasrec.explore import Exploration
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective
@@ -105,6 +106,19 @@ def lists_of(
     flat_times = np.array([time for user_times in times for time in user_times], np.int64)
     recommender = Recommender(model, moment=moment, allowed=allowed, decoding=decoding)
     return recommender.recommend(items, flat_times, offsets)
+
+
+@pytest.mark.parametrize(
+    ("attention", "decoding", "word"),
+    [
+        ("causal", Decoding(K, "multi"), "slots"),
+        ("prefix", Decoding(NUM_ITEMS + 1, "multi"), f"num_slots={NUM_ITEMS}"),
+        ("bidirectional", Decoding(NUM_ITEMS + 1, "autoregressive"), f"num_slots={NUM_ITEMS}"),
+    ],
+)
+def test_lists_that_need_more_slots_than_the_model_has_are_refused(attention, decoding, word):
+    with pytest.raises(ConfigError, match=word):
+        lists_of(lively_model(attention), [[1]], decoding)
 
 
 def test_the_newest_events_are_kept_and_padded_on_the_right():
