@@ -4,8 +4,10 @@ config.json is written last and carries the sha256 of the other two: a directory
 config.json is whole.
 """
 
+import errno
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -175,7 +177,15 @@ def save_tensors(
 ) -> None:
     """One safetensors file: the state of a training at one step."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    storage.write_bytes(path, safetensors.torch.save(plain, dict(metadata)))
+
+    def fill(file: str) -> None:
+        try:
+            safetensors.torch.save_file(plain, file, dict(metadata))
+        except SafetensorError as error:  # what the system said is in its text alone
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+
+    storage.write_file(path, fill)  # `safetensors.torch.save` would hold all of it twice
 
 
 def parse_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

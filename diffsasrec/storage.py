@@ -10,8 +10,9 @@ import hashlib
 import importlib.util
 import io
 import os
+import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,6 +153,26 @@ class Storage:
             os.replace(temporary, self._full(path))
             _sync_directory(self._full(path))
 
+    def write_file(self, path: str, fill: Callable[[str], None]) -> None:
+        """As `write_bytes`, what `fill` writes to the local file that it is given.
+
+        Large contents need not lie in memory then, or only once on their way to S3.
+        """
+        with _explained("writing", self.url(path)):
+            if self.is_local:
+                temporary = _write_temporary(self._full(path), b"")
+                mode = os.stat(temporary).st_mode
+                fill(temporary)
+                os.chmod(temporary, mode)  # `fill` may have put another file there
+                _sync(temporary)
+                os.replace(temporary, self._full(path))
+                _sync_directory(self._full(path))
+                return
+            with tempfile.TemporaryDirectory() as directory:
+                fill(f"{directory}/file")
+                data = Path(f"{directory}/file").read_bytes()
+        self._fs().pipe_file(self._full(path), data)
+
     def write_table(self, path: str, table: pa.Table) -> dict[str, Any]:
         """Writes zstd Parquet; returns its entry for the manifest: path, rows, sha256."""
         data = parquet_bytes(table)
@@ -250,7 +271,8 @@ def _explained(operation: str, url: str) -> Iterator[None]:
 def _is_hidden(path: str) -> bool:
     # no name: an empty object that stands for a directory; pyarrow leaves them on S3
     name = path.rpartition("/")[2]
-    return name.startswith((".tmp-", ".probe-")) or not name
+    # .tmp: unfinished files, ours and those of who fills a file for `write_file`
+    return name.startswith((".tmp", ".probe-")) or not name
 
 
 def _write_temporary(path: str, data: bytes) -> str:
@@ -277,7 +299,11 @@ def _create_local(path: str, data: bytes) -> bool:
 
 
 def _sync_directory(path: str) -> None:
-    descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
+    _sync(os.path.dirname(path))
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -178,6 +180,26 @@ def test_the_state_of_a_training_comes_back_bit_for_bit(tmp_path):
     loaded, metadata = parse_tensors(storage.read_bytes("step-1.safetensors"))
     assert metadata == {"state": '{"step": 1}'} and loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+TOO_LARGE = """
+import resource, sys, torch
+from diffsasrec.checkpoint import save_tensors
+from diffsasrec.errors import InfrastructureError
+from diffsasrec.storage import Storage
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    save_tensors(Storage.of(sys.argv[1]), "step-1", {"a": torch.zeros(1000)}, {})
+except InfrastructureError as error:
+    print(error)
+"""
+
+
+def test_a_state_that_the_disk_refuses_is_told_with_the_remedy(tmp_path):
+    command = [sys.executable, "-c", TOO_LARGE, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert said.startswith(f"writing {tmp_path}/step-1 failed: File too large; the limit on the")
+    assert "step-1" not in [path.name for path in tmp_path.iterdir()]
 
 
 def test_tensors_without_metadata_come_back_too(tmp_path):

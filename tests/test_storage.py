@@ -34,6 +34,24 @@ def test_bytes_come_back_as_they_were_written(storage: Storage):
     assert storage.read_bytes("a/b.json") == b"\x00{}\xff"
 
 
+def test_what_is_filled_as_a_local_file_arrives_whole_and_alone(storage: Storage):
+    storage.write_bytes("a/b", b"old")
+    storage.write_file("a/b", lambda file: Path(file).write_bytes(b"new"))
+    assert storage.read_bytes("a/b") == b"new"
+    assert paths(storage) == ["a/b"]
+
+
+def test_a_file_that_is_filled_can_be_read_by_whom_others_are(tmp_path: Path):
+    def fill(file: str) -> None:
+        Path(file).unlink()
+        os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))
+
+    storage = Storage.of(str(tmp_path))
+    storage.write_bytes("a", b"")
+    storage.write_file("b", fill)
+    assert (tmp_path / "b").stat().st_mode == (tmp_path / "a").stat().st_mode
+
+
 def test_directories_are_those_directly_below_and_no_files(storage: Storage):
     for path in ("runs/ds=2/a/x", "runs/ds=1/b/y", "runs/ds=1/c", "runs/file"):
         storage.write_bytes(path, b"1")
@@ -114,6 +132,7 @@ def test_list_does_not_take_a_prefix_of_a_name_for_a_directory(storage: Storage)
 
 def test_temporary_files_are_invisible(storage: Storage):
     storage.write_bytes("a/.tmp-123-part", b"half a file")
+    storage.write_bytes("a/.tmpXyZ", b"half of another's")
     storage.write_bytes(".probe-123", b"1")
     storage.write_bytes("a/part", b"whole")
     assert paths(storage) == ["a/part"]
