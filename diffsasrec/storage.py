@@ -158,20 +158,21 @@ class Storage:
 
         Large contents need not lie in memory then, or only once on their way to S3.
         """
-        with _explained("writing", self.url(path)):
-            if self.is_local:
-                temporary = _write_temporary(self._full(path), b"")
-                mode = os.stat(temporary).st_mode
-                fill(temporary)
-                os.chmod(temporary, mode)  # `fill` may have put another file there
-                _sync(temporary)
-                os.replace(temporary, self._full(path))
-                _sync_directory(self._full(path))
-                return
-            with tempfile.TemporaryDirectory() as directory:
+        if not self.is_local:
+            aside = tempfile.gettempdir()
+            with _explained("writing to", aside), tempfile.TemporaryDirectory() as directory:
                 fill(f"{directory}/file")
                 data = Path(f"{directory}/file").read_bytes()
-        self._fs().pipe_file(self._full(path), data)
+            self._fs().pipe_file(self._full(path), data)
+            return
+        with _explained("writing", self.url(path)):
+            temporary = _write_temporary(self._full(path), b"")
+            mode = os.stat(temporary).st_mode
+            fill(temporary)
+            os.chmod(temporary, mode)  # `fill` may have put another file there
+            _sync(temporary)
+            os.replace(temporary, self._full(path))
+            _sync_directory(self._full(path))
 
     def write_table(self, path: str, table: pa.Table) -> dict[str, Any]:
         """Writes zstd Parquet; returns its entry for the manifest: path, rows, sha256."""
