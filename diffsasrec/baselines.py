@@ -7,7 +7,7 @@ Legend: B users, V items, K list length, Y pairs (user, item); histories are fla
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,21 +22,19 @@ Items = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
 
 
-class Score(Protocol):
-    def __call__(
-        self,
-        items: Items,
-        offsets: Offsets,
-        *,
-        allowed: npt.NDArray[np.bool_],
-        num_B: npt.NDArray[np.int64],
-    ) -> scipy.sparse.csr_matrix:
-        """Scores of the users with these histories, [B, V].
+@dataclass(frozen=True)
+class Asked:
+    """Histories of users, and what they are asked to be scored for."""
 
-        All that are above 0, or of each user at least those of the `num_B` best allowed items, of
-        equal ones the first.
-        """
-        ...
+    items: Items
+    offsets: Offsets
+    allowed: npt.NDArray[np.bool_]  # [V]
+    num_B: npt.NDArray[np.int64]  # how many of the best allowed items are enough
+
+
+# Scores of the users, [B, V]: all that are above 0, or of each user at least those of the `num_B`
+# best allowed items, of equal ones the first.
+Score = Callable[[Asked], scipy.sparse.csr_matrix]
 
 
 def rank_lists(
@@ -57,7 +55,7 @@ def rank_lists(
         inside = items[offsets[start] : offsets[stop]]
         bounds = offsets[start : stop + 1] - offsets[start]
         num_B = k + np.diff(bounds) * filter_seen  # behind k + n items, n of which are filtered
-        scores = score(inside, bounds, allowed=allowed, num_B=num_B)
+        scores = score(Asked(inside, bounds, allowed, num_B))
         seen_Y = np.repeat(np.arange(len(num_B)), np.diff(bounds)) * len(allowed) + inside
         best = _best(scores, allowed, np.unique(seen_Y) if filter_seen else seen_Y[:0], k)
         lists[start:stop] = best
@@ -92,44 +90,26 @@ def popularity(counts: npt.NDArray[np.int64]) -> Score:
     values = counts.astype(np.float32)
     order = np.argsort(-values, kind="stable")
 
-    def score(
-        items: Items,
-        offsets: Offsets,
-        *,
-        allowed: npt.NDArray[np.bool_],
-        num_B: npt.NDArray[np.int64],
-    ) -> scipy.sparse.csr_matrix:
-        best = order[allowed[order]]
-        ends = np.r_[0, np.cumsum(np.minimum(num_B, len(best)))]
+    def score(asked: Asked) -> scipy.sparse.csr_matrix:
+        best = order[asked.allowed[order]]
+        ends = np.r_[0, np.cumsum(np.minimum(asked.num_B, len(best)))]
         place_Y = np.arange(ends[-1]) - np.repeat(ends[:-1], np.diff(ends))
-        shape = (len(num_B), len(values))
+        shape = (len(asked.num_B), len(values))
         return scipy.sparse.csr_matrix((values[best][place_Y], best[place_Y], ends), shape=shape)
 
     return score
 
 
-def own_most_frequent(
-    items: Items,
-    offsets: Offsets,
-    *,
-    allowed: npt.NDArray[np.bool_],
-    num_B: npt.NDArray[np.int64],
-) -> scipy.sparse.csr_matrix:
+def own_most_frequent(asked: Asked) -> scipy.sparse.csr_matrix:
     """How often the user had each item."""
-    return user_items(items, offsets, len(allowed))
+    return user_items(asked.items, asked.offsets, len(asked.allowed))
 
 
 def item_knn(similarity: scipy.sparse.csr_matrix) -> Score:
     """The sum of the similarities to the user's items, by how often the user had them."""
 
-    def score(
-        items: Items,
-        offsets: Offsets,
-        *,
-        allowed: npt.NDArray[np.bool_],
-        num_B: npt.NDArray[np.int64],
-    ) -> scipy.sparse.csr_matrix:
-        return user_items(items, offsets, len(allowed)) @ similarity
+    def score(asked: Asked) -> scipy.sparse.csr_matrix:
+        return own_most_frequent(asked) @ similarity
 
     return score
 

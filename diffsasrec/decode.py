@@ -128,8 +128,7 @@ def decode_multi(
         return _Masked(users_R, slot_R, states_RD)
 
     first = masked(slots_BK)
-    # all but one of the places may be taken when the last item is explored
-    num_likely = CHOICES + k - 1 if exploration.num_items else 0
+    num_likely = CHOICES + k - 1 if exploration.num_items else 0  # all but one may be taken by then
     search = _Search.of(next_BD, first, candidates, rule, size=shortlist, num_likely=num_likely)
     wanted_B = candidates.num_left(num_users).clamp(max=k)
     sure_B = (wanted_B - exploration.num_items).clamp(min=0)

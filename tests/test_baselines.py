@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from diffsasrec.baselines import (
     NEIGHBOURS,
+    Asked,
     Score,
     item_knn,
     item_similarity,
@@ -49,7 +50,7 @@ def slow_top(scores: npt.NDArray[np.float64], blocked: set[int], k: int) -> list
 
 def scores_of(score: Score, histories: Histories, num_items: int) -> npt.NDArray[np.float64]:
     num_B = np.full(len(histories), num_items)
-    return score(*flat(histories), allowed=np.ones(num_items, bool), num_B=num_B).toarray()
+    return score(Asked(*flat(histories), np.ones(num_items, bool), num_B)).toarray()
 
 
 @given(log=small_logs)
@@ -141,7 +142,7 @@ def test_a_score_leaves_the_histories_as_they_were():
     items, offsets = flat(histories)
     similarity = item_similarity(items, offsets, num_items=5)
     for score in (own_most_frequent, item_knn(similarity)):
-        score(items, offsets, allowed=np.ones(5, bool), num_B=np.array([3, 3]))
+        score(Asked(items, offsets, np.ones(5, bool), np.array([3, 3])))
     assert items.tolist() == [4, 1, 4, 0, 2, 2, 1] and offsets.tolist() == [0, 4, 7]
 
 
@@ -189,7 +190,7 @@ def test_popularity_ranks_as_a_sort_of_the_whole_catalogue_does(log, k, filter_s
 
 @pytest.mark.parametrize("events_at_once", [1, 2, 3, 100])
 def test_parts_of_the_users_change_nothing(monkeypatch, events_at_once):
-    monkeypatch.setattr("diffsasrec.baselines.EVENTS_AT_ONCE", events_at_once)
+    monkeypatch.setattr("diffsasrec.baselines.EVENTS_AT_ONCE", events_at_once)  # a size, for parts
     lists = rank_lists(
         popularity(np.array([0, 0, 0, 5, 0, 0, 0, 9, 0, 7])),
         *flat([[], [7], [], [9], [3, 7], [], [7, 7, 7]]),

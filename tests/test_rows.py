@@ -46,7 +46,7 @@ SEEN = [[0, 1, 4], [1], [], [0, 4, 5], [4], [1, 4], [0, 5], [4]]  # rows 2 and 3
 def test_each_row_is_trained_as_if_it_were_alone_and_averaged_over_all_steps(
     monkeypatch, settled, rows_at_once
 ):
-    monkeypatch.setattr("diffsasrec.rows.ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("diffsasrec.rows.ROWS_AT_ONCE", rows_at_once)  # a size, for parts
     rows = EmbeddingRows(start(), start() + 1.0)
     for number, (gradient, ema_decay) in enumerate(zip(gradients(), AVERAGES, strict=True)):
         step(rows, torch.tensor(SEEN[number], dtype=torch.int64), gradient, ema_decay)
