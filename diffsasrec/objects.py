@@ -62,11 +62,12 @@ OPERATIONS = {
     "list_objects_v2": "listing",
 }
 MISSING = {"404", "NoSuchKey", "NoSuchVersion"}
-TAKEN = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
+TAKEN = {"412", "PreconditionFailed"}
 # answers below 500 that another attempt may change
 TRANSIENT_CODES = {
     "429",
     "BadDigest",
+    "ConditionalRequestConflict",  # a race, with a delete too: nothing is said of what is there
     "OperationAborted",
     "RequestTimeout",
     "SlowDown",
@@ -134,6 +135,8 @@ class ObjectStore(S3FileSystem):  # type: ignore[misc]
                     answer = await super()._call_s3(method, *args, **kwargs)
                     return await _with_body(answer)
             except Exception as error:
+                if _code(error)[0] == 501 and kwargs.pop("IfMatch", None):
+                    continue  # a store without conditional writes
                 if not _is_transient(error) or attempt == self.patience.attempts:
                     raise _explained(error, method, kwargs, attempt) from error
             await asyncio.sleep(self.patience.pause_after(attempt))

@@ -3,27 +3,37 @@
 The chain is a list of numbered files, each created exactly once; creating one is the commit. It
 names an immutable run directory. After the commit the winner copies the run's parts to the date's
 directory, replaces _SUCCESS with one write, and removes the parts it replaced after a grace time.
-Whoever publishes next finishes a copy that was interrupted.
+Whoever publishes next finishes a copy that was interrupted, and repairs one that lost files.
+
+A part's name holds the number of its entry, so that no name is ever used for two publications: what
+is deleted under a name can't come back under it. _SUCCESS is replaced only by who has looked at the
+chain since it was replaced last: a slow publisher can't bring an older version back.
 """
 
 import json
+import logging
 import re
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from itertools import pairwise, repeat
+from functools import cache, partial
+from itertools import repeat
 from typing import Any
 
+from diffsasrec.claims import claimed
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.storage import FileInfo, Storage, sha256
 
+log = logging.getLogger(__name__)
+
 CHAIN = "recommendations/_published"
 READERS = 16  # threads
+ROUNDS = 100  # of settling, while others publish
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a directory: a date or a run id
-PART = re.compile(r"recommendations/ds=([^/]+)/part-(.+)-(\d{5,})\.parquet")
+PART = re.compile(r"part-(.+)-\d{5,}\.parquet")  # with run id and number of the entry
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,7 @@ def append_rollback(lake: Storage, number: int, *, attempt: str) -> Entry:
     they show: only `current` goes back.
 
     Raises:
-        ConfigError: there is no such entry, or its run directory was pruned.
+        ConfigError: there is no such entry, or its run directory was deleted, or is about to be.
     """
     while True:
         chain = read_chain(lake)
@@ -157,48 +167,16 @@ def append_rollback(lake: Storage, number: int, *, attempt: str) -> Entry:
                 f"--rollback-to {number}: the chain of {lake.root} has {len(chain)} entries, from 1"
             )
         target = chain[number - 1]
-        for run in ({"ds": target.ds, "run_id": target.run_id}, target.current):
-            if not lake.exists(f"{run_path(**run)}/manifest.json"):
-                raise ConfigError(
-                    f"--rollback-to {number}: the run directory {lake.url(run_path(**run))} was "
-                    "pruned; choose a later entry"
-                )
         entry = replace(target, number=len(chain) + 1, attempt=attempt, previous=len(chain))
-        if lake.create(entry.path, to_json(asdict(entry))):
-            return entry
+        runs = {run_path(target.ds, target.run_id), run_path(**target.current)}
+        with claimed(lake, runs, attempt=attempt, by=f"--rollback-to {number}"):
+            if lake.create(entry.path, to_json(asdict(entry))):
+                return entry
 
 
 def run_path(ds: str, run_id: str) -> str:
     """The directory of a published run, relative to the lake."""
     return f"runs/ds={ds}/{run_id}"
-
-
-def prune(lake: Storage, *, keep: int, grace: float) -> list[str]:
-    """Deletes the directories of published runs but for the newest `keep` in the chain.
-
-    What is served stays, and what was served until `grace` seconds ago: readers may be at it. Runs
-    that were never published are left alone.
-
-    Returns:
-        the deleted run directories, relative to the lake.
-    """
-    chain = read_chain(lake)
-    published = [run_path(entry.ds, entry.run_id) for entry in chain]
-    newest = list(dict.fromkeys(reversed(published)))
-    kept = {*newest[:keep], *(run_path(**entry.current) for entry in chain[-1:])}
-    made = {info.path: info.modified for info in lake.list(CHAIN)}
-    for entry, later in pairwise(chain):
-        # the clock decides only how long readers are waited for
-        if time.time() - made[later.path] < grace:
-            kept |= {run_path(entry.ds, entry.run_id), run_path(**entry.current)}
-    pruned = []
-    for path in newest:
-        if path not in kept and lake.exists(f"{path}/manifest.json"):
-            # the manifest first: nobody takes what is half deleted for a run
-            lake.delete([f"{path}/manifest.json"])
-            lake.delete([info.path for info in lake.list(path)])
-            pruned.append(path)
-    return pruned
 
 
 def read_manifest(lake: Storage, entry: Entry) -> dict[str, Any]:
@@ -219,16 +197,19 @@ def read_manifest(lake: Storage, entry: Entry) -> dict[str, Any]:
     return manifest
 
 
-def copy_to_lake(lake: Storage, entry: Entry) -> None:
-    """Copies the parts that `entry` names to its date, then replaces _SUCCESS. May be repeated."""
+def copy_to_lake(lake: Storage, entry: Entry) -> bool:
+    """Copies the parts that `entry` names to its date, then replaces _SUCCESS. May be repeated.
+
+    Returns:
+        whether the date shows the entry now; else somebody has published the date meanwhile.
+    """
     source = run_path(entry.ds, entry.run_id)
     manifest = read_manifest(lake, entry)
-    directory = f"recommendations/ds={entry.ds}"
+    directory = date_path(entry.ds)
     files = []
     for file in manifest["files"]:
         if file["path"].startswith("recommendations/"):
-            name = file["path"].rpartition("part-")[2]
-            target = f"part-{entry.run_id}-{name}"
+            target = part_name(entry, file["path"])
             lake.copy(f"{source}/{file['path']}", f"{directory}/{target}")
             HEARTBEAT.beat()
             files.append({"path": target, "rows": file["rows"], "sha256": file["sha256"]})
@@ -239,56 +220,140 @@ def copy_to_lake(lake: Storage, entry: Entry) -> None:
         "model_version": manifest["model_version"],
         "files": files,
     }
-    lake.write_bytes(f"{directory}/_SUCCESS", to_json(success))
+    version = lake.version(f"{directory}/_SUCCESS")
+    # whoever adds an entry after this look at the chain replaces _SUCCESS after that look at its
+    # version: then ours is refused
+    if newest_by_date(read_chain(lake))[entry.ds] != entry:
+        return False
+    return lake.replace(f"{directory}/_SUCCESS", to_json(success), version)
+
+
+def date_path(ds: str) -> str:
+    """The directory of what a date shows, relative to the lake."""
+    return f"recommendations/ds={ds}"
+
+
+def part_name(entry: Entry, path: str) -> str:
+    """What a part of the run is called where the date shows it."""
+    return f"part-{entry.run_id}-{entry.number:08d}-{path.rpartition('part-')[2]}"
+
+
+def number_of(name: str, ds: str, chain: list[Entry]) -> int | None:
+    """The entry that a part of a date was copied for; None for what is no part.
+
+    0: the name has no number, as earlier versions named parts.
+    """
+    match = PART.fullmatch(name)
+    if match is None:
+        return None
+    run_id, _, digits = match[1].rpartition("-")
+    if re.fullmatch(r"\d{8,}", digits) and 0 < int(digits) <= len(chain):
+        entry = chain[int(digits) - 1]
+        if (entry.ds, entry.run_id) == (ds, run_id):
+            return entry.number
+    return 0
 
 
 def settle(lake: Storage, *, grace: float) -> list[str]:
     """Makes every date show its newest chain entry, and removes parts replaced `grace` seconds ago.
 
     Returns:
-        the dates whose copy was finished or made.
+        the dates whose copy was finished, made or repaired.
+
+    Raises:
+        InfrastructureError: others publish all the time.
     """
     settled: list[str] = []
-    newest: dict[str, Entry] = {}
-    while True:
-        before, newest = newest, newest_by_date(read_chain(lake))
-        if newest == before:
-            break  # else once more: who copies slowly may have overwritten a newer version
+    for _ in range(ROUNDS):
+        # the files first: each part among them then has its entry in the chain
         files = {info.path: info for info in lake.list("recommendations")}
-        for ds, entry in newest.items():
-            if not _shows(lake, entry) and _has_run(lake, entry):
-                copy_to_lake(lake, entry)
-                settled.append(ds)
-    for ds, entry in newest.items():
-        _remove_replaced(lake, ds, entry, files, grace)
+        chain = read_chain(lake)
+        newest = newest_by_date(chain)
+        with ThreadPoolExecutor(READERS) as readers:
+            found = readers.map(
+                partial(shown_parts, lake, files=files, chain=chain), newest.values()
+            )
+            shown = dict(zip(newest, found, strict=True))
+        behind = [newest[ds] for ds, parts in shown.items() if parts is None]
+        behind = [entry for entry in behind if _has_run(lake, entry, files)]
+        if not behind:
+            break
+        settled += [entry.ds for entry in behind if _copied(lake, entry)]
+    else:
+        raise InfrastructureError(
+            f"{lake.url('recommendations')} does not settle: others publish all the time, or the "
+            "store does not show what was written; run the same command again"
+        )
+    for ds, parts in shown.items():
+        if parts is not None:
+            _remove_replaced(lake, newest[ds], parts, files, chain, grace)
     return settled
 
 
-def _has_run(lake: Storage, entry: Entry) -> bool:
-    """Whether the run directory is still there: old ones may have been pruned."""
-    return lake.exists(f"{run_path(entry.ds, entry.run_id)}/manifest.json")
-
-
-def _shows(lake: Storage, entry: Entry) -> bool:
-    """Whether a date's _SUCCESS is that of its newest entry."""
+def _copied(lake: Storage, entry: Entry) -> bool:
     try:
-        success = json.loads(lake.read_bytes(f"recommendations/ds={entry.ds}/_SUCCESS"))
+        return copy_to_lake(lake, entry)
     except FileNotFoundError:
-        return False
-    return bool(success["run_id"] == entry.run_id)
+        if lake.exists(f"{run_path(entry.ds, entry.run_id)}/manifest.json"):
+            raise
+        return False  # the run was deleted meanwhile
+
+
+def shown_parts(
+    lake: Storage, entry: Entry, *, files: Mapping[str, FileInfo], chain: list[Entry]
+) -> set[str] | None:
+    """The names of the parts by which a date shows the entry; None where it does not, or lost some.
+
+    Args:
+        files: what lies in recommendations/, by path.
+    """
+    directory = date_path(entry.ds)
+    if f"{directory}/_SUCCESS" not in files:
+        return None
+    try:
+        success = json.loads(lake.read_bytes(f"{directory}/_SUCCESS"))
+    except FileNotFoundError:
+        return None
+    HEARTBEAT.beat()
+    names = {file["path"] for file in success["files"]}
+    numbers = {number_of(name, entry.ds, chain) for name in names}
+    is_entry = success["run_id"] == entry.run_id and numbers in ({entry.number}, {0})
+    is_whole = all(f"{directory}/{name}" in files for name in names)
+    return names if is_entry and is_whole else None
+
+
+def _has_run(lake: Storage, entry: Entry, files: Mapping[str, FileInfo]) -> bool:
+    """Whether the run directory is still there: old ones may have been deleted."""
+    if lake.exists(f"{run_path(entry.ds, entry.run_id)}/manifest.json"):
+        return True
+    if any(path.startswith(f"{date_path(entry.ds)}/") for path in files):
+        log.warning(
+            "publish: %s does not show its entry %d whole, and run %s was deleted; publish this "
+            "date again, or delete %s",
+            *(entry.ds, entry.number, entry.run_id, lake.url(date_path(entry.ds))),
+        )
+    return False
 
 
 def _remove_replaced(
-    lake: Storage, ds: str, entry: Entry, files: dict[str, FileInfo], grace: float
+    lake: Storage,
+    entry: Entry,
+    parts: set[str],
+    files: Mapping[str, FileInfo],
+    chain: list[Entry],
+    grace: float,
 ) -> None:
-    parts = [(path, PART.fullmatch(path)) for path in files]
-    old = [p for p, match in parts if match and match[1] == ds and match[2] != entry.run_id]
-    if not old:
-        return
-    shown = [f for f in lake.list(f"recommendations/ds={ds}") if f.path.endswith("/_SUCCESS")]
+    """Deletes the parts of earlier publications of a date that shows `entry` by `parts`."""
+    directory = date_path(entry.ds)
     # the clock decides only how long readers of the old version are waited for
-    if shown and time.time() - shown[0].modified >= grace and _shows(lake, entry):
-        lake.delete(old)
+    if time.time() - files[f"{directory}/_SUCCESS"].modified < grace:
+        return
+    names = [
+        path.removeprefix(f"{directory}/") for path in files if path.startswith(f"{directory}/")
+    ]
+    numbers = {name: number_of(name, entry.ds, chain) for name in names if name not in parts}
+    old = [name for name, number in numbers.items() if number is not None and number < entry.number]
+    lake.delete([f"{directory}/{name}" for name in old])
 
 
 def check_create_only(lake: Storage, *, single_writer: bool) -> None:

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffsasrec import local
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.objects import PATIENCE, ObjectStore, Patience
 
@@ -149,9 +151,7 @@ class Storage:
             self._fs().pipe_file(self._full(path), data)
             return
         with _explained("writing", self.url(path)):
-            temporary = _write_temporary(self._full(path), data)
-            os.replace(temporary, self._full(path))
-            _sync_directory(self._full(path))
+            local.write(self._full(path), data)
 
     def write_file(self, path: str, fill: Callable[[str], None]) -> None:
         """As `write_bytes`, what `fill` writes to the local file that it is given.
@@ -166,13 +166,7 @@ class Storage:
             self._fs().pipe_file(self._full(path), data)
             return
         with _explained("writing", self.url(path)):
-            temporary = _write_temporary(self._full(path), b"")
-            mode = os.stat(temporary).st_mode
-            fill(temporary)
-            os.chmod(temporary, mode)  # `fill` may have put another file there
-            _sync(temporary)
-            os.replace(temporary, self._full(path))
-            _sync_directory(self._full(path))
+            local.fill(self._full(path), fill)
 
     def write_table(self, path: str, table: pa.Table) -> dict[str, Any]:
         """Writes zstd Parquet; returns its entry for the manifest: path, rows, sha256."""
@@ -187,12 +181,46 @@ class Storage:
         """
         if self.is_local:
             with _explained("writing", self.url(path)):
-                return _create_local(self._full(path), data)
+                return local.create(self._full(path), data)
         try:
             self._fs().pipe_file(self._full(path), data, mode="create")
         except FileExistsError:
-            return self.read_bytes(path) == data
+            return self._holds(path, data)
         return True
+
+    def version(self, path: str) -> str | None:
+        """What changes whenever the file is replaced; None when there is none."""
+        if self.is_local:
+            with _explained("reading", self.url(path)):
+                return local.version(self._full(path))
+        try:
+            return str(self._fs().info(self._full(path))["ETag"])
+        except FileNotFoundError:
+            return None
+
+    def replace(self, path: str, data: bytes, version: str | None) -> bool:
+        """Writes `data` only while the file has this version (None: while it is not there).
+
+        False when it has another one: somebody was faster. A store without conditional writes
+        writes all the same.
+        """
+        if self.is_local:
+            with _explained("writing", self.url(path)):
+                lock = os.path.join(self.root, local.LOCK)
+                return local.replace(self._full(path), data, version, lock=lock)
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        try:
+            self._fs().pipe_file(self._full(path), data, **condition)
+        except (FileExistsError, FileNotFoundError):
+            return self._holds(path, data)
+        return True
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        """Whether the very same bytes are there: ours, where the answer to the write was lost."""
+        try:
+            return self.read_bytes(path) == data
+        except FileNotFoundError:
+            return False
 
     def copy(self, source: str, target: str) -> None:
         if self.is_local:
@@ -216,15 +244,20 @@ class Storage:
 
     def list(self, directory: str = "") -> list[FileInfo]:
         """The files below a directory, recursively, sorted by path; [] when there are none."""
+        found = [info for info in self._find(directory) if not _is_hidden(info.path)]
+        return sorted(found, key=lambda info: info.path)
+
+    def _find(self, directory: str) -> Iterator[FileInfo]:
+        """As `list`, with what is hidden, in no order."""
         base = self._full("").rstrip("/")
         try:
             with _explained("listing", self.url(directory)):
                 found = self._fs().find(self._full(directory), detail=True)
         except FileNotFoundError:
-            return []
-        files = {name: stat for name, stat in found.items() if stat["type"] == "file"}
-        infos = (_file_info(name, stat, base) for name, stat in files.items())
-        return sorted((i for i in infos if not _is_hidden(i.path)), key=lambda info: info.path)
+            return
+        for name, stat in found.items():
+            if stat["type"] == "file":
+                yield _file_info(name, stat, base)
 
     def delete(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -233,6 +266,32 @@ class Storage:
                     self._fs().rm_file(self._full(path))
             except FileNotFoundError:
                 continue  # another attempt was faster
+
+    def delete_tree(self, directory: str) -> None:
+        """Deletes everything below a directory, what is hidden too, and leaves none empty."""
+        self.delete([info.path for info in self._find(directory)])
+        self.remove_empty(directory)
+
+    def remove_empty(self, directory: str) -> None:
+        """Removes a directory that is empty, and those above it that are so then."""
+        if self.is_local:  # a store has no directories
+            local.remove_empty(self._full(directory), root=self.root)
+
+    def sweep(self, directory: str = "", *, older_than: float) -> int:
+        """Deletes what writes that were killed have left below a directory.
+
+        Args:
+            older_than: seconds; what is younger may be written at this moment.
+
+        Returns:
+            the number of deleted files.
+        """
+        # the clock decides only how long a write is waited for
+        limit = time.time() - older_than
+        left = [info for info in self._find(directory) if _is_unfinished(info.path)]
+        old = [info.path for info in left if info.modified < limit]
+        self.delete(old)
+        return len(old)
 
     def check_writable(self) -> None:
         """Raises InfrastructureError when the root can't be written to."""
@@ -272,43 +331,11 @@ def _explained(operation: str, url: str) -> Iterator[None]:
 def _is_hidden(path: str) -> bool:
     # no name: an empty object that stands for a directory; pyarrow leaves them on S3
     name = path.rpartition("/")[2]
-    # .tmp: unfinished files, ours and those of who fills a file for `write_file`
-    return name.startswith((".tmp", ".probe-")) or not name
+    return not name or name == local.LOCK or _is_unfinished(path)
 
 
-def _write_temporary(path: str, data: bytes) -> str:
-    directory = os.path.dirname(path)
-    os.makedirs(directory, exist_ok=True)
-    temporary = os.path.join(directory, f".tmp-{uuid.uuid4().hex}")
-    with open(temporary, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
-
-
-def _create_local(path: str, data: bytes) -> bool:
-    temporary = _write_temporary(path, data)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(temporary)
-    _sync_directory(path)
-    return True
-
-
-def _sync_directory(path: str) -> None:
-    _sync(os.path.dirname(path))
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _is_unfinished(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(local.HIDDEN)
 
 
 def _file_info(name: str, stat: dict[str, Any], base: str) -> FileInfo:

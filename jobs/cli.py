@@ -28,7 +28,8 @@ from diffsasrec.items import read_items
 from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
-from diffsasrec.publish import append_rollback, check_create_only, prune, settle, shown_instead
+from diffsasrec.prune import prune
+from diffsasrec.publish import append_rollback, check_create_only, settle, shown_instead
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.storage import Storage
 from diffsasrec.tables import read_item_ids

@@ -6,11 +6,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+from lakes import (
+    DAY,
+    LONG,
+    NEXT_DAY,
+    made,
+    meanwhile,
+    missing,
+    parts,
+    run_of,
+    shown,
+    snapshot,
+    success,
+)
 
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.publish import (
+    CHAIN,
     Entry,
     append_entry,
     append_rollback,
@@ -18,17 +31,13 @@ from diffsasrec.publish import (
     copy_to_lake,
     manifest_for,
     newest_before,
-    prune,
+    number_of,
     read_chain,
+    run_path,
     settle,
     shown_instead,
 )
-from diffsasrec.rundir import RunDir
 from diffsasrec.storage import Storage, sha256
-
-DAY, NEXT_DAY = "2024-03-01", "2024-03-02"
-VOCAB = pa.table({"item_id": ["a", "b", "c", "d", "e", "f"]})
-LONG = 1e6  # seconds of grace that no test lives to see the end of
 
 # --- the chain ---
 
@@ -36,10 +45,6 @@ LONG = 1e6  # seconds of grace that no test lives to see the end of
 @pytest.fixture
 def lake(tmp_path: Path) -> Storage:
     return Storage.of(str(tmp_path))
-
-
-def run_of(lake: Storage, run_id: str, ds: str = DAY, attempt: str = "first") -> RunDir:
-    return RunDir(lake, ds=ds, run_id=run_id, identity="i", attempt=attempt)
 
 
 def append(lake: Storage, run_id: str, ds: str = DAY, attempt: str = "first") -> Entry:
@@ -136,44 +141,15 @@ def test_a_gap_in_the_chain_stops_everything(lake: Storage, missing: int):
 # --- the copy ---
 
 
-def made(lake: Storage, run_id: str, ds: str = DAY, rows: tuple[int, ...] = (2, 1)) -> Entry:
-    """A scored run with a manifest and an entry of the chain; nothing is copied yet."""
-    run = run_of(lake, run_id, ds)
-    files = [run.storage.write_table("vocab/part-00000.parquet", VOCAB)]
-    for number, n in enumerate(rows):
-        table = pa.table({"user_id": list(range(n)), "run": [run_id] * n})
-        path = f"recommendations/part-{number:05d}.parquet"
-        files.append(run.storage.write_table(path, table))
-    _, digest = manifest_for(run, {"model_version": f"model of {run_id}", "files": files})
-    return append_entry(lake, run, digest)[0]
-
-
-def shown(lake: Storage, ds: str = DAY) -> list[str]:
-    """The names in the directory of a date."""
-    return [info.path.rpartition("/")[2] for info in lake.list(f"recommendations/ds={ds}")]
-
-
-def parts(*run_ids: str) -> list[str]:
-    return [f"part-{run_id}-0000{n}.parquet" for run_id in run_ids for n in (0, 1)]
-
-
-def success(lake: Storage, ds: str = DAY) -> dict:
-    return json.loads(lake.read_bytes(f"recommendations/ds={ds}/_SUCCESS"))
-
-
-def snapshot(lake: Storage) -> list[tuple[str, str]]:
-    return [(info.path, info.version) for info in lake.list()]
-
-
 def test_a_copy_shows_the_parts_and_success(lake: Storage):
     copy_to_lake(lake, made(lake, "r1"))
-    assert shown(lake) == ["_SUCCESS", *parts("r1")]
+    assert shown(lake) == ["_SUCCESS", *parts("r1", 1)]
 
 
 def test_success_says_what_is_shown(lake: Storage):
     copy_to_lake(lake, made(lake, "r1"))
     content = success(lake)
-    assert [file["path"] for file in content.pop("files")] == parts("r1")
+    assert [file["path"] for file in content.pop("files")] == parts("r1", 1)
     assert content == {"ds": DAY, "run_id": "r1", "rows": 3, "model_version": "model of r1"}
 
 
@@ -193,16 +169,16 @@ def test_settling_an_empty_lake_does_nothing(lake: Storage):
 def test_settling_copies_where_nothing_was_copied(lake: Storage):
     made(lake, "r1")
     assert settle(lake, grace=0) == [DAY]
-    assert shown(lake) == ["_SUCCESS", *parts("r1")]
+    assert shown(lake) == ["_SUCCESS", *parts("r1", 1)]
 
 
-@pytest.mark.parametrize("lost", [["_SUCCESS"], ["_SUCCESS", "part-r1-00001.parquet"]])
+@pytest.mark.parametrize("lost", [["_SUCCESS"], ["_SUCCESS", "part-r1-00000001-00001.parquet"]])
 def test_settling_finishes_a_copy_that_was_interrupted(lake: Storage, lost: list[str]):
     copy_to_lake(lake, made(lake, "r1"))
     whole = success(lake)
     lake.delete([f"recommendations/ds={DAY}/{name}" for name in lost])
     assert settle(lake, grace=0) == [DAY]
-    assert shown(lake) == ["_SUCCESS", *parts("r1")]
+    assert shown(lake) == ["_SUCCESS", *parts("r1", 1)]
     assert success(lake) == whole
 
 
@@ -210,10 +186,10 @@ def test_settling_finishes_a_replacement_that_was_interrupted(lake: Storage):
     copy_to_lake(lake, made(lake, "r1"))
     made(lake, "r2")
     source = f"{run_of(lake, 'r2').path}/recommendations/part-00000.parquet"
-    lake.copy(source, f"recommendations/ds={DAY}/part-r2-00000.parquet")
+    lake.copy(source, f"recommendations/ds={DAY}/part-r2-00000002-00000.parquet")
     assert success(lake)["run_id"] == "r1"
     assert settle(lake, grace=0) == [DAY]
-    assert shown(lake) == ["_SUCCESS", *parts("r2")]
+    assert shown(lake) == ["_SUCCESS", *parts("r2", 2)]
 
 
 def test_success_names_the_old_parts_until_all_new_ones_are_there(lake: Storage):
@@ -223,15 +199,15 @@ def test_success_names_the_old_parts_until_all_new_ones_are_there(lake: Storage)
     with pytest.raises(FileNotFoundError):  # what a copy that dies halfway leaves behind
         copy_to_lake(lake, entry)
     assert success(lake)["run_id"] == "r1"
-    assert shown(lake) == ["_SUCCESS", *parts("r1"), "part-r2-00000.parquet"]
+    assert shown(lake) == ["_SUCCESS", *parts("r1", 1), "part-r2-00000002-00000.parquet"]
 
 
 def test_settling_shows_every_date(lake: Storage):
     made(lake, "r1", DAY)
     made(lake, "r2", NEXT_DAY)
     assert settle(lake, grace=0) == [DAY, NEXT_DAY]
-    assert shown(lake, DAY) == ["_SUCCESS", *parts("r1")]
-    assert shown(lake, NEXT_DAY) == ["_SUCCESS", *parts("r2")]
+    assert shown(lake, DAY) == ["_SUCCESS", *parts("r1", 1)]
+    assert shown(lake, NEXT_DAY) == ["_SUCCESS", *parts("r2", 2)]
 
 
 def test_settling_twice_changes_nothing(lake: Storage):
@@ -248,14 +224,14 @@ def test_a_second_publication_of_a_date_replaces_the_first(lake: Storage):
         made(lake, run_id)
         settle(lake, grace=0)
     assert success(lake)["run_id"] == "r2"
-    assert shown(lake) == ["_SUCCESS", *parts("r2")]
+    assert shown(lake) == ["_SUCCESS", *parts("r2", 2)]
 
 
 def test_a_replacement_with_fewer_parts_leaves_none_of_the_old(lake: Storage):
     copy_to_lake(lake, made(lake, "r1", rows=(2, 1)))
     copy_to_lake(lake, made(lake, "r2", rows=(3,)))
     settle(lake, grace=0)
-    assert shown(lake) == ["_SUCCESS", "part-r2-00000.parquet"]
+    assert shown(lake) == ["_SUCCESS", "part-r2-00000002-00000.parquet"]
 
 
 def test_replaced_parts_stay_during_the_grace_time(lake: Storage):
@@ -263,7 +239,7 @@ def test_replaced_parts_stay_during_the_grace_time(lake: Storage):
         made(lake, run_id)
         settle(lake, grace=LONG)
     assert success(lake)["run_id"] == "r2"
-    assert shown(lake) == ["_SUCCESS", *parts("r1", "r2")]
+    assert shown(lake) == ["_SUCCESS", *parts("r1", 1), *parts("r2", 2)]
 
 
 def test_replaced_parts_go_once_the_grace_time_is_over(lake: Storage):
@@ -271,7 +247,7 @@ def test_replaced_parts_go_once_the_grace_time_is_over(lake: Storage):
         made(lake, run_id)
         settle(lake, grace=LONG)
     assert settle(lake, grace=0) == []
-    assert shown(lake) == ["_SUCCESS", *parts("r2")]
+    assert shown(lake) == ["_SUCCESS", *parts("r2", 2)]
 
 
 def test_the_grace_time_counts_from_the_replacement(lake: Storage, tmp_path: Path):
@@ -281,9 +257,9 @@ def test_the_grace_time_counts_from_the_replacement(lake: Storage, tmp_path: Pat
     hour_ago = path.stat().st_mtime - 3600
     os.utime(path, (hour_ago, hour_ago))
     settle(lake, grace=4000)
-    assert shown(lake) == ["_SUCCESS", *parts("r1", "r2")]
+    assert shown(lake) == ["_SUCCESS", *parts("r1", 1), *parts("r2", 2)]
     settle(lake, grace=3000)
-    assert shown(lake) == ["_SUCCESS", *parts("r2")]
+    assert shown(lake) == ["_SUCCESS", *parts("r2", 2)]
 
 
 def test_parts_of_a_run_that_never_was_shown_go_too(lake: Storage):
@@ -291,34 +267,128 @@ def test_parts_of_a_run_that_never_was_shown_go_too(lake: Storage):
     lake.delete([f"recommendations/ds={DAY}/_SUCCESS"])
     made(lake, "r2")
     settle(lake, grace=0)
-    assert shown(lake) == ["_SUCCESS", *parts("r2")]
+    assert shown(lake) == ["_SUCCESS", *parts("r2", 2)]
+
+
+def published(lake: Storage, run_id: str, ds: str = DAY) -> None:
+    made(lake, run_id, ds)
+    settle(lake, grace=0)
 
 
 def test_a_slow_publisher_does_not_bring_the_old_version_back(lake: Storage):
     old = made(lake, "r1")
-    made(lake, "r2")
-    settle(lake, grace=0)
-    copy_to_lake(lake, old)
-    assert settle(lake, grace=0) == [DAY]
+    published(lake, "r2")
+    assert not copy_to_lake(lake, old)
     assert success(lake)["run_id"] == "r2"
-    assert shown(lake) == ["_SUCCESS", *parts("r2")]
 
 
-class Overtaken(Storage):
-    """A lake in which another run is published whole while the first part of ours is copied."""
-
-    def copy(self, source: str, target: str) -> None:
-        super().copy(source, target)
-        others = Storage.of(self.root)
-        if len(read_chain(others)) == 1:
-            made(others, "r2")
-            settle(others, grace=LONG)
+@pytest.mark.parametrize("verb", ["copy", "list", "replace"])
+def test_success_names_what_is_there_whenever_another_run_is_published(lake: Storage, verb: str):
+    # list: of the chain, right before it replaces _SUCCESS
+    path = {"copy": "-00001.parquet", "list": CHAIN, "replace": "_SUCCESS"}[verb]
+    published(lake, "r0")
+    old = made(lake, "r1")
+    slow = meanwhile(lake, verb, path, lambda: published(lake, "r2"))
+    assert not copy_to_lake(slow, old)
+    assert success(lake)["run_id"] == "r2" and missing(lake) == []
 
 
 def test_a_publisher_that_is_overtaken_while_it_copies_shows_the_newer_run(lake: Storage):
     made(lake, "r1")
-    settle(Overtaken(lake.root), grace=LONG)
+    settle(meanwhile(lake, "copy", "part-r1-", lambda: published(lake, "r2")), grace=LONG)
     assert success(lake)["run_id"] == "r2"
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_rollback_while_the_same_run_is_deleted_shows_it_whole(lake: Storage, part: int):
+    published(lake, "r1")
+    published(lake, "r2")
+    copy_to_lake(lake, made(lake, "r3"))
+
+    def roll_back() -> None:
+        append_rollback(lake, 2, attempt="back")
+        settle(lake, grace=LONG)
+
+    settle(meanwhile(lake, "delete", parts("r2", 2)[part], roll_back), grace=0)
+    assert success(lake)["run_id"] == "r2" and missing(lake) == []
+    assert [file["path"] for file in success(lake)["files"]] == parts("r2", 4)
+
+
+def test_a_date_that_has_lost_a_file_is_repaired_by_the_next_publication(lake: Storage):
+    published(lake, "r1")
+    lake.delete([f"recommendations/ds={DAY}/{parts('r1', 1)[1]}"])
+    made(lake, "r2", NEXT_DAY)
+    assert settle(lake, grace=0) == [DAY, NEXT_DAY]
+    assert missing(lake) == []
+
+
+def test_a_date_that_has_lost_a_file_and_its_run_is_named(lake: Storage, caplog):
+    published(lake, "r1")
+    lake.delete(
+        [f"recommendations/ds={DAY}/{parts('r1', 1)[1]}", f"{run_path(DAY, 'r1')}/manifest.json"]
+    )
+    made(lake, "r2", NEXT_DAY)
+    assert settle(lake, grace=0) == [NEXT_DAY]
+    assert f"{DAY} does not show its entry 1 whole" in caplog.text
+
+
+def test_a_date_that_was_deleted_after_its_run_is_left_alone(lake: Storage, caplog):
+    published(lake, "r1")
+    lake.delete([info.path for info in lake.list() if f"ds={DAY}" in info.path])
+    made(lake, "r2", NEXT_DAY)
+    assert settle(lake, grace=0) == [NEXT_DAY]
+    assert caplog.text == ""
+
+
+# --- names of earlier versions, without a number ---
+
+
+def as_earlier_versions(lake: Storage, ds: str = DAY) -> None:
+    """Gives the parts of a date the names that they had before."""
+    content = success(lake, ds)
+    directory = f"recommendations/ds={ds}"
+    for file in content["files"]:
+        name = f"part-{content['run_id']}-{file['path'][-13:]}"
+        lake.copy(f"{directory}/{file['path']}", f"{directory}/{name}")
+        lake.delete([f"{directory}/{file['path']}"])
+        file["path"] = name
+    lake.write_bytes(f"{directory}/_SUCCESS", json.dumps(content).encode())
+
+
+def test_what_an_earlier_version_has_published_stays_as_it_is(lake: Storage):
+    published(lake, "r1")
+    as_earlier_versions(lake)
+    before = snapshot(lake)
+    assert settle(lake, grace=0) == []
+    assert snapshot(lake) == before
+
+
+def test_what_an_earlier_version_has_published_is_replaced_and_repaired(lake: Storage):
+    published(lake, "r1")
+    as_earlier_versions(lake)
+    lake.delete([f"recommendations/ds={DAY}/part-r1-00000.parquet"])
+    assert settle(lake, grace=0) == [DAY]
+    assert shown(lake) == ["_SUCCESS", *parts("r1", 1)]
+    as_earlier_versions(lake)
+    published(lake, "r2")
+    assert shown(lake) == ["_SUCCESS", *parts("r2", 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("part-nightly-20240301-00000.parquet", 0),  # no number, but a date in the run id
+        ("part-nightly-20240301-00000001-00000.parquet", 1),
+        ("part-other-00000001-00000.parquet", 0),  # entry 1 names another run
+        ("part-nightly-20240301-00000002-00000.parquet", 0),  # there is no such entry
+        ("notes.txt", None),
+    ],
+)
+def test_the_number_of_a_part_is_that_of_an_entry_of_its_run(
+    lake: Storage, name: str, number: int | None
+):
+    append(lake, "nightly-20240301")
+    assert number_of(name, DAY, read_chain(lake)) == number
 
 
 def test_files_of_others_in_a_date_are_left_alone(lake: Storage):
@@ -326,7 +396,7 @@ def test_files_of_others_in_a_date_are_left_alone(lake: Storage):
     lake.write_bytes(f"recommendations/ds={DAY}/notes.txt", b"keep")
     made(lake, "r2")
     settle(lake, grace=0)
-    assert shown(lake) == ["_SUCCESS", "notes.txt", *parts("r2")]
+    assert shown(lake) == ["_SUCCESS", "notes.txt", *parts("r2", 2)]
 
 
 def test_an_old_run_directory_that_was_pruned_is_no_error(lake: Storage):
@@ -344,7 +414,7 @@ def test_a_date_whose_newest_run_was_pruned_before_its_copy_keeps_what_it_shows(
     made(lake, "r2")
     lake.delete([info.path for info in lake.list(run_of(lake, "r2").path)])
     assert settle(lake, grace=0) == []
-    assert shown(lake) == ["_SUCCESS", *parts("r1")]
+    assert shown(lake) == ["_SUCCESS", *parts("r1", 1)]
 
 
 def test_a_manifest_that_changed_after_the_commit_is_refused(lake: Storage):
@@ -401,7 +471,7 @@ def test_a_rollback_appends_an_entry_that_serves_the_earlier_run_again(lake: Sto
     assert read_chain(lake) == [first, second, entry]
     assert (entry.number, entry.previous, entry.attempt) == (3, 2, "back")
     assert entry.current == {"ds": DAY, "run_id": "r1"} and success(lake)["run_id"] == "r1"
-    assert shown(lake) == ["_SUCCESS", *parts("r1")]
+    assert shown(lake) == ["_SUCCESS", *parts("r1", 3)]
 
 
 def test_a_rollback_to_an_earlier_date_leaves_the_later_one_as_it_is(lake: Storage):
@@ -448,45 +518,3 @@ def test_a_rollback_to_no_entry_is_refused(lake: Storage, number: int):
     made(lake, "r2")
     with pytest.raises(ConfigError, match="2 entries"):
         append_rollback(lake, number, attempt="back")
-
-
-def run_ids(lake: Storage) -> list[str]:
-    return sorted({info.path.split("/")[2] for info in lake.list("runs")})
-
-
-def test_pruning_keeps_the_newest_runs_and_what_is_served(lake: Storage):
-    made(lake, "served", NEXT_DAY)
-    for number in range(4):
-        made(lake, f"backfill-{number}", DAY)
-    settle(lake, grace=0)
-    before = snapshot(lake.sub("recommendations"))
-    pruned = prune(lake, keep=2, grace=0)
-    assert pruned == [f"runs/ds={DAY}/backfill-{number}" for number in (1, 0)]
-    assert run_ids(lake) == ["backfill-2", "backfill-3", "served"]
-    assert snapshot(lake.sub("recommendations")) == before
-    assert prune(lake, keep=2, grace=0) == []
-
-
-def test_pruning_leaves_alone_what_was_never_published(lake: Storage):
-    made(lake, "r1")
-    made(lake, "r2")
-    lake.write_bytes(f"runs/ds={DAY}/unfinished/vocab/part-00000.parquet", b"x")
-    prune(lake, keep=1, grace=0)
-    assert run_ids(lake) == ["r2", "unfinished"]
-
-
-def test_what_was_served_a_moment_ago_is_not_pruned(lake: Storage, tmp_path: Path):
-    for number in (1, 2, 3):
-        made(lake, f"r{number}")
-    assert prune(lake, keep=1, grace=LONG) == []
-    # the first was replaced long ago, the second has just been
-    os.utime(tmp_path / "recommendations" / "_published" / "00000002.json", (0, 0))
-    assert prune(lake, keep=1, grace=LONG) == [f"runs/ds={DAY}/r1"]
-
-
-def test_a_pruned_run_can_not_be_gone_back_to(lake: Storage):
-    made(lake, "r1")
-    made(lake, "r2")
-    prune(lake, keep=1, grace=0)
-    with pytest.raises(ConfigError, match="pruned"):
-        append_rollback(lake, 1, attempt="back")

@@ -146,6 +146,64 @@ def test_a_write_leaves_no_temporary_file_behind(tmp_path: Path):
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
+@pytest.mark.parametrize("verb", ["write", "create"])
+def test_a_write_that_fails_leaves_no_temporary_file_behind(tmp_path: Path, verb: str):
+    (tmp_path / "directory").mkdir()
+    storage = Storage.of(str(tmp_path))
+    if verb == "write":
+        with pytest.raises(InfrastructureError, match="Is a directory"):
+            storage.write_bytes("directory", b"data")
+    else:
+        assert not storage.create("directory", b"data")
+    assert [path.name for path in tmp_path.iterdir()] == ["directory"]
+
+
+def test_old_temporary_files_are_swept_and_young_ones_are_not(storage: Storage):
+    for name in (".tmp-1", ".tmpRust", ".probe-1", "kept"):
+        storage.write_bytes(f"a/{name}", b"x")
+    assert storage.sweep(older_than=3600) == 0
+    assert storage.sweep(older_than=-60) == 3
+    assert [info.path for info in storage.list()] == ["a/kept"]
+    assert storage.sweep(older_than=-60) == 0
+
+
+def test_a_tree_is_deleted_with_what_is_hidden_in_it_and_no_more(storage: Storage):
+    for path in ("runs/a/x/1", "runs/a/x/.tmp-1", "runs/ab/1", "runs/a.txt"):
+        storage.write_bytes(path, b"x")
+    storage.delete_tree("runs/a")
+    assert [info.path for info in storage.list()] == ["runs/a.txt", "runs/ab/1"]
+
+
+def test_a_deleted_tree_leaves_no_empty_directory_above_it(tmp_path: Path):
+    storage = Storage.of(str(tmp_path))
+    storage.write_bytes("runs/a/x/1", b"x")
+    storage.write_bytes("kept", b"x")
+    storage.delete_tree("runs/a/x")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_file_is_replaced_while_it_is_what_was_seen(storage: Storage):
+    assert storage.version("a") is None
+    assert storage.replace("a", b"1", None)
+    assert not storage.replace("a", b"2", None)
+    seen = storage.version("a")
+    assert storage.replace("a", b"2", seen)
+    assert not storage.replace("a", b"3", seen)
+    assert storage.read_bytes("a") == b"2"
+    storage.delete(["a"])
+    assert not storage.replace("a", b"3", storage.version("a") or seen)
+    assert [info.path for info in storage.list()] == []
+
+
+def test_of_16_racing_replacements_of_one_version_exactly_one_wins(storage: Storage):
+    storage.write_bytes("a", b"old")
+    seen = storage.version("a")
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda n: storage.replace("a", b"%d" % n, seen), range(16)))
+    assert sum(won) == 1
+    assert storage.read_bytes("a") == b"%d" % won.index(True)
+
+
 def test_a_reader_sees_the_old_or_the_new_file_and_nothing_else(storage: Storage):
     versions = [bytes([number]) * 300_000 for number in range(8)]
     storage.write_bytes("file", versions[0])

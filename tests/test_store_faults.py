@@ -20,7 +20,7 @@ from diffsasrec.publish import append_entry, read_chain
 from diffsasrec.rundir import RunDir
 from diffsasrec.storage import Storage
 from jobs.faults.nights import DATE, Nights, tiny_config
-from jobs.faults.proxy import KINDS, Proxy, run_proxy, seeded
+from jobs.faults.proxy import KINDS, Plan, Proxy, run_proxy, seeded
 from jobs.faults.s3_server import aws_variables
 
 TABLE = pa.table({"user_id": [1, 2, 3], "items": [["a"], [], ["b", "c"]]})
@@ -71,6 +71,10 @@ def use_every_verb(storage: Storage) -> None:
     assert storage.create("c", b"first")
     assert not storage.create("c", b"second")
     assert storage.read_bytes("c") == b"first"
+    version = storage.version("c")
+    assert storage.replace("c", b"third", version)
+    assert not storage.replace("c", b"fourth", version)
+    assert storage.read_bytes("c") == b"third"
     assert [info.path for info in storage.list()] == ["a", "b", "c", "t/part.parquet", "there"]
     storage.delete(["a", "b", "c"])
     assert not storage.exists("c")
@@ -141,6 +145,30 @@ def test_a_create_whose_answer_was_lost_has_won_and_the_next_one_has_not(storage
     assert storage.create("one", b"mine")
     assert not storage.create("one", b"theirs")
     assert storage.read_bytes("one") == b"mine"
+
+
+def first_put(kind: str) -> Plan:
+    """Breaks the first PUT alone."""
+    pending = [kind]
+    return lambda number, method, path: pending.pop() if method == "PUT" and pending else None
+
+
+def test_a_create_that_races_with_a_delete_is_tried_again(storage, proxy):
+    proxy.plan = first_put("conflict")
+    assert storage.create("one", b"mine")
+    proxy.plan = first_put("conflict")
+    assert not storage.create("one", b"theirs")
+    assert proxy.injected["conflict"] == 2
+    assert storage.read_bytes("one") == b"mine"
+
+
+@pytest.mark.parametrize("kind", ["conflict", "lost", "truncated", "unconditional"])
+def test_a_replacement_that_the_store_answers_so_is_made_once(storage, proxy, kind: str):
+    version = storage.version("there")
+    proxy.plan = first_put(kind)
+    assert storage.replace("there", b"new", version)
+    assert proxy.injected[kind] == 1
+    assert storage.read_bytes("there") == b"new"
 
 
 def test_a_log_on_a_failing_store_is_read_right(storage, proxy):
@@ -232,6 +260,35 @@ def test_a_full_disk_is_refused_with_the_remedy(tmp_path: Path):
     filled = f'{mount} && head -c 4096 /dev/zero > {tmp_path}/all && exec "$@"'
     said = check_in_a_child(tmp_path, before=[*own, filled, "sh"])
     assert "No space left on device; the disk is full: free space there" in said
+
+
+FILL = """
+import sys
+from pathlib import Path
+from diffsasrec.errors import InfrastructureError
+from diffsasrec.storage import Storage
+lake = Storage.of(sys.argv[1])
+writes = {
+    "write_bytes": lambda: lake.write_bytes("a/b", b"0" * 2**20),
+    "create": lambda: lake.create("a/b", b"0" * 2**20),
+    "write_file": lambda: lake.write_file("a/b", lambda path: Path(path).write_bytes(b"0" * 2**20)),
+}
+try:
+    writes[sys.argv[2]]()
+except InfrastructureError as error:
+    print("full" if "No space" in str(error) else error, *Path(sys.argv[1]).glob("a/*"))
+"""
+
+
+@pytest.mark.parametrize("verb", ["write_bytes", "create", "write_file"])
+def test_a_write_that_finds_the_disk_full_leaves_nothing_on_it(tmp_path: Path, verb: str):
+    mount = f"mount -t tmpfs -o size=64k tmpfs {tmp_path}"
+    own = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if subprocess.run([*own, mount], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a small disk")
+    command = [*own, f'{mount} && exec "$@"', "sh", sys.executable, "-c", FILL, str(tmp_path), verb]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert said == "full\n"
 
 
 @pytest.mark.ray

@@ -25,7 +25,13 @@ KINDS = {
 Plan = Callable[[int, str, str], str | None]
 
 BETWEEN_TWO_HOPS = {"connection", "keep-alive", "transfer-encoding", "expect"}
-CODES = {"slow_down": (503, "SlowDown"), "error": (500, "InternalError")}
+CODES = {
+    "slow_down": (503, "SlowDown"),
+    "error": (500, "InternalError"),
+    # of conditional writes alone: a race, and a store that does not know them
+    "conflict": (409, "ConditionalRequestConflict"),
+    "unconditional": (501, "NotImplemented"),
+}
 
 
 def seeded(rate: float, kinds: Sequence[str] = tuple(KINDS), *, seed: int = 0) -> Plan:

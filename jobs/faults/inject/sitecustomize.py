@@ -24,21 +24,21 @@ from types import ModuleType
 from typing import Any
 
 FAULTS: dict[str, Any] = json.loads(os.environ.get("DIFFSASREC_FAULTS", "{}"))
-VERBS = ("write_bytes", "create", "copy", "delete")
+VERBS = ("write_bytes", "create", "replace", "copy", "delete")
 
 
 def stop_at(module: ModuleType) -> None:
     """Makes the verbs of Storage stop before or after they touch a path, or halfway."""
     for verb in VERBS:
         setattr(module.Storage, verb, _stopping(verb, getattr(module.Storage, verb)))
-    temporary = module._write_temporary
+    temporary = module.local._write_temporary
 
     def written(path: str, data: bytes) -> str:
         name = temporary(path, data)
         reach("any", "halfway", path)
         return name
 
-    module._write_temporary = written  # type: ignore[attr-defined]
+    module.local._write_temporary = written
 
 
 def _stopping(verb: str, method: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,95 @@
+"""Deleting the directories of old runs: what nobody needs any more, announced before it goes."""
+
+import logging
+import time
+from collections.abc import Iterable
+from itertools import pairwise
+
+from diffsasrec.claims import announce, is_claimed, withdraw
+from diffsasrec.progress import HEARTBEAT
+from diffsasrec.publish import (
+    CHAIN,
+    Entry,
+    date_path,
+    newest_by_date,
+    read_chain,
+    run_path,
+    shown_parts,
+)
+from diffsasrec.storage import Storage
+
+log = logging.getLogger(__name__)
+
+UNFINISHED_SECONDS = 3_600.0  # so long may a write be at a temporary file
+
+
+def prune(lake: Storage, *, keep: int, grace: float) -> list[str]:
+    """Deletes the directories of published runs but for the newest `keep` in the chain.
+
+    What is served stays, and what was served until `grace` seconds ago: readers may be at it. So do
+    runs that their date does not show yet, and those that were never published.
+
+    Returns:
+        the deleted run directories, relative to the lake.
+    """
+    lake.sweep(older_than=UNFINISHED_SECONDS)
+    chain = read_chain(lake)
+    present = _run_directories(lake, {entry.ds for entry in chain})
+    needed = _needed(lake, chain, keep=keep, grace=grace)
+    newest = {run_path(e.ds, e.run_id): e for e in chain}  # the newest entry of each
+    pruned = []
+    for path, entry in sorted(newest.items(), key=lambda item: -item[1].number):
+        if path in present and path not in needed and _shown_or_replaced(lake, entry):
+            if _announced(lake, entry, keep=keep, grace=grace):
+                # the manifest first: nobody takes what is half deleted for a run
+                lake.delete([f"{path}/manifest.json"])
+                lake.delete_tree(path)
+                pruned.append(path)
+            HEARTBEAT.beat()
+    return pruned
+
+
+def _needed(lake: Storage, chain: list[Entry], *, keep: int, grace: float) -> set[str]:
+    """The run directories that must stay, as far as the chain tells."""
+    published = [run_path(entry.ds, entry.run_id) for entry in chain]
+    newest = list(dict.fromkeys(reversed(published)))
+    needed = {*newest[:keep], *(run_path(**entry.current) for entry in chain[-1:])}
+    made = {info.path: info.modified for info in lake.list(CHAIN)}
+    for entry, later in pairwise(chain):
+        # the clock decides only how long readers are waited for
+        if time.time() - made[later.path] < grace:
+            needed |= {run_path(entry.ds, entry.run_id), run_path(**entry.current)}
+    return needed
+
+
+def _shown_or_replaced(lake: Storage, entry: Entry) -> bool:
+    """Whether the date needs the run no more: it shows its lists, or those of another run."""
+    files = {info.path: info for info in lake.list(date_path(entry.ds))}
+    chain = read_chain(lake)
+    is_newest = newest_by_date(chain)[entry.ds] == entry
+    return not is_newest or shown_parts(lake, entry, files=files, chain=chain) is not None
+
+
+def _announced(lake: Storage, entry: Entry, *, keep: int, grace: float) -> bool:
+    """Announces the deletion of a run; False, and no announcement, where somebody needs it."""
+    path = run_path(entry.ds, entry.run_id)
+    mark = announce(lake, path)
+    # the claims before the chain: one that has gone has left its entry there
+    is_free = not is_claimed(lake, path)
+    needed = _needed(lake, read_chain(lake), keep=keep, grace=grace)
+    if is_free and path not in needed and _shown_or_replaced(lake, entry):
+        return True
+    log.warning("publish: %s is not deleted: it is needed again", path)
+    withdraw(lake, mark)
+    return False
+
+
+def _run_directories(lake: Storage, dates: Iterable[str]) -> set[str]:
+    """The run directories that are there, of these dates."""
+    there = set(lake.directories("runs"))
+    return {
+        f"runs/ds={ds}/{run_id}"
+        for ds in dates
+        if f"ds={ds}" in there
+        for run_id in lake.directories(f"runs/ds={ds}")
+    }

@@ -1,0 +1,83 @@
+"""Published runs of a few rows, written by hand, and what others do to a lake meanwhile."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from diffsasrec.publish import Entry, append_entry, manifest_for
+from diffsasrec.rundir import RunDir
+from diffsasrec.storage import Storage
+
+DAY, NEXT_DAY = "2024-03-01", "2024-03-02"
+LONG = 1e6  # seconds of grace that no test lives to see the end of
+
+
+def run_of(lake: Storage, run_id: str, ds: str = DAY, attempt: str = "first") -> RunDir:
+    return RunDir(lake, ds=ds, run_id=run_id, identity="i", attempt=attempt)
+
+
+def made(lake: Storage, run_id: str, ds: str = DAY, rows: tuple[int, ...] = (2, 1)) -> Entry:
+    """A scored run with a manifest and an entry of the chain; nothing is copied yet."""
+    run = run_of(lake, run_id, ds)
+    vocab = pa.table({"item_id": ["a", "b", "c"]})
+    files = [run.storage.write_table("vocab/part-00000.parquet", vocab)]
+    for number, n in enumerate(rows):
+        table = pa.table({"user_id": list(range(n)), "run": [run_id] * n})
+        path = f"recommendations/part-{number:05d}.parquet"
+        files.append(run.storage.write_table(path, table))
+    content = {"model_version": f"model of {run_id}", "files": files, "identity": f"i of {run_id}"}
+    _, digest = manifest_for(run, content)
+    return append_entry(lake, run, digest)[0]
+
+
+def shown(lake: Storage, ds: str = DAY) -> list[str]:
+    """The names in the directory of a date."""
+    return [info.path.rpartition("/")[2] for info in lake.list(f"recommendations/ds={ds}")]
+
+
+def parts(run_id: str, number: int, num: int = 2) -> list[str]:
+    """The names of a run's parts, as entry `number` shows them."""
+    return [f"part-{run_id}-{number:08d}-{n:05d}.parquet" for n in range(num)]
+
+
+def success(lake: Storage, ds: str = DAY) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(lake.read_bytes(f"recommendations/ds={ds}/_SUCCESS"))
+    return content
+
+
+def missing(lake: Storage, ds: str = DAY) -> list[str]:
+    """The files that _SUCCESS names and that are not there."""
+    there = shown(lake, ds)
+    return [file["path"] for file in success(lake, ds)["files"] if file["path"] not in there]
+
+
+def snapshot(lake: Storage) -> list[tuple[str, str]]:
+    return [(info.path, info.version) for info in lake.list()]
+
+
+def meanwhile(lake: Storage, verb: str, path: str, happens: Callable[[], object]) -> Storage:
+    """The same lake for one process, in which something happens once, before a verb on a path.
+
+    Args:
+        path: a part of the path that the verb touches, or, of a copy, of its target.
+    """
+    pending = [happens]
+
+    class Watched(Storage):
+        pass
+
+    def watch(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(self: Storage, *arguments: Any, **options: Any) -> Any:
+            touched = arguments[-1] if name == "copy" else arguments[0] if arguments else ""
+            touched = " ".join(touched) if name == "delete" else touched
+            if pending and name == verb and path in touched:
+                pending.pop()()
+            return method(self, *arguments, **options)
+
+        return watched
+
+    for name in ("create", "replace", "copy", "delete", "delete_tree", "list", "exists"):
+        setattr(Watched, name, watch(name, getattr(Storage, name)))
+    return Watched(lake.root)
