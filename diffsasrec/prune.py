@@ -20,8 +20,6 @@ from diffsasrec.storage import Storage
 
 log = logging.getLogger(__name__)
 
-UNFINISHED_SECONDS = 3_600.0  # so long may a write be at a temporary file
-
 
 def prune(lake: Storage, *, keep: int, grace: float) -> list[str]:
     """Deletes the directories of published runs but for the newest `keep` in the chain.
@@ -32,7 +30,7 @@ def prune(lake: Storage, *, keep: int, grace: float) -> list[str]:
     Returns:
         the deleted run directories, relative to the lake.
     """
-    lake.sweep(older_than=UNFINISHED_SECONDS)
+    lake.sweep()
     chain = read_chain(lake)
     present = _run_directories(lake, {entry.ds for entry in chain})
     needed = _needed(lake, chain, keep=keep, grace=grace)

@@ -310,16 +310,36 @@ def shown_parts(
     directory = date_path(entry.ds)
     if f"{directory}/_SUCCESS" not in files:
         return None
-    try:
-        success = json.loads(lake.read_bytes(f"{directory}/_SUCCESS"))
-    except FileNotFoundError:
-        return None
+    run_id, names = read_success(lake, entry.ds)
     HEARTBEAT.beat()
-    names = {file["path"] for file in success["files"]}
     numbers = {number_of(name, entry.ds, chain) for name in names}
-    is_entry = success["run_id"] == entry.run_id and numbers in ({entry.number}, {0})
+    is_entry = run_id == entry.run_id and numbers in ({entry.number}, {0})
     is_whole = all(f"{directory}/{name}" in files for name in names)
     return names if is_entry and is_whole else None
+
+
+def read_success(lake: Storage, ds: str) -> tuple[str | None, set[str]]:
+    """The run and the names of the parts that a date's _SUCCESS names; None and {} without one."""
+    try:
+        success = json.loads(lake.read_bytes(f"{date_path(ds)}/_SUCCESS"))
+        return success["run_id"], {file["path"] for file in success["files"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or not one of ours
+        return None, set()
+
+
+def lists_of(lake: Storage, ds: str, run_id: str) -> list[str]:
+    """The files with the lists of a published run, relative to the lake; [] where they are gone.
+
+    They lie in the run directory, and, once that was deleted, where its date shows it.
+    """
+    source = run_path(ds, run_id)
+    try:
+        manifest = json.loads(lake.read_bytes(f"{source}/manifest.json"))
+    except FileNotFoundError:
+        shown, names = read_success(lake, ds)
+        return sorted(f"{date_path(ds)}/{name}" for name in names) if shown == run_id else []
+    paths = [file["path"] for file in manifest["files"]]
+    return [f"{source}/{path}" for path in paths if path.startswith("recommendations/")]
 
 
 def _has_run(lake: Storage, entry: Entry, files: Mapping[str, FileInfo]) -> bool:

@@ -63,6 +63,7 @@ class RunDir:
     attempt: str  # this process, for what overlapping attempts must not share
     inputs: tuple[tuple[str, int, str], ...] = ()  # path, size and version of the input files
     reused: Reused | None = None  # None: this run trains
+    rested: tuple[str, ...] = ()  # directories of the runs whose lists are not shown again
 
     @property
     def path(self) -> str:
@@ -101,6 +102,12 @@ class RunDir:
             self.storage.delete([f"_stages/{stage}.json"])
         if not begun or begun["identity"] != self.identity:
             self._write(f"_stages/{stage}.begun.json", {"identity": self.identity})
+
+    def sweep(self) -> None:
+        """Deletes what killed attempts have left half written: a full disk must not fill further."""
+        if self.lake.is_local:  # a store shows no part of a write
+            for directory in (self.path, "recommendations"):
+                self.lake.sweep(directory)
 
     def finish(self, stage: str, record: dict[str, Any]) -> None:
         self._write(f"_stages/{stage}.json", {"identity": self.identity, "record": record})

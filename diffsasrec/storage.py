@@ -41,6 +41,9 @@ REMEDIES = {
 }
 
 
+WRITE_SECONDS = 3_600.0  # so long a write may go on at most
+
+
 @dataclass(frozen=True)
 class FileInfo:
     path: str  # relative to the storage root
@@ -277,7 +280,7 @@ class Storage:
         if self.is_local:  # a store has no directories
             local.remove_empty(self._full(directory), root=self.root)
 
-    def sweep(self, directory: str = "", *, older_than: float) -> int:
+    def sweep(self, directory: str = "", *, older_than: float = WRITE_SECONDS) -> int:
         """Deletes what writes that were killed have left below a directory.
 
         Args:

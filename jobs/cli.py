@@ -35,9 +35,9 @@ from diffsasrec.storage import Storage
 from diffsasrec.tables import read_item_ids
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, refuse_passing_lake, start_ray
-from jobs.exclude import check_exclusions
-from jobs.identity import open_run, refuse_changed
-from jobs.observe import Night, observe
+from jobs.exclude import check_exclusions, rested_lists
+from jobs.identity import open_run, published_and_deleted, refuse_changed
+from jobs.observe import Night, observe, renew_index
 from jobs.preflight import dry_run
 from jobs.reuse import working
 from jobs.summary import print_summary
@@ -151,9 +151,16 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     )
     run.lake.check_writable()
     refuse_changed(run)
+    if (ended := published_and_deleted(run)) is not None:
+        log.info("%s", ended["note"])
+        summary |= ended
+        return 0
+    rested_lists(run)
     to_do = [stage for stage in arguments.stages if run.record(stage) is None]
-    if to_do and arguments.is_night and not arguments.dry_run:
-        night.follow(config, run)
+    if to_do and not arguments.dry_run:
+        run.sweep()
+        if arguments.is_night:
+            night.follow(config, run)
     for key in ("deny_path", "allow_path"):
         if (path := getattr(config.score, key)) is not None:
             read_item_ids(path, f"score.{key}")
@@ -239,6 +246,7 @@ def _maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, 
             "".join(f"\n  {p}" for p in pruned),
         )
         summary["counts"] = {"pruned": len(pruned)}
+        renew_index(lake)
     else:
         check_create_only(lake, single_writer=config.publish.single_writer)
         if config.iceberg.table is not None:

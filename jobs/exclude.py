@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 import ray.data
 
 from diffsasrec.config import Config
+from diffsasrec.errors import ConfigError
 from diffsasrec.lists import NIGHT_STATE
 from diffsasrec.progress import HEARTBEAT
-from diffsasrec.publish import newest_by_date, read_chain, run_path
+from diffsasrec.publish import lists_of, newest_by_date, read_chain, run_path
 from diffsasrec.rules import like
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import canonical, canonical_type, list_offsets, list_values
@@ -38,13 +39,35 @@ def exclusion_files(path: str | None) -> list[str]:
     return [f"s3://{name}" if path.startswith("s3://") else name for name in names] or [path]
 
 
-def lately_published(lake: Storage, ds: str, nights: int) -> list[str]:
+def lately_published(lake: Storage, ds: str, nights: int) -> tuple[str, ...]:
     """The run directories of what the newest `nights` published dates before `ds` show."""
     if not nights:
-        return []
+        return ()
     newest = newest_by_date(read_chain(lake))
     dates = sorted(date for date in newest if date < ds)[-nights:]
-    return [run_path(date, newest[date].run_id) for date in dates]
+    return tuple(run_path(date, newest[date].run_id) for date in dates)
+
+
+def rested_lists(run: RunDir) -> list[str]:
+    """The files with the lists of the nights that rest, relative to the lake.
+
+    Raises:
+        ConfigError: those of a night are gone: what its users were shown is not known any more.
+    """
+    found = {night: lists_of(run.lake, *_ds_and_run_id(night)) for night in run.rested}
+    if gone := [night for night, files in found.items() if not files]:
+        usable = list(found)[::-1].index(gone[-1])
+        raise ConfigError(
+            f"score.rest_nights={len(found)} needs the lists of {', '.join(gone)}, which were "
+            f"deleted, and are not what their date shows; set score.rest_nights={usable} until so "
+            "many nights are there again, or restore them, and let --keep leave more runs"
+        )
+    return [path for files in found.values() for path in files]
+
+
+def _ds_and_run_id(run: str) -> tuple[str, str]:
+    _, folder, run_id = run.split("/")
+    return folder.removeprefix("ds="), run_id
 
 
 def check_exclusions(path: str | None) -> None:
@@ -60,9 +83,7 @@ def check_exclusions(path: str | None) -> None:
 def write_excluded(config: Config, run: RunDir, prepared: dict[str, Any]) -> None:
     """Writes the pairs of every bucket that has any."""
     files = [("excluded", path) for path in exclusion_files(config.score.exclude_path)]
-    for night in lately_published(run.lake, run.ds, config.score.rest_nights):
-        shown = run.lake.sub(night).list("recommendations")
-        files += [("rested", f"{night}/{info.path}") for info in shown]
+    files += [("rested", path) for path in rested_lists(run)]
     if not files:
         return
     user_type = canonical_type(

@@ -5,11 +5,13 @@ import json
 import uuid
 from datetime import date
 from pathlib import Path
+from typing import Any
 
+from diffsasrec.claims import deleted
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.inputs import InputFile
-from diffsasrec.publish import read_chain
+from diffsasrec.publish import Entry, read_chain, shown_instead
 from diffsasrec.rundir import Reused, RunDir
 from diffsasrec.storage import Storage, resolve_package, stat_files
 from jobs.exclude import lately_published
@@ -27,13 +29,14 @@ def open_run(
         side_inputs.append(resolve_package(config.items.path, "items.path"))
     listing = [info for path in side_inputs if path is not None for info in stat_files(path)]
     ds, source = run_date.isoformat(), source_digest()
+    rested = lately_published(lake, ds, score.rest_nights)
     parts = [
         ds,
         config.resolved(),
         source,
         [(file.path, file.size, file.version) for file in inputs],
         listing,
-        lately_published(lake, ds, score.rest_nights),
+        rested,
     ]
 
     def identity_with(reused: Reused | None) -> str:
@@ -50,6 +53,7 @@ def open_run(
         attempt=uuid.uuid4().hex[:12],
         inputs=tuple((file.path, file.size, file.version) for file in inputs),
         reused=reused,
+        rested=rested,
     )
 
 
@@ -63,10 +67,49 @@ def source_digest() -> str:
 
 
 def refuse_changed(run: RunDir) -> None:
-    """A published run directory is immutable: another config or input needs another run id."""
-    published = any((e.ds, e.run_id) == (run.ds, run.run_id) for e in read_chain(run.lake))
-    if published and run.record("publish") is None and run.record("score") is None:
+    """A published run directory is immutable: another config or input needs another run id.
+
+    Raises:
+        ConfigError: the run is published, and is not what this command would make.
+    """
+    if _entry_of(run) is None or is_known_as_deleted(run):
+        return
+    if not run.storage.exists("manifest.json"):
+        raise ConfigError(
+            f"run {run.run_id} of {run.ds} is published, and its directory was deleted since; "
+            "whether it was made from this config, code and log is not known; leave --run-id out "
+            "or choose a new one"
+        )
+    if run.record("publish") is None and run.record("score") is None:
         raise ConfigError(
             f"run {run.run_id} of {run.ds} is published, and the config, the code or the inputs "
             "are not those it was made from; leave --run-id out or choose a new one"
         )
+
+
+def is_known_as_deleted(run: RunDir) -> bool:
+    """Whether this very run was published and its directory deleted since, by --keep."""
+    if _entry_of(run) is None or run.storage.exists("manifest.json"):
+        return False
+    known = deleted(run.lake, run.path)
+    # earlier versions kept nothing of what they deleted, but for the name in the chain
+    return run.run_id == run.identity[:12] if known is None else known["identity"] == run.identity
+
+
+def published_and_deleted(run: RunDir) -> dict[str, Any] | None:
+    """How a published run ends whose directory is gone, for the last line; None for any other."""
+    entry = _entry_of(run)
+    if entry is None or not is_known_as_deleted(run):
+        return None
+    note = f"run {run.run_id} is published as entry {entry.number}, and --keep has deleted its "
+    note += "directory since; there is nothing to do"
+    counts = {"publish": {"chain_number": entry.number}}
+    if (other := shown_instead(run.lake, run)) is not None:
+        note += f"; {run.ds} shows run {other.run_id} since entry {other.number}"
+    return {"status": "done" if other is None else "superseded", "note": note, "counts": counts}
+
+
+def _entry_of(run: RunDir) -> Entry | None:
+    """The newest entry that names a run; None when it is not published."""
+    entries = [e for e in read_chain(run.lake) if (e.ds, e.run_id) == (run.ds, run.run_id)]
+    return entries[-1] if entries else None

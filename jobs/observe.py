@@ -120,6 +120,13 @@ def write_page(run: RunDir, config: Config) -> None:
     write_report(run, config)
 
 
+def renew_index(lake: Storage) -> None:
+    """Writes the index of nights anew; what fails is a line in the log."""
+    from jobs.report import write_index  # with matplotlib, which nothing else here needs
+
+    _write_each({"the index of nights": partial(write_index, lake)})
+
+
 def last_success(lake: Storage) -> float | None:
     """When a night was published last, by the store's clock; a rollback publishes none."""
     first: dict[tuple[str, str], str] = {}

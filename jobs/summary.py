@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from diffsasrec.config import Config
+from diffsasrec.publish import newest_by_date, read_chain
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import bucket_name
 from jobs.reuse import metrics_of
@@ -29,7 +30,8 @@ def print_summary(config: Config, run: RunDir) -> None:
     published = run.lake.url(f"recommendations/ds={run.ds}")
     print(f"\nlists    {published}")
     print(f"run      {run.storage.root}")
-    query = f"from read_parquet('{published}/part-{run.run_id}-*.parquet') limit 5"
+    number = newest_by_date(read_chain(run.lake))[run.ds].number
+    query = f"from read_parquet('{published}/part-{run.run_id}-{number:08d}-*.parquet') limit 5"
     print(f'read     python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"')
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError
-from diffsasrec.publish import append_entry
+from diffsasrec.prune import prune
+from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import recommendations_schema, sequences_schema
 from diffsasrec.sequences import bucket_of
@@ -20,6 +21,7 @@ from jobs.exclude import (
     count_excluded,
     exclusion_files,
     lately_published,
+    rested_lists,
     write_excluded,
 )
 
@@ -57,8 +59,9 @@ def publish(run: RunDir, ds: str, shown: dict[int, str], run_id: str = "old") ->
         for user, item in shown.items()
     ]
     table = pa.Table.from_pylist(rows, schema=recommendations_schema(pa.int64(), pa.string()))
-    earlier.storage.write_table("recommendations/part-00000.parquet", table)
-    append_entry(run.lake, earlier, "digest")
+    file = earlier.storage.write_table("recommendations/part-00000.parquet", table)
+    content = {"files": [file], "model_version": "m", "identity": ds}
+    append_entry(run.lake, earlier, manifest_for(earlier, content)[1])
 
 
 def pairs_of(run: RunDir) -> dict[int, list[tuple[str, int]]]:
@@ -85,6 +88,13 @@ def test_pairs_of_files_and_of_nights_come_to_the_buckets_of_their_users(cluster
     publish(night, "2024-03-04", {3: "superseded"})
     publish(night, "2024-03-04", {3: "e"}, run_id="again")
     settings = config(tmp_path, exclude_path=str(tmp_path / "tables"), rest_nights=2)
+    settle(night.lake, grace=0)
+    # the lists of the first night lie where its date shows them, and nowhere else any more
+    assert prune(night.lake, keep=1, grace=0) == [
+        "runs/ds=2024-03-04/old",
+        "runs/ds=2024-03-03/old",
+    ]
+    night = resting(night, 2)
     write_excluded(settings, night, {"num_buckets": BUCKETS})
     excluded, rested = 0, 1
     # user 99 has no bucket file that knows it, 01 is no integer's spelling
@@ -104,15 +114,31 @@ def test_without_rules_nothing_is_written(night, tmp_path):
     assert pairs_of(night) == {} and count_excluded(0, night.storage) == {}
 
 
+def resting(run: RunDir, nights: int) -> RunDir:
+    return replace(run, rested=lately_published(run.lake, run.ds, nights))
+
+
+def test_a_night_of_rest_whose_lists_are_gone_is_refused_with_what_is_left(night):
+    for ds in ("2024-03-01", "2024-03-02", "2024-03-03", "2024-03-04"):
+        publish(night, ds, {1: "a"})
+    settle(night.lake, grace=0)
+    prune(night.lake, keep=1, grace=0)
+    assert len(rested_lists(resting(night, 4))) == 4
+    night.lake.delete_tree("recommendations/ds=2024-03-02")
+    assert len(rested_lists(resting(night, 2))) == 2
+    with pytest.raises(ConfigError, match=r"rest_nights=4 needs the lists of .*03-02.*nights=2 "):
+        rested_lists(resting(night, 4))
+
+
 def test_nights_of_rest_are_published_dates_before_the_run_and_what_they_show_now(night):
     for ds, run_id in (("2024-03-01", "x"), ("2024-03-03", "x"), ("2024-03-03", "y")):
         publish(night, ds, {}, run_id)
     publish(night, "2024-03-05", {})
     publish(night, "2024-03-06", {})
     of = lately_published
-    assert of(night.lake, night.ds, 0) == []
-    assert of(night.lake, night.ds, 1) == ["runs/ds=2024-03-03/y"]
-    assert of(night.lake, night.ds, 9) == ["runs/ds=2024-03-01/x", "runs/ds=2024-03-03/y"]
+    assert of(night.lake, night.ds, 0) == ()
+    assert of(night.lake, night.ds, 1) == ("runs/ds=2024-03-03/y",)
+    assert of(night.lake, night.ds, 9) == ("runs/ds=2024-03-01/x", "runs/ds=2024-03-03/y")
 
 
 def test_a_directory_stands_for_its_tables(tmp_path):

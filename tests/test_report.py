@@ -24,7 +24,7 @@ from recorded import (
 
 from diffsasrec.config import load_config
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.publish import append_entry
+from diffsasrec.publish import append_entry, read_chain
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.storage import Storage
 from jobs.faults.nights import ROOT
@@ -212,3 +212,14 @@ def test_the_index_tells_what_was_replaced_from_what_its_date_shows(lake: Path, 
     assert replaced.endswith("calm")
     (current,) = [row for row in rows if ", current" in row]
     assert current.startswith("2024-03-01") and current.endswith("again")
+
+
+def test_the_index_says_which_published_runs_were_deleted(lake: Path, tmp_path: Path):
+    shutil.copytree(lake, tmp_path / "lake")
+    storage = Storage.of(str(tmp_path / "lake"))
+    entry = read_chain(storage)[0]
+    storage.delete_tree(f"runs/ds={entry.ds}/{entry.run_id}")
+    write_index(storage)
+    html = (tmp_path / "lake/reports/index.html").read_text()
+    row = next(row for row in html.split("<tr>") if entry.run_id in row and entry.ds in row)
+    assert "deleted" in row and "href" not in row

@@ -1,5 +1,6 @@
 """The directory of a run: whose work a stage finds there, and what it may use of it."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,3 +143,20 @@ def test_a_marker_has_the_same_bytes_whoever_writes_it(run: RunDir):
     first = run.storage.read_bytes("_stages/score.json")
     replace(run, attempt="a2").finish("score", {"a": 2, "b": 1})
     assert run.storage.read_bytes("_stages/score.json") == first
+
+
+def test_sweeping_takes_old_unfinished_files_of_the_run_and_of_what_is_shown(
+    run: RunDir, tmp_path: Path
+):
+    directories = (run.path, "recommendations/ds=2024-03-01", "runs/ds=2024-03-01/other")
+    for directory in directories:
+        for name in (".tmp-old", ".tmp-young", "kept"):
+            run.lake.write_bytes(f"{directory}/{name}", b"x")
+        os.utime(tmp_path / directory / ".tmp-old", (0, 0))
+    run.sweep()
+    left = {d: sorted(path.name for path in (tmp_path / d).iterdir()) for d in directories}
+    assert left == {
+        directories[0]: [".tmp-young", "kept"],
+        directories[1]: [".tmp-young", "kept"],
+        directories[2]: [".tmp-old", ".tmp-young", "kept"],
+    }

@@ -127,19 +127,28 @@ def earlier_nights(lake: Storage, ds: str, chain: list[Entry]) -> tuple[Night, .
 
 
 def all_nights(lake: Storage, *, dates: int) -> Iterator[tuple[Night, bool]]:
-    """Every run of the newest dates, the newest first, and whether it has a report."""
+    """Every run of the newest dates, the newest first, and whether it has a report.
+
+    What was published and deleted since is among them.
+    """
     chain = read_chain(lake)
     folders = [name for name in lake.directories("runs") if name.startswith("ds=")]
-    runs = [
-        (folder.removeprefix("ds="), run_id)
-        for folder in sorted(folders, reverse=True)[:dates]
-        for run_id in lake.directories(f"runs/{folder}")
+    known = {folder.removeprefix("ds=") for folder in folders} | {entry.ds for entry in chain}
+    there = [
+        (ds, run_id)
+        for ds in sorted(known, reverse=True)[:dates]
+        for run_id in (lake.directories(f"runs/ds={ds}") if f"ds={ds}" in folders else ())
     ]
+    shown = set(sorted(known, reverse=True)[:dates])
+    gone = {(e.ds, e.run_id) for e in chain if e.ds in shown} - set(there)
+    runs = sorted([*there, *gone], key=lambda run: run[0], reverse=True)
 
     newest = newest_by_date(chain)
 
     def read(run: tuple[str, str]) -> tuple[Night, bool]:
         night = read_night(lake, *run, chain)
+        if run in gone:
+            return replace(night, status="deleted"), False
         if night.numbers and newest[night.ds].run_id != night.run_id:
             night = replace(night, status="replaced")  # by a later run, or a rollback
         return night, lake.exists(f"runs/ds={run[0]}/{run[1]}/{REPORT}")
