@@ -104,7 +104,7 @@ class RunDir:
             self._write(f"_stages/{stage}.begun.json", {"identity": self.identity})
 
     def sweep(self) -> None:
-        """Deletes what killed attempts have left half written: a full disk must not fill further."""
+        """Deletes what killed attempts have left: a full disk must not fill further."""
         if self.lake.is_local:  # a store shows no part of a write
             for directory in (self.path, "recommendations"):
                 self.lake.sweep(directory)
