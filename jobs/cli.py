@@ -1,27 +1,23 @@
-"""What every job shares: command line, run, cluster, last line and exit code."""
+"""What every stage shares, behind jobs/command.py: run, cluster, last line and exit code."""
 
 import argparse
 import json
 import logging
 import os
-import re
 import sys
 import threading
 import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import date
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 import ray.data
-import yaml
 
-from diffsasrec.config import Config, load_config
-from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
+from diffsasrec.config import Config
+from diffsasrec.errors import DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.iceberg import check_table
 from diffsasrec.inputs import inspect_inputs, list_inputs
 from diffsasrec.items import read_items
@@ -29,13 +25,15 @@ from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.publish import append_rollback, check_create_only, prune, settle, shown_instead
-from diffsasrec.rundir import OUTPUTS, RunDir
+from diffsasrec.rundir import RunDir
 from diffsasrec.storage import Storage
 from diffsasrec.tables import read_item_ids
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, refuse_passing_lake, start_ray
+from jobs.command import failed
 from jobs.exclude import check_exclusions
 from jobs.identity import open_run, refuse_changed
+from jobs.nightly import STAGES
 from jobs.observe import Night, observe
 from jobs.preflight import dry_run
 from jobs.reuse import working
@@ -43,39 +41,25 @@ from jobs.summary import print_summary
 
 log = logging.getLogger("jobs")
 
-STAGES = tuple(OUTPUTS)
 Stage = Callable[[Config, RunDir], Mapping[str, Any]]
 
 
-def main(stages: tuple[str, ...]) -> None:
-    """Runs `stages` (or those of --stages) as the command line says, and exits."""
-    arguments = _parse(stages)
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
-    summary: dict[str, Any] = {"run_id": None, "status": "failed", "stage": None}
-    summary |= {"counts": {}, "paths": {}}
+def main(arguments: argparse.Namespace, summary: dict[str, Any]) -> NoReturn:
+    """Runs stages as a command line says, and exits; `summary` becomes its last line."""
     night = Night()
     try:
         code = _run(arguments, summary, night)
     except DiffsasrecError as error:
-        code = _failed(summary, find_ours(error) or error)
+        code = failed(summary, find_ours(error) or error)
     except Exception as error:
         log.error("%s", traceback.format_exc())
-        code = _failed(summary, find_ours(error) or InfrastructureError(_one_line(error)))
-    observe(night, summary, code or 0)
+        code = failed(summary, find_ours(error) or InfrastructureError(_one_line(error)))
+    observe(night, summary, code)
     if ray.is_initialized():
         ray.shutdown()
-    if code is not None:
-        sys.stderr.flush()
-        print(json.dumps(summary, sort_keys=True), flush=True)
-    sys.exit(code or 0)
-
-
-def _failed(summary: dict[str, Any], error: DiffsasrecError) -> int:
-    log.error("%s: %s", type(error).__name__, error)
-    summary |= {"status": "refused" if error.exit_code == 4 else "failed", "error": str(error)}
-    return error.exit_code
+    sys.stderr.flush()
+    print(json.dumps(summary, sort_keys=True), flush=True)
+    sys.exit(code)
 
 
 def _one_line(error: BaseException) -> str:
@@ -83,62 +67,8 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0] if text else 'no message'}; see the traceback above"
 
 
-def _parse(stages: tuple[str, ...]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=f"Runs {', '.join(stages)} for one date.")
-    parser.add_argument("--config", required=True, help="YAML file")
-    parser.add_argument("--date", type=date.fromisoformat, help="run date YYYY-MM-DD, exclusive")
-    parser.add_argument(
-        "--run-id", type=_run_id, help="default: a digest of the date, config, code and inputs"
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", dest="sets")
-    parser.add_argument("--print-config", action="store_true", help="print it resolved, and exit")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check log, lake and cluster, estimate, and exit"
-    )
-    parser.set_defaults(stages=stages, is_night=stages == STAGES, rollback_to=None, keep=None)
-    if stages == STAGES:
-        parser.add_argument("--stages", type=_stage_names, help="only these, as in: score,publish")
-    if stages == ("publish",):
-        instead = parser.add_mutually_exclusive_group()
-        instead.add_argument(
-            "--rollback-to", type=int, metavar="N", help="serve again what entry N did, no more"
-        )
-        instead.add_argument(
-            "--keep", type=_positive, metavar="N", help="delete all but the newest N runs, no more"
-        )
-    arguments = parser.parse_args()
-    of_no_run = arguments.rollback_to is not None or arguments.keep is not None
-    if (arguments.date is None) != of_no_run:
-        parser.error("--date is required, but with --rollback-to and --keep, which have none")
-    return arguments
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return int(text)
-
-
-def _run_id(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text):  # it names a directory and files
-        raise argparse.ArgumentTypeError(f"{text}: use letters, digits, '.', '_' and '-' only")
-    return text
-
-
-def _stage_names(text: str) -> tuple[str, ...]:
-    names = text.split(",")
-    if unknown := set(names) - set(STAGES):
-        raise argparse.ArgumentTypeError(
-            f"unknown stages {sorted(unknown)}; known: {','.join(STAGES)}"
-        )
-    return tuple(stage for stage in STAGES if stage in names)
-
-
-def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -> int | None:
-    config = _load(arguments)
-    if arguments.print_config:
-        print(yaml.safe_dump(config.resolved(), sort_keys=False) + f"# sha256 {config.sha256()}")
-        return None
+def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -> int:
+    config: Config = arguments.loaded
     if arguments.rollback_to is not None or arguments.keep is not None:
         return _maintain(config, arguments, summary)
     refuse_passing_lake(config.lake)
@@ -219,7 +149,7 @@ def _watch(timeout: float, summary: dict[str, Any], night: Night) -> None:
         "room for the workers; run the same command again, with a larger stall_timeout if the work "
         "only takes long"
     )
-    code = _failed(summary, error)
+    code = failed(summary, error)
     observe(night, summary, code)
     print(json.dumps(summary, sort_keys=True), flush=True)
     os._exit(code)
@@ -252,14 +182,6 @@ def _maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, 
         summary |= {"run_id": entry.run_id, "counts": {"chain_number": entry.number}}
     summary["status"] = "done"
     return 0
-
-
-def _load(arguments: argparse.Namespace) -> Config:
-    try:
-        text = Path(arguments.config).read_text()
-    except OSError as error:
-        raise ConfigError(f"--config {arguments.config} can't be read: {error.strerror}") from None
-    return load_config(text, arguments.sets, source=arguments.config)
 
 
 def _run_stage(stage: str, config: Config, run: RunDir) -> None:

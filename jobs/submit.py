@@ -8,6 +8,11 @@ not run again, one that failed or was stopped gets its next attempt. The log goe
 last line of stdout is the job's own last line, and the exit code is the job's own.
 """
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_command
+
+    run_command("submit")
+
 import argparse
 import hashlib
 import json
@@ -27,7 +32,8 @@ from ray.job_submission import JobDetails, JobStatus
 
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.progress import duration
-from jobs.head import LOCAL, POLL, Client, Follower, Head
+from jobs.command import set_up_log
+from jobs.head import POLL, Client, Follower, Head
 
 log = logging.getLogger("jobs.submit")
 
@@ -200,41 +206,12 @@ def in_json(error: str, code: int) -> str:
     return json.dumps(summary, sort_keys=True)
 
 
-def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Runs a command as a job of a Ray cluster; the same command is the same job.",
-        usage="%(prog)s [options] -- command ...",
-    )
-    parser.add_argument("--address", type=_url, help=f"of the dashboard, default {LOCAL}")
-    parser.add_argument(
-        "--timeout", type=float, default=float("inf"), help="seconds, then the job is stopped"
-    )
-    parser.add_argument(
-        "--patience", type=float, default=300.0, help="seconds that the head may not answer"
-    )
-    parser.add_argument("--working-dir", type=Path, default=Path(), help="what travels to the job")
-    parser.add_argument(
-        "--again", action="store_true", help="run it although it succeeded: on late events, say"
-    )
-    parser.add_argument("command", nargs="+", help="what to run there")
-    return parser.parse_args(words)
-
-
-def _url(text: str) -> str:
-    if not re.match(r"https?://", text):
-        raise argparse.ArgumentTypeError(f"{text}: begin it with http:// or https://")
-    return text
-
-
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(f"{signal.Signals(number).name} came")
 
 
-def main() -> None:
-    arguments = parse(sys.argv[1:])
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
+def main(arguments: argparse.Namespace) -> None:
+    set_up_log()
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private"):
         logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # of every file left out, and more
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -249,7 +226,3 @@ def main() -> None:
     sys.stderr.flush()
     print(last, flush=True)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()
