@@ -19,21 +19,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from diffsasrec.errors import DiffsasrecError, InfrastructureError
+from diffsasrec.errors import DiffsasrecError
 from diffsasrec.progress import duration
 from diffsasrec.publish import newest_by_date, read_chain
 from diffsasrec.storage import Storage
 from jobs.command import load, set_up_log
+from jobs.ending import AGAIN, CODES
 
 log = logging.getLogger("jobs.backfill")
 
 ENDING = 30.0  # seconds that a night has to end when it is told to
+
+
+class Signalled(Exception):
+    """Somebody wants this command, and so its night, to end."""
+
+    def __init__(self, number: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"{name} came, and the night that ran was ended; the same command goes on")
+        self.number = number
+        self.exit_code = CODES[signal.Signals(number)]
 
 
 @dataclass(frozen=True)
@@ -93,11 +103,15 @@ def run_process(ds: str, *, options: list[str]) -> Night:
                 else:
                     sys.stderr.write(line)
             code = process.wait()
-        except BaseException:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
+        except BaseException as error:
+            # a terminal has sent Ctrl-C to the night as well, which takes both for one
+            process.send_signal(error.number if isinstance(error, Signalled) else signal.SIGTERM)
+            try:
                 process.wait(ENDING)
-            process.kill()
+            except subprocess.TimeoutExpired:
+                log.warning("backfill: the night does not end; it is killed")
+            finally:  # at once after a second signal
+                process.kill()
             raise
     return night_of(ds, code, last, time.monotonic() - started)
 
@@ -157,18 +171,24 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     return code, summary
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    message = f"{signal.Signals(number).name} came, and the night that ran was ended"
-    raise InfrastructureError(f"{message}; the same command goes on")
+def _end(number: int, frame: FrameType | None) -> None:
+    global _first
+    now = time.monotonic()
+    if _first is None or now - _first > AGAIN:
+        _first = _first or now
+        raise Signalled(number)
+
+
+_first: float | None = None  # when the first signal came
 
 
 def main(arguments: argparse.Namespace) -> None:
     set_up_log()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in CODES:
         signal.signal(number, _end)
     try:
         code, summary = run(arguments)
-    except DiffsasrecError as error:
+    except (DiffsasrecError, Signalled) as error:
         log.error("%s: %s", type(error).__name__, error)
         code, summary = error.exit_code, {"run_id": None, "status": "failed", "stage": None}
         summary |= {"counts": {}, "paths": {}, "error": str(error)}

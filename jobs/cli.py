@@ -1,9 +1,7 @@
 """What every stage shares, behind jobs/command.py: run, cluster, last line and exit code."""
 
 import argparse
-import json
 import logging
-import os
 import sys
 import threading
 import time
@@ -17,7 +15,7 @@ import ray
 import ray.data
 
 from diffsasrec.config import Config
-from diffsasrec.errors import DiffsasrecError, InfrastructureError, find_ours
+from diffsasrec.errors import InfrastructureError, find_ours
 from diffsasrec.iceberg import check_table
 from diffsasrec.inputs import inspect_inputs, list_inputs
 from diffsasrec.items import read_items
@@ -31,10 +29,11 @@ from diffsasrec.tables import read_item_ids
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, refuse_passing_lake, start_ray
 from jobs.command import failed
+from jobs.ending import End, handlers_kept, put_back_handlers
 from jobs.exclude import check_exclusions
 from jobs.identity import open_run, refuse_changed
 from jobs.nightly import STAGES
-from jobs.observe import Night, observe
+from jobs.observe import SECONDS, Night, observe
 from jobs.preflight import dry_run
 from jobs.reuse import working
 from jobs.summary import print_summary
@@ -44,21 +43,28 @@ log = logging.getLogger("jobs")
 Stage = Callable[[Config, RunDir], Mapping[str, Any]]
 
 
-def main(arguments: argparse.Namespace, summary: dict[str, Any]) -> NoReturn:
-    """Runs stages as a command line says, and exits; `summary` becomes its last line."""
-    night = Night()
+def main(arguments: argparse.Namespace, end: End) -> NoReturn:
+    """Runs stages as a command line says, and exits."""
+    summary, night = end.summary, Night()
+    end.leave = lambda code, seconds: observe(night, summary, code, seconds=seconds)
     try:
-        code = _run(arguments, summary, night)
-    except DiffsasrecError as error:
-        code = failed(summary, find_ours(error) or error)
+        code = end.settle(_run(arguments, end, night))
     except Exception as error:
-        log.error("%s", traceback.format_exc())
-        code = failed(summary, find_ours(error) or InfrastructureError(_one_line(error)))
+        ours = find_ours(error)
+        end.yield_to_signal(0.2)  # what a signal breaks off fails here
+        if ours is None:
+            log.error("%s", traceback.format_exc())
+        ours = ours or InfrastructureError(_one_line(error))
+        code = end.settle(ours.exit_code)
+        failed(summary, ours)
+    except BaseException:
+        end.yield_to_signal(2.0)  # handlers of Ray's own end with these
+        raise
     observe(night, summary, code)
     if ray.is_initialized():
-        ray.shutdown()
-    sys.stderr.flush()
-    print(json.dumps(summary, sort_keys=True), flush=True)
+        with handlers_kept():
+            ray.shutdown()
+    end.print()
     sys.exit(code)
 
 
@@ -67,7 +73,8 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0] if text else 'no message'}; see the traceback above"
 
 
-def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -> int:
+def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
+    summary = end.summary
     config: Config = arguments.loaded
     if arguments.rollback_to is not None or arguments.keep is not None:
         return _maintain(config, arguments, summary)
@@ -96,14 +103,12 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     if arguments.dry_run:
         summary["status"] = "checked"
         return dry_run(config, run, inputs, to_do)
-    watchdog = threading.Thread(
-        target=_watch, args=(config.stall_timeout, summary, night), daemon=True
-    )
-    watchdog.start()
+    threading.Thread(target=_watch, args=(config.stall_timeout, end), daemon=True).start()
     if to_do:
         start_ray()
         check_resources(config, working(to_do, run.reused), cluster_resources())
     for stage in arguments.stages:
+        end.yield_to_signal(0.0)
         summary["stage"], night.stage_started = stage, time.monotonic()
         if run.record(stage) is None:
             _run_stage(stage, config, run)
@@ -134,7 +139,7 @@ def _superseded(run: RunDir, published: Mapping[str, Any], config_path: str) -> 
     )
 
 
-def _watch(timeout: float, summary: dict[str, Any], night: Night) -> None:
+def _watch(timeout: float, end: End) -> None:
     """Ends this process, and with it the run, once nothing has moved for `timeout` seconds.
 
     The run may be in any call of Ray, which waits without end for a node that does not come: only
@@ -144,15 +149,15 @@ def _watch(timeout: float, summary: dict[str, Any], night: Night) -> None:
     while (left := timeout - HEARTBEAT.silence()) > 0:
         time.sleep(min(left, 60.0))
     error = InfrastructureError(
-        f"{summary['stage'] or 'the start'} made no progress for {duration(timeout)} "
+        f"{end.summary['stage'] or 'the start'} made no progress for {duration(timeout)} "
         f"(stall_timeout={timeout:g}): a node or a store does not answer, or the cluster has no "
         "room for the workers; run the same command again, with a larger stall_timeout if the work "
         "only takes long"
     )
-    code = failed(summary, error)
-    observe(night, summary, code)
-    print(json.dumps(summary, sort_keys=True), flush=True)
-    os._exit(code)
+    if end.claim(error.exit_code):
+        failed(end.summary, error)
+        end.leave(error.exit_code, SECONDS)
+        end.now()
 
 
 def _maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, Any]) -> int:
@@ -188,6 +193,7 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     started = time.monotonic()
     HEARTBEAT.beat()
     log.info("%s: started", stage)
+    put_back_handlers()  # Ray Train puts one of its own in their place
     run.begin(stage)
     function: Stage = import_module(f"jobs.{stage}").main
     record = dict(function(config, run))

@@ -3,15 +3,17 @@
 Every module that is a command begins with a call of this; see jobs/arguments.py for the options.
 """
 
-import json
 import logging
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from jobs.arguments import PARSERS, parse_stages
+from jobs.ending import CODES, End, catch_signals
 
 log = logging.getLogger("jobs")
 
@@ -20,26 +22,33 @@ def run_stages(stages: tuple[str, ...]) -> NoReturn:
     """Runs `stages` (or those of --stages) as the command line says, and exits."""
     arguments = parse_stages(stages, sys.argv[1:])
     set_up_log()
-    summary: dict[str, Any] = {"run_id": None, "status": "failed", "stage": None}
-    summary |= {"counts": {}, "paths": {}}
+    end = End({"run_id": None, "status": "failed", "stage": None, "counts": {}, "paths": {}})
+    catch_signals(end)
     try:
         arguments.loaded = load(arguments.config, arguments.sets)
         if arguments.print_config:
             print(in_yaml(arguments.loaded))
             sys.exit(0)
     except ConfigError as error:
-        code = failed(summary, error)
-        print(json.dumps(summary, sort_keys=True), flush=True)
+        code = end.settle(error.exit_code)
+        failed(end.summary, error)
+        end.print()
         sys.exit(code)
-    import_module("jobs.cli").main(arguments, summary)
+    import_module("jobs.cli").main(arguments, end)
     sys.exit(0)
 
 
 def run_command(name: str) -> NoReturn:
     """Runs `jobs.{name}.main` with its arguments, and exits."""
     arguments = PARSERS[name](sys.argv[1:])
+    for number in CODES:  # without a traceback, until a job has handlers of its own
+        signal.signal(number, _exit)
     import_module(f"jobs.{name}").main(arguments)
     sys.exit(0)
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(CODES[signal.Signals(number)])
 
 
 def set_up_log() -> None:
@@ -72,8 +81,7 @@ def in_yaml(config: Any) -> str:
     return yaml.safe_dump(config.resolved(), sort_keys=False) + f"# sha256 {config.sha256()}"
 
 
-def failed(summary: dict[str, Any], error: DiffsasrecError) -> int:
-    """Says what went wrong, and writes it into the last line; the exit code."""
+def failed(summary: dict[str, Any], error: DiffsasrecError) -> None:
+    """Says what went wrong, and writes it into the last line."""
     log.error("%s: %s", type(error).__name__, error)
     summary |= {"status": "refused" if error.exit_code == 4 else "failed", "error": str(error)}
-    return error.exit_code

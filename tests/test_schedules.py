@@ -170,7 +170,7 @@ def test_a_night_has_a_time_out_and_retries_and_cleans_up():
     assert JOB["activeDeadlineSeconds"] > 21600  # the job's own time-out comes first
     assert JOB["template"]["spec"]["terminationGracePeriodSeconds"] > submit.STOPPING
     (rule,) = JOB["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"]["values"] == [2, 3, 4]  # 5 is worth another try
+    assert rule["onExitCodes"]["values"] == [2, 3, 4, 130]  # 5 is worth another try
 
 
 def test_no_secret_stands_in_a_file_and_the_submitter_has_no_role():
