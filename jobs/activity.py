@@ -31,11 +31,6 @@ T = TypeVar("T")
 PARTS = ("users", "lists", "passes_seconds", "lists_seconds", "audit_seconds")
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--run", required=True, help="directory of a published run")
-    command.add_argument("--active-days", type=float, nargs="+", default=[1, 7, 30])
-
-
 def night(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The cost of lists and their audit where only users of the last days get one."""
     torch.set_num_threads(1)  # as an actor

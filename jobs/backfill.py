@@ -6,6 +6,11 @@ Every night is `python -m jobs.nightly` with the same --config and --set. A date
 already is skipped; an older date never becomes what is served as current.
 """
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_command
+
+    run_command("backfill")
+
 import argparse
 import json
 import logging
@@ -14,22 +19,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
-from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from diffsasrec.config import load_config
-from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
+from diffsasrec.errors import DiffsasrecError
 from diffsasrec.progress import duration
 from diffsasrec.publish import newest_by_date, read_chain
 from diffsasrec.storage import Storage
+from jobs.command import load, set_up_log
+from jobs.ending import AGAIN, CODES
 
 log = logging.getLogger("jobs.backfill")
 
 ENDING = 30.0  # seconds that a night has to end when it is told to
+
+
+class Signalled(Exception):
+    """Somebody wants this command, and so its night, to end."""
+
+    def __init__(self, number: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"{name} came, and the night that ran was ended; the same command goes on")
+        self.number = number
+        self.exit_code = CODES[signal.Signals(number)]
 
 
 @dataclass(frozen=True)
@@ -44,13 +58,7 @@ class Night:
 
 
 def dates_between(first: date, last: date) -> list[str]:
-    """Every date from `first` to `last`, both included, oldest first.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if first > last:
-        raise ConfigError(f"--from {first} is after --to {last}; give the older date first")
+    """Every date from `first` to `last`, both included, oldest first."""
     return [(first + timedelta(days=day)).isoformat() for day in range((last - first).days + 1)]
 
 
@@ -95,11 +103,15 @@ def run_process(ds: str, *, options: list[str]) -> Night:
                 else:
                     sys.stderr.write(line)
             code = process.wait()
-        except BaseException:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
+        except BaseException as error:
+            # a terminal has sent Ctrl-C to the night as well, which takes both for one
+            process.send_signal(error.number if isinstance(error, Signalled) else signal.SIGTERM)
+            try:
                 process.wait(ENDING)
-            process.kill()
+            except subprocess.TimeoutExpired:
+                log.warning("backfill: the night does not end; it is killed")
+            finally:  # at once after a second signal
+                process.kill()
             raise
     return night_of(ds, code, last, time.monotonic() - started)
 
@@ -136,33 +148,9 @@ def summary_of(nights: list[Night], dates: list[str]) -> tuple[int, dict[str, An
     }
 
 
-def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Runs the nights of a range of dates.")
-    parser.add_argument("--config", required=True, help="YAML file")
-    for name, what in (("from", "first"), ("to", "last")):
-        parser.add_argument(
-            f"--{name}",
-            required=True,
-            type=date.fromisoformat,
-            dest=what,
-            metavar="DATE",
-            help=f"the {what} run date YYYY-MM-DD",
-        )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", dest="sets")
-    parser.add_argument("--keep-going", action="store_true", help="a failed night ends only itself")
-    parser.add_argument(
-        "--republish", action="store_true", help="run dates that another run has published, too"
-    )
-    return parser.parse_args(words)
-
-
 def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     dates = dates_between(arguments.first, arguments.last)
-    try:
-        text = Path(arguments.config).read_text()
-    except OSError as error:
-        raise ConfigError(f"--config {arguments.config} can't be read: {error.strerror}") from None
-    config = load_config(text, arguments.sets, source=arguments.config)
+    config = load(arguments.config, arguments.sets)
     lake = Storage.of(config.lake)
     options = ["--config", arguments.config]
     options += [word for override in arguments.sets for word in ("--set", override)]
@@ -183,28 +171,27 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     return code, summary
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    message = f"{signal.Signals(number).name} came, and the night that ran was ended"
-    raise InfrastructureError(f"{message}; the same command goes on")
+def _end(number: int, frame: FrameType | None) -> None:
+    global _first
+    now = time.monotonic()
+    if _first is None or now - _first > AGAIN:
+        _first = _first or now
+        raise Signalled(number)
 
 
-def main() -> None:
-    arguments = parse(sys.argv[1:])
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
-    for number in (signal.SIGTERM, signal.SIGINT):
+_first: float | None = None  # when the first signal came
+
+
+def main(arguments: argparse.Namespace) -> None:
+    set_up_log()
+    for number in CODES:
         signal.signal(number, _end)
     try:
         code, summary = run(arguments)
-    except DiffsasrecError as error:
+    except (DiffsasrecError, Signalled) as error:
         log.error("%s: %s", type(error).__name__, error)
         code, summary = error.exit_code, {"run_id": None, "status": "failed", "stage": None}
         summary |= {"counts": {}, "paths": {}, "error": str(error)}
     sys.stderr.flush()
     print(json.dumps(summary, sort_keys=True), flush=True)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,11 @@ The variants of a subcommand run in turn within a round, so that their ratio hol
 that is shared with others.
 """
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_command
+
+    run_command("benchmark")
+
 import argparse
 import json
 import os
@@ -49,11 +54,9 @@ from diffsasrec.sequences import bucket_name, build_sequences, flatten, num_buck
 from diffsasrec.split import survey_log
 from diffsasrec.storage import Storage
 from diffsasrec.update import ROWS_ALONE, Updater
-from jobs.activity import add_arguments as add_activity
 from jobs.activity import night
 from jobs.cluster import start_ray
-from jobs.plan import add_arguments, plan
-from jobs.reliability import add_arguments as add_figures
+from jobs.plan import plan
 from jobs.reliability import reliability
 from jobs.rivals import (
     Reencoding,
@@ -69,72 +72,20 @@ SEED = 0
 ROWS_OF_A_FILE = 10_000_000  # of the log of `prepare`
 
 
-def main() -> None:
-    options = _parse()
+def main(options: argparse.Namespace) -> None:
     if "threads" in options:
         torch.set_num_threads(options.threads)
     keep_freed_memory()  # as the workers that train and score
-    hidden = {"measure", "json", "command", "rounds", "variants", "run"}
+    hidden = {"json", "command", "rounds", "variants", "run"}
     hidden |= {"figures", "directory", "minutes", "active_days"}
     sizes = {name: value for name, value in vars(options).items() if name not in hidden}
-    for figures in options.measure(options):
+    for figures in MEASURES[options.command](options):
         line = {"device": "cpu", "threads": torch.get_num_threads()} | sizes | figures
         line["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         text = ", ".join(f"{name} {value}" for name, value in line.items())
         print(json.dumps(line) if options.json else text, flush=True)
     if ray.is_initialized():
         ray.shutdown()
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measures this machine.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, measure in (("score", _score), ("train", _train)):
-        command = commands.add_parser(name, help=(measure.__doc__ or "").splitlines()[0])
-        command.set_defaults(measure=measure)
-        command.add_argument("--items", type=int, default=3500)
-        command.add_argument("--users", type=int, default=2048)
-        command.add_argument("--max-len", type=int, default=200)
-        command.add_argument("--lengths", choices=("lognormal", "full"), default="lognormal")
-        command.add_argument("--hidden", type=int, default=64)
-        command.add_argument("--blocks", type=int, default=2)
-        command.add_argument("--heads", type=int, default=2)
-        command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-        command.add_argument("--threads", type=int, default=1)
-        command.add_argument("--variants", help="only these, with commas between them")
-    score, train = commands.choices["score"], commands.choices["train"]
-    score.add_argument("--run", help="a run's directory: its weights and users, not random ones")
-    score.add_argument("--keep-seen", action="store_true", help="as score.filter_seen: false")
-    score.add_argument("--k", type=int, default=10)
-    score.add_argument("--decode", choices=("single", "multi", "autoregressive"), default="multi")
-    score.add_argument("--steps", type=int, default=Decoding.steps, help="of multi-step decoding")
-    score.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    train.add_argument("--batch-size", type=int, default=128)
-    prepare_command = commands.add_parser("prepare", help=(_prepare.__doc__ or "").splitlines()[0])
-    prepare_command.set_defaults(measure=_prepare)
-    prepare_command.add_argument("--rows", type=int, default=1_000_000)
-    prepare_command.add_argument("--users", type=int, default=50_000)
-    prepare_command.add_argument("--items", type=int, default=20_000)
-    prepare_command.add_argument("--variants", help="only these, with commas between them")
-    ray_command = commands.add_parser("ray", help=(_ray.__doc__ or "").splitlines()[0])
-    ray_command.set_defaults(measure=_ray)
-    ray_command.add_argument("--actors", type=int, default=2)
-    ray_command.add_argument("--block-seconds", type=float, default=2.0)
-    plan_command = commands.add_parser("plan", help=(plan.__doc__ or "").splitlines()[0])
-    plan_command.set_defaults(measure=plan)
-    add_arguments(plan_command)
-    reliability_command = commands.add_parser(
-        "reliability", help=(reliability.__doc__ or "").splitlines()[0]
-    )
-    reliability_command.set_defaults(measure=reliability)
-    add_figures(reliability_command)
-    night_command = commands.add_parser("night", help=(night.__doc__ or "").splitlines()[0])
-    night_command.set_defaults(measure=night)
-    add_activity(night_command)
-    for command in commands.choices.values():
-        command.add_argument("--rounds", type=int, default=5, help="the median of so many counts")
-        command.add_argument("--json", action="store_true", help="one JSON object per line")
-    return parser.parse_args()
 
 
 def _memory_mib(of: str) -> float:
@@ -203,7 +154,7 @@ def _model_config(options: argparse.Namespace, *, num_slots: int) -> ModelConfig
 
 
 def _score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Lists per second, beside the products alone, a single step, and encoding at every step."""
+    """Lists per second, beside the products alone, one step, and encoding at every step."""
     night = _random_night(options) if options.run is None else _night_of(options)
     model = night.model.to(options.device, getattr(torch, options.dtype)).eval()
     recommenders = {}
@@ -389,7 +340,7 @@ class _Pretraining:
 
 
 def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Rows per second from Parquet to sequences, through Ray Data, beside DuckDB and Polars."""
+    """Rows per second from Parquet to sequences, by Ray Data, beside DuckDB and Polars."""
     start_ray()
     directory = tempfile.TemporaryDirectory(prefix="benchmark-")  # lives as long as `prepare`
     lake = Storage.of(directory.name)
@@ -570,5 +521,12 @@ def _figures(name: str, setting: _Setting, slept: pd.DataFrame, driver: float) -
     }
 
 
-if __name__ == "__main__":
-    main()
+MEASURES: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
+    "score": _score,
+    "train": _train,
+    "prepare": _prepare,
+    "ray": _ray,
+    "plan": plan,
+    "reliability": reliability,
+    "night": night,
+}

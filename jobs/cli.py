@@ -1,27 +1,21 @@
-"""What every job shares: command line, run, cluster, last line and exit code."""
+"""What every stage shares, behind jobs/command.py: run, cluster, last line and exit code."""
 
 import argparse
-import json
 import logging
-import os
-import re
 import sys
 import threading
 import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import date
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 import ray.data
-import yaml
 
-from diffsasrec.config import Config, load_config
-from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
+from diffsasrec.config import Config
+from diffsasrec.errors import InfrastructureError, find_ours
 from diffsasrec.iceberg import check_table
 from diffsasrec.inputs import inspect_inputs, list_inputs
 from diffsasrec.items import read_items
@@ -30,53 +24,49 @@ from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.prune import prune
 from diffsasrec.publish import append_rollback, check_create_only, settle, shown_instead
-from diffsasrec.rundir import OUTPUTS, RunDir
+from diffsasrec.rundir import RunDir
 from diffsasrec.storage import Storage
 from diffsasrec.tables import read_item_ids
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, refuse_passing_lake, start_ray
+from jobs.command import failed
+from jobs.ending import End, handlers_kept, put_back_handlers
 from jobs.exclude import check_exclusions, rested_lists
 from jobs.identity import open_run, published_and_deleted, refuse_changed
-from jobs.observe import Night, observe, renew_index
+from jobs.nightly import STAGES
+from jobs.observe import SECONDS, Night, observe, renew_index
 from jobs.preflight import dry_run
 from jobs.reuse import working
 from jobs.summary import print_summary
 
 log = logging.getLogger("jobs")
 
-STAGES = tuple(OUTPUTS)
 Stage = Callable[[Config, RunDir], Mapping[str, Any]]
 
 
-def main(stages: tuple[str, ...]) -> None:
-    """Runs `stages` (or those of --stages) as the command line says, and exits."""
-    arguments = _parse(stages)
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
-    summary: dict[str, Any] = {"run_id": None, "status": "failed", "stage": None}
-    summary |= {"counts": {}, "paths": {}}
-    night = Night()
+def main(arguments: argparse.Namespace, end: End) -> NoReturn:
+    """Runs stages as a command line says, and exits."""
+    summary, night = end.summary, Night()
+    end.leave = lambda code, seconds: observe(night, summary, code, seconds=seconds)
     try:
-        code = _run(arguments, summary, night)
-    except DiffsasrecError as error:
-        code = _failed(summary, find_ours(error) or error)
+        code = end.settle(_run(arguments, end, night))
     except Exception as error:
-        log.error("%s", traceback.format_exc())
-        code = _failed(summary, find_ours(error) or InfrastructureError(_one_line(error)))
-    observe(night, summary, code or 0)
+        ours = find_ours(error)
+        end.yield_to_signal(0.2)  # what a signal breaks off fails here
+        if ours is None:
+            log.error("%s", traceback.format_exc())
+        ours = ours or InfrastructureError(_one_line(error))
+        code = end.settle(ours.exit_code)
+        failed(summary, ours)
+    except BaseException:
+        end.yield_to_signal(2.0)  # handlers of Ray's own end with these
+        raise
+    observe(night, summary, code)
     if ray.is_initialized():
-        ray.shutdown()
-    if code is not None:
-        sys.stderr.flush()
-        print(json.dumps(summary, sort_keys=True), flush=True)
-    sys.exit(code or 0)
-
-
-def _failed(summary: dict[str, Any], error: DiffsasrecError) -> int:
-    log.error("%s: %s", type(error).__name__, error)
-    summary |= {"status": "refused" if error.exit_code == 4 else "failed", "error": str(error)}
-    return error.exit_code
+        with handlers_kept():
+            ray.shutdown()
+    end.print()
+    sys.exit(code)
 
 
 def _one_line(error: BaseException) -> str:
@@ -84,62 +74,9 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0] if text else 'no message'}; see the traceback above"
 
 
-def _parse(stages: tuple[str, ...]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=f"Runs {', '.join(stages)} for one date.")
-    parser.add_argument("--config", required=True, help="YAML file")
-    parser.add_argument("--date", type=date.fromisoformat, help="run date YYYY-MM-DD, exclusive")
-    parser.add_argument(
-        "--run-id", type=_run_id, help="default: a digest of the date, config, code and inputs"
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", dest="sets")
-    parser.add_argument("--print-config", action="store_true", help="print it resolved, and exit")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check log, lake and cluster, estimate, and exit"
-    )
-    parser.set_defaults(stages=stages, is_night=stages == STAGES, rollback_to=None, keep=None)
-    if stages == STAGES:
-        parser.add_argument("--stages", type=_stage_names, help="only these, as in: score,publish")
-    if stages == ("publish",):
-        instead = parser.add_mutually_exclusive_group()
-        instead.add_argument(
-            "--rollback-to", type=int, metavar="N", help="serve again what entry N did, no more"
-        )
-        instead.add_argument(
-            "--keep", type=_positive, metavar="N", help="delete all but the newest N runs, no more"
-        )
-    arguments = parser.parse_args()
-    of_no_run = arguments.rollback_to is not None or arguments.keep is not None
-    if (arguments.date is None) != of_no_run:
-        parser.error("--date is required, but with --rollback-to and --keep, which have none")
-    return arguments
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return int(text)
-
-
-def _run_id(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text):  # it names a directory and files
-        raise argparse.ArgumentTypeError(f"{text}: use letters, digits, '.', '_' and '-' only")
-    return text
-
-
-def _stage_names(text: str) -> tuple[str, ...]:
-    names = text.split(",")
-    if unknown := set(names) - set(STAGES):
-        raise argparse.ArgumentTypeError(
-            f"unknown stages {sorted(unknown)}; known: {','.join(STAGES)}"
-        )
-    return tuple(stage for stage in STAGES if stage in names)
-
-
-def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -> int | None:
-    config = _load(arguments)
-    if arguments.print_config:
-        print(yaml.safe_dump(config.resolved(), sort_keys=False) + f"# sha256 {config.sha256()}")
-        return None
+def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
+    summary = end.summary
+    config: Config = arguments.loaded
     if arguments.rollback_to is not None or arguments.keep is not None:
         return _maintain(config, arguments, summary)
     refuse_passing_lake(config.lake)
@@ -174,14 +111,12 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     if arguments.dry_run:
         summary["status"] = "checked"
         return dry_run(config, run, inputs, to_do)
-    watchdog = threading.Thread(
-        target=_watch, args=(config.stall_timeout, summary, night), daemon=True
-    )
-    watchdog.start()
+    threading.Thread(target=_watch, args=(config.stall_timeout, end), daemon=True).start()
     if to_do:
         start_ray()
         check_resources(config, working(to_do, run.reused), cluster_resources())
     for stage in arguments.stages:
+        end.yield_to_signal(0.0)
         summary["stage"], night.stage_started = stage, time.monotonic()
         if run.record(stage) is None:
             _run_stage(stage, config, run)
@@ -212,7 +147,7 @@ def _superseded(run: RunDir, published: Mapping[str, Any], config_path: str) -> 
     )
 
 
-def _watch(timeout: float, summary: dict[str, Any], night: Night) -> None:
+def _watch(timeout: float, end: End) -> None:
     """Ends this process, and with it the run, once nothing has moved for `timeout` seconds.
 
     The run may be in any call of Ray, which waits without end for a node that does not come: only
@@ -222,15 +157,15 @@ def _watch(timeout: float, summary: dict[str, Any], night: Night) -> None:
     while (left := timeout - HEARTBEAT.silence()) > 0:
         time.sleep(min(left, 60.0))
     error = InfrastructureError(
-        f"{summary['stage'] or 'the start'} made no progress for {duration(timeout)} "
+        f"{end.summary['stage'] or 'the start'} made no progress for {duration(timeout)} "
         f"(stall_timeout={timeout:g}): a node or a store does not answer, or the cluster has no "
         "room for the workers; run the same command again, with a larger stall_timeout if the work "
         "only takes long"
     )
-    code = _failed(summary, error)
-    observe(night, summary, code)
-    print(json.dumps(summary, sort_keys=True), flush=True)
-    os._exit(code)
+    if end.claim(error.exit_code):
+        failed(end.summary, error)
+        end.leave(error.exit_code, SECONDS)
+        end.now()
 
 
 def _maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, Any]) -> int:
@@ -263,18 +198,11 @@ def _maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, 
     return 0
 
 
-def _load(arguments: argparse.Namespace) -> Config:
-    try:
-        text = Path(arguments.config).read_text()
-    except OSError as error:
-        raise ConfigError(f"--config {arguments.config} can't be read: {error.strerror}") from None
-    return load_config(text, arguments.sets, source=arguments.config)
-
-
 def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     started = time.monotonic()
     HEARTBEAT.beat()
     log.info("%s: started", stage)
+    put_back_handlers()  # Ray Train puts one of its own in their place
     run.begin(stage)
     function: Stage = import_module(f"jobs.{stage}").main
     record = dict(function(config, run))

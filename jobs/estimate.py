@@ -25,8 +25,9 @@ from diffsasrec.progress import duration
 from diffsasrec.publish import read_chain, run_path
 from diffsasrec.rundir import OUTPUTS
 from diffsasrec.storage import Storage, open_filesystem
+from jobs.benchmark_arguments import add_plan
 from jobs.cost import Cost, cost_of
-from jobs.plan import GPU_SHARE, GPUS, add_arguments, cpu_rates, plan, training_seconds
+from jobs.plan import GPU_SHARE, GPUS, cpu_rates, plan, training_seconds
 
 # rough rates, for a lake without any night
 START_S = 10.0  # until the processes of a stage have started
@@ -204,7 +205,7 @@ def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, floa
 def _options(config: Config, size: Size, history: float) -> argparse.Namespace:
     """Those of `jobs.benchmark plan`."""
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_plan(parser)
     options = parser.parse_args([])
     options.users, options.items, options.history = size.users, max(size.items, 1.0), history
     options.hidden, options.blocks = config.model.hidden_size, config.model.num_blocks

@@ -1,5 +1,10 @@
 """Lists for the holdout users as of the split -> metrics.json beside the baselines; the gate."""
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_stages
+
+    run_stages(("evaluate",))
+
 import logging
 from typing import Any
 
@@ -26,7 +31,6 @@ from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage
 from diffsasrec.vocab import index_items
-from jobs.cli import main as run_job
 from jobs.reuse import cite, metrics_of
 from jobs.score import recent_counts, score_buckets, scoring_of, write_shown, write_trends
 from jobs.tasks import map_tasks
@@ -232,7 +236,3 @@ def check_gate(config: Config, run: RunDir, model: dict[str, Any]) -> None:
     )
     if failures:
         raise RefusedError(f"the gate refuses this run: {'; '.join(failures)}")
-
-
-if __name__ == "__main__":
-    run_job(("evaluate",))

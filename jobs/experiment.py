@@ -18,6 +18,11 @@ SASRec of the same backbone, which is pretrained for as many epochs as the recip
 the first seed. What is finished is not done again.
 """
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_command
+
+    run_command("experiment")
+
 import argparse
 import hashlib
 import io
@@ -63,6 +68,7 @@ from diffsasrec.split import next_items
 from diffsasrec.storage import Storage, parquet_bytes
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, start_ray
+from jobs.command import set_up_log
 from jobs.evaluate import baseline_scores, holdout_scoring
 from jobs.identity import source_digest
 from jobs.prepare import main as prepare
@@ -109,11 +115,8 @@ class Cell:
     checkpoint_age: float | Literal["second_cut"]
 
 
-def main() -> None:
-    arguments = _parse()
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
+def main(arguments: argparse.Namespace) -> None:
+    set_up_log()
     try:
         cells = read_cells(arguments.config, arguments.grid)
         start_ray()
@@ -134,13 +137,6 @@ def main() -> None:
     finally:
         if ray.is_initialized():
             ray.shutdown()
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measures variants of the recipe on one split.")
-    parser.add_argument("--config", required=True, help="YAML file that the variants start from")
-    parser.add_argument("--grid", required=True, help="YAML file: data, seeds, variants")
-    return parser.parse_args()
 
 
 def read_cells(config_path: str, grid_path: str) -> list[Cell]:
@@ -449,7 +445,3 @@ def interval(samples: npt.NDArray[np.float64], digits: int = 4) -> str:
     with np.errstate(invalid="ignore"):  # ratios to a baseline that no resampled user hits
         low, high = np.quantile(samples, [0.025, 0.975])
     return f"({low:.{digits}f}-{high:.{digits}f})"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,14 @@
 """Pretrained weights -> the measured checkpoint (SFT: the deployed task at batch times)."""
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_stages
+
+    run_stages(("finetune",))
+
 from typing import Any
 
 from diffsasrec.config import Config
 from diffsasrec.rundir import RunDir
-from jobs.cli import main as run_job
 from jobs.recipe import finetune_phases, run_phases
 from jobs.reuse import spared
 
@@ -15,7 +19,3 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     if run.reused is not None:
         return spared(run.reused, "finetune")
     return run_phases(config, run, finetune_phases(config, prepared, starts))
-
-
-if __name__ == "__main__":
-    run_job(("finetune",))

@@ -16,10 +16,10 @@ from ray.job_submission import JobSubmissionClient
 
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
 from diffsasrec.progress import duration
+from jobs.arguments import LOCAL
 
 log = logging.getLogger("jobs.submit")
 
-LOCAL = "http://127.0.0.1:8265"  # where `ray dashboard` opens its tunnel
 POLL = 2.0  # seconds between two tries
 SILENCE = 300.0  # seconds without a line after which the log is connected anew
 Result = TypeVar("Result")

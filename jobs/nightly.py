@@ -5,8 +5,6 @@
 Each stage is a file of this directory with a `main(config, run)` and also runs alone.
 """
 
-from jobs.cli import main
-
 # prepare    log -> events, split, vocab, sequences
 # pretrain   sequences -> weights (denoising objective)
 # finetune   weights -> measured checkpoint (next-item objective at simulated batch times)
@@ -17,4 +15,6 @@ from jobs.cli import main
 STAGES = ("prepare", "pretrain", "finetune", "evaluate", "refit", "score", "publish")
 
 if __name__ == "__main__":
-    main(STAGES)
+    from jobs.command import run_stages
+
+    run_stages(STAGES)

@@ -42,11 +42,14 @@ class Night:
         self.config, self.run = config, run
 
 
-def observe(night: Night, summary: dict[str, Any], exit_code: int) -> None:
+def observe(
+    night: Night, summary: dict[str, Any], exit_code: int, *, seconds: float = SECONDS
+) -> None:
     """Writes all files, each on its own; what fails is a line in the log.
 
     Args:
         summary: as in the last line of stdout: status, stage, and the error if there is one.
+        seconds: for all of them together.
     """
     if night.run is None or night.config is None:
         return
@@ -60,9 +63,9 @@ def observe(night: Night, summary: dict[str, Any], exit_code: int) -> None:
     # a store that hangs must not keep a scheduler waiting for the exit code
     thread = threading.Thread(target=_write_each, args=(writers,), daemon=True)
     thread.start()
-    thread.join(SECONDS)
+    thread.join(seconds)
     if thread.is_alive():
-        log.warning("observe: %s is not written after %g seconds", run.storage.root, SECONDS)
+        log.warning("observe: %s is not written after %g seconds", run.storage.root, seconds)
 
 
 def _write_each(writers: dict[str, Callable[[], Any]]) -> None:

@@ -56,20 +56,6 @@ GPUS = {
 }
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--users", type=float, default=1e8)
-    command.add_argument("--items", type=float, default=1e6)
-    command.add_argument("--history", type=float, default=50, help="mean events of a history")
-    command.add_argument("--hidden", type=int, default=64)
-    command.add_argument("--blocks", type=int, default=2)
-    command.add_argument("--heads", type=int, default=2)
-    command.add_argument("--k", type=int, default=10)
-    command.add_argument("--decode", choices=("single", "multi", "autoregressive"), default="multi")
-    command.add_argument("--steps", type=int, default=Decoding.steps, help="of multi-step decoding")
-    command.add_argument("--actors", type=int, default=8, help="that score at the same time")
-    command.add_argument("--workers", type=int, default=8, help="that train at the same time")
-
-
 def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Hours, buckets, bytes and the driver's load of a night of another size."""
     width = options.hidden + NUM_TRENDS + NUM_MIXED

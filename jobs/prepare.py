@@ -1,5 +1,10 @@
 """The log -> checked events, the split, the vocabulary, one row per user."""
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_stages
+
+    run_stages(("prepare",))
+
 import logging
 from collections import Counter
 from typing import Any
@@ -17,7 +22,6 @@ from diffsasrec.schema import iso, microseconds
 from diffsasrec.sequences import build_sequences, num_buckets
 from diffsasrec.split import Survey, survey_log
 from diffsasrec.storage import Storage
-from jobs.cli import main as run_job
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +154,3 @@ def read_previous_vocab(path: str | None, item_type: pa.DataType) -> pa.Table | 
             f"log it is {item_type}; unset it or convert the ids"
         )
     return table
-
-
-if __name__ == "__main__":
-    run_job(("prepare",))

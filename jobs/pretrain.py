@@ -1,10 +1,14 @@
 """Sequences -> weights that know the log before the split (denoising objective)."""
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_stages
+
+    run_stages(("pretrain",))
+
 from typing import Any
 
 from diffsasrec.config import Config
 from diffsasrec.rundir import RunDir
-from jobs.cli import main as run_job
 from jobs.recipe import pretrain_phases, run_phases
 from jobs.reuse import spared
 from jobs.warm import choose_starts
@@ -17,7 +21,3 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     starts = choose_starts(config, run, prepared)
     trained = run_phases(config, run, pretrain_phases(config, prepared, starts))
     return {**trained, "started_from": starts}
-
-
-if __name__ == "__main__":
-    run_job(("pretrain",))

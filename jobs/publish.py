@@ -1,5 +1,10 @@
 """Audit of every row, then manifest, chain entry, and the copy that consumers read."""
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_stages
+
+    run_stages(("publish",))
+
 import io
 import logging
 from collections import Counter
@@ -24,7 +29,6 @@ from diffsasrec.rundir import DERIVED, OUTPUTS, RunDir
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage, sha256
 from diffsasrec.train import cluster_resources
-from jobs.cli import main as run_job
 from jobs.cost import cost_of
 from jobs.identity import source_digest
 from jobs.score import night_scoring
@@ -174,7 +178,3 @@ def describe_file(path: str, storage: Storage) -> dict[str, Any]:
     if path.endswith(".parquet"):
         rows = pq.read_metadata(io.BytesIO(data)).num_rows
     return {"path": path, "rows": rows, "sha256": sha256(data)}
-
-
-if __name__ == "__main__":
-    run_job(("publish",))

@@ -1,10 +1,14 @@
 """The recipe that was measured, run again to the run date: the serving checkpoint."""
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_stages
+
+    run_stages(("refit",))
+
 from typing import Any
 
 from diffsasrec.config import Config
 from diffsasrec.rundir import RunDir
-from jobs.cli import main as run_job
 from jobs.recipe import refit_phases, run_phases
 from jobs.reuse import take_over
 
@@ -15,7 +19,3 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         return take_over(run, run.reused)
     starts = run.require("pretrain").get("started_from")
     return run_phases(config, run, refit_phases(config, run, starts))
-
-
-if __name__ == "__main__":
-    run_job(("refit",))

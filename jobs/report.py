@@ -5,10 +5,14 @@
 Pages are derived from what runs recorded and may be made anew at any time; no stage reads them.
 """
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_command
+
+    run_command("report")
+
 import argparse
 import json
 import sys
-from datetime import date
 
 from pydantic import ValidationError
 
@@ -74,13 +78,7 @@ def config_of(run: RunDir) -> Config | None:
         return None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Makes the report of a night from the lake.")
-    parser.add_argument("--lake", required=True, help="directory or s3://bucket/prefix")
-    parser.add_argument("--date", type=date.fromisoformat, help="run date; default: served now")
-    parser.add_argument("--run-id", help="default: what the date shows")
-    parser.add_argument("--index", action="store_true", help="the index of nights alone")
-    arguments = parser.parse_args()
+def main(arguments: argparse.Namespace) -> None:
     lake = Storage.of(arguments.lake)
     try:
         if arguments.index:
@@ -93,7 +91,3 @@ def main() -> None:
     except DiffsasrecError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

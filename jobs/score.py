@@ -1,5 +1,10 @@
 """The serving checkpoint -> a list for every user, one file per bucket."""
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_stages
+
+    run_stages(("score",))
+
 import logging
 import math
 from collections import Counter
@@ -37,7 +42,6 @@ from diffsasrec.score import score, unscored_buckets
 from diffsasrec.sequences import bucket_name, flatten
 from diffsasrec.storage import Storage
 from diffsasrec.vocab import reindexing, same_items
-from jobs.cli import main as run_job
 from jobs.exclude import EXCLUDED, count_excluded, write_excluded
 from jobs.tasks import map_tasks
 
@@ -267,7 +271,3 @@ def score_buckets(config: Config, scoring: Scoring, num_buckets: int, what: str)
             scored.num_quarantined,
             scoring.run.url(quarantine_of(scoring.output)),
         )
-
-
-if __name__ == "__main__":
-    run_job(("score",))

@@ -7,6 +7,11 @@
 Everything is read from the lake and made in this process; no Ray is started, nothing is written.
 """
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_command
+
+    run_command("show")
+
 import argparse
 import json
 import logging
@@ -27,9 +32,8 @@ from jobs.summary import metrics_table
 LAST_ENTRIES = 5
 
 
-def main() -> None:
+def main(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly behind `| head`
-    arguments = _parse()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     lake = Storage.of(arguments.lake.rstrip("/"))
     try:
@@ -47,25 +51,6 @@ def main() -> None:
         sys.exit(error.exit_code)
     for line in lines:
         print(printable(line))
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Shows what a lake holds.")
-    parser.add_argument("--lake", required=True, help="local directory or s3://bucket/prefix")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--user", metavar="ID", help="history, list, and how the list was filled")
-    what.add_argument("--current", action="store_true", help="what is published now")
-    what.add_argument(
-        "--metrics", action="store_true", help=f"{METRICS} of the newest run date, as it is"
-    )
-    parser.add_argument(
-        "--date", type=date.fromisoformat, help="with --user: run date; default: what is current"
-    )
-    parser.add_argument("--run-id", metavar="ID", help="with --user: default: what the date shows")
-    parser.add_argument(
-        "--last", type=int, default=10, metavar="N", help="with --user: events that are shown"
-    )
-    return parser.parse_args()
 
 
 def printable(line: str) -> str:
@@ -212,7 +197,3 @@ def newest_metrics(lake: Storage) -> str:
             newest = max(pages, key=lambda info: info.modified)
             return lake.read_bytes(newest.path).decode()
     raise ConfigError(f"--lake {lake.root}: no night has left a {METRICS} there")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,11 @@ not run again, one that failed or was stopped gets its next attempt. The log goe
 last line of stdout is the job's own last line, and the exit code is the job's own.
 """
 
+if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.command import run_command
+
+    run_command("submit")
+
 import argparse
 import hashlib
 import json
@@ -27,7 +32,9 @@ from ray.job_submission import JobDetails, JobStatus
 
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.progress import duration
-from jobs.head import LOCAL, POLL, Client, Follower, Head
+from jobs.command import set_up_log
+from jobs.ending import CODES
+from jobs.head import POLL, Client, Follower, Head
 
 log = logging.getLogger("jobs.submit")
 
@@ -38,6 +45,16 @@ NOT_UPLOADED += ["*.egg-info", ".env*", "*.pem"]  # patterns of .gitignore, whic
 
 class Interrupted(Exception):
     """Somebody wants this command, and so its job, to end."""
+
+    def __init__(self, reason: str, exit_code: int = 5) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+    def error(self, text: str) -> DiffsasrecError:
+        """What this command ends with."""
+        error = InfrastructureError(text)
+        error.exit_code = self.exit_code
+        return error
 
 
 def job_of(command: list[str], working_dir: Path) -> str:
@@ -76,7 +93,10 @@ def exit_code(status: JobStatus, driver_exit_code: int | None) -> int:
     """The job's own code; 5 for one that was stopped, killed, or never began."""
     if status == JobStatus.SUCCEEDED:
         return 0
-    own = driver_exit_code is not None and 0 < driver_exit_code < 128
+    by_hand = CODES[signal.SIGINT]  # a person has ended it there
+    own = driver_exit_code is not None and (
+        0 < driver_exit_code < 128 or driver_exit_code == by_hand
+    )
     return int(driver_exit_code or 0) if own and status == JobStatus.FAILED else 5
 
 
@@ -164,15 +184,15 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
         follower.start()
         details = follow(head, submission, until)
     except Interrupted as reason:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in CODES:
             signal.signal(number, signal.SIG_DFL)  # a second one ends this command at once
         if submission is None:
-            raise InfrastructureError(f"{reason}; the job {job} was not followed") from None
+            raise reason.error(f"{reason}; the job {job} was not followed") from None
         log.warning("%s: stopping it, since %s", submission, reason)
         became = stop(head, submission)
         if follower is not None:
             follower.end()
-        raise InfrastructureError(
+        raise reason.error(
             f"{submission} was stopped, since {reason}, and is {became}; the same command goes on"
         ) from None
     catch_up(head, submission, follower)
@@ -200,56 +220,25 @@ def in_json(error: str, code: int) -> str:
     return json.dumps(summary, sort_keys=True)
 
 
-def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Runs a command as a job of a Ray cluster; the same command is the same job.",
-        usage="%(prog)s [options] -- command ...",
-    )
-    parser.add_argument("--address", type=_url, help=f"of the dashboard, default {LOCAL}")
-    parser.add_argument(
-        "--timeout", type=float, default=float("inf"), help="seconds, then the job is stopped"
-    )
-    parser.add_argument(
-        "--patience", type=float, default=300.0, help="seconds that the head may not answer"
-    )
-    parser.add_argument("--working-dir", type=Path, default=Path(), help="what travels to the job")
-    parser.add_argument(
-        "--again", action="store_true", help="run it although it succeeded: on late events, say"
-    )
-    parser.add_argument("command", nargs="+", help="what to run there")
-    return parser.parse_args(words)
-
-
-def _url(text: str) -> str:
-    if not re.match(r"https?://", text):
-        raise argparse.ArgumentTypeError(f"{text}: begin it with http:// or https://")
-    return text
-
-
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted(f"{signal.Signals(number).name} came")
+    name = signal.Signals(number)
+    raise Interrupted(f"{name.name} came", CODES[name])
 
 
-def main() -> None:
-    arguments = parse(sys.argv[1:])
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
+def main(arguments: argparse.Namespace) -> None:
+    set_up_log()
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private"):
         logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # of every file left out, and more
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in CODES:
         signal.signal(number, _interrupt)
     try:
         code, last = run(arguments)
     except Interrupted as reason:  # when the job had ended
-        code, last = 5, in_json(f"{reason}; the same command goes on", 5)
+        code = reason.exit_code
+        last = in_json(f"{reason}; the same command goes on", code)
     except DiffsasrecError as error:
         log.error("%s", error)
         code, last = error.exit_code, in_json(str(error), error.exit_code)
     sys.stderr.flush()
     print(last, flush=True)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

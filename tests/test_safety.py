@@ -30,7 +30,7 @@ from diffsasrec.online import check_description
 from diffsasrec.publish import append_entry, manifest_for, prune, settle
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.storage import Storage, parquet_bytes, sha256, stat_files
-from jobs.cli import main
+from jobs.command import run_stages
 from jobs.faults.nights import DATE, ROOT, Nights, tiny_config, toy_log
 from jobs.faults.s3_server import BUCKET, SECRET
 
@@ -215,7 +215,7 @@ def test_a_run_id_that_is_no_plain_name_exits_2(run_id: str, monkeypatch, capsys
     arguments = ["prepare", "--config", "x.yaml", "--date", DATE, f"--run-id={run_id}"]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as caught:
-        main(("prepare",))
+        run_stages(("prepare",))
     assert caught.value.code == 2
     assert "use letters, digits" in capsys.readouterr().err
 
@@ -224,7 +224,7 @@ def test_a_run_id_that_is_no_plain_name_exits_2(run_id: str, monkeypatch, capsys
 def test_a_date_that_is_none_exits_2(day: str, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["prepare", "--config", "x.yaml", f"--date={day}"])
     with pytest.raises(SystemExit) as caught:
-        main(("prepare",))
+        run_stages(("prepare",))
     assert caught.value.code == 2
 
 

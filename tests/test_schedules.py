@@ -11,7 +11,9 @@ import pytest
 import ray
 import yaml
 
-from jobs import cli, submit
+from jobs import submit
+from jobs.arguments import parse_stages, parse_submit
+from jobs.nightly import STAGES
 
 PROJECT = Path(__file__).parent.parent
 SCHEDULES = PROJECT / "jobs" / "schedules"
@@ -73,28 +75,27 @@ def words_of(command: str) -> list[str]:
     return shlex.split(command.partition(" -m ")[2])
 
 
-def parse_nightly(words: list[str], monkeypatch) -> Any:
+def parse_nightly(words: list[str]) -> Any:
     module, *options = words
     assert module == "jobs.nightly"
-    monkeypatch.setattr("sys.argv", [module, *options])
-    arguments = cli._parse(cli.STAGES)
+    arguments = parse_stages(STAGES, options)
     assert arguments.date.isoformat() == "2026-11-23"
     return arguments
 
 
 @pytest.mark.parametrize("name", SUBMITTING)
-def test_a_schedule_submits_a_night_with_options_that_exist_and_a_time_out(name, monkeypatch):
+def test_a_schedule_submits_a_night_with_options_that_exist_and_a_time_out(name):
     module, *options = words_of(SUBMITTING[name])
     assert module == "jobs.submit"
-    arguments = submit.parse(options)
+    arguments = parse_submit(options)
     assert arguments.timeout == 21600
     assert arguments.command[:2] == ["python", "-m"]
-    night = parse_nightly(arguments.command[2:], monkeypatch)
+    night = parse_nightly(arguments.command[2:])
     assert (PROJECT / night.config).is_file()
 
 
-def test_the_rayjob_runs_a_night_with_the_config_that_is_mounted(monkeypatch):
-    night = parse_nightly(words_of(RAYJOB["spec"]["entrypoint"]), monkeypatch)
+def test_the_rayjob_runs_a_night_with_the_config_that_is_mounted():
+    night = parse_nightly(words_of(RAYJOB["spec"]["entrypoint"]))
     (head,) = CLUSTER["headGroupSpec"]["template"]["spec"]["containers"]
     mounted = next(
         mount["mountPath"] for mount in head["volumeMounts"] if mount["name"] == "config"
@@ -169,7 +170,7 @@ def test_a_night_has_a_time_out_and_retries_and_cleans_up():
     assert JOB["activeDeadlineSeconds"] > 21600  # the job's own time-out comes first
     assert JOB["template"]["spec"]["terminationGracePeriodSeconds"] > submit.STOPPING
     (rule,) = JOB["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"]["values"] == [2, 3, 4]  # 5 is worth another try
+    assert rule["onExitCodes"]["values"] == [2, 3, 4, 130]  # 5 is worth another try
 
 
 def test_no_secret_stands_in_a_file_and_the_submitter_has_no_role():

@@ -62,6 +62,7 @@ def test_on_demand_a_job_that_succeeded_runs_again_but_not_beside_itself():
         (FAILED, 4, 4),
         (FAILED, -9, 5),  # out of memory, say
         (FAILED, 137, 5),
+        (FAILED, 130, 130),  # a person has ended it there
         (FAILED, None, 5),  # its environment could not be set up
         (STOPPED, None, 5),
     ],

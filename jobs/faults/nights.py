@@ -97,7 +97,10 @@ class Night:
 
     def kill_all(self) -> None:
         """The driver and every process below it, a Ray of its own with its workers: the machine."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
+        try:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:  # it has ended
+            return
         for process in (self.process, *family):
             with suppress(psutil.NoSuchProcess, ProcessLookupError):
                 process.kill()

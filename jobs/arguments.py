@@ -1,0 +1,187 @@
+"""The command lines of the jobs. They need nothing but Python itself: `--help` and what is written
+wrongly are answered before anything is imported that takes seconds.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+
+from jobs.benchmark_arguments import parse_benchmark
+from jobs.nightly import STAGES
+
+LOCAL = "http://127.0.0.1:8265"  # where `ray dashboard` opens its tunnel
+RUN_DATE = "run date YYYY-MM-DD, exclusive: events from its 00:00 UTC on do not exist for the run"
+
+
+def parse_stages(stages: tuple[str, ...], words: Sequence[str]) -> argparse.Namespace:
+    """The command line of a night, or of one stage of it."""
+    name = "nightly" if stages == STAGES else stages[0]
+    parser = _parser(name, f"Runs {', '.join(stages)} for one date.")
+    parser.add_argument("--config", required=True, help="YAML file")
+    parser.add_argument("--date", type=day, help=RUN_DATE)
+    parser.add_argument(
+        "--run-id", type=run_id, help="default: a digest of the date, config, code and inputs"
+    )
+    _add_sets(parser)
+    parser.add_argument("--print-config", action="store_true", help="print it resolved, and exit")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check log, lake and cluster, estimate, and exit"
+    )
+    parser.set_defaults(stages=stages, is_night=stages == STAGES, rollback_to=None, keep=None)
+    if stages == STAGES:
+        parser.add_argument("--stages", type=stage_names, help="only these, as in: score,publish")
+    if stages == ("publish",):
+        instead = parser.add_mutually_exclusive_group()
+        instead.add_argument(
+            "--rollback-to", type=int, metavar="N", help="serve again what entry N did, no more"
+        )
+        instead.add_argument(
+            "--keep", type=positive, metavar="N", help="delete all but the newest N runs, no more"
+        )
+    arguments = parser.parse_args(words)
+    of_no_run = "--rollback-to" if arguments.rollback_to is not None else None
+    of_no_run = "--keep" if arguments.keep is not None else of_no_run
+    if of_no_run and arguments.date is not None:
+        parser.error(f"--date: {of_no_run} is about the whole lake and has none; leave it out")
+    if not of_no_run and arguments.date is None:
+        parser.error(f"--date is missing: the {RUN_DATE}")
+    return arguments
+
+
+def parse_backfill(words: Sequence[str]) -> argparse.Namespace:
+    parser = _parser("backfill", "Runs the nights of a range of dates.")
+    parser.add_argument("--config", required=True, help="YAML file")
+    for name, what in (("from", "first"), ("to", "last")):
+        parser.add_argument(
+            f"--{name}",
+            required=True,
+            type=day,
+            dest=what,
+            metavar="DATE",
+            help=f"the {what} run date YYYY-MM-DD",
+        )
+    _add_sets(parser)
+    parser.add_argument("--keep-going", action="store_true", help="a failed night ends only itself")
+    parser.add_argument(
+        "--republish", action="store_true", help="run dates that another run has published, too"
+    )
+    arguments = parser.parse_args(words)
+    if arguments.first > arguments.last:
+        parser.error(
+            f"--from {arguments.first} is after --to {arguments.last}; give the older date first"
+        )
+    return arguments
+
+
+def parse_submit(words: Sequence[str]) -> argparse.Namespace:
+    parser = _parser(
+        "submit",
+        "Runs a command as a job of a Ray cluster; the same command is the same job.",
+        usage="%(prog)s [options] -- command ...",
+    )
+    parser.add_argument("--address", type=url, help=f"of the dashboard, default {LOCAL}")
+    parser.add_argument(
+        "--timeout", type=float, default=float("inf"), help="seconds, then the job is stopped"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=300.0, help="seconds that the head may not answer"
+    )
+    parser.add_argument("--working-dir", type=Path, default=Path(), help="what travels to the job")
+    parser.add_argument(
+        "--again", action="store_true", help="run it although it succeeded: on late events, say"
+    )
+    parser.add_argument("command", nargs="+", help="what to run there")
+    return parser.parse_args(words)
+
+
+def parse_report(words: Sequence[str]) -> argparse.Namespace:
+    parser = _parser("report", "Makes the report of a night from the lake.")
+    parser.add_argument("--lake", required=True, help="directory or s3://bucket/prefix")
+    parser.add_argument("--date", type=day, help="run date; default: served now")
+    parser.add_argument("--run-id", type=run_id, help="default: what the date shows")
+    parser.add_argument("--index", action="store_true", help="the index of nights alone")
+    return parser.parse_args(words)
+
+
+def parse_show(words: Sequence[str]) -> argparse.Namespace:
+    parser = _parser("show", "Shows what a lake holds.")
+    parser.add_argument("--lake", required=True, help="local directory or s3://bucket/prefix")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--user", metavar="ID", help="history, list, and how the list was filled")
+    what.add_argument("--current", action="store_true", help="what is published now")
+    what.add_argument(
+        "--metrics", action="store_true", help="metrics.prom of the newest run date, as it is"
+    )
+    parser.add_argument("--date", type=day, help="with --user: run date; default: what is current")
+    parser.add_argument(
+        "--run-id", type=run_id, metavar="ID", help="with --user: default: what the date shows"
+    )
+    parser.add_argument(
+        "--last", type=positive, default=10, metavar="N", help="with --user: events that are shown"
+    )
+    return parser.parse_args(words)
+
+
+def parse_experiment(words: Sequence[str]) -> argparse.Namespace:
+    parser = _parser("experiment", "Measures variants of the recipe on one split.")
+    parser.add_argument("--config", required=True, help="YAML file that the variants start from")
+    parser.add_argument("--grid", required=True, help="YAML file: data, seeds, variants")
+    return parser.parse_args(words)
+
+
+PARSERS: dict[str, Callable[[Sequence[str]], argparse.Namespace]] = {
+    "backfill": parse_backfill,
+    "submit": parse_submit,
+    "report": parse_report,
+    "show": parse_show,
+    "experiment": parse_experiment,
+    "benchmark": parse_benchmark,
+}
+
+
+def _parser(job: str, description: str, usage: str | None = None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"python -m jobs.{job}", description=description, usage=usage
+    )
+
+
+def _add_sets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", dest="sets")
+
+
+def day(text: str) -> date:
+    try:
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII):  # Python knows more spellings
+            return date.fromisoformat(text)
+    except ValueError:  # as in 2026-02-30
+        pass
+    raise argparse.ArgumentTypeError(f"{text}: no date; write it as YYYY-MM-DD")
+
+
+def positive(text: str) -> int:
+    if not re.fullmatch(r"\d+", text, re.ASCII) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1")
+    return int(text)
+
+
+def run_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text):  # it names a directory and files
+        raise argparse.ArgumentTypeError(f"{text}: use letters, digits, '.', '_' and '-' only")
+    return text
+
+
+def stage_names(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    if unknown := set(names) - set(STAGES):
+        raise argparse.ArgumentTypeError(
+            f"unknown stages {sorted(unknown)}; known: {','.join(STAGES)}"
+        )
+    return tuple(stage for stage in STAGES if stage in names)
+
+
+def url(text: str) -> str:
+    if not re.match(r"https?://", text):
+        raise argparse.ArgumentTypeError(f"{text}: begin it with http:// or https://")
+    return text
