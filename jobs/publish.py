@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,7 +14,13 @@ from diffsasrec.audit import audit_bucket
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, read_description
 from diffsasrec.config import Config
 from diffsasrec.errors import RefusedError
-from diffsasrec.lists import Scoring, known_history, quarantine_of, read_bucket, scored_users
+from diffsasrec.lists import (
+    Scoring,
+    known_history,
+    quarantined_users,
+    read_bucket,
+    scored_users,
+)
 from diffsasrec.partitions import follow_chain
 from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.recommend import events_of
@@ -83,7 +88,7 @@ def broken_rules(
     """How many of a bucket's lists break which rule."""
     return audit_bucket(
         lists,
-        expected_of(bucket, scoring, checkpoint),
+        expected_of(bucket, scoring, checkpoint, quarantined=quarantined_users(lists)),
         vocab=checkpoint.vocab,
         allowed=allowed_items(checkpoint, scoring.rules),
         cap=category_cap(checkpoint.vocab, scoring.rules),
@@ -94,8 +99,13 @@ def broken_rules(
     )
 
 
-def expected_of(bucket: int, scoring: Scoring, checkpoint: Checkpoint) -> pa.Table:
-    """Who must have a list in a bucket, from which history, without what, and from which source."""
+def expected_of(
+    bucket: int, scoring: Scoring, checkpoint: Checkpoint, *, quarantined: pa.Array
+) -> pa.Table:
+    """Who must have a list in a bucket, from which history, without what, and from which source.
+
+    `quarantined`: the users that could not be scored, as the file of their lists says.
+    """
     run = scoring.run
     sequences = read_bucket(scoring, bucket_name(bucket), checkpoint.vocab)
     flat = flatten(sequences)
@@ -107,7 +117,8 @@ def expected_of(bucket: int, scoring: Scoring, checkpoint: Checkpoint) -> pa.Tab
         items[source], times[source], offsets, run.read_tables("vocab"), checkpoint.vocab
     )
     user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
-    by_model = (np.diff(offsets) > 0) & ~is_quarantined(user_ids, bucket, scoring)
+    is_quarantined = np.asarray(pc.is_in(user_ids, value_set=quarantined))
+    by_model = (np.diff(offsets) > 0) & ~is_quarantined
     excluded = excluded_of(sequences).of_users(users)
     return pa.table(
         {
@@ -120,15 +131,6 @@ def expected_of(bucket: int, scoring: Scoring, checkpoint: Checkpoint) -> pa.Tab
             "source": pa.array(np.where(by_model, "model", "popular"), pa.string()),
         }
     )
-
-
-def is_quarantined(user_ids: pa.Array, bucket: int, scoring: Scoring) -> npt.NDArray[np.bool_]:
-    """Which users could not be scored."""
-    path = f"{quarantine_of(scoring.output)}/{bucket_name(bucket)}"
-    if not scoring.run.exists(path):
-        return np.zeros(len(user_ids), bool)
-    quarantined = scoring.run.read_table(path)["user_id"].combine_chunks()
-    return np.asarray(pc.is_in(user_ids, value_set=quarantined))
 
 
 def manifest_content(

@@ -25,6 +25,7 @@ from diffsasrec.lists import (
     TRENDS,
     Scoring,
     quarantine_of,
+    quarantined_users,
     scored_users,
 )
 from diffsasrec.popular import log_shares
@@ -260,13 +261,26 @@ def score_buckets(config: Config, scoring: Scoring, num_buckets: int, what: str)
             scored.num_uncertain,
             config.score.shortlist,
         )
-    if scored.num_quarantined:
+    if num := sum(map_tasks(name_quarantined, range(num_buckets), scoring)):
         log.warning(
             "%s: the scoring of %d users ended its process; they have the fallback and stand in %s",
             what,
-            scored.num_quarantined,
+            num,
             scoring.run.url(quarantine_of(scoring.output)),
         )
+
+
+def name_quarantined(bucket: int, scoring: Scoring) -> int:
+    """Writes beside a bucket's lists who was quarantined in them, for people; how many."""
+    name = bucket_name(bucket)
+    path = f"{quarantine_of(scoring.output)}/{name}"
+    users = quarantined_users(scoring.run.read_table(f"{scoring.output}/{name}", ["user_id"]))
+    if not len(users):
+        scoring.run.delete([path])  # of an attempt whose lists came to nothing
+        return 0
+    reasons = pa.array(["scoring ended the process"] * len(users))
+    scoring.run.write_table(path, pa.table({"user_id": users, "reason": reasons}))
+    return len(users)
 
 
 if __name__ == "__main__":
