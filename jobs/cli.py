@@ -24,17 +24,14 @@ from diffsasrec.config import Config, load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.iceberg import check_table
 from diffsasrec.inputs import inspect_inputs, list_inputs
-from diffsasrec.items import read_items
 from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.publish import append_rollback, check_create_only, prune, settle, shown_instead
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.storage import Storage
-from diffsasrec.tables import read_item_ids
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, refuse_passing_lake, start_ray
-from jobs.exclude import check_exclusions
 from jobs.identity import open_run, refuse_changed
 from jobs.observe import Night, observe
 from jobs.preflight import dry_run
@@ -153,11 +150,6 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     to_do = [stage for stage in arguments.stages if run.record(stage) is None]
     if to_do and arguments.is_night and not arguments.dry_run:
         night.follow(config, run)
-    for key in ("deny_path", "allow_path"):
-        if (path := getattr(config.score, key)) is not None:
-            read_item_ids(path, f"score.{key}")
-    check_exclusions(config.score.exclude_path)
-    read_items(config.items)
     if config.iceberg.table is not None and "publish" in arguments.stages:
         ids = inspect_inputs(inputs, config.events)
         check_table(config.iceberg, ids.user_type, ids.item_type, create=not arguments.dry_run)

@@ -46,9 +46,10 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     num_buckets = records["prepare"]["num_buckets"]
     scoring = night_scoring(config, run)
     log.info("publish: auditing %d buckets", num_buckets)
-    broken = [found for found in map_tasks(audit_file, range(num_buckets), scoring) if found[1]]
-    if broken:
+    audited = list(map_tasks(audit_file, range(num_buckets), scoring))
+    if broken := [(path, counts) for path, counts, _, _ in audited if counts]:
         raise RefusedError(f"the audit refuses the lists of {run.storage.root}: {in_words(broken)}")
+    refuse_empty(sum(found[2] for found in audited), sum(found[3] for found in audited), run)
     manifest, digest = manifest_for(run, manifest_content(config, run, records))
     entry, is_ours = append_entry(run.lake, run, digest)
     log.info(
@@ -75,11 +76,25 @@ def in_words(broken: list[tuple[str, Counter[str]]]) -> str:
     return "; ".join(f"{rule}: {n} rows, the first in {first[rule]}" for rule, n in total.items())
 
 
-def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str]]:
-    """A bucket's file, and how many of its rows break which rule, recomputed from the sequences."""
+def refuse_empty(num_lists: int, num_items: int, run: RunDir) -> None:
+    """Lists that all are empty break no rule, and are nothing to publish."""
+    if num_lists and not num_items:
+        raise RefusedError(
+            f"the audit refuses the lists of {run.storage.root}: all {num_lists} of them are "
+            "empty; the rules and filters leave nothing to recommend: look at score.deny_path, "
+            "score.allow_path, score.exclude_path, score.filter_seen and score.rest_nights"
+        )
+
+
+def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str], int, int]:
+    """A bucket's file, how many of its rows break which rule, recomputed from the sequences, and
+    how many lists and items it has."""
     run, path = scoring.run, f"{scoring.output}/{bucket_name(bucket)}"
     checkpoint = load_checkpoint(run.sub(scoring.checkpoint))
-    return path, broken_rules(run.read_table(path), bucket, scoring, checkpoint)
+    lists = run.read_table(path)
+    num_items = pc.sum(pc.list_value_length(lists["items"])).as_py() or 0
+    broken = broken_rules(lists, bucket, scoring, checkpoint)
+    return path, broken, lists.num_rows, num_items
 
 
 def broken_rules(
@@ -148,6 +163,8 @@ def manifest_content(
         "config_sha256": config.sha256(),
         "source_sha256": source_digest(),
         "inputs": records["prepare"]["inputs"],
+        "tables": run.tables,
+        "rules": records["prepare"].get("rules", {}),
         "split_time": records["prepare"]["split_time"],
         "trained_before": {
             name: read_description(run.storage.sub(name))["trained_before"]

@@ -31,7 +31,7 @@ from diffsasrec.lists import (
 from diffsasrec.popular import log_shares
 from diffsasrec.progress import Progress
 from diffsasrec.recommend import Decoding, events_of
-from diffsasrec.rules import Rules, allowed_items
+from diffsasrec.rules import allowed_items
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import microseconds
 from diffsasrec.score import score, unscored_buckets
@@ -40,6 +40,7 @@ from diffsasrec.storage import Storage
 from diffsasrec.vocab import reindexing, same_items
 from jobs.cli import main as run_job
 from jobs.exclude import EXCLUDED, count_excluded, write_excluded
+from jobs.side_tables import rules_of_run
 from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
@@ -207,12 +208,7 @@ def scoring_of(config: Config, run: RunDir, **what: Any) -> Scoring:
     return Scoring(
         run=run.storage,
         active_since=active_since,
-        rules=Rules(
-            deny_path=settings.deny_path,
-            allow_path=settings.allow_path,
-            max_per_category=settings.max_per_category,
-            items=config.items,
-        ),
+        rules=rules_of_run(config, run.storage),
         decoding=decoding_of(settings),
         max_quarantined_users=settings.max_quarantined_users,
         **what,
