@@ -216,7 +216,9 @@ class TrainConfig(Section):
 
 class ItemsConfig(Section):
     path: str | None = Field(
-        None, description="Parquet or CSV with a row per item: what people see, and what rules need"
+        None,
+        description="Parquet or CSV, or a directory of such files, with a row per item: what "
+        "people see, and what rules need",
     )
     id_column: str = Field("item_id", description="column with the item ids, as in the log")
     title_column: str | None = Field(None, description="column with what an item is called")
@@ -282,7 +284,9 @@ class ScoreConfig(Section):
         description="GPU: kernels that keep logits on the chip, in Triton; lists are the same",
     )
     filter_seen: bool = Field(True, description="never recommend what the user has touched")
-    deny_path: str | None = Field(None, description="Parquet or CSV with a column item_id")
+    deny_path: str | None = Field(
+        None, description="Parquet or CSV, or a directory of such files, with a column item_id"
+    )
     allow_path: str | None = Field(None, description="likewise; nothing else is recommended")
     exclude_path: str | None = Field(
         None,

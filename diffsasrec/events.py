@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import ray.data
 
 from diffsasrec.config import EventsConfig
-from diffsasrec.inputs import Fragment, Log, read_fragment
+from diffsasrec.errors import InputDataError
+from diffsasrec.inputs import Fragment, InputFile, Log, read_fragment, refuse_changed
 from diffsasrec.schema import canonical_type, events_schema
 from diffsasrec.storage import Storage
 from diffsasrec.textlog import RAW, RawChunk
@@ -240,9 +241,13 @@ def quarantine_rows(
 def read_events(
     fragment: Fragment, *, events: EventsConfig, log_types: tuple[Any, Any], before: int
 ) -> Iterator[tuple[RawChunk, Checked]]:
-    """The checked chunks of a fragment. `log_types`: the ids' types as written to the output."""
+    """The checked chunks of a fragment. `log_types`: the ids' types as written to the output.
+
+    Raises:
+        InputDataError: the file can't be read, or is not the one that was listed.
+    """
     user_type, item_type = map(canonical_type, log_types)
-    for chunk in read_fragment(fragment, events):
+    for chunk in unchanged(fragment, read_fragment(fragment, events)):
         checked = check_rows(
             chunk.rows,
             time_unit=events.time_unit,
@@ -253,25 +258,48 @@ def read_events(
         yield chunk, checked
 
 
+def unchanged(fragment: Fragment, chunks: Iterator[RawChunk]) -> Iterator[RawChunk]:
+    """The chunks, and then an error if the file is not the one that was listed.
+
+    A file that is replaced while it is read may look broken: that it changed is said first.
+    """
+    try:
+        yield from chunks
+    except InputDataError:
+        refuse_changed(fragment)
+        raise
+    refuse_changed(fragment)
+
+
 def fragments_dataset(log: Log) -> ray.data.Dataset:
     """One row per fragment; the unit of every pass over the log."""
-    rows = [
-        {"number": number, "path": f.path, "row_group": -1 if f.row_group is None else f.row_group}
-        for number, f in enumerate(log.fragments)
-    ]
+    rows = fragment_rows(log)
     # a block is one task: enough of them to keep all CPUs busy to the end, and no more, as each
     # costs the driver time
     num_blocks = min(max(8 * int(ray.cluster_resources().get("CPU", 1)), 16), 1000)
     return ray.data.from_items(rows, override_num_blocks=min(len(rows), num_blocks))
 
 
+def fragment_rows(log: Log) -> list[dict[str, Any]]:
+    """The fragments as rows, with their files as they were listed."""
+    return [
+        {
+            "number": number,
+            "path": f.path,
+            "row_group": -1 if f.row_group is None else f.row_group,
+            "size": -1 if f.file is None else f.file.size,
+            "version": "" if f.file is None else f.file.version,
+        }
+        for number, f in enumerate(log.fragments)
+    ]
+
+
 def fragments_of(batch: pa.Table) -> Iterator[tuple[int, Fragment]]:
     """The fragments of a batch of `fragments_dataset`, with their numbers."""
     for row in batch.to_pylist():
-        yield (
-            row["number"],
-            Fragment(row["path"], None if row["row_group"] < 0 else row["row_group"]),
-        )
+        path, group = row["path"], None if row["row_group"] < 0 else row["row_group"]
+        listed = InputFile(path, row["size"], row["version"]) if row["version"] else None
+        yield row["number"], Fragment(path, group, listed)
 
 
 def scan(

@@ -6,6 +6,7 @@ file as a whole (missing column, other schema, truncated) is an error that names
 that is wrong with a row is left to `events`.
 """
 
+import io
 import lzma
 import os
 import re
@@ -13,12 +14,14 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
 
 from diffsasrec.config import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
@@ -35,6 +38,7 @@ from diffsasrec.textlog import (
 )
 
 ROWS_PER_CHUNK = 256 * 1024
+AGAIN = "run the same command again, which takes the log as it is then"
 # what a damaged file raises; ValueError: names and texts that are no UTF-8
 BROKEN = (
     OSError,
@@ -58,6 +62,7 @@ class InputFile:
 class Fragment:
     path: str
     row_group: int | None  # None: the whole file
+    file: InputFile | None = field(default=None, compare=False)  # as it was listed, where known
 
 
 @dataclass(frozen=True)
@@ -77,31 +82,15 @@ def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
         ConfigError: when pkg:// names nothing that is installed.
     """
     url = resolve_package(events.path, "events.path")
-    filesystem, path = open_filesystem(url)
     try:
-        if any(character in path for character in "*?["):
-            found = filesystem.glob(path, detail=True)
-        else:
-            found = filesystem.find(path, detail=True)
-    except FileNotFoundError:
-        found = {}
+        files = list_files(url, is_glob=any(character in url for character in "*?["))
     except OSError as error:
         raise InputDataError(f"events.path={events.path} can't be listed: {error}") from error
-    scheme = "s3://" if url.startswith("s3://") else ""
-    base = re.split(r"[*?\[]", path, maxsplit=1)[0]
-    files = []
-    for name, stat in sorted(found.items()):
-        if _is_hidden(name.removeprefix(base)):
-            continue
-        if not name.encode(errors="replace").decode() == name:
+    for file in files:
+        if not file.path.encode(errors="replace").decode() == file.path:
             raise InputDataError(
-                f"events.path={events.path}: the name of {name!r} is no UTF-8; rename the file"
+                f"events.path={events.path}: the name of {file.path!r} is no UTF-8; rename the file"
             )
-        if scheme and stat["type"] == "file":
-            files.append(InputFile(scheme + name, int(stat["size"]), stat["ETag"].strip('"')))
-        if not scheme and os.path.isfile(name):  # or a link to one
-            status = os.stat(name)
-            files.append(InputFile(name, status.st_size, str(status.st_mtime_ns)))
     if events.partition_column is not None:
         files = [f for f in files if _partition(f.path, events.partition_column) < run_date]
     if not files:
@@ -111,6 +100,34 @@ def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
             + "; check the path, the glob and the permissions"
         )
     return files
+
+
+def list_files(url: str, *, is_glob: bool = False) -> list[InputFile]:
+    """A file, the files below a directory or those of a glob, sorted by path, without hidden ones.
+
+    Raises:
+        OSError: they can't be listed; [] when there are none.
+    """
+    filesystem, path = open_filesystem(url)
+    try:
+        found = (filesystem.glob if is_glob else filesystem.find)(path, detail=True)
+    except FileNotFoundError:
+        found = {}
+    scheme = "s3://" if url.startswith("s3://") else ""
+    base = re.split(r"[*?\[]", path, maxsplit=1)[0] if is_glob else path
+    files = []
+    for name, stat in sorted(found.items()):
+        if _is_hidden(name.removeprefix(base)):
+            continue
+        if scheme and stat["type"] == "file":
+            files.append(InputFile(scheme + name, int(stat["size"]), stat["ETag"].strip('"')))
+        if not scheme and os.path.isfile(name):  # or a link to one
+            files.append(InputFile(name, *_version(os.stat(name))))
+    return files
+
+
+def _version(status: os.stat_result) -> tuple[int, str]:
+    return status.st_size, str(status.st_mtime_ns)
 
 
 def _is_hidden(path: str) -> bool:
@@ -159,7 +176,11 @@ def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
         id_types.get(events.id_type, stored_type(fields.field(name).type))
         for name in ("user_id", "item_id")
     )
-    fragments = [fragment for fragments, _ in heads for fragment in fragments]
+    fragments = [
+        replace(fragment, file=file)
+        for file, (found, _) in zip(files, heads, strict=True)
+        for fragment in found
+    ]
     if not fragments:
         raise InputDataError(
             f"events.path={events.path}: the {len(files)} files hold no row; "
@@ -188,6 +209,8 @@ def _inspect(path: str, events: EventsConfig) -> tuple[list[Fragment], pa.Schema
 
 
 def _unreadable(path: str, events: EventsConfig, error: Exception) -> InputDataError:
+    if isinstance(error, FileNotFoundError):
+        return InputDataError(f"{path} can't be read: it is gone since the run began; {AGAIN}")
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return InputDataError(
         f"{path} can't be read as {events.format}: {text}; write the file again or remove it"
@@ -245,18 +268,21 @@ def _require_columns(path: str, names: list[str], events: EventsConfig) -> None:
             )
 
 
-def _open_text(path: str) -> Any:
+def open_text(path: str, data: bytes | None = None) -> Any:
+    """A text file for reading, decompressed as its name says; `data`: its bytes, if there."""
     filesystem, inside = open_filesystem(path)
-    if inside.endswith(".zip"):
-        with filesystem.open(inside, "rb") as archive:
-            members = zipfile.ZipFile(archive).namelist()
+    raw = filesystem.open(inside, "rb") if data is None else io.BytesIO(data)
+    kind = infer_compression(inside)
+    if kind == "zip":
+        members = zipfile.ZipFile(raw).namelist()
         if len(members) != 1:
             raise InputDataError(f"{path} holds {len(members)} files; give each a file of its own")
-    return filesystem.open(inside, "rb", compression="infer")
+        raw.seek(0)
+    return raw if kind is None else compr[kind](raw, mode="rb")
 
 
 def _text_columns(path: str, events: EventsConfig) -> list[str]:
-    with _open_text(path) as file:
+    with open_text(path) as file:
         head = file.read(CHUNK_BYTES)
     if not head.strip():
         raise InputDataError(f"{path} is empty; remove it or write the file again")
@@ -274,6 +300,28 @@ def read_fragment(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk
         raise _unreadable(fragment.path, events, error) from error
 
 
+def refuse_changed(fragment: Fragment) -> None:
+    """Stops where the file of a fragment, just read, is not the one that was listed.
+
+    Raises:
+        InputDataError: names the file.
+    """
+    listed = fragment.file
+    if listed is None:
+        return
+    filesystem, inside = open_filesystem(listed.path)
+    try:
+        if listed.path.startswith("s3://"):
+            stat = filesystem.info(inside)
+            found = int(stat["size"]), str(stat["ETag"]).strip('"')
+        else:
+            found = _version(os.stat(inside))
+    except FileNotFoundError:
+        raise InputDataError(f"{listed.path} is gone since the run began; {AGAIN}") from None
+    if found != (listed.size, listed.version):
+        raise InputDataError(f"{listed.path} has changed since the run began; {AGAIN}")
+
+
 def _read_parquet(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
     filesystem, inside = open_filesystem(fragment.path)
     columns = _columns(events)
@@ -289,7 +337,7 @@ def _read_parquet(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk
 
 def _read_text(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
     columns = _columns(events)
-    with _open_text(fragment.path) as file:
+    with open_text(fragment.path) as file:
         if events.format == "csv":
             yield from read_csv(file, columns)
         else:

@@ -1,5 +1,6 @@
 """The lists of one bucket: whose, from which history, of which items, and the fallback."""
 
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ POPULAR = "popular.parquet"
 TRENDS = "trends.safetensors"
 SHOWN = "shown.safetensors"
 NIGHT_STATE = "state/score"
+QUARANTINED = "quarantined_users"  # in the metadata of a file of lists
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,22 @@ class Scoring:
 
 
 def quarantine_of(output: str) -> str:
-    """Where the users are named whose lists could not be made, beside the lists."""
+    """Where the users are named whose lists could not be made, for people, beside the lists."""
     return f"{output}_quarantine"
+
+
+def with_quarantined(lists: pa.Table, user_ids: pa.Array) -> pa.Table:
+    """The lists of a bucket, and in the metadata of their schema whose scoring ended its process.
+
+    A file of lists says it itself: whichever attempt's file stays, its fallbacks are accounted for.
+    """
+    return lists.replace_schema_metadata({QUARANTINED: json.dumps(user_ids.to_pylist())})
+
+
+def quarantined_users(lists: pa.Table) -> pa.Array:
+    """The users of `with_quarantined`; none where there is nothing of the kind."""
+    told = (lists.schema.metadata or {}).get(QUARANTINED.encode(), b"[]")
+    return pa.array(json.loads(told), lists.schema.field("user_id").type)
 
 
 def read_bucket(scoring: Scoring, name: str, vocab: pa.Table) -> pa.Table:

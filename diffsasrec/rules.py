@@ -18,6 +18,10 @@ from diffsasrec.schema import canonical, list_offsets, list_values
 from diffsasrec.tables import read_item_ids
 from diffsasrec.vocab import index_items
 
+# of canonical integers: the digits of the lowest and of the highest
+LIMITS = {pa.int64(): ("9223372036854775808", "9223372036854775807")}
+LIMITS |= {pa.uint64(): ("0", "18446744073709551615")}
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -34,13 +38,14 @@ def allowed_items(checkpoint: Checkpoint, rules: Rules) -> npt.NDArray[np.bool_]
     mask = checkpoint.candidates()
     ids = canonical(checkpoint.vocab["item_id"]).combine_chunks()
     if rules.deny_path is not None:
-        mask &= ~_is_in(ids, read_item_ids(rules.deny_path, "score.deny_path"))
+        mask &= ~is_listed(ids, read_item_ids(rules.deny_path, "score.deny_path"))
     if rules.allow_path is not None:
-        mask &= _is_in(ids, read_item_ids(rules.allow_path, "score.allow_path"))
+        mask &= is_listed(ids, read_item_ids(rules.allow_path, "score.allow_path"))
     return mask
 
 
-def _is_in(ids: pa.Array, listed: pa.Array) -> npt.NDArray[np.bool_]:
+def is_listed(ids: pa.Array, listed: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which of some canonical ids a rule lists, [n]."""
     return np.asarray(pc.is_in(ids, value_set=like(listed, ids.type)))
 
 
@@ -66,10 +71,54 @@ def like(ids: pa.Array, id_type: pa.DataType) -> pa.Array:
     text = ids.cast(pa.string())
     if id_type == pa.string():
         return text
-    # as many digits as any integer of 64 bits has at least
-    is_integer = pc.match_substring_regex(text, r"^(0|-?[1-9][0-9]{0,17})$")
-    fits = pc.and_(is_integer, id_type == pa.int64() or pc.invert(pc.starts_with(text, "-")))
-    return pc.if_else(fits, text, None).cast(id_type)
+    is_integer = pc.match_substring_regex(text, r"^(0|-?[1-9][0-9]*)$")
+    digits = pc.replace_substring_regex(text, "^-", "")
+    # numbers of equal length compare as their texts do
+    lowest, highest = LIMITS[id_type]
+    limit = pc.if_else(pc.starts_with(text, "-"), lowest, highest)
+    shorter = pc.less(pc.utf8_length(digits), pc.utf8_length(limit))
+    as_long = pc.equal(pc.utf8_length(digits), pc.utf8_length(limit))
+    fits = pc.or_(shorter, pc.and_(as_long, pc.less_equal(digits, limit)))
+    return pc.if_else(pc.and_(is_integer, fits), text, None).cast(id_type)
+
+
+@dataclass(frozen=True)
+class Match:
+    """How many of the ids of a rule mean something in the log."""
+
+    ids: int
+    known: int
+    example: str = ""  # in words, where none is known: both spellings
+
+    def __add__(self, other: "Match") -> "Match":
+        example = "" if self.known + other.known else self.example or other.example
+        return Match(self.ids + other.ids, self.known + other.known, example)
+
+
+def match(listed: pa.Array, known: pa.Array) -> Match:
+    """Which of the ids of a rule the log knows; both canonical, `known` without doubles."""
+    found = pc.is_in(like(listed, known.type), value_set=known)
+    num = pc.sum(found).as_py() or 0
+    example = _spellings(listed, known) if num == 0 and len(listed) and len(known) else ""
+    return Match(len(listed), num, example)
+
+
+def _spellings(listed: pa.Array, known: pa.Array) -> str:
+    """An id of a rule beside one of the log: the same one in another spelling, if there is any."""
+    texts, others = listed.cast(pa.string()).drop_null(), known.cast(pa.string())
+    place = pc.index_in(_plain(texts), value_set=_plain(others))
+    same = place.is_valid().index(True).as_py()
+    if same >= 0:
+        written = others[place[same].as_py()].as_py()
+        return f"what is {texts[same].as_py()!r} there is {written!r} in the log"
+    first = texts[0].as_py() if len(texts) else None
+    return f"its ids look like {first!r}, those of the log like {others[0].as_py()!r}"
+
+
+def _plain(texts: pa.Array) -> pa.Array:
+    """Ids without what other systems put around them: blanks, zeros before, .0 behind, case."""
+    plain = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
+    return pc.replace_substring_regex(plain, r"^0+([0-9]+?)$|^([0-9]+?)\.0+$", r"\1\2")
 
 
 def with_excluded(sequences: pa.Table, pairs: pa.Table, vocab: pa.Table) -> pa.Table:

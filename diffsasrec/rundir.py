@@ -6,15 +6,16 @@ first; what the same identity left behind is the work of an earlier attempt and 
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from diffsasrec.errors import ConfigError
 from diffsasrec.storage import Storage
 
+TABLES = "tables"  # the run's own copies of the tables beside the log
 # what each stage writes, below the run directory
 OUTPUTS = {
-    "prepare": ("quarantine", "vocab", "sequences", "holdout"),
+    "prepare": (TABLES, "quarantine", "vocab", "sequences", "holdout"),
     "pretrain": (
         "state/warm",
         "state/select-pretrain",
@@ -64,6 +65,7 @@ class RunDir:
     inputs: tuple[tuple[str, int, str], ...] = ()  # path, size and version of the input files
     reused: Reused | None = None  # None: this run trains
     rested: tuple[str, ...] = ()  # directories of the runs whose lists are not shown again
+    tables: dict[str, list[str]] = field(default_factory=dict)  # digests of those beside the log
 
     @property
     def path(self) -> str:

@@ -2,12 +2,14 @@
 
 The rows of the dataset are bucket numbers. An actor reads a bucket, makes its lists and writes its
 file under a fixed name, so that a rerun does only the buckets that are missing. Every try is noted
-before it begins: what ends its process again and again is found out, and worked around.
+before it begins, and the note goes when it ends, well or with an exception: what ends its process
+again and again leaves its notes, is found out, and worked around.
 """
 
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,39 +17,43 @@ import pyarrow as pa
 import ray.data
 import torch
 
-from diffsasrec.errors import InfrastructureError
-from diffsasrec.lists import ListMaker, Scoring, quarantine_of
+from diffsasrec.errors import DiffsasrecError, InfrastructureError
+from diffsasrec.lists import ListMaker, Scoring, with_quarantined
 from diffsasrec.memory import keep_freed_memory
 from diffsasrec.narrow import Child, check_deadly, work_around
+from diffsasrec.objects import Patience
 from diffsasrec.sequences import bucket_name
 from diffsasrec.storage import parquet_bytes
 
 # a bucket that ended its process so often is scored in child processes, and then given up
 DEATHS, MOST_DEATHS = 2, 6
+# with a store that is down: an error is on its way to who waits for it
+SHORT = Patience(attempts=2, seconds=20.0)
 
 
 class Scorer:
     """An actor: turns bucket numbers into files."""
 
-    def __init__(self, scoring: Scoring, device: str) -> None:
+    def __init__(self, scoring: Scoring, device: str, whose: str = "") -> None:
         # one thread per actor: the order of additions, and so the last digits, depend on it
         torch.set_num_threads(1)
         keep_freed_memory()
         self._device = device
+        self._whose = whose  # tries these are: of one call of `score`
         self._maker = ListMaker(scoring, device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (bucket,) = batch["bucket"].to_pylist()
         scoring, name = self._maker.scoring, bucket_name(bucket)
         sequences = self._maker.read_bucket(name)
-        num_deaths = begin_try(scoring, name)
-        num_quarantined = 0
-        if num_deaths < DEATHS:
-            table = self._maker.lists(sequences)
-        else:
-            table, num_quarantined = self._work_around(sequences, name)
-        # never overwritten: a manifest may name this file already, if another attempt has made it
-        scoring.run.create(f"{scoring.output}/{name}", parquet_bytes(table))
+        num_deaths = begin_try(scoring, name, self._whose)
+        try:
+            table, num_quarantined = self._make(sequences, num_deaths)
+            # never overwritten: a manifest may name this file already, if another attempt made it
+            scoring.run.create(f"{scoring.output}/{name}", parquet_bytes(table))
+        except BaseException:
+            end_raised(scoring, [_try_path(scoring, name, num_deaths)])
+            raise
         end_tries(scoring, name, num_deaths)
         recommender = self._maker.recommender
         uncertain, recommender.num_uncertain = recommender.num_uncertain, 0
@@ -59,21 +65,20 @@ class Scorer:
             }
         )
 
-    def _work_around(self, sequences: pa.Table, name: str) -> tuple[pa.Table, int]:
-        """The bucket's lists, with the fallback for users whose scoring ends the process."""
-        scoring = self._maker.scoring
-        with Child(_list_maker, scoring, self._device) as child:
+    def _make(self, sequences: pa.Table, num_deaths: int) -> tuple[pa.Table, int]:
+        """The bucket's lists; after some deaths with the fallback for who causes them, counted."""
+        if num_deaths < DEATHS:
+            return self._maker.lists(sequences), 0
+        with Child(_list_maker, self._maker.scoring, self._device) as child:
             table, deadly = work_around(
                 sequences,
                 child,
                 instead=partial(self._maker.lists, fallback=True),
-                most=scoring.max_quarantined_users,
+                most=self._maker.scoring.max_quarantined_users,
             )
         if deadly:
-            users = sequences["user_id"].take(pa.array(deadly))
-            reasons = pa.array(["scoring ended the process"] * len(deadly))
-            quarantine = pa.table({"user_id": users, "reason": reasons})
-            scoring.run.write_table(f"{quarantine_of(scoring.output)}/{name}", quarantine)
+            users = sequences["user_id"].combine_chunks().take(pa.array(deadly))
+            table = with_quarantined(table, users)
         return table, len(deadly)
 
 
@@ -82,25 +87,48 @@ def _list_maker(scoring: Scoring, device: str) -> Callable[[pa.Table], pa.Table]
     return ListMaker(scoring, device).lists
 
 
-def begin_try(scoring: Scoring, name: str) -> int:
-    """Notes that a bucket is begun; how many tries before this one did not end.
+def begin_try(scoring: Scoring, name: str, whose: str = "") -> int:
+    """Notes that a bucket is begun; how many tries before this one ended their process.
 
     Raises:
-        InfrastructureError: too many.
+        InfrastructureError: too many. It is said once: what was mended since is tried from anew.
     """
-    mine = uuid.uuid4().bytes  # the same bytes twice would look like one try
+    mine = f"{whose} {uuid.uuid4()}".encode()  # the same bytes twice would look like one try
     for number in range(MOST_DEATHS):
         if scoring.run.create(_try_path(scoring, name, number), mine):
             return number
+    end_tries(scoring, name, MOST_DEATHS - 1)
     raise InfrastructureError(
         f"the process that scores {scoring.run.url('sequences')}/{name} ended {MOST_DEATHS} times, "
         "and so did those that looked for the user at fault; give the actors more memory, and run "
-        f"the same command again after deleting {scoring.run.url(scoring.state)}/tries"
+        "the same command again"
     )
 
 
 def end_tries(scoring: Scoring, name: str, number: int) -> None:
     scoring.run.delete([_try_path(scoring, name, n) for n in range(number + 1)])
+
+
+def end_raised(scoring: Scoring, paths: Iterable[str]) -> None:
+    """Takes back the notes of tries that ended with an exception, as far as the store answers."""
+    with suppress(DiffsasrecError):
+        replace(scoring.run, patience=SHORT).delete(paths)
+
+
+def end_open(scoring: Scoring, whose: str) -> None:
+    """Takes back the notes of the tries that end because their run does, as far as it can.
+
+    Of a bucket it is the newest note: whatever ended its process before was tried again.
+    """
+    run = replace(scoring.run, patience=SHORT)
+    with suppress(DiffsasrecError):
+        newest: dict[str, str] = {}
+        for info in run.list(f"{scoring.state}/tries"):  # by path: fewer than ten of a bucket
+            newest[info.path.rpartition(".")[0]] = info.path
+        for path in newest.values():
+            with suppress(FileNotFoundError):  # its bucket was finished after all
+                if run.read_bytes(path).startswith(whose.encode()):
+                    run.delete([path])
 
 
 def _try_path(scoring: Scoring, name: str, number: int) -> str:
@@ -138,6 +166,7 @@ def score(
     result = Scored()
     if not buckets:
         return result
+    whose = uuid.uuid4().hex
     resources: dict[str, Any] = {"num_cpus": cpus_per_actor}
     if gpus_per_actor:
         resources["num_gpus"] = gpus_per_actor
@@ -145,15 +174,20 @@ def score(
         [{"bucket": bucket} for bucket in buckets], override_num_blocks=len(buckets)
     ).map_batches(
         Scorer,
-        fn_constructor_args=(scoring, "cuda" if gpus_per_actor else "cpu"),
+        fn_constructor_args=(scoring, "cuda" if gpus_per_actor else "cpu", whose),
         batch_format="pyarrow",
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_actors, len(buckets))),
         **resources,
     )
-    for done, row in enumerate(scored.iter_rows(), 1):
-        result.num_uncertain += row["uncertain"]
-        result.num_quarantined += row["quarantined"]
-        check_deadly(result.num_quarantined, most=scoring.max_quarantined_users)
-        progress(done)
+    try:
+        for done, row in enumerate(scored.iter_rows(), 1):
+            result.num_uncertain += row["uncertain"]
+            result.num_quarantined += row["quarantined"]
+            check_deadly(result.num_quarantined, most=scoring.max_quarantined_users)
+            progress(done)
+    except BaseException:
+        # one bucket's exception ends the processes of all: no death of theirs
+        end_open(scoring, whose)
+        raise
     return result

@@ -1,14 +1,23 @@
-"""Tables that lie beside the log, Parquet or CSV: rules, and what items are called."""
+"""Tables that lie beside the log: rules, and what items are called.
 
+A table is a file or a directory of files, Parquet or CSV, which are read as those of the log are;
+but nothing of a table may be left out: a row that can't be read refuses it.
+"""
+
+import hashlib
+import io
 from collections.abc import Mapping
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
-from diffsasrec.errors import ConfigError
+from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.inputs import BROKEN, InputFile, list_files, open_text
 from diffsasrec.schema import canonical, canonical_type
 from diffsasrec.storage import open_filesystem, resolve_package
+from diffsasrec.textlog import CHUNK_BYTES, csv_columns, read_csv
+
+PARQUET = (".parquet", ".parq", ".pq")
 
 
 def read_item_ids(path: str, key: str) -> pa.Array:
@@ -26,42 +35,145 @@ def read_columns(path: str, key: str, columns: Mapping[str, str]) -> pa.Table:
     Raises:
         ConfigError: names the key, the file and what is wrong with it.
     """
-    return _chosen(_read(path, key, columns, whole=True), columns, f"{key}={path}")
+    files = table_files(path, key)
+    parts = [read_file(file, key, columns) for file in files]
+    filled = [part for part in parts if part.num_rows] or parts[:1]
+    for file, part in zip(files, parts, strict=True):
+        if part.num_rows and part.schema != filled[0].schema:
+            raise ConfigError(
+                f"{key}={file.path}: its columns are {_types(part)}, in another file of "
+                f"{path} {_types(filled[0])}; write them alike"
+            )
+    if not filled:
+        return pa.table({name: pa.array([], pa.string()) for name in columns})
+    return pa.concat_tables(filled)
 
 
-def check_columns(path: str, key: str, columns: Mapping[str, str]) -> None:
-    """Raises as `read_columns` does, without reading more than it takes to see the columns."""
-    _chosen(_read(path, key, columns, whole=False), columns, f"{key}={path}")
+def _types(table: pa.Table) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in table.schema)
 
 
-def _read(path: str, key: str, columns: Mapping[str, str], *, whole: bool) -> pa.Table:
-    """The table; not `whole`: without its rows."""
-    filesystem, inside = open_filesystem(resolve_package(path, key))
+def table_files(path: str, key: str) -> list[InputFile]:
+    """The files of a table, sorted by path; [] for a directory without any.
+
+    Raises:
+        ConfigError: nothing is there.
+    """
+    url = resolve_package(path, key)
+    filesystem, inside = open_filesystem(url)
     try:
-        with filesystem.open(inside, "rb") as file:
-            if path.endswith(".csv"):
-                options = _as_text(columns)
-                if whole:
-                    return pa.csv.read_csv(file, convert_options=options)
-                return pa.csv.open_csv(file, convert_options=options).schema.empty_table()
-            return pq.read_table(file) if whole else pq.read_schema(file).empty_table()
-    except (OSError, pa.ArrowException) as error:
+        files = list_files(url)
+        if not files and not filesystem.isdir(inside):
+            raise FileNotFoundError("there is nothing of this name")
+    except OSError as error:
         raise ConfigError(f"{key}={path} can't be read: {error}") from None
+    return files
 
 
-def _as_text(columns: Mapping[str, str]) -> pa.csv.ConvertOptions:
-    # 007 is another id than 7, and NA is an id
-    types = {name: pa.string() for name in columns}
-    return pa.csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
+def read_file(
+    file: InputFile, key: str, columns: Mapping[str, str], data: bytes | None = None
+) -> pa.Table:
+    """`read_columns` of one file; `data`: its bytes, where they are at hand.
+
+    Raises:
+        ConfigError: names the key, the file and what is wrong with it.
+    """
+    return _checked(file, key, columns, data, whole=True)
 
 
-def _chosen(table: pa.Table, columns: Mapping[str, str], where: str) -> pa.Table:
-    found = {}
-    for name, kind in columns.items():
-        if table.column_names.count(name) != 1:
-            raise ConfigError(f"{where} has no column {name}, or two; it has {table.column_names}")
-        found[name] = (_ids if kind == "id" else _text)(table[name], name, where)
-    return pa.table(found)
+def check_file(file: InputFile, key: str, columns: Mapping[str, str]) -> None:
+    """Raises as `read_file` does, as far as the columns tell."""
+    _checked(file, key, columns, None, whole=False)
+
+
+def _checked(
+    file: InputFile, key: str, columns: Mapping[str, str], data: bytes | None, *, whole: bool
+) -> pa.Table:
+    where, names = f"{key}={file.path}", list(columns)
+    try:
+        if _is_parquet(file.path, data):
+            table = _read_parquet(file.path, names, where, data, whole=whole)
+        else:
+            table = _read_text(file.path, names, where, data, whole=whole)
+    except InputDataError as error:  # an archive of several files
+        raise ConfigError(f"{key}: {error}") from None
+    except BROKEN as error:
+        raise ConfigError(f"{where} can't be read: {error}") from None
+    checks = {"id": _ids, "text": _text}
+    return pa.table({n: checks[kind](table[n], n, where) for n, kind in columns.items()})
+
+
+def digest(file: InputFile) -> str:
+    """The sha256 of a file's bytes, of which few are in memory at a time."""
+    filesystem, inside = open_filesystem(file.path)
+    found = hashlib.sha256()
+    with filesystem.open(inside, "rb") as opened:
+        while block := opened.read(CHUNK_BYTES):
+            found.update(block)
+    return found.hexdigest()
+
+
+def read_bytes(file: InputFile) -> bytes:
+    filesystem, inside = open_filesystem(file.path)
+    return bytes(filesystem.cat_file(inside))
+
+
+def _is_parquet(path: str, data: bytes | None) -> bool:
+    """By the name; by the first bytes where that says nothing, as Spark's and Hive's may."""
+    name = path.rpartition("/")[2].lower()
+    if name.endswith(PARQUET) or ".csv" in name:
+        return name.endswith(PARQUET)
+    with _opened(path, data) as file:
+        return bool(file.read(4) == b"PAR1")
+
+
+def _opened(path: str, data: bytes | None) -> io.IOBase:
+    filesystem, inside = open_filesystem(path)
+    file: io.IOBase = filesystem.open(inside, "rb") if data is None else io.BytesIO(data)
+    return file
+
+
+def _read_parquet(
+    path: str, names: list[str], where: str, data: bytes | None, *, whole: bool
+) -> pa.Table:
+    with _opened(path, data) as file:
+        # a flipped bit in a page that has a checksum is an error and no other id
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        _require(names, parquet.schema_arrow.names, where)
+        if not whole:
+            return parquet.schema_arrow.empty_table()
+        return parquet.read(columns=names)
+
+
+def _read_text(
+    path: str, names: list[str], where: str, data: bytes | None, *, whole: bool
+) -> pa.Table:
+    """The columns as strings: 007 is another id than 7, and NA is an id."""
+    with open_text(path, data) as file:
+        head = file.read(CHUNK_BYTES)
+    if not head.strip():
+        raise ConfigError(f"{where} is empty, without a header; remove it or write it again")
+    _require(names, csv_columns(head), where)
+    parts = [pa.table({name: pa.array([], pa.string()) for name in names})]
+    with open_text(path, data) as file:
+        for chunk in read_csv(file, names, names=names) if whole else ():
+            if chunk.malformed:
+                raise ConfigError(
+                    f"{where}: {len(chunk.malformed)} lines are no rows of it, as in "
+                    f"{chunk.malformed[0][:200]!r}; write the file again"
+                )
+            chunk.rows.validate(full=True)  # what is no UTF-8 is no id
+            parts.append(chunk.rows)
+    return pa.concat_tables(parts)
+
+
+def _require(names: list[str], found: list[str], where: str) -> None:
+    for name in names:
+        if found.count(name) != 1:
+            raise ConfigError(
+                f"{where} has no column {name}, or two; it has {found}"
+                + ("; a CSV is separated by commas" if len(found) == 1 and name in found[0] else "")
+            )
 
 
 def _ids(ids: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:

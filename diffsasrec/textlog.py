@@ -9,7 +9,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,9 @@ _LINE = re.compile(rb"[^\r\n]*+(?:\r\n|[\r\n]|\Z)")
 
 @dataclass(frozen=True)
 class RawChunk:
-    rows: pa.Table  # columns user_id, item_id, timestamp, as read
+    rows: (
+        pa.Table
+    )  # columns user_id, item_id, timestamp, as read; of a table beside the log its own
     malformed: list[str]  # lines that are no rows at all (CSV, JSON lines)
 
 
@@ -50,8 +52,8 @@ def csv_columns(head: bytes) -> list[str]:
     return list(pa.csv.read_csv(io.BytesIO(header)).column_names)
 
 
-def read_csv(file: Any, columns: list[str]) -> Iterator[RawChunk]:
-    """The rows of a CSV file, in chunks; `columns` are those of `RAW` under the file's names."""
+def read_csv(file: Any, columns: list[str], *, names: Sequence[str] = RAW) -> Iterator[RawChunk]:
+    """The rows of a CSV file, in chunks; `columns` are those of `names` under the file's names."""
     header, rest = b"", b""
     while True:
         block = file.read(CHUNK_BYTES)
@@ -61,7 +63,7 @@ def read_csv(file: Any, columns: list[str]) -> Iterator[RawChunk]:
         rows, malformed, rest = split_csv(text, at_end=not block) if header else (b"", [], text)
         _refuse_endless(rest)
         if rows or malformed:
-            yield _parse_csv(header, rows, malformed, columns)
+            yield _parse_csv(header, rows, malformed, columns, names)
         if not block:
             return
 
@@ -121,7 +123,9 @@ def _shown(line: bytes) -> str:
     return line.rstrip(b"\r\n").decode("utf-8", "backslashreplace")
 
 
-def _parse_csv(header: bytes, rows: bytes, malformed: list[str], columns: list[str]) -> RawChunk:
+def _parse_csv(
+    header: bytes, rows: bytes, malformed: list[str], columns: list[str], names: Sequence[str]
+) -> RawChunk:
     if not _is_text(rows):
         rows, ragged = _drop_ragged_bytes(rows, header)
         malformed = malformed + ragged
@@ -145,7 +149,7 @@ def _parse_csv(header: bytes, rows: bytes, malformed: list[str], columns: list[s
     )
     # unchecked: one row that is no UTF-8 is no reason to refuse the others
     strings = [table[column].cast(pa.string(), safe=False) for column in columns]
-    return RawChunk(pa.table(strings, names=list(RAW)), malformed)
+    return RawChunk(pa.table(strings, names=list(names)), malformed)
 
 
 def _is_text(data: bytes) -> bool:

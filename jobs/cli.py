@@ -18,7 +18,6 @@ from diffsasrec.config import Config
 from diffsasrec.errors import InfrastructureError, find_ours
 from diffsasrec.iceberg import check_table
 from diffsasrec.inputs import inspect_inputs, list_inputs
-from diffsasrec.items import read_items
 from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
@@ -26,12 +25,11 @@ from diffsasrec.prune import prune
 from diffsasrec.publish import append_rollback, check_create_only, settle, shown_instead
 from diffsasrec.rundir import RunDir
 from diffsasrec.storage import Storage
-from diffsasrec.tables import read_item_ids
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, refuse_passing_lake, start_ray
 from jobs.command import failed
 from jobs.ending import End, handlers_kept, put_back_handlers
-from jobs.exclude import check_exclusions, rested_lists
+from jobs.exclude import rested_lists
 from jobs.identity import open_run, published_and_deleted, refuse_changed
 from jobs.nightly import STAGES
 from jobs.observe import SECONDS, Night, observe, renew_index
@@ -98,11 +96,6 @@ def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
         run.sweep()
         if arguments.is_night:
             night.follow(config, run)
-    for key in ("deny_path", "allow_path"):
-        if (path := getattr(config.score, key)) is not None:
-            read_item_ids(path, f"score.{key}")
-    check_exclusions(config.score.exclude_path)
-    read_items(config.items)
     if config.iceberg.table is not None and "publish" in arguments.stages:
         ids = inspect_inputs(inputs, config.events)
         check_table(config.iceberg, ids.user_type, ids.item_type, create=not arguments.dry_run)

@@ -20,23 +20,12 @@ from diffsasrec.rules import like
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import canonical, canonical_type, list_offsets, list_values
 from diffsasrec.sequences import bucket_name, bucket_of
-from diffsasrec.storage import Storage, stat_files
-from diffsasrec.tables import check_columns, read_columns
+from diffsasrec.storage import Storage
+from diffsasrec.tables import read_columns
+from jobs.side_tables import EXCLUDE_KEY, PAIR, exclusion_copies
 
 EXCLUDED = f"{NIGHT_STATE}/excluded"
-KEY = "score.exclude_path"
-PAIR = {"user_id": "id", "item_id": "id"}
 RULES = ("excluded", "rested")  # as they are counted
-
-
-def exclusion_files(path: str | None) -> list[str]:
-    """The files of score.exclude_path, which is one or a directory of them."""
-    if path is None:
-        return []
-    if path.endswith((".csv", ".parquet")):
-        return [path]
-    names = [name for name, _, _ in stat_files(path) if name.endswith((".csv", ".parquet"))]
-    return [f"s3://{name}" if path.startswith("s3://") else name for name in names] or [path]
 
 
 def lately_published(lake: Storage, ds: str, nights: int) -> tuple[str, ...]:
@@ -70,19 +59,9 @@ def _ds_and_run_id(run: str) -> tuple[str, str]:
     return folder.removeprefix("ds="), run_id
 
 
-def check_exclusions(path: str | None) -> None:
-    """Looks at the columns of all files.
-
-    Raises:
-        ConfigError: score.exclude_path is no table of pairs.
-    """
-    for file in exclusion_files(path):
-        check_columns(file, KEY, PAIR)
-
-
 def write_excluded(config: Config, run: RunDir, prepared: dict[str, Any]) -> None:
     """Writes the pairs of every bucket that has any."""
-    files = [("excluded", path) for path in exclusion_files(config.score.exclude_path)]
+    files = [("excluded", path) for path in exclusion_copies(run.storage)]
     files += [("rested", path) for path in rested_lists(run)]
     if not files:
         return
@@ -115,7 +94,7 @@ def _read_pairs(batch: pa.Table, *, lake: Storage, user_type: pa.DataType, num: 
     """The pairs of one file, with rule and bucket, but for users that no log has."""
     (rule,), (path,) = batch["rule"].to_pylist(), batch["path"].to_pylist()
     if rule == "excluded":
-        pairs = read_columns(path, KEY, PAIR)
+        pairs = read_columns(path, EXCLUDE_KEY, PAIR)
     else:
         lists = lake.read_table(path, ["user_id", "items"])
         lengths = np.diff(list_offsets(lists["items"]))

@@ -34,6 +34,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffsasrec.baselines import rank_lists, user_items
-from diffsasrec.config import Config, load_config
+from diffsasrec.config import Config, EventsConfig, load_config
 from diffsasrec.counters import DAY
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.evaluate import list_matrix
@@ -214,8 +215,7 @@ def digest(parts: Any) -> str:
 def open_prepared(cell: Cell) -> RunDir:
     """The log of a cell, prepared once for all cells that read it alike."""
     config = cell.config
-    inputs = list_inputs(config.events, run_date=cell.date)
-    listing = tuple((file.path, file.size, file.version) for file in inputs)
+    listing = listing_of(config.events, cell.date)
     sections = {name: config.resolved()[name] for name in ("events", "split", "vocab", "score")}
     sections["score"] = {key: sections["score"][key] for key in ("k", "filter_seen")}
     identity = digest([cell.date.isoformat(), sections, source_digest(), listing])
@@ -225,6 +225,13 @@ def open_prepared(cell: Cell) -> RunDir:
         run.begin("prepare")
         run.finish("prepare", dict(prepare(config, run)))
     return run
+
+
+@cache
+def listing_of(events: EventsConfig, day: date) -> tuple[tuple[str, int, str], ...]:
+    """The files of a log, listed once: all cells read the same ones, however it grows meanwhile."""
+    found = list_inputs(events, run_date=day)
+    return tuple((file.path, file.size, file.version) for file in found)
 
 
 def open_directory(cell: Cell, identity: str, listing: Any = ()) -> RunDir:

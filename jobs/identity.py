@@ -13,29 +13,29 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.inputs import InputFile
 from diffsasrec.publish import Entry, read_chain, shown_instead
 from diffsasrec.rundir import Reused, RunDir
-from diffsasrec.storage import Storage, resolve_package, stat_files
+from diffsasrec.storage import Storage
 from jobs.exclude import lately_published
 from jobs.reuse import choose
+from jobs.side_tables import digest_tables
 
 
 def open_run(
     config: Config, run_date: date, inputs: list[InputFile], *, run_id: str | None
 ) -> RunDir:
-    """The run directory, named by a digest of everything that the output depends on."""
-    lake, score = Storage.of(config.lake), config.score
-    side_inputs = [score.deny_path, score.allow_path, score.exclude_path]
-    side_inputs += [config.vocab.previous_path]
-    if config.items.path is not None:
-        side_inputs.append(resolve_package(config.items.path, "items.path"))
-    listing = [info for path in side_inputs if path is not None for info in stat_files(path)]
+    """The run directory, named by a digest of everything that the output depends on.
+
+    Raises:
+        ConfigError: a table beside the log can't be read.
+    """
+    lake, tables = Storage.of(config.lake), digest_tables(config)
     ds, source = run_date.isoformat(), source_digest()
-    rested = lately_published(lake, ds, score.rest_nights)
+    rested = lately_published(lake, ds, config.score.rest_nights)
     parts = [
         ds,
         config.resolved(),
         source,
         [(file.path, file.size, file.version) for file in inputs],
-        listing,
+        tables,
         rested,
     ]
 
@@ -54,6 +54,7 @@ def open_run(
         inputs=tuple((file.path, file.size, file.version) for file in inputs),
         reused=reused,
         rested=rested,
+        tables=tables,
     )
 
 

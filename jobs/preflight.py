@@ -26,6 +26,7 @@ from diffsasrec.textlog import RawChunk
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, start_ray
 from jobs.cost import stage_resources
+from jobs.effects import check_sampled_rules
 from jobs.estimate import Size, estimate, plan_table
 from jobs.reuse import working
 
@@ -76,6 +77,8 @@ def dry_run(config: Config, run: RunDir, inputs: list[InputFile], to_do: list[st
         log.info("%s", line)
     sampled = Size.of_sample(sample.users, sample.items, inputs, config.events.format)
     check_sample(sample, found, config.events, before=before, num_rows=sampled.rows)
+    distinct = [pa.chunked_array(ids).unique() for ids in (sample.users, sample.items)]
+    check_sampled_rules(config, *distinct, is_whole=sample.is_whole)
     if (gap := missing_days(sample, inputs, config.events, run.ds)) is not None:
         log.warning("%s", gap)
     once = "publish" in to_do and not config.publish.single_writer

@@ -9,8 +9,6 @@ import logging
 from collections import Counter
 from typing import Any
 
-import pyarrow as pa
-
 from diffsasrec.badrows import STOPPED
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
@@ -21,7 +19,8 @@ from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.schema import iso, microseconds
 from diffsasrec.sequences import build_sequences, num_buckets
 from diffsasrec.split import Survey, survey_log
-from diffsasrec.storage import Storage
+from jobs.effects import check_rules
+from jobs.side_tables import copy_tables, previous_vocab_of_run
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,8 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     inputs = [InputFile(*entry) for entry in run.inputs]  # as the run id was made from them
     found = inspect_inputs(inputs, events)
     before = microseconds(run.ds)
-    previous_vocab = read_previous_vocab(config.vocab.previous_path, found.item_type)
+    copy_tables(config, run)
+    previous_vocab = previous_vocab_of_run(config, run.storage, found.item_type)
     log.info("prepare: reading %d fragments of %d files", len(found.fragments), len(inputs))
     survey = survey_log(
         found,
@@ -77,6 +77,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         log.warning("prepare: no user has a holdout item; nothing can be measured")
     return {
         "counts": counts,
+        "rules": check_rules(config, run, built.vocab, num),
         "num_buckets": num,
         "num_items": built.vocab.num_rows,
         "split_time": survey.split_time,
@@ -132,25 +133,3 @@ def check_split(survey: Survey, path: str) -> None:
             f"events.path={path} lie in {iso(first)}..{iso(last)}; change split.time or "
             "split.quantile"
         )
-
-
-def read_previous_vocab(path: str | None, item_type: pa.DataType) -> pa.Table | None:
-    """The vocabulary of vocab.previous_path.
-
-    Raises:
-        ConfigError: it is not there, or not one of this log's items.
-    """
-    if path is None:
-        return None
-    try:
-        table = Storage.of(path).read_tables("", ["item_id", "index"])
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"vocab.previous_path={path} can't be read: {error}") from None
-    if table.column_names != ["item_id", "index"]:
-        raise ConfigError(f"vocab.previous_path={path} has no columns item_id and index")
-    if table.schema.field("item_id").type != item_type:
-        raise ConfigError(
-            f"vocab.previous_path={path}: item_id is {table.schema.field('item_id').type}, in the "
-            f"log it is {item_type}; unset it or convert the ids"
-        )
-    return table

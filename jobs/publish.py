@@ -11,7 +11,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,7 +19,13 @@ from diffsasrec.audit import audit_bucket
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, read_description
 from diffsasrec.config import Config
 from diffsasrec.errors import RefusedError
-from diffsasrec.lists import Scoring, known_history, quarantine_of, read_bucket, scored_users
+from diffsasrec.lists import (
+    Scoring,
+    known_history,
+    quarantined_users,
+    read_bucket,
+    scored_users,
+)
 from diffsasrec.partitions import follow_chain
 from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.recommend import events_of
@@ -45,9 +50,10 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     num_buckets = records["prepare"]["num_buckets"]
     scoring = night_scoring(config, run)
     log.info("publish: auditing %d buckets", num_buckets)
-    broken = [found for found in map_tasks(audit_file, range(num_buckets), scoring) if found[1]]
-    if broken:
+    audited = list(map_tasks(audit_file, range(num_buckets), scoring))
+    if broken := [(path, counts) for path, counts, _, _ in audited if counts]:
         raise RefusedError(f"the audit refuses the lists of {run.storage.root}: {in_words(broken)}")
+    refuse_empty(sum(found[2] for found in audited), sum(found[3] for found in audited), run)
     manifest, digest = manifest_for(run, manifest_content(config, run, records))
     entry, is_ours = append_entry(run.lake, run, digest)
     log.info(
@@ -74,11 +80,25 @@ def in_words(broken: list[tuple[str, Counter[str]]]) -> str:
     return "; ".join(f"{rule}: {n} rows, the first in {first[rule]}" for rule, n in total.items())
 
 
-def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str]]:
-    """A bucket's file, and how many of its rows break which rule, recomputed from the sequences."""
+def refuse_empty(num_lists: int, num_items: int, run: RunDir) -> None:
+    """Lists that all are empty break no rule, and are nothing to publish."""
+    if num_lists and not num_items:
+        raise RefusedError(
+            f"the audit refuses the lists of {run.storage.root}: all {num_lists} of them are "
+            "empty; the rules and filters leave nothing to recommend: look at score.deny_path, "
+            "score.allow_path, score.exclude_path, score.filter_seen and score.rest_nights"
+        )
+
+
+def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str], int, int]:
+    """A bucket's file, how many of its rows break which rule, recomputed from the sequences, and
+    how many lists and items it has."""
     run, path = scoring.run, f"{scoring.output}/{bucket_name(bucket)}"
     checkpoint = load_checkpoint(run.sub(scoring.checkpoint))
-    return path, broken_rules(run.read_table(path), bucket, scoring, checkpoint)
+    lists = run.read_table(path)
+    num_items = pc.sum(pc.list_value_length(lists["items"])).as_py() or 0
+    broken = broken_rules(lists, bucket, scoring, checkpoint)
+    return path, broken, lists.num_rows, num_items
 
 
 def broken_rules(
@@ -87,7 +107,7 @@ def broken_rules(
     """How many of a bucket's lists break which rule."""
     return audit_bucket(
         lists,
-        expected_of(bucket, scoring, checkpoint),
+        expected_of(bucket, scoring, checkpoint, quarantined=quarantined_users(lists)),
         vocab=checkpoint.vocab,
         allowed=allowed_items(checkpoint, scoring.rules),
         cap=category_cap(checkpoint.vocab, scoring.rules),
@@ -98,8 +118,13 @@ def broken_rules(
     )
 
 
-def expected_of(bucket: int, scoring: Scoring, checkpoint: Checkpoint) -> pa.Table:
-    """Who must have a list in a bucket, from which history, without what, and from which source."""
+def expected_of(
+    bucket: int, scoring: Scoring, checkpoint: Checkpoint, *, quarantined: pa.Array
+) -> pa.Table:
+    """Who must have a list in a bucket, from which history, without what, and from which source.
+
+    `quarantined`: the users that could not be scored, as the file of their lists says.
+    """
     run = scoring.run
     sequences = read_bucket(scoring, bucket_name(bucket), checkpoint.vocab)
     flat = flatten(sequences)
@@ -111,7 +136,8 @@ def expected_of(bucket: int, scoring: Scoring, checkpoint: Checkpoint) -> pa.Tab
         items[source], times[source], offsets, run.read_tables("vocab"), checkpoint.vocab
     )
     user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
-    by_model = (np.diff(offsets) > 0) & ~is_quarantined(user_ids, bucket, scoring)
+    is_quarantined = np.asarray(pc.is_in(user_ids, value_set=quarantined))
+    by_model = (np.diff(offsets) > 0) & ~is_quarantined
     excluded = excluded_of(sequences).of_users(users)
     return pa.table(
         {
@@ -124,15 +150,6 @@ def expected_of(bucket: int, scoring: Scoring, checkpoint: Checkpoint) -> pa.Tab
             "source": pa.array(np.where(by_model, "model", "popular"), pa.string()),
         }
     )
-
-
-def is_quarantined(user_ids: pa.Array, bucket: int, scoring: Scoring) -> npt.NDArray[np.bool_]:
-    """Which users could not be scored."""
-    path = f"{quarantine_of(scoring.output)}/{bucket_name(bucket)}"
-    if not scoring.run.exists(path):
-        return np.zeros(len(user_ids), bool)
-    quarantined = scoring.run.read_table(path)["user_id"].combine_chunks()
-    return np.asarray(pc.is_in(user_ids, value_set=quarantined))
 
 
 def manifest_content(
@@ -150,6 +167,8 @@ def manifest_content(
         "config_sha256": config.sha256(),
         "source_sha256": source_digest(),
         "inputs": records["prepare"]["inputs"],
+        "tables": run.tables,
+        "rules": records["prepare"].get("rules", {}),
         "split_time": records["prepare"]["split_time"],
         "trained_before": {
             name: read_description(run.storage.sub(name))["trained_before"]

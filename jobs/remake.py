@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.config import Config
-from diffsasrec.lists import ListMaker, quarantine_of
+from diffsasrec.lists import ListMaker, quarantine_of, quarantined_users
 from diffsasrec.online import check_description
 from diffsasrec.rundir import RunDir
 from diffsasrec.trace import Trace
@@ -45,10 +45,10 @@ def remake(config: Config, run: RunDir, name: str, user_ids: pa.Array) -> Remade
     maker, trace = ListMaker(scoring, "cpu"), Trace()
     bucket = maker.read_bucket(name)
     some = bucket.filter(pc.is_in(bucket["user_id"], value_set=user_ids))
-    quarantine = f"{quarantine_of(scoring.output)}/{name}"
-    fallback = False
-    if run.storage.exists(quarantine):
-        ended = run.storage.read_table(quarantine)["user_id"]
-        fallback = bool(pc.any(pc.is_in(ended, value_set=user_ids)).as_py())
+    ended = quarantined_users(run.storage.read_table(f"{scoring.output}/{name}", ["user_id"]))
+    earlier = f"{quarantine_of(scoring.output)}/{name}"
+    if not len(ended) and run.storage.exists(earlier):  # lists of versions that said it here alone
+        ended = run.storage.read_table(earlier)["user_id"].combine_chunks()
+    fallback = bool(pc.any(pc.is_in(ended, value_set=user_ids)).as_py())
     made = maker.lists(some, fallback=fallback, trace=trace)
     return Remade(made.to_pylist(), trace, maker.item_ids)

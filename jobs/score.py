@@ -30,12 +30,13 @@ from diffsasrec.lists import (
     TRENDS,
     Scoring,
     quarantine_of,
+    quarantined_users,
     scored_users,
 )
 from diffsasrec.popular import log_shares
 from diffsasrec.progress import Progress
 from diffsasrec.recommend import Decoding, events_of
-from diffsasrec.rules import Rules, allowed_items
+from diffsasrec.rules import allowed_items
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import microseconds
 from diffsasrec.score import score, unscored_buckets
@@ -43,6 +44,7 @@ from diffsasrec.sequences import bucket_name, flatten
 from diffsasrec.storage import Storage
 from diffsasrec.vocab import reindexing, same_items
 from jobs.exclude import EXCLUDED, count_excluded, write_excluded
+from jobs.side_tables import rules_of_run
 from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
@@ -210,12 +212,7 @@ def scoring_of(config: Config, run: RunDir, **what: Any) -> Scoring:
     return Scoring(
         run=run.storage,
         active_since=active_since,
-        rules=Rules(
-            deny_path=settings.deny_path,
-            allow_path=settings.allow_path,
-            max_per_category=settings.max_per_category,
-            items=config.items,
-        ),
+        rules=rules_of_run(config, run.storage),
         decoding=decoding_of(settings),
         max_quarantined_users=settings.max_quarantined_users,
         **what,
@@ -264,10 +261,23 @@ def score_buckets(config: Config, scoring: Scoring, num_buckets: int, what: str)
             scored.num_uncertain,
             config.score.shortlist,
         )
-    if scored.num_quarantined:
+    if num := sum(map_tasks(name_quarantined, range(num_buckets), scoring)):
         log.warning(
             "%s: the scoring of %d users ended its process; they have the fallback and stand in %s",
             what,
-            scored.num_quarantined,
+            num,
             scoring.run.url(quarantine_of(scoring.output)),
         )
+
+
+def name_quarantined(bucket: int, scoring: Scoring) -> int:
+    """Writes beside a bucket's lists who was quarantined in them, for people; how many."""
+    name = bucket_name(bucket)
+    path = f"{quarantine_of(scoring.output)}/{name}"
+    users = quarantined_users(scoring.run.read_table(f"{scoring.output}/{name}", ["user_id"]))
+    if not len(users):
+        scoring.run.delete([path])  # of an attempt whose lists came to nothing
+        return 0
+    reasons = pa.array(["scoring ended the process"] * len(users))
+    scoring.run.write_table(path, pa.table({"user_id": users, "reason": reasons}))
+    return len(users)

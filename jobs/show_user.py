@@ -16,6 +16,7 @@ from diffsasrec.rundir import RunDir
 from diffsasrec.schema import canonical, canonical_type
 from diffsasrec.sequences import bucket_name, bucket_of
 from jobs.remake import KINDS, Remade, remake
+from jobs.side_tables import items_of_run
 
 CLOSE = 1e-4  # scores that differ by less are equal: batches of other sizes add up in other orders
 Titles = Callable[[list[Any]], list[str]]
@@ -36,7 +37,7 @@ def user_lines(
         raise ConfigError(
             f"--user {user}: the log of run {run.run_id} of {run.ds} has no such user"
         )
-    titles, warnings = titles_of(config)
+    titles, warnings = titles_of(config, run)
     lines = [f"user {user} in run {run.run_id} of {run.ds}, {run.storage.root}", *warnings, ""]
     lines += history_lines(run, history.to_pylist()[0], titles, last)
     lists = run.storage.read_table(f"recommendations/{name}")
@@ -68,10 +69,10 @@ def find_user(run: RunDir, manifest: dict[str, Any], user: str) -> tuple[str, pa
     return bucket_name(int(bucket)), user_id
 
 
-def titles_of(config: Config) -> tuple[Titles, list[str]]:
+def titles_of(config: Config, run: RunDir) -> tuple[Titles, list[str]]:
     """What turns item ids into ids with titles; and warnings."""
     try:
-        items = read_items(config.items)
+        items = read_items(items_of_run(config, run.storage))
     except ConfigError as error:
         return (lambda ids: [str(i) for i in ids]), [f"WARNING: no titles: {error}"]
     if items is None or config.items.title_column is None:

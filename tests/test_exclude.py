@@ -17,13 +17,12 @@ from diffsasrec.sequences import bucket_of
 from diffsasrec.storage import Storage
 from jobs.exclude import (
     EXCLUDED,
-    check_exclusions,
     count_excluded,
-    exclusion_files,
     lately_published,
     rested_lists,
     write_excluded,
 )
+from jobs.side_tables import copy_tables, digest_tables
 
 BUCKETS = 3
 USERS = list(range(6))
@@ -95,6 +94,8 @@ def test_pairs_of_files_and_of_nights_come_to_the_buckets_of_their_users(cluster
         "runs/ds=2024-03-03/old",
     ]
     night = resting(night, 2)
+    night = replace(night, tables=digest_tables(settings))
+    copy_tables(settings, night)
     write_excluded(settings, night, {"num_buckets": BUCKETS})
     excluded, rested = 0, 1
     # user 99 has no bucket file that knows it, 01 is no integer's spelling
@@ -139,22 +140,3 @@ def test_nights_of_rest_are_published_dates_before_the_run_and_what_they_show_no
     assert of(night.lake, night.ds, 0) == ()
     assert of(night.lake, night.ds, 1) == ("runs/ds=2024-03-03/y",)
     assert of(night.lake, night.ds, 9) == ("runs/ds=2024-03-01/x", "runs/ds=2024-03-03/y")
-
-
-def test_a_directory_stands_for_its_tables(tmp_path):
-    for name in ("b.csv", "a.parquet", "_SUCCESS"):
-        (tmp_path / name).touch()
-    assert exclusion_files(str(tmp_path)) == [f"{tmp_path}/a.parquet", f"{tmp_path}/b.csv"]
-    assert exclusion_files(None) == []
-
-
-@pytest.mark.parametrize("path", ["nowhere.csv", "nowhere"])
-def test_what_can_not_be_read_is_refused_by_its_key(tmp_path, path):
-    with pytest.raises(ConfigError, match=r"score\.exclude_path=.*nowhere"):
-        check_exclusions(str(tmp_path / path))
-
-
-def test_a_table_without_users_is_refused(tmp_path):
-    (tmp_path / "pairs.csv").write_text("item_id\na\n")
-    with pytest.raises(ConfigError, match="has no column user_id"):
-        check_exclusions(str(tmp_path / "pairs.csv"))

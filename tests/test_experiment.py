@@ -11,9 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from diffsasrec.config import EventsConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.metrics import gains
-from jobs.experiment import METRICS, SASREC, Cell, best_baseline, lines_of, read_cells, table
+from jobs.experiment import (
+    METRICS,
+    SASREC,
+    Cell,
+    best_baseline,
+    lines_of,
+    listing_of,
+    read_cells,
+    table,
+)
 from jobs.faults.nights import DATE, ROOT, tiny_config
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\nscore: {k: 5}\nevaluate: {ks: [5]}\n"
@@ -275,3 +285,13 @@ def test_an_experiment_measures_every_cell_once(cluster, toy: Path, tmp_path: Pa
     default, multi = rows[-2:]
     assert default["sequences"] == multi["sequences"] > 0
     assert default["seconds"] == multi["seconds"]  # one training for both
+
+
+def test_cells_of_a_log_that_grows_meanwhile_read_the_same_files(tmp_path: Path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log/one.csv").write_text("user_id,item_id,timestamp\n")
+    events = EventsConfig(path=str(tmp_path / "log"), format="csv")
+    first = listing_of(events, date(2024, 3, 1))
+    (tmp_path / "log/two.csv").write_text("user_id,item_id,timestamp\n")
+    again = EventsConfig(path=str(tmp_path / "log"), format="csv")
+    assert listing_of(again, date(2024, 3, 1)) == first and len(first) == 1

@@ -1,5 +1,6 @@
 """A bucket whose scoring ended its process: what the next tries do about it."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,21 @@ from test_lists import CONFIG, POPULAR, SCORING, TRENDS, USERS, VOCAB, checkpoin
 from diffsasrec.checkpoint import save_checkpoint, save_tensors
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.lists import Scoring
-from diffsasrec.score import MOST_DEATHS, Scorer, begin_try, end_tries, unscored_buckets
+from diffsasrec.objects import Patience
+from diffsasrec.score import (
+    MOST_DEATHS,
+    Scorer,
+    begin_try,
+    end_open,
+    end_tries,
+    unscored_buckets,
+)
 from diffsasrec.storage import Storage
 from jobs.faults.nights import injected
-from jobs.score import sample_buckets
+from jobs.faults.proxy import run_proxy, seeded
+from jobs.faults.s3_server import aws_variables
+from jobs.publish import audit_file
+from jobs.score import name_quarantined, sample_buckets
 
 NAME = "part-00000.parquet"
 
@@ -62,11 +74,51 @@ def test_a_try_knows_how_many_before_it_did_not_end(scoring, store, request):
     assert begin_try(scoring, NAME) == 0
 
 
-def test_too_many_tries_are_an_error_that_names_the_bucket(scoring):
+def test_too_many_tries_are_an_error_that_names_the_bucket_and_is_said_once(scoring):
     for _ in range(MOST_DEATHS):
         begin_try(scoring, NAME)
     with pytest.raises(InfrastructureError, match=f"sequences/{NAME} ended {MOST_DEATHS} times"):
         begin_try(scoring, NAME)
+    assert begin_try(scoring, NAME) == 0  # with more memory nobody has to delete anything first
+
+
+def test_a_disk_that_takes_no_lists_is_no_death(scoring):
+    in_the_way = Path(scoring.run.root) / "recommendations"
+    in_the_way.write_text("a file")
+    for _ in range(MOST_DEATHS + 1):
+        with pytest.raises(InfrastructureError, match="a part of the path is a file"):
+            score_after(scoring, 0)
+    in_the_way.unlink()
+    assert score_after(scoring, 0)["quarantined"] == [0]
+    assert scoring.run.list("state/tries") == []
+
+
+def test_a_store_that_takes_no_lists_is_no_death(scoring, s3, tmp_path):
+    def refuse_lists(number: int, method: str, path: str) -> str | None:
+        return "slow_down" if method == "PUT" and "/recommendations/" in path else None
+
+    quick = Patience(attempts=2, pause=0.01)
+    with (
+        run_proxy(os.environ["AWS_ENDPOINT_URL"], refuse_lists) as proxy,
+        aws_variables(proxy.endpoint),
+    ):
+        run = Storage(f"{s3}/{tmp_path.name}", quick)
+        for info in scoring.run.list():
+            run.write_bytes(info.path, scoring.run.read_bytes(info.path))
+        on_store = replace(scoring, run=run)
+        for _ in range(MOST_DEATHS + 1):
+            with pytest.raises(InfrastructureError, match="SlowDown"):
+                score_after(on_store, 0)
+        proxy.plan = seeded(0)
+        assert score_after(on_store, 0)["quarantined"] == [0]
+
+
+def test_a_run_that_ends_takes_back_its_open_tries_and_no_others(scoring):
+    for name, whose in ((NAME, "mine"), (NAME, "mine"), ("part-00001.parquet", "another's")):
+        begin_try(scoring, name, whose)
+    end_open(scoring, "mine")
+    left = [info.path for info in scoring.run.list("state/tries")]
+    assert left == [f"state/tries/{NAME}.0", "state/tries/part-00001.parquet.0"]
 
 
 def test_after_two_deaths_child_processes_make_the_same_bytes(scoring):
@@ -94,8 +146,43 @@ def test_a_user_who_ends_every_process_gets_the_fallback_and_is_named(scoring, m
     # the more popular a to e were seen
     assert [item["item_id"] for item in unscored["items"]] == ["f", "g", "h"]
     assert (unscored["source"], unscored["history_len"]) == ("popular", 5)
+    assert audit_file(0, scoring)[1] == {}
+    assert name_quarantined(0, scoring) == 1
     (quarantined,) = scoring.run.read_tables("recommendations_quarantine").to_pylist()
     assert quarantined == {"user_id": 1, "reason": "scoring ended the process"}
+
+
+def quarantine_in_vain(scoring: Scoring, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that takes user 1 out and does not come to write the lists."""
+    in_the_way = Path(scoring.run.root) / "recommendations"
+    in_the_way.write_text("a file")
+    with monkeypatch.context() as during:
+        for name, value in injected(users=[1]).items():
+            during.setenv(name, value)
+        with pytest.raises(InfrastructureError, match="is a file"):
+            score_after(scoring, 2)
+    in_the_way.unlink()
+
+
+def test_the_quarantine_of_an_attempt_that_wrote_no_lists_counts_nothing(scoring, monkeypatch):
+    quarantine_in_vain(scoring, monkeypatch)
+    score_after(scoring, 0)
+    assert {row["source"] for user, row in lists(scoring).items() if user in (1, 2)} == {"model"}
+    assert audit_file(0, scoring)[1] == {}
+    scoring.run.write_bytes(f"recommendations_quarantine/{NAME}", b"left by an earlier version")
+    assert name_quarantined(0, scoring) == 0
+    assert scoring.run.list("recommendations_quarantine") == []
+
+
+def test_of_two_attempts_that_overlap_the_lists_that_stay_say_who_is_quarantined(
+    scoring, monkeypatch
+):
+    score_after(scoring, 0)
+    for name, value in injected(users=[1]).items():
+        monkeypatch.setenv(name, value)
+    assert score_after(scoring, 2)["quarantined"] == [1]  # too late
+    assert lists(scoring)[1]["source"] == "model"
+    assert audit_file(0, scoring)[1] == {}
 
 
 def test_more_such_users_than_allowed_stop_the_run(scoring, monkeypatch):

@@ -14,6 +14,7 @@ from diffsasrec.items import items_of, read_items
 from diffsasrec.sequences import bucket_name
 from diffsasrec.storage import Storage
 from jobs.pages.facts import Night, ShownItem, User
+from jobs.side_tables import items_of_run
 
 PLACES = (0.1, 0.5, 0.9)  # of the users of a bucket, by the length of their history
 TAIL = 8  # events of a history that are shown
@@ -27,7 +28,7 @@ def read_users(run: Storage, night: Night, config: Config | None) -> tuple[tuple
     there are no titles, where a table of items is configured."""
     if not night.num_lists:
         return (), ""
-    titles, why = _titles(config)
+    titles, why = _titles(run, config)
     vocab = run.read_tables("vocab", ["item_id"])["item_id"].combine_chunks()
     lists = run.read_table(f"recommendations/{bucket_name(0)}")
     chosen = [(0, row) for row in chosen_rows(lists)]
@@ -55,10 +56,10 @@ def _fallback(run: Storage, num_buckets: int) -> list[tuple[int, int]]:
     return []
 
 
-def _titles(config: Config | None) -> tuple[Titles, str]:
+def _titles(run: Storage, config: Config | None) -> tuple[Titles, str]:
     why = ""
     try:
-        items = None if config is None else read_items(config.items)
+        items = None if config is None else read_items(items_of_run(config, run))
     except DiffsasrecError as error:  # the table has gone since: the rest of the page stands
         items, why = None, str(error)
 

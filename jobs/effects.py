@@ -1,0 +1,168 @@
+"""What the rules of a run mean in its log: counted, and said before anything is trained.
+
+A rule of which the log knows no id does nothing, most often since its ids are written otherwise.
+"""
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffsasrec.config import Config
+from diffsasrec.errors import ConfigError
+from diffsasrec.rules import Match, is_listed, like, match
+from diffsasrec.rundir import RunDir
+from diffsasrec.schema import canonical
+from diffsasrec.sequences import bucket_name, bucket_of
+from diffsasrec.tables import read_columns, read_file, table_files
+from jobs.side_tables import EXCLUDE_KEY, PAIR, copies_of_run, exclusion_copies, side_tables
+from jobs.tasks import map_tasks
+
+log = logging.getLogger(__name__)
+
+KEYS = {
+    "deny": "score.deny_path",
+    "allow": "score.allow_path",
+    "items": "items.path",
+    "previous_vocab": "vocab.previous_path",
+}
+USERS, ITEMS = (f"{EXCLUDE_KEY}, {column}" for column in PAIR)
+MEANS_NOTHING = {  # what comes of a rule of which the log knows no id
+    KEYS["deny"]: "nothing is denied",
+    KEYS["allow"]: "nothing is allowed",
+    KEYS["items"]: "no item has a title or a category",
+    KEYS["previous_vocab"]: "no index is kept",
+    USERS: "nothing is excluded for anyone",
+    ITEMS: "nothing is excluded for anyone",
+}
+SAMPLED = 8  # buckets with whose users the exclusions are compared
+FEW_FILES = 8  # of exclusions, which a dry run reads
+
+
+def check_rules(
+    config: Config, run: RunDir, vocab: pa.Table, num_buckets: int
+) -> dict[str, dict[str, int]]:
+    """How many ids of each rule of a prepared run are known, by key: `ids` and `known`.
+
+    The users of exclusions are counted where they belong to the first buckets.
+
+    Raises:
+        ConfigError: the rules leave nothing to recommend.
+    """
+    items = canonical(vocab.filter(pc.greater(vocab["count"], 0))["item_id"]).combine_chunks()
+    tables = copies_of_run(run.storage)
+    found = catalogue_matches(tables, items)
+    if files := exclusion_copies(run.storage):
+        users = _users_of(run, min(SAMPLED, num_buckets))
+        shared = (users, items, num_buckets, min(SAMPLED, num_buckets))
+        found |= _sum(map_tasks(match_copy, files, *shared))
+    say_matches(found, "the log")
+    if run.reused is None:  # else earlier weights say what can be recommended
+        refuse_nothing_left(tables, items, found)
+    return {key: {"ids": m.ids, "known": m.known} for key, m in found.items()}
+
+
+def check_sampled_rules(
+    config: Config, users: pa.Array, items: pa.Array, *, is_whole: bool
+) -> dict[str, Match]:
+    """The same of a sample of the log; `is_whole`: it is all of the log.
+
+    Raises:
+        ConfigError: the rules leave nothing to recommend.
+    """
+    tables = {name: table.read() for name, table in side_tables(config).items()}
+    found = catalogue_matches(tables, items)
+    if (path := config.score.exclude_path) is not None:
+        files = table_files(path, EXCLUDE_KEY)[:FEW_FILES]
+        pairs = [read_file(file, EXCLUDE_KEY, PAIR) for file in files]
+        found |= _sum([match_pairs(some, users, items, 1, 1) for some in pairs])
+    say_matches(found, "the log" if is_whole else "a sample of the log")
+    if is_whole:
+        refuse_nothing_left(tables, items, found)
+    return found
+
+
+def catalogue_matches(tables: Mapping[str, pa.Table], items: pa.Array) -> dict[str, Match]:
+    """Of each table of items, by its key; `items`: canonical ids of the log, without doubles."""
+    return {KEYS[n]: match(_ids(table), items) for n, table in tables.items()}
+
+
+def _ids(table: pa.Table) -> pa.Array:
+    return canonical(table["item_id"]).combine_chunks()
+
+
+def match_copy(
+    path: str, users: pa.Array, items: pa.Array, num: int, sampled: int
+) -> dict[str, Match]:
+    return match_pairs(read_columns(path, EXCLUDE_KEY, PAIR), users, items, num, sampled)
+
+
+def match_pairs(
+    pairs: pa.Table, users: pa.Array, items: pa.Array, num: int, sampled: int
+) -> dict[str, Match]:
+    """The pairs of user and item whose user, or whose item, the log knows.
+
+    Args:
+        users: those of the first `sampled` of `num` buckets; other pairs are not counted.
+    """
+    listed = pairs["user_id"].combine_chunks()
+    as_log = like(listed, users.type)
+    is_sampled = np.asarray(as_log.is_null())  # which are users of no bucket
+    is_sampled[~is_sampled] = bucket_of(as_log.drop_null(), num) < sampled
+    in_buckets = listed.filter(pa.array(is_sampled))
+    return {USERS: match(in_buckets, users), ITEMS: match(_ids(pairs), items)}
+
+
+def _users_of(run: RunDir, num_buckets: int) -> pa.Array:
+    names = [bucket_name(bucket) for bucket in range(num_buckets)]
+    tables = [run.storage.read_table(f"sequences/{name}", ["user_id"]) for name in names]
+    return canonical(pa.concat_tables(tables)["user_id"]).combine_chunks()
+
+
+def _sum(parts: object) -> dict[str, Match]:
+    total = {USERS: Match(0, 0), ITEMS: Match(0, 0)}
+    for part in parts:  # type: ignore[attr-defined]
+        total = {key: total[key] + part[key] for key in total}
+    return total
+
+
+def say_matches(found: Mapping[str, Match], where: str) -> None:
+    for key, m in found.items():
+        if m.known:
+            log.info("%s: %d of %d ids are known to %s", key, m.known, m.ids, where)
+        elif m.ids:
+            log.warning(
+                "%s: none of %d ids is known to %s, so that %s%s",
+                key,
+                m.ids,
+                where,
+                MEANS_NOTHING[key],
+                f"; {m.example}" if m.example else "",
+            )
+        elif key not in (USERS, ITEMS):
+            log.warning("%s holds no id, so that %s", key, MEANS_NOTHING[key])
+
+
+def refuse_nothing_left(
+    tables: Mapping[str, pa.Table], items: pa.Array, found: Mapping[str, Match]
+) -> None:
+    """Stops a run all of whose lists would be empty."""
+    left = np.ones(len(items), bool)
+    if "deny" in tables:
+        left &= ~is_listed(items, _ids(tables["deny"]))
+    if "allow" in tables:
+        left &= is_listed(items, _ids(tables["allow"]))
+    if left.any() or not len(items):
+        return
+    told = [
+        f"{KEYS[name]} has {found[KEYS[name]].known} of them"
+        + (f" ({found[KEYS[name]].example})" if found[KEYS[name]].example else "")
+        for name in ("deny", "allow")
+        if name in tables
+    ]
+    raise ConfigError(
+        f"the rules leave none of the {len(items)} items of the log to recommend: "
+        f"{', '.join(told)}; correct the tables or unset the keys"
+    )

@@ -1,0 +1,103 @@
+"""Tables beside the log: every row of them is read, or they are refused by name."""
+
+import gzip
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from diffsasrec.errors import ConfigError
+from diffsasrec.storage import Storage
+from diffsasrec.tables import read_columns, read_item_ids
+
+KEY = "score.deny_path"
+
+
+def ids_of(path: Path | str) -> list[object]:
+    return read_item_ids(str(path), KEY).to_pylist()
+
+
+def write_ids(path: Path, *ids: object) -> None:
+    pq.write_table(pa.table({"item_id": list(ids)}), path)
+
+
+def test_rows_with_newlines_in_quotes_are_all_read_whatever_the_size_of_the_file(tmp_path):
+    lines = [f'{n},"Title {n}\nsecond line, {"x" * 60}"\n' for n in range(40_000)]
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(lines))
+    table = read_columns(
+        str(tmp_path / "items.csv"), "items.path", {"item_id": "id", "title": "text"}
+    )
+    assert table["item_id"].to_pylist() == [str(n) for n in range(40_000)]
+    assert table["title"][39_999].as_py() == f"Title 39999\nsecond line, {'x' * 60}"
+
+
+@pytest.mark.parametrize("name", ["deny.csv.gz", "DENY.CSV", "deny", "part-00000.csv.bz2"])
+def test_a_csv_is_known_by_its_name_or_by_what_it_is_not(tmp_path, name):
+    import bz2
+
+    pack = {"gz": gzip.compress, "bz2": bz2.compress}.get(name.rpartition(".")[2], bytes)
+    (tmp_path / name).write_bytes(pack(b"\xef\xbb\xbfitem_id,why\r\n007,a\r\nNA,b\r\n"))
+    assert ids_of(tmp_path / name) == ["007", "NA"]
+
+
+def test_a_parquet_file_is_known_by_its_name_or_by_its_first_bytes(tmp_path):
+    for name in ("a.snappy.parquet", "b.PARQUET", "c"):
+        write_ids(tmp_path / name, 1, None)
+        assert ids_of(tmp_path / name) == [1]
+
+
+def test_a_directory_as_spark_writes_it_is_one_table(tmp_path):
+    path = tmp_path / "deny.parquet"
+    (path / "_temporary/0").mkdir(parents=True)
+    (path / "_temporary/0/part.parquet").write_bytes(b"PAR1")
+    (path / "_SUCCESS").touch()
+    (path / ".part-00000.crc").write_bytes(b"crc")
+    write_ids(path / "part-00000.snappy.parquet", 1, 2)
+    write_ids(path / "part-00001.snappy.parquet", 3)
+    pq.write_table(pa.table({"item_id": pa.nulls(0)}), path / "part-00002.snappy.parquet")
+    assert ids_of(path) == [1, 2, 3]
+
+
+def test_a_directory_on_a_store_is_one_table_and_what_is_not_there_is_refused(s3, tmp_path):
+    store = Storage.of(f"{s3}/{tmp_path.name}")
+    store.write_bytes("deny/a.csv.gz", gzip.compress(b"item_id\n1\n"))
+    store.write_bytes("deny/_SUCCESS", b"")
+    store.write_bytes("deny/part-0", b"item_id\n2\n")
+    store.write_bytes("empty/_SUCCESS", b"")
+    assert ids_of(store.url("deny")) == ids_of(store.url("deny/")) == ["1", "2"]
+    assert ids_of(store.url("empty")) == []
+    with pytest.raises(ConfigError, match=rf"{KEY}=.*/nowhere can't be read"):
+        ids_of(store.url("nowhere"))
+
+
+def test_files_of_other_types_are_named(tmp_path):
+    write_ids(tmp_path / "a.parquet", 1)
+    write_ids(tmp_path / "b.parquet", "x")
+    with pytest.raises(ConfigError, match=r"b\.parquet: its columns are item_id string.*int64"):
+        ids_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("notes.txt", b"read me\n", "notes.txt has no column item_id"),
+        ("semi.csv", b"item_id;why\n1;a\n", "separated by commas"),
+        ("zero.csv", b"", "zero.csv is empty"),
+        ("open.csv", b'item_id,why\n1,"a\n2,b\n', r"open.csv: \d lines are no rows of it, as in"),
+        ("wide.csv", b"item_id,why\n1,a,b\n", "wide.csv: 1 lines are no rows of it, as in '1,a,b'"),
+        ("bytes.csv", b"item_id\n\xff\n", "bytes.csv can't be read"),
+        ("cut.csv.gz", gzip.compress(b"item_id\n1\n")[:-8], "cut.csv.gz can't be read"),
+        ("float.parquet", None, "float.parquet: item_id is double"),
+    ],
+)
+def test_what_can_not_be_read_in_full_is_refused_by_its_name(tmp_path, name, data, message):
+    good = tmp_path / "table" / "a.csv"
+    good.parent.mkdir()
+    good.write_text("item_id\n1\n")
+    if data is None:
+        write_ids(good.parent / name, 1.0, None)
+    else:
+        (good.parent / name).write_bytes(data)
+    with pytest.raises(ConfigError, match=rf"{KEY}=.*{message}"):
+        ids_of(good.parent)
