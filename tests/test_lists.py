@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from diffsasrec.audit import audit_bucket
 from diffsasrec.checkpoint import Checkpoint
 from diffsasrec.config import ModelConfig, ScoreConfig
 from diffsasrec.counters import NUM_TRENDS
@@ -227,6 +228,44 @@ def test_a_history_that_the_checkpoint_does_not_know_is_none():
     ).to_pylist()
     assert (row["source"], row["history_len"]) == ("popular", 2)
     assert [item["item_id"] for item in row["items"]] == ["c", "d", "e"]
+
+
+def test_the_fallback_over_items_that_tonights_log_lacks_is_what_the_audit_expects():
+    # the weights know eight items, tonight's log has three of them, and a list five places
+    tonight = ["g", "c", "a"]
+    table = sequences([(1, "gca", [10, 20, 30], None), (3, "", [], None)], items=tonight)
+    vocab = vocabulary(tonight, pa.string(), [9] * 3)
+    scoring = replace(SCORING, decoding=Decoding(k=5))
+    trends = known_trends(TRENDS[:3], vocab, VOCAB)
+    allowed = CHECKPOINT.candidates()
+    lists = score_bucket(
+        table,
+        vocab,
+        CHECKPOINT,
+        scoring,
+        recommender=recommender_of(CHECKPOINT, scoring, allowed, trends),
+        popular=PopularLists(POPULAR[:3], vocab, VOCAB, allowed=allowed, cap=None),
+    )
+    nobody: list[list[int]] = [[], []]
+    expected = {
+        "user_id": [1, 3],
+        "items": pa.array([[6, 2, 0], []], pa.list_(pa.int32())),
+        "excluded": pa.array(nobody, pa.list_(pa.int32())),
+        "history_len": pa.array([3, 0], pa.int32()),
+        "source": ["model", "popular"],
+    }
+    broken = audit_bucket(
+        lists,
+        pa.table(expected),
+        vocab=VOCAB,
+        allowed=allowed,
+        k=5,
+        filter_seen=True,
+        by_score=True,
+        model_version="0123456789ab",
+    )
+    assert broken == {}
+    assert item_ids(lists)[3] == ["a", "c", "g", "b", "d"]  # what it lacks comes last, by index
 
 
 # --- whose lists, as of when ---
