@@ -236,7 +236,8 @@ class GateConfig(Section):
         {}, description="smallest allowed value per metric, as in NDCG@10: 0.02"
     )
     max_relative_drop: Fraction | None = Field(
-        None, description="largest allowed drop of gate.metric against the last published date"
+        None,
+        description="largest allowed drop of gate.metric against what was served before",
     )
     metric: str = Field("NDCG@10", description="the metric that max_relative_drop watches")
 

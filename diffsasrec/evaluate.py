@@ -146,7 +146,7 @@ def gate_failures(
 ) -> list[str]:
     """What forbids publishing, in words; [] when nothing does.
 
-    `previous` are the metrics of the newest published date before this one, None without one.
+    `previous` are the metrics of what was served last before this date, None without any.
     """
     if model["n"] == 0 and (floors or max_relative_drop is not None):
         return ["no user has a holdout item, so that nothing was measured"]
@@ -160,6 +160,6 @@ def gate_failures(
         if model[metric] < allowed:
             failures.append(
                 f"{metric} is {model[metric]:.4f}, more than gate.max_relative_drop="
-                f"{max_relative_drop} below the {previous[metric]:.4f} of the last published date"
+                f"{max_relative_drop} below the {previous[metric]:.4f} of what was served before"
             )
     return failures

@@ -20,7 +20,7 @@ from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
 from diffsasrec.lists import Scoring
 from diffsasrec.progress import Progress
-from diffsasrec.publish import newest_before, read_chain, run_path
+from diffsasrec.publish import read_chain, run_path, standing
 from diffsasrec.rules import allowed_items
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.sequences import bucket_name, flatten, restrict
@@ -203,11 +203,11 @@ def item_knn_baseline(config: Config, run: RunDir, prepared: dict[str, Any]) -> 
 
 
 def previous_metrics(run: RunDir) -> dict[str, Any] | None:
-    """The model's metrics of the newest published date before this one."""
-    entry = newest_before(read_chain(run.lake), run.ds)
-    if entry is None:
+    """The model's metrics of what was served last before this date: no rollback went behind it."""
+    served = standing(read_chain(run.lake), run.ds)
+    if not served:
         return None
-    directory = run.lake.sub(run_path(entry.ds, entry.run_id))
+    directory = run.lake.sub(run_path(served[0].ds, served[0].run_id))
     try:
         metrics: dict[str, Any] = metrics_of(directory)[0]["model"]
     except FileNotFoundError:
@@ -217,7 +217,7 @@ def previous_metrics(run: RunDir) -> dict[str, Any] | None:
 
 
 def check_gate(config: Config, run: RunDir, model: dict[str, Any]) -> None:
-    """Raises RefusedError below a floor, or too far below the last published date."""
+    """Raises RefusedError below a floor, or too far below what is served."""
     previous = None
     if config.gate.max_relative_drop is not None:
         previous = previous_metrics(run)
