@@ -62,7 +62,9 @@ class SplitConfig(Section):
         0.95, description="the split time is this quantile of all timestamps (nearest rule)"
     )
     time: datetime | None = Field(None, description="a fixed split time (UTC), in its place")
-    min_item_count: PositiveInt = Field(1, description="rarer items are dropped")
+    min_item_count: PositiveInt = Field(
+        1, description="rarer items are dropped; what is measured counts before the split"
+    )
     min_user_events: Annotated[int, Field(ge=2)] = Field(
         2, description="shorter histories are not trained on"
     )

@@ -186,10 +186,18 @@ def survey_log(
 
 
 def count_before(
-    times: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], cut: int
+    times: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    cut: int,
+    *,
+    among: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.int32]:
-    """How many of each user's events lie before `cut`, [n]; `times` [events], `offsets` [n + 1]."""
-    running = np.r_[0, np.cumsum(times < cut)]
+    """How many of each user's events lie before `cut`, [n]; `times` [events], `offsets` [n + 1].
+
+    `among`: the events that count, [events]; None: all.
+    """
+    before = times < cut if among is None else (times < cut) & among
+    running = np.r_[0, np.cumsum(before)]
     return (running[offsets[1:]] - running[offsets[:-1]]).astype(np.int32)
 
 
@@ -224,13 +232,16 @@ def find_holdout(
     *,
     split_time: int,
     known: npt.NDArray[np.bool_],
+    in_histories: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Counter[str]]:
     """Each user's holdout: the first event after the split whose item is known before it.
 
     Args:
         items, times: the events of all users, in order; indices and microseconds.
         offsets: where each user's events start, [n + 1].
-        known: whether an item occurs before the split in anyone's history, [V].
+        known: whether an item occurs before the split, often enough, in anyone's history, [V].
+        in_histories: the items that histories are made of, [V]; None: all. Who has none of them
+            before the split has no holdout.
 
     Returns:
         num_before [n]; the holdout's position in the user's history, -1 without one, [n]; how many
@@ -244,7 +255,10 @@ def find_holdout(
     users, first = np.unique(owner, return_index=True)
     position = np.full(num_users, -1, np.int32)
     position[users] = eligible[first] - offsets[users]
-    new_user = num_before == 0
+    usable = num_before
+    if in_histories is not None:
+        usable = count_before(times, offsets, split_time, among=in_histories[items])
+    new_user = usable == 0
     inactive = ~new_user & (num_events == num_before)
     only_new_items = ~new_user & ~inactive & (position < 0)
     position[new_user] = -1

@@ -231,6 +231,17 @@ def test_a_score_sees_events_before_the_cut_alone():
     assert ranks(own_most_frequent, before=20) == [2, 1, 0, 0, 0]
 
 
+def test_a_score_sees_known_items_alone():
+    # the first user's history is 0, 1: without 0 it has one item; the last one's is empty then
+    known = KNOWN & (np.arange(6) != 0)
+    assert ranks(own_most_frequent, before=20) == [2, 1, 0, 0, 0]
+    options = {"known": known, "allowed": KNOWN, "filter_seen": False}
+    scores = {"own": own_most_frequent}
+    counted = bucket_tallies(BUCKET, scores, cut=10, before=20, ks=(4,), **options)["own"]
+    assert counted.rank_counts.sum() == 2
+    assert counted.shown[4].tolist() == [0, 1, 0, 1, 0, 0]
+
+
 def test_every_score_and_every_k_has_its_tally():
     scores = {"popular": BY_INDEX, "own": own_most_frequent}
     options = {"known": KNOWN, "allowed": KNOWN, "filter_seen": False}

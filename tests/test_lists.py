@@ -19,6 +19,7 @@ from diffsasrec.lists import (
     Scoring,
     known_history,
     known_trends,
+    measured_items,
     score_bucket,
 )
 from diffsasrec.model import SequenceModel
@@ -106,6 +107,7 @@ def score(
     vocab=VOCAB,
     checkpoint=CHECKPOINT,
     cap=None,
+    known=None,
 ):
     allowed = checkpoint.candidates() if allowed is None else allowed
     return score_bucket(
@@ -119,6 +121,7 @@ def score(
         popular=None
         if scoring.users == "holdout"
         else PopularLists(POPULAR, vocab, checkpoint.vocab, allowed=allowed, cap=cap),
+        known=known,
     )
 
 
@@ -304,6 +307,20 @@ def test_an_active_user_is_scored_on_the_whole_history():
     everyone = item_ids(score())
     assert active["history_len"].to_pylist() == [3, 1]
     assert item_ids(active) == {user: everyone[user] for user in (5, 8)}
+
+
+def test_the_history_of_a_holdout_user_has_no_items_that_are_rare_before_the_split():
+    vocab = VOCAB.append_column("count_before", pa.array([2, 2, 1, 0, 0, 0, 0, 2], pa.int64()))
+    scoring = replace(HOLDOUT, min_item_count=2)
+    known = measured_items(scoring, vocab)
+    assert known is not None and known.tolist() == [item in "abh" for item in ITEMS]
+    # user 1 has a, b and c before the split, and d after it, which is no holdout then
+    users = [(1, "abcda", [10, 20, 30, 110, 120], 4), (5, "ch", [50, 100], None)]
+    table = score(sequences(users), scoring=scoring, vocab=vocab, known=known)
+    plain = score(sequences([(1, "aba", [10, 20, 120], 2)]), scoring=HOLDOUT)
+    assert table["history_len"].to_pylist() == [2]
+    assert table.equals(plain)
+    assert measured_items(replace(scoring, users="all"), vocab) is None  # what serves knows all
 
 
 # --- a checkpoint with a vocabulary of its own ---
