@@ -55,6 +55,13 @@ class EventsConfig(Section):
     max_bad_fraction: Fraction = Field(
         0.01, description="above this share of bad rows the run stops"
     )
+    max_bad_fraction_of_newest: Fraction | None = Field(
+        None,
+        description="the same for each of the newest days and files; null: ten times as many",
+    )
+    min_rows_of_newest: PositiveInt = Field(
+        1000, description="a day or file of fewer rows is not judged by itself"
+    )
 
 
 class SplitConfig(Section):

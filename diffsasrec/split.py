@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from diffsasrec.config import EventsConfig
 from diffsasrec.events import scan
 from diffsasrec.inputs import Log
+from diffsasrec.newest import SCHEMA as NEWEST_DAYS
+from diffsasrec.newest import NewestRows, Part, count_days
 from diffsasrec.schema import id_hash
 from diffsasrec.storage import Storage
 
@@ -123,6 +125,7 @@ class Survey:
     last_time: int
     num_users: int  # an estimate, see estimate_users
     time_quantiles: tuple[int, ...]
+    newest: list[Part]  # the worst first
 
 
 def survey_log(
@@ -133,37 +136,46 @@ def survey_log(
     quantile: float,
     fixed_time: int | None,
     quarantine: Storage,
-    check: Callable[[Counter[str]], None],
+    new_files: frozenset[str] = frozenset(),
+    check: Callable[[Counter[str], list[Part]], None],
     progress: Callable[[int, int], None],
 ) -> Survey:
     """Counts the log, quarantines its bad rows and finds the split time.
 
-    `check` sees the counts after the first pass and may raise; no second pass is made then.
+    Args:
+        new_files: which of its files are judged by themselves, as the newest days are.
+        check: sees the counts after the first pass, of all rows and of the newest, and may raise;
+            no second pass is made then.
     """
 
-    def first_statistics(table: pa.Table) -> pa.Table:
-        hours = histogram(table["timestamp"].to_numpy(), origin=0, width=HOUR)
+    def first_statistics(table: pa.Table, bad: pa.Table | None) -> pa.Table:
+        times = table["timestamp"].to_numpy()
+        hours = histogram(times, origin=0, width=HOUR)
         hashes = smallest_hashes(table["user_id"].combine_chunks())
         sketch = pa.table({"hash": pa.array(hashes)})
-        return pa.concat_tables([hours, sketch], promote_options="default")
+        days = count_days(times, bad, time_unit=events.time_unit, before=before)
+        return pa.concat_tables([hours, sketch, days], promote_options="default")
 
     counts: Counter[str] = Counter()
-    hours, sketch = [], np.zeros(0, np.uint64)
+    hours, sketch, newest = [], np.zeros(0, np.uint64), NewestRows(new_files)
     scanned = scan(
         log, events=events, before=before, statistics=first_statistics, quarantine=quarantine
     )
-    for done, (fragment_counts, table) in enumerate(scanned, 1):
+    for done, (path, fragment_counts, table) in enumerate(scanned, 1):
         progress(done, len(log.fragments))
         counts += fragment_counts
         if table.num_columns:
             hours.append(table.filter(table["start"].is_valid()).select(HISTOGRAM))
             hashes = table["hash"].drop_null().to_numpy()
             sketch = np.union1d(sketch, hashes)[:SKETCH_SIZE]
-    check(counts)
+            days = table.filter(table["day"].is_valid()).select(NEWEST_DAYS.names)
+            newest.add(path, fragment_counts, days)
+    parts = newest.parts(min_rows=events.min_rows_of_newest)
+    check(counts, parts)
     hourly = merge_histograms(hours)
 
     def refine(low: int, high: int, width: int) -> pa.Table:
-        def statistics(table: pa.Table) -> pa.Table:
+        def statistics(table: pa.Table, _: pa.Table | None) -> pa.Table:
             times = table["timestamp"].to_numpy()
             inside = times[(times >= low) & (times < high)]
             return histogram(inside, origin=low, width=width)
@@ -171,7 +183,7 @@ def survey_log(
         passes = scan(
             log, events=events, before=before, statistics=statistics, quarantine=quarantine
         )
-        return merge_histograms([table for _, table in passes if table.num_columns])
+        return merge_histograms([table for _, _, table in passes if table.num_columns])
 
     split_time = exact_quantile(hourly, quantile, refine) if fixed_time is None else fixed_time
     return Survey(
@@ -182,6 +194,7 @@ def survey_log(
         last_time=pc.max(hourly["high"]).as_py(),
         num_users=estimate_users(sketch),
         time_quantiles=time_quantiles(hourly),
+        newest=parts,
     )
 
 
