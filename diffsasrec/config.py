@@ -55,6 +55,13 @@ class EventsConfig(Section):
     max_bad_fraction: Fraction = Field(
         0.01, description="above this share of bad rows the run stops"
     )
+    max_bad_fraction_of_newest: Fraction | None = Field(
+        None,
+        description="the same for each of the newest days and files; null: ten times as many",
+    )
+    min_rows_of_newest: PositiveInt = Field(
+        1000, description="a day or file of fewer rows is not judged by itself"
+    )
 
 
 class SplitConfig(Section):
@@ -62,7 +69,9 @@ class SplitConfig(Section):
         0.95, description="the split time is this quantile of all timestamps (nearest rule)"
     )
     time: datetime | None = Field(None, description="a fixed split time (UTC), in its place")
-    min_item_count: PositiveInt = Field(1, description="rarer items are dropped")
+    min_item_count: PositiveInt = Field(
+        1, description="rarer items are dropped; what is measured counts before the split"
+    )
     min_user_events: Annotated[int, Field(ge=2)] = Field(
         2, description="shorter histories are not trained on"
     )
@@ -238,7 +247,8 @@ class GateConfig(Section):
         {}, description="smallest allowed value per metric, as in NDCG@10: 0.02"
     )
     max_relative_drop: Fraction | None = Field(
-        None, description="largest allowed drop of gate.metric against the last published date"
+        None,
+        description="largest allowed drop of gate.metric against what was served before",
     )
     metric: str = Field("NDCG@10", description="the metric that max_relative_drop watches")
 

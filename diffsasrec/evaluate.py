@@ -22,7 +22,7 @@ from diffsasrec.metrics import (
 from diffsasrec.model import SequenceModel
 from diffsasrec.recommend import Decoding, Moment, Recommender, events_of
 from diffsasrec.schema import list_offsets, list_values
-from diffsasrec.sequences import Flat, restrict
+from diffsasrec.sequences import Flat, only_items, restrict
 from diffsasrec.split import count_before, find_holdout
 from diffsasrec.vocab import index_items
 
@@ -73,7 +73,11 @@ def bucket_tallies(
     ks: Sequence[int],
     filter_seen: bool,
 ) -> dict[str, Tally]:
-    """What each of `scores` makes of a bucket's users with a first known item in [cut, before)."""
+    """What each of `scores` makes of a bucket's users with a first known item in [cut, before).
+
+    Histories have the `known` items alone, [V].
+    """
+    flat = only_items(flat, known)
     end = np.iinfo(np.int64).max if before is None else before
     items, times, offsets = restrict(flat, count_before(flat.times, flat.offsets, end))
     num_before, position, _ = find_holdout(items, times, offsets, split_time=cut, known=known)
@@ -101,7 +105,9 @@ def validation_ranks(
 ) -> npt.NDArray[np.int64]:
     """Ranks of each user's first known item in [cut, before) among the model's ten best.
 
-    `trends`: as of `cut`, [V, F].
+    Args:
+        flat: without the items that take no part in the training.
+        trends: as of `cut`, [V, F].
     """
     items, times, offsets = restrict(flat, count_before(flat.times, flat.offsets, before))
     num_before, position, _ = find_holdout(items, times, offsets, split_time=cut, known=known)
@@ -122,7 +128,8 @@ def validation_ranks(
 def measure(counted: Tally, *, known_counts: Counts, samples: int, seed: int) -> dict[str, Any]:
     """All metrics of one recommender, as they stand in metrics.json.
 
-    `known_counts` are the counts of every item before the split, [V]; one with 0 is not known.
+    `known_counts` are the counts of every item before the split, [V]; 0 for one that is not known
+    or too rare there.
     """
     result: dict[str, Any] = {"n": int(counted.rank_counts.sum())}
     for k, shown in counted.shown.items():
@@ -146,7 +153,7 @@ def gate_failures(
 ) -> list[str]:
     """What forbids publishing, in words; [] when nothing does.
 
-    `previous` are the metrics of the newest published date before this one, None without one.
+    `previous` are the metrics of what was served last before this date, None without any.
     """
     if model["n"] == 0 and (floors or max_relative_drop is not None):
         return ["no user has a holdout item, so that nothing was measured"]
@@ -160,6 +167,6 @@ def gate_failures(
         if model[metric] < allowed:
             failures.append(
                 f"{metric} is {model[metric]:.4f}, more than gate.max_relative_drop="
-                f"{max_relative_drop} below the {previous[metric]:.4f} of the last published date"
+                f"{max_relative_drop} below the {previous[metric]:.4f} of what was served before"
             )
     return failures

@@ -307,13 +307,14 @@ def scan(
     *,
     events: EventsConfig,
     before: int,
-    statistics: Callable[[pa.Table], pa.Table],
+    statistics: Callable[[pa.Table, pa.Table | None], pa.Table],
     quarantine: Storage,
-) -> Iterator[tuple[Counter[str], pa.Table]]:
-    """One pass over the log: quarantines bad rows, yields counts and statistics per fragment.
+) -> Iterator[tuple[str, Counter[str], pa.Table]]:
+    """One pass over the log: quarantines bad rows, yields file, counts and statistics per fragment.
 
-    `statistics` turns the events of a chunk into a small table; the tables of a fragment come
-    concatenated. `quarantine` is the directory for part-NNNNN.parquet.
+    `statistics` turns the events of a chunk and its bad rows, where there are any, into a small
+    table; the tables of a fragment come concatenated. `quarantine` is the directory for
+    part-NNNNN.parquet.
     """
 
     def scan_batch(batch: pa.Table) -> Iterator[pa.Table]:
@@ -328,14 +329,15 @@ def scan(
                     counts += Counter(
                         {"rows": len(chunk.malformed), MALFORMED: len(chunk.malformed)}
                     )
-                partials.append(statistics(checked.events))
                 rows = quarantine_rows(checked, chunk, events, fragment.path)
+                partials.append(statistics(checked.events, rows))
                 if rows is not None:
                     bad.append(rows)
             if bad:
                 quarantine.write_table(f"part-{number:05d}.parquet", pa.concat_tables(bad))
             yield pa.table(
                 {
+                    "path": pa.array([fragment.path], pa.string()),
                     "counts": pa.array([json.dumps(counts)], pa.string()),
                     "statistics": pa.array([_to_ipc(partials)], pa.binary()),
                 }
@@ -343,7 +345,8 @@ def scan(
 
     results = fragments_dataset(log).map_batches(scan_batch, batch_format="pyarrow", batch_size=1)
     for row in results.iter_rows():
-        yield Counter(json.loads(row["counts"])), pa.ipc.open_stream(row["statistics"]).read_all()
+        table = pa.ipc.open_stream(row["statistics"]).read_all()
+        yield row["path"], Counter(json.loads(row["counts"])), table
 
 
 def _to_ipc(tables: list[pa.Table]) -> bytes:

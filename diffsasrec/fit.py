@@ -46,6 +46,7 @@ from diffsasrec.phases import (
     batch_times,
     bucket_examples,
     result_path,
+    taking_part,
     trained_counts,
 )
 from diffsasrec.rundir import to_json
@@ -86,8 +87,9 @@ class PhaseTrainer:
     ) -> None:
         self.job, self.phase, self.settings = job, phase, phase.settings
         self.device, self.rank, self.world_size, self.tell = device, rank, world_size, tell
-        self.buckets = Buckets(job.run, job.train.buckets_in_memory)
         self.vocab = job.run.read_tables("vocab")
+        known_V = taking_part(job, phase, self.vocab)
+        self.buckets = Buckets(job.run, job.train.buckets_in_memory, known_V)
         self.counts_V = np.zeros(self.vocab.num_rows, np.int64)
         num_items = self.vocab.num_rows
         self.query_times = batch_times(phase, job.time_quantiles)

@@ -14,10 +14,10 @@ from diffsasrec.popular import PopularLists
 from diffsasrec.recommend import Decoding, Moment, Recommender, UserItems, events_of
 from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
 from diffsasrec.schema import recommendations_schema
-from diffsasrec.sequences import Flat, flatten, restrict
+from diffsasrec.sequences import Flat, flatten, only_items, restrict
 from diffsasrec.storage import Storage
 from diffsasrec.trace import Trace
-from diffsasrec.vocab import reindexing, same_items
+from diffsasrec.vocab import frequent_before_split, reindexing, same_items
 
 # below the directory of a scoring's state: the fallback scores, the item trends, what is shown
 POPULAR = "popular.parquet"
@@ -42,6 +42,7 @@ class Scoring:
     decoding: Decoding
     excluded: str = ""  # below the run directory: pairs of user and item by bucket; "": none
     max_quarantined_users: int = 10  # whose scoring ends its process
+    min_item_count: int = 1  # before the split, for an item to be in holdout users' histories
 
 
 def quarantine_of(output: str) -> str:
@@ -71,6 +72,16 @@ def read_bucket(scoring: Scoring, name: str, vocab: pa.Table) -> pa.Table:
     return with_excluded(sequences, scoring.run.read_table(f"{scoring.excluded}/{name}"), vocab)
 
 
+def measured_items(scoring: Scoring, run_vocab: pa.Table) -> npt.NDArray[np.bool_] | None:
+    """What the histories of holdout users are made of, [V]; None: they keep all, as those of all.
+
+    Before the split nobody could know which rare items become frequent after it.
+    """
+    if scoring.users == "all" or scoring.min_item_count == 1:
+        return None
+    return frequent_before_split(run_vocab, scoring.min_item_count)
+
+
 def scored_users(
     flat: Flat, *, users: str, active_since: int | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
@@ -92,6 +103,7 @@ def score_bucket(
     *,
     recommender: Recommender | None,
     popular: PopularLists | None,
+    known: npt.NDArray[np.bool_] | None = None,
     trace: Trace | None = None,
 ) -> pa.Table:
     """The lists of one bucket, recommendations_schema, sorted by user_id as the bucket is.
@@ -100,9 +112,10 @@ def score_bucket(
         sequences: sequences_schema, with a column `excluded` where there is any (`rules`).
         recommender: of the checkpoint, as of the query time; None: everyone gets the fallback.
         popular: makes the fallback; None: it is an empty list.
+        known: what histories are made of, `measured_items`.
         trace: takes the steps by which the recommender fills the lists; of one batch of users.
     """
-    flat = flatten(sequences)
+    flat = only_items(flatten(sequences), known)
     users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
     items, times, offsets = restrict(flat, lengths)
     source, offsets = events_of(offsets, users)
@@ -220,6 +233,7 @@ class ListMaker:
         self._checkpoint.model.to(device)
         self.vocab = scoring.run.read_tables("vocab")
         self.item_ids = self._checkpoint.vocab["item_id"].combine_chunks()
+        self._known = measured_items(scoring, self.vocab)
         allowed = allowed_items(self._checkpoint, scoring.rules)
         cap = category_cap(self._checkpoint.vocab, scoring.rules)
         trends = known_trends(_tensor(scoring, TRENDS), self.vocab, self._checkpoint.vocab)
@@ -261,5 +275,6 @@ class ListMaker:
             self.scoring,
             recommender=None if fallback else self.recommender,
             popular=self._popular,
+            known=self._known,
             trace=trace,
         )

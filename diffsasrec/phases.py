@@ -1,14 +1,16 @@
 """The phases of a training: what each trains on, and the bucket files that it reads."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from diffsasrec.batches import Examples, query_examples, spread_query_times, window_examples
 from diffsasrec.config import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
-from diffsasrec.sequences import Flat, bucket_name, flatten
+from diffsasrec.sequences import Flat, bucket_name, flatten, only_items
 from diffsasrec.split import count_before
 from diffsasrec.storage import Storage
 
@@ -39,6 +41,9 @@ class Job:
     filter_seen: bool
     seed: int
     time_quantiles: tuple[int, ...]  # of the log, evenly spaced from 0 to 1, microseconds
+    min_item_count: int = 1  # rarer items before the end of a phase take no part in it
+    # columns of the vocabulary that count events before these times, microseconds
+    counted: Mapping[int, str] = field(default_factory=dict)
 
 
 def result_path(phase: str) -> str:
@@ -46,14 +51,36 @@ def result_path(phase: str) -> str:
 
 
 class Buckets:
-    """The bucket files of a run, the last few kept in memory."""
+    """The bucket files of a run, the last few kept in memory.
 
-    def __init__(self, run: Storage, keep: int) -> None:
-        self._run = run
+    `known`: the items whose events are looked at, [V]; None: all.
+    """
+
+    def __init__(self, run: Storage, keep: int, known: npt.NDArray[np.bool_] | None = None) -> None:
+        self._run, self._known = run, known
         self.load = lru_cache(maxsize=keep)(self._load)
 
     def _load(self, bucket: int) -> Flat:
-        return flatten(self._run.read_table(f"sequences/{bucket_name(bucket)}"))
+        table = self._run.read_table(f"sequences/{bucket_name(bucket)}")
+        return only_items(flatten(table), self._known)
+
+
+def taking_part(job: Job, phase: Phase, vocab: pa.Table) -> npt.NDArray[np.bool_] | None:
+    """The items with enough events before the end of a phase, [V]; None: all that has any.
+
+    What comes later must not decide what is trained on, and measured.
+    """
+    if job.min_item_count == 1:
+        return None
+    column = job.counted.get(phase.trained_before)
+    if column is not None:
+        return np.asarray(vocab[column].to_numpy() >= job.min_item_count)
+    counts = np.zeros(vocab.num_rows, np.int64)
+    buckets = Buckets(job.run, 1)
+    for flat in map(buckets.load, range(job.num_buckets)):
+        earlier = flat.items[flat.times < phase.trained_before]
+        counts += np.bincount(earlier, minlength=len(counts))
+    return counts >= job.min_item_count
 
 
 def trained_counts(

@@ -20,7 +20,7 @@ FEW = 4096  # items in which nearly every list is found whole
 def log_shares(
     recent: npt.NDArray[np.int64], all_time: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
-    """The log of each item's share of recent events, [V], -inf for an item that never occurred.
+    """The log of each item's share of recent events, [V], -inf for an item that never occurs.
 
     One event more is spread over the items by their share of all time: it orders those that nobody
     touched lately, and is all there is where the window is empty.
@@ -32,6 +32,9 @@ def log_shares(
 
 class PopularLists:
     """Makes fallback lists.
+
+    What may be shown is `allowed` alone, for these lists as for the model's: weights that serve for
+    several nights know items that tonight's log has nothing of. Those come last.
 
     Args:
         log_share: of each item of `run_vocab`, `log_shares`.
@@ -48,17 +51,18 @@ class PopularLists:
         allowed: npt.NDArray[np.bool_],
         cap: CategoryCap | None,
     ) -> None:
-        scores = np.full(len(allowed), -np.inf, np.float32)
+        occurs = np.isfinite(log_share)
+        last = np.nextafter(log_share[occurs].min(initial=0), np.float32(-np.inf))
         index = index_items(run_vocab["item_id"].combine_chunks(), vocab)
-        scores[index[index >= 0]] = log_share[index >= 0]
-        scores[~allowed] = -np.inf
-        occurs = np.isfinite(scores)
+        known = occurs & (index >= 0)
+        scores = np.full(len(allowed), last, np.float32)
+        scores[index[known]] = log_share[known]
         few = np.zeros(len(scores), bool)
-        few[np.argsort(-scores, kind="stable")[:FEW]] = True
-        vectors_V1 = torch.from_numpy(np.where(occurs, scores, 0))[:, None]
+        few[np.argsort(np.where(allowed, -scores, np.inf), kind="stable")[:FEW]] = True
+        vectors_V1 = torch.from_numpy(scores)[:, None]
         self._few, self._all = (
             Catalogue(vectors_V1, torch.from_numpy(mask), cap=cap)
-            for mask in (occurs & few, occurs)
+            for mask in (allowed & few, allowed)
         )
 
     def lists(

@@ -86,16 +86,11 @@ def _read_entry(lake: Storage, path: str) -> Entry:
     return entry
 
 
-def newest_before(chain: list[Entry], ds: str) -> Entry | None:
-    """The newest entry of the newest published date before `ds`."""
-    earlier = [entry for entry in chain if entry.ds < ds]
-    return max(earlier, key=lambda entry: (entry.ds, entry.number)) if earlier else None
-
-
 def standing(chain: list[Entry], ds: str) -> list[Entry]:
     """What each date before `ds` shows, the newest date first, without what was taken back.
 
-    A rollback takes back the dates after the one that it serves again.
+    A rollback takes back the dates after the one that it serves again: nothing is compared with
+    them, and nothing is taken from them.
     """
     shown: dict[str, Entry] = {}
     published: set[tuple[str, str]] = set()

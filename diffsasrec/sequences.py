@@ -8,7 +8,7 @@ of resuming; its rows are sorted by user_id.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,15 @@ from diffsasrec.schema import (
     pair_hash,
     sequences_schema,
 )
-from diffsasrec.split import find_holdout
+from diffsasrec.split import count_before, find_holdout
 from diffsasrec.storage import Storage
-from diffsasrec.vocab import build_vocab, count_items, index_items, merge_counts
+from diffsasrec.vocab import (
+    build_vocab,
+    count_items,
+    frequent_before_split,
+    index_items,
+    merge_counts,
+)
 
 
 def bucket_name(bucket: int) -> str:
@@ -117,19 +123,26 @@ def finish(
     *,
     split_time: int,
     user_type: pa.DataType,
+    min_item_count: int = 1,
     min_user_events: int = 2,
 ) -> tuple[pa.Table, pa.Table, Counter[str]]:
-    """Folded rows -> sequences and holdout rows: rare items out, indices in, the split marked."""
+    """Folded rows -> sequences and holdout rows: rare items out, indices in, the split marked.
+
+    `vocab` says what is rare in the whole log. The holdout is that of a log without the items that
+    have fewer than `min_item_count` events before the split, which stay in the sequences:
+    `only_items` takes them out where something is measured.
+    """
     indices = index_items(list_values(folded["item_ids"]), vocab)
     # an earlier vocabulary keeps rows of items that are too rare now, with a count of 0
     keep = (indices >= 0) & np.r_[vocab["count"].to_numpy() > 0, False][indices]
     old = list_offsets(folded["item_ids"])
     offsets = np.r_[0, np.cumsum(keep)][old]
     items, times = indices[keep], list_values(folded["times"]).to_numpy()[keep]
-    known = vocab["count_before"].to_numpy() > 0
+    known = frequent_before_split(vocab, min_item_count)
     num_before, position, no_holdout = find_holdout(
-        items, times, offsets, split_time=split_time, known=known
+        items, times, offsets, split_time=split_time, known=known, in_histories=known
     )
+    num_measured = count_before(times, offsets, split_time, among=known[items])
     list_offsets_32 = pa.array(offsets.astype(np.int32))
     has_holdout = position >= 0
     sequences = pa.table(
@@ -156,8 +169,9 @@ def finish(
         rare_item=int((~keep).sum()),
         events=len(items),
         events_before_split=int(num_before.sum()),
+        rare_before_split=int((num_before - num_measured).sum()),
         users=folded.num_rows,
-        users_too_short_before_split=int((num_before < min_user_events).sum()),
+        users_too_short_before_split=int((num_measured < min_user_events).sum()),
         users_without_history=int((np.diff(offsets) == 0).sum()),
         holdout_users=holdout.num_rows,
     )
@@ -219,6 +233,7 @@ def build_sequences(
     finishing = {
         "split_time": split_time,
         "user_type": log.user_type,
+        "min_item_count": min_item_count,
         "min_user_events": min_user_events,
     }
     written = set()
@@ -322,6 +337,32 @@ def flatten(sequences: pa.Table) -> Flat:
         offsets=list_offsets(sequences["items"]),
         num_before=sequences["num_before"].to_numpy(),
         holdout=sequences["holdout"].fill_null(-1).to_numpy(),
+    )
+
+
+def only_items(flat: Flat, known: npt.NDArray[np.bool_] | None) -> Flat:
+    """`flat` as of a log that has events of the `known` items alone, [V]; None: as it is.
+
+    Users stay, with an empty history if nothing is left. A holdout that is not known is none.
+    """
+    if known is None:
+        return flat
+    kept = known[flat.items]
+    if kept.all():
+        return flat
+    running = np.r_[0, np.cumsum(kept)]
+    starts = flat.offsets[:-1]
+    held = flat.holdout >= 0
+    held[held] = kept[(starts + flat.holdout)[held]]
+    holdout = np.full(len(starts), -1, np.int32)
+    holdout[held] = (running[starts + flat.holdout] - running[starts])[held]
+    return replace(
+        flat,
+        items=flat.items[kept],
+        times=flat.times[kept],
+        offsets=running[flat.offsets],
+        num_before=(running[starts + flat.num_before] - running[starts]).astype(np.int32),
+        holdout=holdout,
     )
 
 

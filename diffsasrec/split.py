@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from diffsasrec.config import EventsConfig
 from diffsasrec.events import scan
 from diffsasrec.inputs import Log
+from diffsasrec.newest import SCHEMA as NEWEST_DAYS
+from diffsasrec.newest import NewestRows, Part, count_days
 from diffsasrec.schema import id_hash
 from diffsasrec.storage import Storage
 
@@ -123,6 +125,7 @@ class Survey:
     last_time: int
     num_users: int  # an estimate, see estimate_users
     time_quantiles: tuple[int, ...]
+    newest: list[Part]  # the worst first
 
 
 def survey_log(
@@ -133,37 +136,46 @@ def survey_log(
     quantile: float,
     fixed_time: int | None,
     quarantine: Storage,
-    check: Callable[[Counter[str]], None],
+    new_files: frozenset[str] = frozenset(),
+    check: Callable[[Counter[str], list[Part]], None],
     progress: Callable[[int, int], None],
 ) -> Survey:
     """Counts the log, quarantines its bad rows and finds the split time.
 
-    `check` sees the counts after the first pass and may raise; no second pass is made then.
+    Args:
+        new_files: which of its files are judged by themselves, as the newest days are.
+        check: sees the counts after the first pass, of all rows and of the newest, and may raise;
+            no second pass is made then.
     """
 
-    def first_statistics(table: pa.Table) -> pa.Table:
-        hours = histogram(table["timestamp"].to_numpy(), origin=0, width=HOUR)
+    def first_statistics(table: pa.Table, bad: pa.Table | None) -> pa.Table:
+        times = table["timestamp"].to_numpy()
+        hours = histogram(times, origin=0, width=HOUR)
         hashes = smallest_hashes(table["user_id"].combine_chunks())
         sketch = pa.table({"hash": pa.array(hashes)})
-        return pa.concat_tables([hours, sketch], promote_options="default")
+        days = count_days(times, bad, time_unit=events.time_unit, before=before)
+        return pa.concat_tables([hours, sketch, days], promote_options="default")
 
     counts: Counter[str] = Counter()
-    hours, sketch = [], np.zeros(0, np.uint64)
+    hours, sketch, newest = [], np.zeros(0, np.uint64), NewestRows(new_files)
     scanned = scan(
         log, events=events, before=before, statistics=first_statistics, quarantine=quarantine
     )
-    for done, (fragment_counts, table) in enumerate(scanned, 1):
+    for done, (path, fragment_counts, table) in enumerate(scanned, 1):
         progress(done, len(log.fragments))
         counts += fragment_counts
         if table.num_columns:
             hours.append(table.filter(table["start"].is_valid()).select(HISTOGRAM))
             hashes = table["hash"].drop_null().to_numpy()
             sketch = np.union1d(sketch, hashes)[:SKETCH_SIZE]
-    check(counts)
+            days = table.filter(table["day"].is_valid()).select(NEWEST_DAYS.names)
+            newest.add(path, fragment_counts, days)
+    parts = newest.parts(min_rows=events.min_rows_of_newest)
+    check(counts, parts)
     hourly = merge_histograms(hours)
 
     def refine(low: int, high: int, width: int) -> pa.Table:
-        def statistics(table: pa.Table) -> pa.Table:
+        def statistics(table: pa.Table, _: pa.Table | None) -> pa.Table:
             times = table["timestamp"].to_numpy()
             inside = times[(times >= low) & (times < high)]
             return histogram(inside, origin=low, width=width)
@@ -171,7 +183,7 @@ def survey_log(
         passes = scan(
             log, events=events, before=before, statistics=statistics, quarantine=quarantine
         )
-        return merge_histograms([table for _, table in passes if table.num_columns])
+        return merge_histograms([table for _, _, table in passes if table.num_columns])
 
     split_time = exact_quantile(hourly, quantile, refine) if fixed_time is None else fixed_time
     return Survey(
@@ -182,14 +194,23 @@ def survey_log(
         last_time=pc.max(hourly["high"]).as_py(),
         num_users=estimate_users(sketch),
         time_quantiles=time_quantiles(hourly),
+        newest=parts,
     )
 
 
 def count_before(
-    times: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], cut: int
+    times: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    cut: int,
+    *,
+    among: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.int32]:
-    """How many of each user's events lie before `cut`, [n]; `times` [events], `offsets` [n + 1]."""
-    running = np.r_[0, np.cumsum(times < cut)]
+    """How many of each user's events lie before `cut`, [n]; `times` [events], `offsets` [n + 1].
+
+    `among`: the events that count, [events]; None: all.
+    """
+    before = times < cut if among is None else (times < cut) & among
+    running = np.r_[0, np.cumsum(before)]
     return (running[offsets[1:]] - running[offsets[:-1]]).astype(np.int32)
 
 
@@ -224,13 +245,16 @@ def find_holdout(
     *,
     split_time: int,
     known: npt.NDArray[np.bool_],
+    in_histories: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Counter[str]]:
     """Each user's holdout: the first event after the split whose item is known before it.
 
     Args:
         items, times: the events of all users, in order; indices and microseconds.
         offsets: where each user's events start, [n + 1].
-        known: whether an item occurs before the split in anyone's history, [V].
+        known: whether an item occurs before the split, often enough, in anyone's history, [V].
+        in_histories: the items that histories are made of, [V]; None: all. Who has none of them
+            before the split has no holdout.
 
     Returns:
         num_before [n]; the holdout's position in the user's history, -1 without one, [n]; how many
@@ -244,7 +268,10 @@ def find_holdout(
     users, first = np.unique(owner, return_index=True)
     position = np.full(num_users, -1, np.int32)
     position[users] = eligible[first] - offsets[users]
-    new_user = num_before == 0
+    usable = num_before
+    if in_histories is not None:
+        usable = count_before(times, offsets, split_time, among=in_histories[items])
+    new_user = usable == 0
     inactive = ~new_user & (num_events == num_before)
     only_new_items = ~new_user & ~inactive & (position < 0)
     position[new_user] = -1

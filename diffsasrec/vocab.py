@@ -65,6 +65,11 @@ def build_vocab(
     return table.cast(vocab_schema(item_type))
 
 
+def frequent_before_split(vocab: pa.Table, min_item_count: int) -> npt.NDArray[np.bool_]:
+    """The items with at least so many events before the split: what is measured with, [V]."""
+    return np.asarray(vocab["count_before"].to_numpy() >= min_item_count)
+
+
 def index_items(item_ids: pa.Array, vocab: pa.Table) -> npt.NDArray[np.int32]:
     """The indices of `item_ids`, [n] int32; -1 for an item that `vocab` does not hold."""
     known = canonical(vocab["item_id"]).combine_chunks()

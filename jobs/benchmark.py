@@ -357,7 +357,7 @@ def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             quantile=0.95,
             fixed_time=None,
             quarantine=lake.sub("quarantine"),
-            check=lambda counts: None,
+            check=lambda counts, newest: None,
             progress=lambda done, total: None,
         )
         build_sequences(

@@ -25,12 +25,12 @@ from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
 from diffsasrec.lists import Scoring
 from diffsasrec.progress import Progress
-from diffsasrec.publish import newest_before, read_chain, run_path
+from diffsasrec.publish import read_chain, run_path, standing
 from diffsasrec.rules import allowed_items
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.sequences import bucket_name, flatten, restrict
+from diffsasrec.sequences import bucket_name, flatten, only_items, restrict
 from diffsasrec.storage import Storage
-from diffsasrec.vocab import index_items
+from diffsasrec.vocab import frequent_before_split, index_items
 from jobs.reuse import cite, metrics_of
 from jobs.score import recent_counts, score_buckets, scoring_of, write_shown, write_trends
 from jobs.tasks import map_tasks
@@ -54,9 +54,11 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     allowed = allowed_items(load_checkpoint(directory), scoring.rules)
     log.info("evaluate: measuring the baselines")
     scores, window = baseline_scores(config, run, prepared, allowed)
-    known_counts = run.storage.read_tables("vocab")["count_before"].to_numpy()
+    vocab = run.storage.read_tables("vocab", ["count_before"])
+    known = frequent_before_split(vocab, config.split.min_item_count)
+    known_counts = np.where(known, vocab["count_before"].to_numpy(), 0)
     tallies = baseline_tallies(
-        config, run, prepared, scores, allowed, known_counts > 0, cut=split_time, before=None
+        config, run, prepared, scores, allowed, known, cut=split_time, before=None
     )
     model = sum_tallies(map_tasks(model_tallies, range(num_buckets), run.storage, config))["model"]
     measured = {
@@ -101,15 +103,24 @@ def baseline_scores(
     config: Config, run: RunDir, prepared: dict[str, Any], allowed: npt.NDArray[np.bool_]
 ) -> tuple[dict[str, Score], int]:
     """The counters that the model is measured beside, and the window of recent popularity."""
-    counts = recent_counts(run, prepared, before=prepared["split_time"])
+    counts = measured_counts(config, run, prepared, before=prepared["split_time"])
     window = select_window(config, run, prepared, allowed)
     scores = {
         "popular": popularity(counts[ALL_TIME]),
         "recent popular": popularity(counts[window]),
         "own most frequent": own_most_frequent,
-        "item-kNN": item_knn_baseline(config, run, prepared),
+        "item-kNN": item_knn_baseline(config, run, prepared, counts[ALL_TIME] > 0),
     }
     return scores, window
+
+
+def measured_counts(
+    config: Config, run: RunDir, prepared: dict[str, Any], *, before: int
+) -> npt.NDArray[np.int64]:
+    """`recent_counts`, 0 for items with fewer than split.min_item_count events before the time."""
+    counts: npt.NDArray[np.int64] = recent_counts(run, prepared, before=before)
+    counts[:, counts[ALL_TIME] < config.split.min_item_count] = 0
+    return counts
 
 
 def model_tallies(bucket: int, storage: Storage, config: Config) -> dict[str, Tally]:
@@ -165,7 +176,7 @@ def select_window(
 ) -> int:
     """The window of recent popularity with the best NDCG on the second cut."""
     cut = prepared["second_cut"]
-    counts = recent_counts(run, prepared, before=cut)
+    counts = measured_counts(config, run, prepared, before=cut)
     names = [f"{row}" for row in range(len(WINDOWS))]
     scores = {name: popularity(counts[int(name)]) for name in names}
     tallies = baseline_tallies(
@@ -186,12 +197,15 @@ def select_window(
     return max(range(len(values)), key=lambda row: (values[row], row))
 
 
-def item_knn_baseline(config: Config, run: RunDir, prepared: dict[str, Any]) -> Score:
+def item_knn_baseline(
+    config: Config, run: RunDir, prepared: dict[str, Any], known: npt.NDArray[np.bool_]
+) -> Score:
     """Item-kNN from what the first evaluate.item_knn_users users did before the split."""
     parts: list[tuple[Any, Any]] = []
     num_users = 0
     for bucket in range(prepared["num_buckets"]):  # a bucket is a random sample of the users
-        flat = flatten(run.storage.read_table(f"sequences/{bucket_name(bucket)}"))
+        table = run.storage.read_table(f"sequences/{bucket_name(bucket)}")
+        flat = only_items(flatten(table), known)
         items, _, offsets = restrict(flat, flat.num_before)
         parts.append((items, np.diff(offsets)))
         num_users += len(offsets) - 1
@@ -207,11 +221,11 @@ def item_knn_baseline(config: Config, run: RunDir, prepared: dict[str, Any]) -> 
 
 
 def previous_metrics(run: RunDir) -> dict[str, Any] | None:
-    """The model's metrics of the newest published date before this one."""
-    entry = newest_before(read_chain(run.lake), run.ds)
-    if entry is None:
+    """The model's metrics of what was served last before this date: no rollback went behind it."""
+    served = standing(read_chain(run.lake), run.ds)
+    if not served:
         return None
-    directory = run.lake.sub(run_path(entry.ds, entry.run_id))
+    directory = run.lake.sub(run_path(served[0].ds, served[0].run_id))
     try:
         metrics: dict[str, Any] = metrics_of(directory)[0]["model"]
     except FileNotFoundError:
@@ -221,7 +235,7 @@ def previous_metrics(run: RunDir) -> dict[str, Any] | None:
 
 
 def check_gate(config: Config, run: RunDir, model: dict[str, Any]) -> None:
-    """Raises RefusedError below a floor, or too far below the last published date."""
+    """Raises RefusedError below a floor, or too far below what is served."""
     previous = None
     if config.gate.max_relative_drop is not None:
         previous = previous_metrics(run)

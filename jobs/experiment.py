@@ -64,10 +64,11 @@ from diffsasrec.metrics import (
 from diffsasrec.progress import duration
 from diffsasrec.recommend import events_of
 from diffsasrec.rundir import RunDir
-from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
+from diffsasrec.sequences import Flat, bucket_name, flatten, only_items, restrict
 from diffsasrec.split import next_items
 from diffsasrec.storage import Storage, parquet_bytes
 from diffsasrec.train import cluster_resources
+from diffsasrec.vocab import frequent_before_split
 from jobs.cluster import check_resources, start_ray
 from jobs.command import set_up_log
 from jobs.evaluate import baseline_scores, holdout_scoring
@@ -310,12 +311,12 @@ def trained_to(cell: Cell, prepared: Mapping[str, Any]) -> int:
 def measure_baselines(cell: Cell, run: RunDir) -> list[dict[str, Any]]:
     """A row per counter, measured as the model is."""
     config, prepared = cell.config, run.require("prepare")
-    known = holdout_of(run)[2]
+    known = known_of(config, run)
     rows = []
     for name, score in baseline_scores(config, run, prepared, known)[0].items():
         started = time.monotonic()
         lists = []
-        for flat in flats_of(run):
+        for flat in flats_of(run, known):
             items, _, offsets = restrict(flat, flat.num_before)
             source, bounds = events_of(offsets, np.flatnonzero(flat.holdout >= 0))
             ranked = rank_lists(
@@ -334,35 +335,42 @@ def measure_baselines(cell: Cell, run: RunDir) -> list[dict[str, Any]]:
     return rows
 
 
-def flats_of(run: RunDir) -> list[Flat]:
-    buckets = range(run.require("prepare")["num_buckets"])
-    return [flatten(run.storage.read_table(f"sequences/{bucket_name(b)}")) for b in buckets]
+def known_of(config: Config, run: RunDir) -> npt.NDArray[np.bool_]:
+    """What is measured with: the items with enough events before the split, [V]."""
+    return frequent_before_split(run.storage.read_tables("vocab"), config.split.min_item_count)
+
+
+def flats_of(run: RunDir, known: npt.NDArray[np.bool_]) -> list[Flat]:
+    """The buckets, with the events of the `known` items alone, [V]."""
+    names = [bucket_name(bucket) for bucket in range(run.require("prepare")["num_buckets"])]
+    tables = [run.storage.read_table(f"sequences/{name}") for name in names]
+    return [only_items(flatten(table), known) for table in tables]
 
 
 def holdout_of(
-    run: RunDir,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The holdout items [n], the next items after the split [n, 10], and what is known, [V]."""
-    known = run.storage.read_tables("vocab")["count_before"].to_numpy() > 0
+    run: RunDir, known: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The holdout items [n], and the next items after the split [n, 10]."""
     split_time = run.require("prepare")["split_time"]
     targets, following = [], []
-    for flat in flats_of(run):
+    for flat in flats_of(run, known):
         users = np.flatnonzero(flat.holdout >= 0)
         targets.append(flat.items[flat.offsets[users] + flat.holdout[users]].astype(np.int64))
         log_parts = (flat.items, flat.times, flat.offsets)
         following.append(next_items(*log_parts, split_time=split_time, known=known, num=10)[users])
-    return np.concatenate(targets), np.concatenate(following), known
+    return np.concatenate(targets), np.concatenate(following)
 
 
 def measure_lists(lists: npt.NDArray[np.int64], config: Config, run: RunDir) -> dict[str, Any]:
     """All metrics of the holdout users' lists, and each user's rank."""
-    targets, following, known = holdout_of(run)
+    known = known_of(config, run)
+    targets, following = holdout_of(run, known)
     k = max(config.evaluate.ks)
     lists = lists[:, :k]
     ranks = ranks_of(lists, targets)
     shown = np.bincount(lists[lists >= 0], minlength=len(known))
     sample = np.random.default_rng(0).permutation(len(lists))[:DIVERSITY_LISTS]
-    parts = [restrict(flat, flat.num_before) for flat in flats_of(run)]
+    parts = [restrict(flat, flat.num_before) for flat in flats_of(run, known)]
     matrices = [user_items(items, offsets, len(known)) for items, _, offsets in parts]
     histories = scipy.sparse.vstack(matrices, format="csr")
     diversity = intra_list_diversity(lists[sample], histories)

@@ -26,6 +26,7 @@ class Facts:
     metrics: dict[str, Any] | None  # as in metrics.json
     last_success: float | None  # seconds since 1970: when something was published last
     trained_before: int | None  # microseconds: of the weights that make the lists
+    newest: dict[str, Any] | None = None  # as prepare has judged the newest rows of the log
 
 
 def exposition(facts: Facts) -> bytes:
@@ -35,6 +36,8 @@ def exposition(facts: Facts) -> bytes:
     counts = facts.outcome["counts"]
     if "prepare" in counts:
         _add_rows(page, counts["prepare"])
+    if facts.newest is not None:
+        _add_newest(page, facts.newest)
     if "score" in counts:
         lists = {source: counts["score"].get(source, 0) for source in SOURCES}
         page.add_each("lists", "lists by what made them", "source", lists)
@@ -113,6 +116,13 @@ def _add_rows(page: _Page, counts: dict[str, int]) -> None:
     page.add_each("rows_quarantined", "bad rows by reason", "reason", quarantined)
     dropped = {reason: counts.get(reason, 0) for reason in DROPPED}
     page.add_each("rows_dropped", "good rows that are not used, by reason", "reason", dropped)
+
+
+def _add_newest(page: _Page, newest: dict[str, Any]) -> None:
+    what = "days and files among the newest with a larger share than events.max_bad_fraction"
+    page.add("newest_bad", what, newest["num_bad"])
+    what = "share of bad rows, in the worst of the newest days, of the new files, and of all these"
+    page.add_each("newest_bad_fraction", what, "part", newest["worst"])
 
 
 def _add_quality(page: _Page, metrics: dict[str, Any]) -> None:

@@ -108,11 +108,13 @@ def write_metrics(run: RunDir) -> None:
     is_measured = "evaluate" in outcome["counts"] or outcome["stage"] == "evaluate"
     description = _read_json(run.storage, f"checkpoint/{CONFIG}")
     has_weights = "refit" in outcome["counts"] and description is not None
+    prepared = run.record("prepare") or {}
     facts = Facts(
         outcome=outcome,
         metrics=_read_json(run.storage, "metrics.json") if is_measured else None,
         last_success=last_success(run.lake),
         trained_before=description["trained_before"] if has_weights and description else None,
+        newest=prepared.get("newest"),
     )
     run.storage.write_bytes(METRICS, exposition(facts))
 

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from diffsasrec.badrows import STOPPED
@@ -14,7 +15,9 @@ from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.events import AFTER_RUN_DATE
 from diffsasrec.inputs import InputFile, inspect_inputs
+from diffsasrec.newest import Part, check_newest, recorded
 from diffsasrec.progress import Progress
+from diffsasrec.publish import read_chain, read_manifest, standing
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.schema import iso, microseconds
 from diffsasrec.sequences import build_sequences, num_buckets
@@ -40,10 +43,20 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         quantile=split.quantile,
         fixed_time=None if split.time is None else microseconds(split.time.isoformat()),
         quarantine=run.storage.sub("quarantine"),
-        check=lambda counts: check_or_record(counts, config, run),
+        new_files=files_to_judge(run),
+        check=lambda counts, newest: check_or_record(counts, config, run, newest),
         progress=Progress("prepare", "fragment", interval=config.log_interval).update,
     )
     check_split(survey, events.path)
+    too_bad = check_newest(survey.newest, events)
+    for part in too_bad:
+        log.warning(
+            "prepare: %s are bad, more than events.max_bad_fraction=%g of the whole log may be; "
+            "look at %s",
+            part,
+            events.max_bad_fraction,
+            run.storage.url("quarantine"),
+        )
     num = num_buckets(survey.num_users, users_per_bucket=split.users_per_bucket)
     log.info(
         "prepare: %d rows kept of %d, about %d users; grouping by user into %d buckets",
@@ -83,15 +96,31 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         "split_time": survey.split_time,
         "second_cut": survey.second_cut,
         "time_quantiles": survey.time_quantiles,
+        "newest": recorded(survey.newest, too_bad),
         "inputs": [{"path": f.path, "size": f.size, "version": f.version} for f in inputs],
     }
 
 
-def check_or_record(counts: Counter[str], config: Config, run: RunDir) -> None:
+def files_to_judge(run: RunDir) -> frozenset[str]:
+    """The input files that the newest night that is served did not list; none on a first night."""
+    for entry in standing(read_chain(run.lake), run.ds):
+        try:
+            listed = read_manifest(run.lake, entry)["inputs"]
+        except FileNotFoundError:
+            continue  # pruned
+        known = {(file["path"], file["size"], file["version"]) for file in listed}
+        return frozenset(file[0] for file in run.inputs if file not in known)
+    return frozenset()
+
+
+def check_or_record(
+    counts: Counter[str], config: Config, run: RunDir, newest: Sequence[Part] = ()
+) -> None:
     """Stops a run whose log is too dirty; the counts then lie beside the bad rows, for people."""
     events = config.events
     try:
         check_counts(counts, path=events.path, max_bad_fraction=events.max_bad_fraction)
+        check_newest(newest, events)
     except InputDataError:
         run.storage.write_bytes(STOPPED, to_json(counts))
         raise

@@ -98,16 +98,19 @@ def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, An
     Raises:
         InputDataError: a phase had nothing to train on.
     """
+    prepared = run.require("prepare")
     job = Job(
         run=run.storage,
         attempt=run.attempt,
-        num_buckets=run.require("prepare")["num_buckets"],
+        num_buckets=prepared["num_buckets"],
         model=config.model,
         train=config.train,
         min_user_events=config.split.min_user_events,
         filter_seen=config.score.filter_seen,
         seed=config.seed,
-        time_quantiles=tuple(run.require("prepare")["time_quantiles"]),
+        time_quantiles=tuple(prepared["time_quantiles"]),
+        min_item_count=config.split.min_item_count,
+        counted={prepared["split_time"]: "count_before", microseconds(run.ds): "count"},
     )
     train(job, phases, log_interval=config.log_interval)
     results = {p.name: json.loads(run.storage.read_bytes(result_path(p.name))) for p in phases}
@@ -116,8 +119,9 @@ def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, An
             raise InputDataError(
                 f"{name} found nothing to train on: no user has split.min_user_events="
                 f"{config.split.min_user_events} events in its part of the log (for finetune: one "
-                "on each side of a batch time of the last finetune.query_share); lower it or bring "
-                "more history"
+                "on each side of a batch time of the last finetune.query_share) of items with "
+                f"split.min_item_count={config.split.min_item_count} events there; lower them or "
+                "bring more history"
             )
     keys = ("epochs", "steps", "examples", "sent_bytes_per_step", "of_embedding")
     return {

@@ -28,6 +28,8 @@ BESIDE_THE_RECIPE = (
     "log_interval",
     "stall_timeout",
     "events.max_bad_fraction",
+    "events.max_bad_fraction_of_newest",
+    "events.min_rows_of_newest",
     "vocab.previous_path",  # an index is but a name: the weights bring their own vocabulary
     "items.",
     "pretrain.checkpoint_every_steps",

@@ -29,6 +29,7 @@ from diffsasrec.lists import (
     SHOWN,
     TRENDS,
     Scoring,
+    measured_items,
     quarantine_of,
     quarantined_users,
     scored_users,
@@ -40,7 +41,7 @@ from diffsasrec.rules import allowed_items
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import microseconds
 from diffsasrec.score import score, unscored_buckets
-from diffsasrec.sequences import bucket_name, flatten
+from diffsasrec.sequences import bucket_name, flatten, only_items
 from diffsasrec.storage import Storage
 from diffsasrec.vocab import reindexing, same_items
 from jobs.exclude import EXCLUDED, count_excluded, write_excluded
@@ -136,9 +137,11 @@ def recent_counts(run: RunDir, prepared: dict[str, Any], *, before: int) -> Any:
 
 def write_trends(run: RunDir, prepared: dict[str, Any], scoring: Scoring) -> None:
     """The item trends as of the query time, over all buckets, [V, F]."""
+    known = measured_items(scoring, run.storage.read_tables("vocab"))
 
-    def count(bucket: int, storage: Storage) -> Any:
-        flat = flatten(storage.read_table(f"sequences/{bucket_name(bucket)}"))
+    def count(bucket: int, storage: Storage, known: npt.NDArray[np.bool_] | None) -> Any:
+        table = storage.read_table(f"sequences/{bucket_name(bucket)}")
+        flat = only_items(flatten(table), known)
         return trend_counts(
             flat.items,
             flat.times,
@@ -147,7 +150,7 @@ def write_trends(run: RunDir, prepared: dict[str, Any], scoring: Scoring) -> Non
             num_items=prepared["num_items"],
         )
 
-    counts = sum(map_tasks(count, range(prepared["num_buckets"]), run.storage))
+    counts = sum(map_tasks(count, range(prepared["num_buckets"]), run.storage, known))
     trends = torch.from_numpy(trend_features(counts)[0])
     save_tensors(run.storage, f"{scoring.state}/{TRENDS}", {"trends": trends}, {})
 
@@ -215,6 +218,7 @@ def scoring_of(config: Config, run: RunDir, **what: Any) -> Scoring:
         rules=rules_of_run(config, run.storage),
         decoding=decoding_of(settings),
         max_quarantined_users=settings.max_quarantined_users,
+        min_item_count=config.split.min_item_count,
         **what,
     )
 

@@ -1,5 +1,7 @@
 """Legend: n users, K list length, V items; -1 stands behind the end of a list."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,8 +10,12 @@ from hypothesis import strategies as st
 
 from diffsasrec.baselines import own_most_frequent, popularity
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
+from diffsasrec.publish import append_entry, append_rollback
+from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.schema import recommendations_schema
 from diffsasrec.sequences import Flat
+from diffsasrec.storage import Storage
+from jobs.evaluate import previous_metrics
 
 KS = (1, 3)
 VOCAB = pa.table({"item_id": ["apple", "bread", "cheese"]})
@@ -225,6 +231,17 @@ def test_a_score_sees_events_before_the_cut_alone():
     assert ranks(own_most_frequent, before=20) == [2, 1, 0, 0, 0]
 
 
+def test_a_score_sees_known_items_alone():
+    # the first user's history is 0, 1: without 0 it has one item; the last one's is empty then
+    known = KNOWN & (np.arange(6) != 0)
+    assert ranks(own_most_frequent, before=20) == [2, 1, 0, 0, 0]
+    options = {"known": known, "allowed": KNOWN, "filter_seen": False}
+    scores = {"own": own_most_frequent}
+    counted = bucket_tallies(BUCKET, scores, cut=10, before=20, ks=(4,), **options)["own"]
+    assert counted.rank_counts.sum() == 2
+    assert counted.shown[4].tolist() == [0, 1, 0, 1, 0, 0]
+
+
 def test_every_score_and_every_k_has_its_tally():
     scores = {"popular": BY_INDEX, "own": own_most_frequent}
     options = {"known": KNOWN, "allowed": KNOWN, "filter_seen": False}
@@ -279,6 +296,33 @@ def test_the_drop_is_that_of_the_watched_metric():
 @pytest.mark.parametrize("previous", [None, {}, {"NDCG@20": 0.9}])
 def test_the_first_date_and_a_new_metric_have_nothing_to_drop_from(previous):
     assert failures(max_relative_drop=0.0, previous=previous) == []
+
+
+def published(lake: Storage, day: int, ndcg: float) -> None:
+    run = RunDir(lake, ds=f"2024-03-{day:02d}", run_id="r", identity="i", attempt=f"a{day}")
+    run.storage.write_bytes("metrics.json", to_json({"model": {"NDCG@10": ndcg}}))
+    run.storage.write_bytes("manifest.json", b"{}")
+    append_entry(lake, run, "digest")
+
+
+def compared_with(lake: Storage, day: int) -> float | None:
+    run = RunDir(lake, ds=f"2024-03-{day:02d}", run_id="new", identity="i", attempt="b")
+    metrics = previous_metrics(run)
+    return None if metrics is None else float(metrics["NDCG@10"])
+
+
+def test_a_night_is_compared_with_what_is_served_not_with_what_was_rolled_back(tmp_path: Path):
+    lake = Storage.of(str(tmp_path))
+    for day, ndcg in ((1, 0.2), (2, 0.21), (3, 0.9)):
+        published(lake, day, ndcg)
+    assert compared_with(lake, 4) == 0.9
+    append_rollback(lake, 2, attempt="back")
+    assert compared_with(lake, 4) == 0.21
+    assert compared_with(lake, 3) == 0.21  # the date that is repaired
+    assert compared_with(lake, 2) == 0.2
+    assert compared_with(lake, 1) is None
+    published(lake, 4, 0.22)
+    assert compared_with(lake, 5) == 0.22
 
 
 @pytest.mark.parametrize("gate", [{"floors": {"NDCG@10": 0.0}}, {"max_relative_drop": 1.0}])

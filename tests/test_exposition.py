@@ -1,6 +1,7 @@
 """Metrics as Prometheus reads them, and alerts that name no others."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ OUTCOME = {
         "score": {"model": 57, "popular": 3, "short_lists": 2},
     },
 }
+NEWEST = {"num_bad": 1, "worst": {"day": 0.02, "file": 0.3}, "bad": []}
 DAY = 86400
 DATE = 1709251200  # 2024-03-01
 
 
 def facts(**changes: Any) -> Facts:
     metrics = changes.pop("metrics", METRICS)
-    return Facts({**OUTCOME, **changes}, metrics, 1e9, (DATE - 3 * DAY) * 1_000_000)
+    return Facts({**OUTCOME, **changes}, metrics, 1e9, (DATE - 3 * DAY) * 1_000_000, NEWEST)
 
 
 def samples(told: Facts) -> dict[tuple[str, ...], float]:
@@ -48,6 +50,15 @@ def samples(told: Facts) -> dict[tuple[str, ...], float]:
     }
     assert len(values) == len(found) and all(s.name.startswith("diffsasrec_") for s in found)
     return values
+
+
+def test_the_newest_rows_are_told_by_themselves():
+    told = samples(facts())
+    assert told["newest_bad",] == 1
+    assert told["newest_bad_fraction", "day"] == 0.02
+    assert told["newest_bad_fraction", "file"] == 0.3
+    # a night that has not come so far
+    assert ("newest_bad",) not in samples(replace(facts(), newest=None))
 
 
 def test_a_night_that_was_published_is_told_in_numbers():

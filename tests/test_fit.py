@@ -23,7 +23,7 @@ from diffsasrec.counters import DAY, trend_counts, trend_features
 from diffsasrec.evaluate import validation_ranks
 from diffsasrec.fit import train_phases
 from diffsasrec.model import SequenceModel
-from diffsasrec.phases import Buckets, Job, Phase
+from diffsasrec.phases import Buckets, Job, Phase, taking_part
 from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences import Flat, bucket_name
@@ -222,6 +222,64 @@ def test_a_result_says_what_was_trained(tmp_path):
     checkpoint = load_checkpoint(run.sub("checkpoint"))
     assert checkpoint.trained_before == CUT and checkpoint.candidates().all()
     assert weights(tmp_path) != weights(tmp_path, "checkpoint")
+
+
+RARE = NUM_ITEMS - 1
+
+
+def write_rare_item(run: Storage, *, left: int) -> None:
+    """Takes the last item out of the log, but for `left` events before the cut and all after it."""
+    for bucket in range(NUM_BUCKETS):
+        path = f"sequences/{bucket_name(bucket)}"
+        rows = run.read_table(path).to_pylist()
+        for row in rows:
+            kept = []
+            for item, time in zip(row["items"], row["times"], strict=True):
+                is_rare = item == RARE and (time < CUT or not left)
+                if not is_rare or left > 0:
+                    kept.append((item, time))
+                    left -= is_rare
+            row["items"], row["times"] = map(list, zip(*kept, strict=True))
+        run.write_table(path, pa.Table.from_pylist(rows, sequences_schema(pa.int64())))
+    vocab = run.read_tables("vocab").to_pydict()
+    vocab["count_before"][RARE] = 2
+    run.write_table("vocab/part-00000.parquet", pa.table(vocab, vocab_schema(pa.string())))
+
+
+@pytest.mark.parametrize("counted", [{CUT: "count_before"}, {}], ids=["known", "counted"])
+def test_what_is_rare_before_the_end_of_a_phase_takes_no_part_in_it(tmp_path, counted):
+    for name, left in (("rare", 2), ("without", 0)):
+        write_rare_item(write_run(tmp_path / name), left=left)
+    job = make_job(tmp_path / "rare", MODELS["prefix"])
+    train(replace(job, min_item_count=3, counted=counted), SELECT, FINETUNE)
+    train(make_job(tmp_path / "without", MODELS["prefix"]), SELECT, FINETUNE)
+    for output in ("checkpoint_pretrained", "checkpoint"):
+        for file in ("model.safetensors", "vocab.parquet"):
+            one, other = (tmp_path / name / output / file for name in ("rare", "without"))
+            assert one.read_bytes() == other.read_bytes()
+    histories = [result(tmp_path / name, "pretrain")["history"] for name in ("rare", "without")]
+    assert histories[0] == histories[1]  # with what was validated
+
+
+def test_what_is_frequent_enough_before_the_end_of_a_phase_takes_part_in_it(tmp_path):
+    run = write_run(tmp_path)
+    write_rare_item(run, left=2)
+    job = replace(make_job(tmp_path, MODELS["prefix"]), min_item_count=2)
+    vocab = run.read_tables("vocab")
+    for counted in ({CUT: "count_before"}, {}):
+        known_V = taking_part(replace(job, counted=counted), PRETRAIN, vocab)
+        assert known_V is not None and known_V.all()
+    later = replace(PRETRAIN, trained_before=END)
+    known_V = taking_part(
+        replace(job, min_item_count=12, counted={CUT: "count_before"}), later, vocab
+    )
+    assert known_V is not None and known_V.tolist() == [True] * RARE + [False]
+
+
+def test_where_no_item_is_rare_the_log_is_trained_on_as_it_is(tmp_path):
+    run = write_run(tmp_path)
+    job = make_job(tmp_path, MODELS["prefix"])
+    assert taking_part(job, PRETRAIN, run.read_tables("vocab")) is None
 
 
 def test_events_at_or_after_the_cut_are_not_trained_on(tmp_path):

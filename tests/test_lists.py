@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from diffsasrec.audit import audit_bucket
 from diffsasrec.checkpoint import Checkpoint
 from diffsasrec.config import ModelConfig, ScoreConfig
 from diffsasrec.counters import NUM_TRENDS
@@ -18,6 +19,7 @@ from diffsasrec.lists import (
     Scoring,
     known_history,
     known_trends,
+    measured_items,
     score_bucket,
 )
 from diffsasrec.model import SequenceModel
@@ -105,6 +107,7 @@ def score(
     vocab=VOCAB,
     checkpoint=CHECKPOINT,
     cap=None,
+    known=None,
 ):
     allowed = checkpoint.candidates() if allowed is None else allowed
     return score_bucket(
@@ -118,6 +121,7 @@ def score(
         popular=None
         if scoring.users == "holdout"
         else PopularLists(POPULAR, vocab, checkpoint.vocab, allowed=allowed, cap=cap),
+        known=known,
     )
 
 
@@ -229,6 +233,44 @@ def test_a_history_that_the_checkpoint_does_not_know_is_none():
     assert [item["item_id"] for item in row["items"]] == ["c", "d", "e"]
 
 
+def test_the_fallback_over_items_that_tonights_log_lacks_is_what_the_audit_expects():
+    # the weights know eight items, tonight's log has three of them, and a list five places
+    tonight = ["g", "c", "a"]
+    table = sequences([(1, "gca", [10, 20, 30], None), (3, "", [], None)], items=tonight)
+    vocab = vocabulary(tonight, pa.string(), [9] * 3)
+    scoring = replace(SCORING, decoding=Decoding(k=5))
+    trends = known_trends(TRENDS[:3], vocab, VOCAB)
+    allowed = CHECKPOINT.candidates()
+    lists = score_bucket(
+        table,
+        vocab,
+        CHECKPOINT,
+        scoring,
+        recommender=recommender_of(CHECKPOINT, scoring, allowed, trends),
+        popular=PopularLists(POPULAR[:3], vocab, VOCAB, allowed=allowed, cap=None),
+    )
+    nobody: list[list[int]] = [[], []]
+    expected = {
+        "user_id": [1, 3],
+        "items": pa.array([[6, 2, 0], []], pa.list_(pa.int32())),
+        "excluded": pa.array(nobody, pa.list_(pa.int32())),
+        "history_len": pa.array([3, 0], pa.int32()),
+        "source": ["model", "popular"],
+    }
+    broken = audit_bucket(
+        lists,
+        pa.table(expected),
+        vocab=VOCAB,
+        allowed=allowed,
+        k=5,
+        filter_seen=True,
+        by_score=True,
+        model_version="0123456789ab",
+    )
+    assert broken == {}
+    assert item_ids(lists)[3] == ["a", "c", "g", "b", "d"]  # what it lacks comes last, by index
+
+
 # --- whose lists, as of when ---
 
 
@@ -265,6 +307,20 @@ def test_an_active_user_is_scored_on_the_whole_history():
     everyone = item_ids(score())
     assert active["history_len"].to_pylist() == [3, 1]
     assert item_ids(active) == {user: everyone[user] for user in (5, 8)}
+
+
+def test_the_history_of_a_holdout_user_has_no_items_that_are_rare_before_the_split():
+    vocab = VOCAB.append_column("count_before", pa.array([2, 2, 1, 0, 0, 0, 0, 2], pa.int64()))
+    scoring = replace(HOLDOUT, min_item_count=2)
+    known = measured_items(scoring, vocab)
+    assert known is not None and known.tolist() == [item in "abh" for item in ITEMS]
+    # user 1 has a, b and c before the split, and d after it, which is no holdout then
+    users = [(1, "abcda", [10, 20, 30, 110, 120], 4), (5, "ch", [50, 100], None)]
+    table = score(sequences(users), scoring=scoring, vocab=vocab, known=known)
+    plain = score(sequences([(1, "aba", [10, 20, 120], 2)]), scoring=HOLDOUT)
+    assert table["history_len"].to_pylist() == [2]
+    assert table.equals(plain)
+    assert measured_items(replace(scoring, users="all"), vocab) is None  # what serves knows all
 
 
 # --- a checkpoint with a vocabulary of its own ---

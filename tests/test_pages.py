@@ -46,6 +46,13 @@ def with_counts(stage: str, **counts: int) -> Night:
     return replace(CALM, records={**CALM.records, stage: changed})
 
 
+def with_newest(num_bad: int) -> Night:
+    part = {"kind": "day", "name": "2024-02-29", "rows": 2000, "bad": 100}
+    newest = {"num_bad": num_bad, "worst": {"day": 0.05}, "bad": [part] * min(num_bad, 3)}
+    record = {**CALM.records["prepare"], "newest": newest}
+    return replace(CALM, records={**CALM.records, "prepare": record})
+
+
 def titles(facts: Facts) -> list[tuple[str, str]]:
     return [(notice.level, notice.title) for notice in notices(facts)]
 
@@ -131,6 +138,17 @@ def test_a_narrow_range_of_probabilities_has_no_powers_on_its_axis():
 
 def test_a_night_like_the_others_has_nothing_unusual():
     assert notices(facts_of()) == []
+
+
+def test_newest_rows_that_are_bad_are_unusual_by_themselves():
+    assert notices(facts_of(with_newest(0))) == []
+    (notice,) = notices(facts_of(with_newest(1)))
+    assert notice.level == "bad"
+    assert notice.title == (
+        "Many of the newest rows are bad: 100 of 2,000 rows of 2024-02-29, 5.00 %"
+    )
+    (notice,) = notices(facts_of(with_newest(5)))
+    assert notice.seen.endswith("; and in 2 more days or files.")
 
 
 def test_a_night_without_earlier_ones_has_nothing_unusual_either():

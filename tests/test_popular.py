@@ -50,12 +50,18 @@ def test_equally_popular_items_are_ordered_by_index():
     assert items == [[0, 1, 2, 3]] and scores == [[-1.0] * 4]
 
 
-def test_a_list_is_shorter_when_few_are_allowed_or_ever_occurred():
+def test_a_list_is_shorter_when_few_are_allowed():
+    items, scores = lists_of(SHARES, k=4, allowed=np.arange(8) < 3)
+    assert items == [[2, 1, 0, -1]]
+    assert scores == [[*SHARES[[2, 1, 0]].tolist(), -np.inf]]
+
+
+def test_what_is_allowed_and_does_not_occur_comes_last():
     shares = np.array([-1, -np.inf, -2, -3, -4, -5, -6, -7], np.float32)
-    items, scores = lists_of(shares, k=4, allowed=np.arange(8) < 3)
-    assert items == [[0, 2, -1, -1]]
-    assert scores == [[-1.0, -2.0, -np.inf, -np.inf]]
-    assert lists_of(shares, k=10)[0][0][7:] == [-1] * 3
+    items, scores = lists_of(shares, k=10)
+    assert items == [[0, 2, 3, 4, 5, 6, 7, 1, -1, -1]]
+    assert scores[0][6:] == [-7.0, pytest.approx(-7.0), -np.inf, -np.inf]
+    assert scores[0][7] < -7.0  # the audit compares
 
 
 def test_nothing_allowed_leaves_empty_lists():
@@ -64,8 +70,8 @@ def test_nothing_allowed_leaves_empty_lists():
 
 def test_a_list_has_the_indices_of_the_checkpoint():
     items, scores = lists_of(SHARES, k=4, vocab=pa.table({"item_id": [*"xhca"]}))
-    assert items == [[2, 1, 3, -1]]  # c, then h and a alike; x is unknown to the run
-    assert scores == [[SHARES[2], SHARES[7], SHARES[0], -np.inf]]
+    assert items == [[2, 1, 3, 0]]  # c, then h and a alike; tonight's log has nothing of x
+    assert scores[0][:3] == [SHARES[2], SHARES[7], SHARES[0]]
 
 
 def test_what_is_blocked_for_one_user_is_left_to_the_others():

@@ -30,12 +30,12 @@ from diffsasrec.publish import (
     check_create_only,
     copy_to_lake,
     manifest_for,
-    newest_before,
     number_of,
     read_chain,
     run_path,
     settle,
     shown_instead,
+    standing,
 )
 from diffsasrec.storage import Storage, sha256
 
@@ -86,12 +86,11 @@ def test_a_backfill_leaves_current_alone(lake: Storage):
     assert append(lake, "r3", NEXT_DAY).current == {"ds": NEXT_DAY, "run_id": "r3"}
 
 
-def test_the_newest_before_a_date_is_of_the_newest_date_before_it(lake: Storage):
+def test_each_date_before_one_shows_its_newest_entry_the_newest_date_first(lake: Storage):
     entries = [append(lake, "r2", NEXT_DAY), append(lake, "r1", DAY), append(lake, "r3", DAY)]
-    assert newest_before(entries, "2024-03-03") == entries[0]
-    assert newest_before(entries, NEXT_DAY) == entries[2]
-    assert newest_before(entries, DAY) is None
-    assert newest_before([], DAY) is None
+    assert standing(entries, "2024-03-03") == [entries[0], entries[2]]
+    assert standing(entries, NEXT_DAY) == [entries[2]]
+    assert standing(entries, DAY) == standing([], DAY) == []
 
 
 def test_the_same_run_again_gives_the_first_entry_which_is_not_ours(lake: Storage):

@@ -24,10 +24,11 @@ from recorded import (
 
 from diffsasrec.config import load_config
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.publish import append_entry, read_chain
+from diffsasrec.publish import append_entry, append_rollback, read_chain
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.storage import Storage
 from jobs.faults.nights import ROOT
+from jobs.pages.reading import earlier_nights
 from jobs.prepare import check_or_record
 from jobs.publish import NOT_IN_MANIFEST
 from jobs.report import REPORT, config_of, find_run, write_index, write_report
@@ -158,6 +159,15 @@ def test_a_table_of_items_that_has_gone_costs_the_titles_alone(tmp_path: Path):
     text = f"lake: {lake}\nevents: {{path: log}}\nitems: {{path: gone.csv, title_column: t}}"
     write_report(run, load_config(text))
     assert "No titles: items.path=gone.csv can't be read" in words_of(page_of(lake))
+
+
+def test_a_night_is_seen_beside_earlier_ones_that_no_rollback_went_behind(tmp_path: Path):
+    for day in (1, 2, 3):
+        write_night(tmp_path / "lake", f"2024-03-0{day}", run_id=f"r{day}")
+    lake = Storage.of(str(tmp_path / "lake"))
+    append_rollback(lake, 2, attempt="back")
+    nights = earlier_nights(lake, "2024-03-04", read_chain(lake))
+    assert [night.ds for night in nights] == ["2024-03-01", "2024-03-02"]
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium here: apt-get install chromium")

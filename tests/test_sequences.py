@@ -58,7 +58,13 @@ def finished(rows, *, split_time=10, min_item_count=1, previous=None):
     vocab = vocab_of(
         folded, split_time=split_time, min_item_count=min_item_count, previous=previous
     )
-    sequences, holdout, counts = finish(folded, vocab, split_time=split_time, user_type=pa.string())
+    sequences, holdout, counts = finish(
+        folded,
+        vocab,
+        split_time=split_time,
+        min_item_count=min_item_count,
+        user_type=pa.string(),
+    )
     by_user = {row.pop("user_id"): row for row in sequences.to_pylist()}
     return by_user, holdout.to_pylist(), counts
 
@@ -234,9 +240,28 @@ def test_rare_items_leave_the_history_and_are_counted():
 
 
 def test_the_first_event_after_the_split_is_skipped_when_its_item_is_rare():
-    rows = [("u", "a", 1), ("u", "rare", 11), ("u", "a", 12)]
+    rows = [("u", "a", 1), ("u", "rare", 11), ("u", "a", 12), ("v", "a", 2)]
     _, holdout, _ = finished(rows, min_item_count=2)
     assert [row["timestamp"].microsecond for row in holdout] == [12]
+
+
+def test_an_item_that_only_later_events_make_frequent_is_no_holdout_and_no_history():
+    rows = [("u", "a", 1), ("u", "a", 2), ("u", "new", 3), ("u", "new", 11), ("u", "a", 12)]
+    rows += [("v", "new", 4), ("v", "a", 13)]
+    sequences, holdout, counts = finished(rows, min_item_count=3)
+    assert holdout == []  # a has two events before the split as well
+    sequences, holdout, counts = finished([*rows, ("w", "a", 1)], min_item_count=3)
+    # it serves: the sequences have it
+    assert sequences["u"] == {
+        "items": [0, 0, 1, 1, 0],
+        "times": [1, 2, 3, 11, 12],
+        "num_before": 3,
+        "holdout": 4,
+    }
+    assert sequences["v"] == {"items": [1, 0], "times": [4, 13], "num_before": 1, "holdout": None}
+    assert [(row["user_id"], row["item_id"]) for row in holdout] == [("u", "a")]
+    assert (counts["rare_before_split"], counts["users_too_short_before_split"]) == (2, 2)
+    assert (counts["no_event_before_split"], counts["no_event_after_split"]) == (1, 1)
 
 
 def test_a_user_with_nothing_left_stays_with_an_empty_history():
@@ -279,7 +304,8 @@ def test_every_row_is_either_an_event_or_counted_as_dropped(
         rows, max_user_events=max_user_events, user_type=pa.int64(), item_type=pa.int64()
     )
     vocab = vocab_of(folded, split_time=split_time, min_item_count=min_item_count)
-    sequences, holdout, counts = finish(folded, vocab, split_time=split_time, user_type=pa.int64())
+    settings = {"split_time": split_time, "min_item_count": min_item_count}
+    sequences, holdout, counts = finish(folded, vocab, user_type=pa.int64(), **settings)
     dropped_rows = dropped["duplicate"] + dropped["over_max_user_events"] + counts["rare_item"]
     assert counts["events"] + dropped_rows == len(rows)
     assert counts["events"] == sum(vocab["count"].to_pylist())

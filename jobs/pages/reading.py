@@ -13,7 +13,7 @@ from diffsasrec.badrows import STOPPED, BadRows, read_bad_rows
 from diffsasrec.config import Config
 from diffsasrec.evaluate import gate_failures
 from diffsasrec.exposure import exposure_of
-from diffsasrec.publish import Entry, newest_by_date, read_chain
+from diffsasrec.publish import Entry, newest_by_date, read_chain, standing
 from diffsasrec.rundir import OUTCOME, REPORT, RunDir
 from diffsasrec.schema import list_values
 from diffsasrec.sequences import bucket_name
@@ -118,11 +118,10 @@ def _inferred(night: Night, stage: str, gate: dict[str, Any]) -> Night:
 
 
 def earlier_nights(lake: Storage, ds: str, chain: list[Entry]) -> tuple[Night, ...]:
-    """What the last dates before this one show, the newest last."""
-    newest = newest_by_date(chain)
-    dates = sorted(date for date in newest if date < ds)[-EARLIER:]
+    """What the last dates before this one show and no rollback went behind, the newest last."""
+    entries = standing(chain, ds)[:EARLIER][::-1]
     with ThreadPoolExecutor(READERS) as readers:
-        nights = readers.map(lambda date: read_night(lake, date, newest[date].run_id, chain), dates)
+        nights = readers.map(lambda entry: read_night(lake, entry.ds, entry.run_id, chain), entries)
         return tuple(night for night in nights if night.records)  # others were pruned
 
 

@@ -74,7 +74,7 @@ def flow(facts: Facts) -> Section | None:
                  "out under a name."),
         "users": ("From users to lists", "Every user with an event before the run date."),
         "holdout": ("Who the model is measured on", "A user's first event after the split whose "
-                    "item was known before it."),
+                    "item was known, and not rare, before it."),
     }  # fmt: skip
     figures = [
         Picture(

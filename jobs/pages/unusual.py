@@ -42,6 +42,7 @@ def notices(facts: Facts) -> list[Notice]:
     found = [
         *_end(facts.night),
         *_bad_rows(facts),
+        *_newest(facts),
         *_rows(facts),
         *_quality(facts),
         *_lists(facts),
@@ -107,6 +108,27 @@ def _bad_rows(facts: Facts) -> Iterator[Notice]:
         _usual(None if before is None else share(before), facts),
         "Look at the rows in quarantine/ of this run and at the table of files and days; have the "
         "file repaired and run the night again. They are left out, all else is used.",
+        "bad-rows",
+    )
+
+
+def _newest(facts: Facts) -> Iterator[Notice]:
+    newest = facts.night.records.get("prepare", {}).get("newest", {})
+    if not newest.get("num_bad"):
+        return
+    parts = [
+        f"{part['bad']:,} of {part['rows']:,} rows of {part['name']}, "
+        f"{share(part['bad'] / part['rows'])}"
+        for part in newest["bad"]
+    ]
+    more = newest["num_bad"] - len(parts)
+    yield Notice(
+        "bad",
+        f"Many of the newest rows are bad: {parts[0]}",
+        f"{'; '.join(parts)}{f'; and in {more} more days or files' if more else ''}.",
+        "at most events.max_bad_fraction in each of the last days and of the new files",
+        "Have the day or file repaired and run the night again: what is missing is what users did "
+        "last.",
         "bad-rows",
     )
 

@@ -1,0 +1,137 @@
+"""The newest rows of a log, judged by themselves: one bad day is lost among a year of good ones."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffsasrec.badrows import DAY, days_of
+from diffsasrec.config import EventsConfig
+from diffsasrec.errors import InputDataError
+from diffsasrec.events import AFTER_RUN_DATE
+
+DAYS = 7  # before the run date, each judged by itself
+TIMES_MORE = 10  # bad rows than in the whole log stop a run, where the configuration says nothing
+NAMED = 3  # parts that a message names
+SCHEMA = pa.schema([("day", pa.string()), ("day_rows", pa.int64()), ("day_bad", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the newest rows: a day, a new file, or all new files."""
+
+    kind: str  # day, file, files
+    name: str
+    rows: int  # before the run date, for a day; all, for files
+    bad: int
+
+    @property
+    def share(self) -> float:
+        return self.bad / self.rows
+
+    def __str__(self) -> str:
+        return f"{self.bad} of {self.rows} rows of {self.name}"
+
+
+def days_before(before: int) -> list[str]:
+    """The newest days as YYYY-MM-DD; `before`: the run date, microseconds."""
+    last = before // DAY
+    return [str(np.datetime64(day, "D")) for day in range(last - DAYS, last)]
+
+
+def count_days(
+    times: npt.NDArray[np.int64], bad: pa.Table | None, *, time_unit: str | None, before: int
+) -> pa.Table:
+    """The rows of a chunk by each of the newest days that it has rows of, SCHEMA.
+
+    Args:
+        times: of its events, microseconds.
+        bad: its bad rows as they lie in quarantine; None: there are none.
+    """
+    names = days_before(before)
+    places = times // DAY - (before // DAY - DAYS)
+    kept = np.bincount(places[(places >= 0) & (places < DAYS)], minlength=DAYS)
+    num_bad = np.zeros(DAYS, np.int64)
+    if bad is not None:
+        found = pc.index_in(days_of(bad, time_unit=time_unit), value_set=pa.array(names))
+        num_bad += np.bincount(found.drop_null().to_numpy(), minlength=DAYS)
+    table = pa.table([pa.array(names), pa.array(kept + num_bad), pa.array(num_bad)], schema=SCHEMA)
+    return table.filter(pc.greater(table["day_rows"], 0))
+
+
+@dataclass
+class NewestRows:
+    """Adds up the newest rows, fragment by fragment.
+
+    `new_files`: the input files that nobody has judged yet.
+    """
+
+    new_files: frozenset[str]
+    _rows: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind and name
+    _bad: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, path: str, counts: Counter[str], days: pa.Table) -> None:
+        """`counts`: of a fragment of a file; `days`: its `count_days`."""
+        for row in days.to_pylist():
+            self._add("day", row["day"], row["day_rows"], row["day_bad"])
+        if path in self.new_files:
+            num_bad = counts["rows"] - counts["kept"] - counts[AFTER_RUN_DATE]
+            self._add("file", path, counts["rows"], num_bad)
+            self._add("files", f"the {len(self.new_files)} new files", counts["rows"], num_bad)
+
+    def _add(self, kind: str, name: str, rows: int, bad: int) -> None:
+        self._rows[kind, name] += rows
+        self._bad[kind, name] += bad
+
+    def parts(self, *, min_rows: int) -> list[Part]:
+        """Those with as many rows, the worst first."""
+        found = [Part(*key, n, self._bad[key]) for key, n in self._rows.items() if n >= min_rows]
+        if len(self.new_files) == 1:
+            found = [part for part in found if part.kind != "files"]
+        return sorted(found, key=lambda part: (-part.share, part.kind, part.name))
+
+
+def check_newest(parts: Sequence[Part], events: EventsConfig) -> list[Part]:
+    """The parts with more bad rows than a log may have.
+
+    Args:
+        parts: the worst first.
+
+    Raises:
+        InputDataError: one has so many that the run stops.
+    """
+    limit = events.max_bad_fraction_of_newest
+    source = f"events.max_bad_fraction_of_newest={limit}"
+    if limit is None:
+        limit = TIMES_MORE * events.max_bad_fraction
+        source = f"{TIMES_MORE} times events.max_bad_fraction={events.max_bad_fraction}"
+    too_bad = [part for part in parts if part.share > limit]
+    if too_bad:
+        raise InputDataError(
+            f"events.path={events.path}: {'; '.join(_named(too_bad))} are bad, more than {source}; "
+            "look at quarantine/ of this run, repair the log, or set "
+            "events.max_bad_fraction_of_newest higher"
+        )
+    return [part for part in parts if part.share > events.max_bad_fraction]
+
+
+def _named(parts: list[Part]) -> Iterator[str]:
+    yield from map(str, parts[:NAMED])
+    if len(parts) > NAMED:
+        yield f"and of {len(parts) - NAMED} more days or files as well"
+
+
+def recorded(parts: Sequence[Part], over: Sequence[Part]) -> dict[str, object]:
+    """What a night records: the worst share of each kind, and the parts that are too bad."""
+    worst: dict[str, float] = {}
+    for part in parts:
+        worst[part.kind] = max(part.share, worst.get(part.kind, 0.0))
+    return {
+        "worst": worst,
+        "num_bad": len(over),
+        "bad": [vars(part) for part in over[:NAMED]],
+    }

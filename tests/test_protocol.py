@@ -1,0 +1,230 @@
+"""Who is measured, on what, from which history and among which items: a slow reference decides."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffsasrec.checkpoint import save_checkpoint
+from diffsasrec.config import load_config
+from diffsasrec.model import SequenceModel
+from diffsasrec.rundir import RunDir
+from diffsasrec.sequences import (
+    Flat,
+    bucket_name,
+    bucket_of,
+    finish,
+    flatten,
+    fold,
+    only_items,
+    restrict,
+)
+from diffsasrec.storage import Storage
+from diffsasrec.vocab import build_vocab, count_items, frequent_before_split
+from jobs.evaluate import main as evaluate
+
+Row = tuple[int, str, int]  # user, item, time
+SPLIT = 20
+
+
+@dataclass
+class Expected:
+    known: Counter[str]  # the candidates, with their events before the split
+    past: dict[int, list[str]]  # of the holdout users: what they had before the split
+    target: dict[int, str]
+
+
+def reference(ordered: dict[int, list[tuple[str, int]]], min_item_count: int) -> Expected:
+    """The rule, one event after the other. `ordered`: histories without duplicates."""
+    before = Counter(item for h in ordered.values() for item, time in h if time < SPLIT)
+    known = Counter({item: n for item, n in before.items() if n >= min_item_count})
+    past, target = {}, {}
+    for user, history in ordered.items():
+        left = [(item, time) for item, time in history if item in known]
+        earlier = [item for item, time in left if time < SPLIT]
+        later = [item for item, time in left if time >= SPLIT]
+        if earlier and later:
+            past[user], target[user] = earlier, later[0]
+    return Expected(known, past, target)
+
+
+def folded_of(rows: list[Row]) -> pa.Table:
+    users, items, times = zip(*rows, strict=True)
+    table = pa.table({"user_id": users, "item_id": items, "timestamp": times})
+    return fold(table, max_user_events=1000)[0]
+
+
+def ordered_of(folded: pa.Table) -> dict[int, list[tuple[str, int]]]:
+    columns = (folded[name].to_pylist() for name in ("user_id", "item_ids", "times"))
+    return {u: list(zip(i, t, strict=True)) for u, i, t in zip(*columns, strict=True)}
+
+
+def vocab_of(folded: pa.Table, min_item_count: int) -> pa.Table:
+    items = folded["item_ids"].combine_chunks().flatten()
+    times = folded["times"].combine_chunks().flatten().to_numpy()
+    counts = count_items(items, times, split_time=SPLIT)
+    return build_vocab(counts, min_item_count=min_item_count, item_type=pa.string(), previous=None)
+
+
+def measured_of(flat: Flat, ids: list[str]) -> Expected:
+    """The same, as flat arrays have it; without candidates."""
+    users = flat.user_ids.to_pylist()
+    items, _, offsets = restrict(flat, flat.num_before)
+    past, target = {}, {}
+    for place in np.flatnonzero(flat.holdout >= 0):
+        user = users[place]
+        past[user] = [ids[i] for i in items[offsets[place] : offsets[place + 1]]]
+        target[user] = ids[flat.items[flat.offsets[place] + flat.holdout[place]]]
+    return Expected(Counter(), past, target)
+
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 6), st.sampled_from("abcdefgh"), st.integers(10, 30)),
+    min_size=1,
+    max_size=80,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(ROWS, st.integers(1, 5))
+def test_holdout_users_targets_histories_and_candidates_are_those_of_the_rule(rows, min_item_count):
+    folded = folded_of(rows)
+    expected = reference(ordered_of(folded), min_item_count)
+    vocab = vocab_of(folded, min_item_count)
+    ids = vocab["item_id"].to_pylist()
+    known = frequent_before_split(vocab, min_item_count)
+    assert {ids[place] for place in np.flatnonzero(known)} == set(expected.known)
+    settings = {"split_time": SPLIT, "min_item_count": min_item_count}
+    sequences, holdout, _ = finish(folded, vocab, user_type=pa.int64(), **settings)
+    found = measured_of(only_items(flatten(sequences), known), ids)
+    assert (found.past, found.target) == (expected.past, expected.target)
+    columns = (holdout[name].to_pylist() for name in ("user_id", "item_id"))
+    assert dict(zip(*columns, strict=True)) == expected.target
+
+
+@settings(deadline=None, max_examples=50)
+@given(ROWS)
+def test_where_no_item_is_rare_nothing_is_taken_out_of_what_is_measured(rows):
+    folded = folded_of(rows)
+    vocab = vocab_of(folded, 1)
+    ids = vocab["item_id"].to_pylist()
+    flat = flatten(finish(folded, vocab, split_time=SPLIT, user_type=pa.int64())[0])
+    known = frequent_before_split(vocab, 1)
+    assert measured_of(only_items(flat, known), ids) == measured_of(flat, ids)
+    assert only_items(flat, np.ones(len(ids), bool)) is only_items(flat, None) is flat
+
+
+def test_a_holdout_and_its_place_follow_what_is_taken_out():
+    flat = Flat(
+        user_ids=pa.array([1, 2, 3, 4]),
+        items=np.array([0, 1, 2, 1, 0, 1, 0], np.int32),
+        times=np.array([1, 2, 30, 31, 5, 30, 30], np.int64),
+        offsets=np.array([0, 4, 4, 6, 7]),
+        num_before=np.array([2, 0, 1, 0], np.int32),
+        holdout=np.array([2, -1, 1, -1], np.int32),
+    )
+    left = only_items(flat, np.array([True, False, True]))
+    assert left.items.tolist() == [0, 2, 0, 0] and left.times.tolist() == [1, 30, 5, 30]
+    assert left.offsets.tolist() == [0, 2, 2, 3, 4]
+    assert left.num_before.tolist() == [1, 0, 1, 0]
+    assert left.holdout.tolist() == [1, -1, -1, -1]  # user 3's is gone
+
+
+# --- the whole of `evaluate`: model and counters ---
+
+
+def log_with_late_items() -> list[Row]:
+    """Users with favourites; some items are hardly there before the split, and popular after it."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for user in range(90):
+        favourites = rng.integers(0, 12, 3)
+        for _ in range(int(rng.integers(2, 14))):
+            time = int(rng.integers(0, 30))
+            late = rng.random() < (0.5 if time >= SPLIT else 0.06)
+            item = int(rng.integers(12, 20)) if late else int(rng.choice(favourites))
+            rows.append((user, f"item-{item:02d}", time))
+    return rows
+
+
+def slow_metrics(lists: dict[int, list[str]], expected: Expected, k: int) -> dict[str, float]:
+    gains = []
+    for user, target in expected.target.items():
+        places = [place for place, item in enumerate(lists[user][:k]) if item == target]
+        gains.append(1 / np.log2(places[0] + 2) if places else 0.0)
+    shown = {item for user in expected.target for item in lists[user][:k]}
+    shares = {item: count / expected.known.total() for item, count in expected.known.items()}
+    popularity = [shares[item] for user in expected.target for item in lists[user][:k]]
+    return {
+        "n": len(gains),
+        f"NDCG@{k}": float(np.mean(gains)),
+        f"Coverage@{k}": len(shown) / len(expected.known),
+        f"MeanPopularity@{k}": float(np.mean(popularity)),
+    }
+
+
+@pytest.mark.parametrize("min_item_count", [1, 4])
+def test_model_and_counters_are_measured_by_the_rule(cluster, tmp_path: Path, min_item_count: int):
+    text = f"lake: {tmp_path}\nevents: {{path: log}}\nsplit: {{min_item_count: {min_item_count}}}\n"
+    text += "model: {hidden_size: 8, num_blocks: 1, max_seq_len: 20}\n"
+    text += "score: {k: 4, filter_seen: false}\nevaluate: {ks: [4], bootstrap_samples: 9}\n"
+    config = load_config(text)
+    run = RunDir(Storage.of(str(tmp_path)), "2024-03-01", "r", "i", "a")
+    folded = folded_of(log_with_late_items())
+    expected = reference(ordered_of(folded), min_item_count)
+    vocab = vocab_of(folded, min_item_count)
+    late = set(vocab["item_id"].to_pylist()) - set(expected.known)
+    assert bool(late) == (min_item_count > 1) and len(expected.target) > 30
+    run.storage.write_table("vocab/part-00000.parquet", vocab)
+    buckets = bucket_of(folded["user_id"].combine_chunks(), 2)
+    for bucket in (0, 1):
+        tables = finish(
+            folded.filter(pa.array(buckets == bucket)),
+            vocab,
+            split_time=SPLIT,
+            user_type=pa.int64(),
+            min_item_count=min_item_count,
+        )
+        for name, table in zip(("sequences", "holdout"), tables[:2], strict=True):
+            run.storage.write_table(f"{name}/{bucket_name(bucket)}", table)
+    counts = np.array([expected.known[item] for item in vocab["item_id"].to_pylist()])
+    save_checkpoint(
+        run.storage.sub("checkpoint_measured"),
+        weights=SequenceModel(config.model, len(counts), seed=1).state_dict(),
+        config=config.model,
+        vocab=vocab,
+        counts=counts,
+        trained_before=SPLIT,
+    )
+    prepared = {"num_buckets": 2, "num_items": len(counts), "split_time": SPLIT, "second_cut": 12}
+    run.finish("prepare", {**prepared, "counts": {"holdout_users": len(expected.target)}})
+    run.finish("finetune", {})
+
+    record = evaluate(config, run)
+
+    assert record["counts"]["holdout_users"] == len(expected.target)
+    table = pa.concat_tables(
+        [run.storage.read_table(f"evaluation/{bucket_name(bucket)}") for bucket in (0, 1)]
+    )
+    lengths = dict(zip(table["user_id"].to_pylist(), table["history_len"].to_pylist(), strict=True))
+    assert lengths == {user: len(past) for user, past in expected.past.items()}
+    lists = {r["user_id"]: [i["item_id"] for i in r["items"]] for r in table.to_pylist()}
+    assert {item for items in lists.values() for item in items} <= set(expected.known)
+    metrics = json.loads(run.storage.read_bytes("metrics.json"))
+    own = {u: best(Counter(past), expected) for u, past in expected.past.items()}
+    popular = dict.fromkeys(expected.target, best(expected.known, expected))
+    for name, shown in (("own most frequent", own), ("popular", popular)):
+        slow = slow_metrics(shown, expected, 4)
+        assert {key: metrics["baselines"][name][key] for key in slow} == pytest.approx(slow), name
+    slow = slow_metrics(lists, expected, 4)
+    assert {key: metrics["model"][key] for key in slow} == pytest.approx(slow)
+
+
+def best(counts: Counter[str], expected: Expected) -> list[str]:
+    return sorted((i for i in counts if i in expected.known), key=lambda i: (-counts[i], i))
