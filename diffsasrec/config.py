@@ -161,7 +161,8 @@ class TrainStageConfig(Section):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.01, description="AdamW"
     )
-    warmup_steps: NonNegativeInt = Field(100, description="linear warm-up")
+    warmup_share: Fraction = Field(0.1, description="linear warm-up, as a share of the steps")
+    warmup_steps: NonNegativeInt = Field(100, description="at most so many of them")
     grad_clip: PositiveFloat = Field(1.0, description="largest norm of the gradient")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.999, description="moving average of the weights that is kept; 0: the last weights"

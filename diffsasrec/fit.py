@@ -51,7 +51,7 @@ from diffsasrec.phases import (
 from diffsasrec.rundir import to_json
 from diffsasrec.sequences import Flat
 from diffsasrec.storage import Storage
-from diffsasrec.update import ROWS_ALONE, Groups, Updater, sum_over_ranks
+from diffsasrec.update import ROWS_ALONE, Groups, Updater, count_warmup_steps, sum_over_ranks
 
 T = TypeVar("T")
 Tell = Callable[[str, int, int, str], None]  # phase, steps taken, all steps, note
@@ -117,8 +117,14 @@ class PhaseTrainer:
             self.model, candidates_V, torch.from_numpy(tables_QVF), filter_seen=job.filter_seen
         ).to(device)
         by_rows = self.num_negatives > 0 and num_items > ROWS_ALONE
+        self.num_steps = [self._num_steps(epoch) for epoch in range(self.settings.epochs)]
         self.updater = Updater(
-            objective, self.settings, phase=phase.name, world_size=world_size, by_rows=by_rows
+            objective,
+            self.settings,
+            phase=phase.name,
+            warmup_steps=count_warmup_steps(self.settings, num_steps=sum(self.num_steps)),
+            world_size=world_size,
+            by_rows=by_rows,
         )
         self.best_weights: dict[str, Tensor] = {}
         self.state = State()
@@ -145,7 +151,7 @@ class PhaseTrainer:
 
     def run(self) -> None:
         """Trains to the end of the phase and writes its checkpoint and result.json."""
-        steps = [self._num_steps(epoch) for epoch in range(self.settings.epochs)]
+        steps = self.num_steps
         for epoch in range(self.state.epoch, self.settings.epochs):
             if self.state.stopped:
                 break

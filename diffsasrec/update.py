@@ -31,6 +31,7 @@ class Updater:
     Args:
         objective: on its device, with the model that is trained.
         phase: its name, as errors have it.
+        warmup_steps: over these the learning rates grow to those of the settings.
         by_rows: the embedding is trained by rows (`EmbeddingRows`); every step needs negatives.
     """
 
@@ -40,11 +41,12 @@ class Updater:
         settings: TrainStageConfig,
         *,
         phase: str,
+        warmup_steps: int,
         world_size: int,
         by_rows: bool,
     ) -> None:
         self.model, self.settings, self.world_size = objective.model, settings, world_size
-        self._phase = phase
+        self._phase, self._warmup_steps = phase, warmup_steps
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.rows: EmbeddingRows | None = None
         if by_rows:
@@ -69,7 +71,7 @@ class Updater:
         Raises:
             ConfigError: loss or gradient are no finite numbers; on all ranks, before they update.
         """
-        warm = min(1.0, (number + 1) / max(self.settings.warmup_steps, 1))
+        warm = min(1.0, (number + 1) / max(self._warmup_steps, 1))
         for group in self._optimizer.param_groups:
             group["lr"] = group["full_lr"] * warm
         # a short training must not average in its start: the decay grows with the step
@@ -216,6 +218,11 @@ class Updater:
 def section_name(settings: TrainStageConfig) -> str:
     """The section of the configuration that has the settings of a phase."""
     return "finetune" if isinstance(settings, FinetuneConfig) else "pretrain"
+
+
+def count_warmup_steps(settings: TrainStageConfig, *, num_steps: int) -> int:
+    """The steps of the warm-up of a phase: a share of all, so that a small log leaves it too."""
+    return min(settings.warmup_steps, round(settings.warmup_share * num_steps))
 
 
 def sum_over_ranks(values: list[float], *, device: torch.device, world_size: int) -> list[float]:

@@ -30,6 +30,7 @@ from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences import Flat, bucket_name
 from diffsasrec.storage import Storage
+from diffsasrec.update import count_warmup_steps
 
 CUT, END = 20 * DAY, 26 * DAY  # trained on before the one, validated up to the other
 NUM_ITEMS, NUM_USERS, NUM_BUCKETS = 8, 13, 2
@@ -402,6 +403,49 @@ def test_an_attempt_keeps_its_two_newest_states(tmp_path):
     train(make_job(tmp_path, MODELS["causal"]), PRETRAIN)
     states = sorted(path.name for path in (tmp_path / "state" / "pretrain" / "one").iterdir())
     assert states == ["step-000000006.safetensors", "step-000000008.safetensors"]
+
+
+# --- the warm-up ---
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "settings", "expected"),
+    [
+        (46, {}, 5),  # pretraining on a small log
+        (11, {}, 1),  # and fine-tuning
+        (999, {}, 100),  # from here on the cap
+        (1_000_000, {}, 100),
+        (1_000_000, {"warmup_steps": 4000}, 4000),
+        (46, {"warmup_share": 0.5}, 23),
+        (46, {"warmup_share": 1.0, "warmup_steps": 3}, 3),
+        (1000, {"warmup_share": 0.0}, 0),
+        (0, {}, 0),
+    ],
+)
+def test_a_warm_up_is_a_share_of_the_steps_and_at_most_so_many(num_steps, settings, expected):
+    for stage in (TrainStageConfig, FinetuneConfig):
+        assert count_warmup_steps(stage(**settings), num_steps=num_steps) == expected
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_a_small_log_leaves_the_warm_up(tmp_path, by_rows):
+    # 8 steps: the rate is full from the first, and not at 8 % of it in the last
+    for name, steps in (("default", 100), ("none", 0)):
+        write_run(tmp_path / name)
+        settings = PRETRAIN.settings.model_copy(update={"warmup_steps": steps})
+        job = make_job(tmp_path / name, MODELS["prefix"], negatives=3 if by_rows else 0)
+        with trained_by_rows(by_rows):
+            train(job, replace(PRETRAIN, settings=settings))
+    assert result(tmp_path / "none", "pretrain")["steps"] == 8
+    assert weights(tmp_path / "default") == weights(tmp_path / "none")
+
+
+def test_where_the_cap_is_reached_a_training_is_as_it_was_without_a_share(tmp_path):
+    for name, share in (("half", 0.5), ("whole", 1.0)):  # of 8 steps
+        write_run(tmp_path / name)
+        settings = PRETRAIN.settings.model_copy(update={"warmup_share": share, "warmup_steps": 4})
+        train(make_job(tmp_path / name, MODELS["causal"]), replace(PRETRAIN, settings=settings))
+    assert weights(tmp_path / "half") == weights(tmp_path / "whole")
 
 
 # --- trainings that diverge ---
