@@ -14,7 +14,7 @@ from diffsasrec.config import ItemsConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.items import items_of, read_items
 from diffsasrec.recommend import UserItems
-from diffsasrec.schema import canonical, list_offsets, list_values
+from diffsasrec.schema import canonical, like, list_offsets, list_values
 from diffsasrec.tables import read_item_ids
 from diffsasrec.vocab import index_items
 
@@ -54,22 +54,6 @@ def category_cap(vocab: pa.Table, rules: Rules) -> CategoryCap | None:
     names = items_of(items, vocab["item_id"].combine_chunks(), "category")
     codes = names.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     return CategoryCap(rules.max_per_category, torch.from_numpy(codes.astype(np.int64)))
-
-
-def like(ids: pa.Array, id_type: pa.DataType) -> pa.Array:
-    """Canonical ids in another canonical type, null where the value has no such id.
-
-    The ids of a CSV are text. An integer has one spelling: 007 is no id of an integer column.
-    """
-    if ids.type == id_type:
-        return ids
-    text = ids.cast(pa.string())
-    if id_type == pa.string():
-        return text
-    # as many digits as any integer of 64 bits has at least
-    is_integer = pc.match_substring_regex(text, r"^(0|-?[1-9][0-9]{0,17})$")
-    fits = pc.and_(is_integer, id_type == pa.int64() or pc.invert(pc.starts_with(text, "-")))
-    return pc.if_else(fits, text, None).cast(id_type)
 
 
 def with_excluded(sequences: pa.Table, pairs: pa.Table, vocab: pa.Table) -> pa.Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError
-from diffsasrec.inputs import InputFile
+from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.publish import read_chain
 from diffsasrec.rundir import Reused, RunDir
 from diffsasrec.storage import Storage, resolve_package, stat_files
@@ -40,7 +40,14 @@ def open_run(
         whose = [] if reused is None else [[reused.ds, reused.run_id]]
         return hashlib.sha256(json.dumps(parts + whose, sort_keys=True).encode()).hexdigest()
 
-    reused = choose(config, lake, ds, source=source, identity_with=identity_with)
+    reused = choose(
+        config,
+        lake,
+        ds,
+        source=source,
+        identity_with=identity_with,
+        item_type=lambda: inspect_inputs(inputs, config.events).item_type,
+    )
     identity = identity_with(reused)
     return RunDir(
         lake=lake,

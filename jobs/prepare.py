@@ -13,7 +13,7 @@ from diffsasrec.events import AFTER_RUN_DATE
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.progress import Progress
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.schema import iso, microseconds
+from diffsasrec.schema import exactly, iso, microseconds
 from diffsasrec.sequences import build_sequences, num_buckets
 from diffsasrec.split import Survey, survey_log
 from diffsasrec.storage import Storage
@@ -131,10 +131,10 @@ def check_split(survey: Survey, path: str) -> None:
 
 
 def read_previous_vocab(path: str | None, item_type: pa.DataType) -> pa.Table | None:
-    """The vocabulary of vocab.previous_path.
+    """The vocabulary of vocab.previous_path, its ids in the type of this log's.
 
     Raises:
-        ConfigError: it is not there, or not one of this log's items.
+        ConfigError: it is not there, or it has ids that this type does not have.
     """
     if path is None:
         return None
@@ -144,12 +144,18 @@ def read_previous_vocab(path: str | None, item_type: pa.DataType) -> pa.Table | 
         raise ConfigError(f"vocab.previous_path={path} can't be read: {error}") from None
     if table.column_names != ["item_id", "index"]:
         raise ConfigError(f"vocab.previous_path={path} has no columns item_id and index")
-    if table.schema.field("item_id").type != item_type:
+    ids = table["item_id"]
+    if (converted := exactly(ids, item_type)) is None:
         raise ConfigError(
-            f"vocab.previous_path={path}: item_id is {table.schema.field('item_id').type}, in the "
-            f"log it is {item_type}; unset it or convert the ids"
+            f"vocab.previous_path={path}: item_id is {ids.type}, in the log it is {item_type}, "
+            "which does not have all of its ids; unset it or convert them"
         )
-    return table
+    if ids.type != item_type:
+        log.info(
+            "prepare: the %d ids of vocab.previous_path were converted from %s to %s",
+            *(len(ids), ids.type, item_type),
+        )
+    return table.set_column(0, "item_id", converted)
 
 
 if __name__ == "__main__":
