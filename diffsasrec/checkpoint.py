@@ -112,7 +112,7 @@ def load_checkpoint(directory: Storage) -> Checkpoint:
     """The model on CPU, in eval mode.
 
     Raises:
-        ConfigError: when there is none.
+        ConfigError: when there is none, or weights are no finite numbers.
         InfrastructureError: when a file is not the one that was written, or does not fit.
     """
     description = read_description(directory)
@@ -153,9 +153,20 @@ def _load_model(directory: Storage, description: dict[str, Any], data: bytes) ->
         text = " ".join(str(error).split())
         raise _damaged(directory, WEIGHTS, f"does not fit {CONFIG} ({text})") from None
     for name, tensor in model.state_dict().items():
-        if not bool(tensor.isfinite().all()):
-            raise _damaged(directory, WEIGHTS, f"has values in {name} that are no finite numbers")
+        if not is_finite(tensor):  # saved so, with a fitting digest: no retry helps
+            raise ConfigError(
+                f"{directory.url(WEIGHTS)} has values in {name} that are no finite numbers: its "
+                "training diverged; train again with a lower learning_rate, as another run"
+            )
     return model
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite numbers; without a copy, which may not fit."""
+    if not tensor.numel():
+        return True
+    least, largest = tensor.detach().aminmax()  # nan where any is
+    return bool(least.isfinite() & largest.isfinite())
 
 
 def check_not_trained_past(description: Mapping[str, Any], *, split_time: int, path: str) -> None:

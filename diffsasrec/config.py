@@ -19,6 +19,7 @@ from diffsasrec.errors import ConfigError
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
 
@@ -165,9 +166,12 @@ class TrainStageConfig(Section):
     batch_size: PositiveInt | None = Field(
         None, description="global, over all workers; null: 32 to 1024, by the number of examples"
     )
-    learning_rate: PositiveFloat = Field(1e-3, description="after the warm-up")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="AdamW")
-    warmup_steps: NonNegativeInt = Field(100, description="linear warm-up")
+    learning_rate: Rate = Field(1e-3, description="after the warm-up")
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.01, description="AdamW"
+    )
+    warmup_share: Fraction = Field(0.1, description="linear warm-up, as a share of the steps")
+    warmup_steps: NonNegativeInt = Field(100, description="at most so many of them")
     grad_clip: PositiveFloat = Field(1.0, description="largest norm of the gradient")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.999, description="moving average of the weights that is kept; 0: the last weights"
@@ -180,8 +184,8 @@ class TrainStageConfig(Section):
 
 class FinetuneConfig(TrainStageConfig):
     epochs: NonNegativeInt = Field(5, description="at most, when patience is set; 0: none")
-    learning_rate: PositiveFloat = Field(2e-4, description="of the pretrained weights")
-    counter_learning_rate: PositiveFloat = Field(
+    learning_rate: Rate = Field(2e-4, description="of the pretrained weights")
+    counter_learning_rate: Rate = Field(
         2e-3, description="of what weighs trends, own history and its age, new in this stage"
     )
     query_times: PositiveInt = Field(

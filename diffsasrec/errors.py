@@ -43,6 +43,10 @@ def find_ours(error: BaseException) -> DiffsasrecError | None:
             raised = getattr(cause, "cause", None)
             return raised if isinstance(raised, DiffsasrecError) else cause
         seen.add(id(cause))
-        pending += [cause.__cause__, cause.__context__, getattr(cause, "cause", None)]
+        # Ray's names for what a task, a worker of a training or its controller has raised
+        wrapped = (
+            getattr(cause, name, None) for name in ("cause", "_base_exc", "controller_failure")
+        )
+        pending += [cause.__cause__, cause.__context__, *wrapped]
         pending += getattr(cause, "worker_failures", {}).values()
     return None

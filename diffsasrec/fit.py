@@ -52,7 +52,7 @@ from diffsasrec.phases import (
 from diffsasrec.rundir import to_json
 from diffsasrec.sequences import Flat
 from diffsasrec.storage import Storage
-from diffsasrec.update import ROWS_ALONE, Groups, Updater
+from diffsasrec.update import ROWS_ALONE, Groups, Updater, count_warmup_steps, sum_over_ranks
 
 T = TypeVar("T")
 Tell = Callable[[str, int, int, str], None]  # phase, steps taken, all steps, note
@@ -119,7 +119,15 @@ class PhaseTrainer:
             self.model, candidates_V, torch.from_numpy(tables_QVF), filter_seen=job.filter_seen
         ).to(device)
         by_rows = self.num_negatives > 0 and num_items > ROWS_ALONE
-        self.updater = Updater(objective, self.settings, world_size=world_size, by_rows=by_rows)
+        self.num_steps = [self._num_steps(epoch) for epoch in range(self.settings.epochs)]
+        self.updater = Updater(
+            objective,
+            self.settings,
+            phase=phase.name,
+            warmup_steps=count_warmup_steps(self.settings, num_steps=sum(self.num_steps)),
+            world_size=world_size,
+            by_rows=by_rows,
+        )
         self.best_weights: dict[str, Tensor] = {}
         self.state = State()
         self._load_state()
@@ -145,7 +153,7 @@ class PhaseTrainer:
 
     def run(self) -> None:
         """Trains to the end of the phase and writes its checkpoint and result.json."""
-        steps = [self._num_steps(epoch) for epoch in range(self.settings.epochs)]
+        steps = self.num_steps
         for epoch in range(self.state.epoch, self.settings.epochs):
             if self.state.stopped:
                 break
@@ -213,9 +221,8 @@ class PhaseTrainer:
         negatives = self._negatives(generator)
         # dropout has a stream of its own per rank and step
         torch.manual_seed(stream_seed(*where, "dropout", state.step, self.rank))
-        loss = self.updater.step(batch, negatives, number=state.step)
+        state.loss_sum += self.updater.step(batch, negatives, number=state.step)
         state.step += 1
-        state.loss_sum += self._sum_over_ranks([loss])[0]
 
     def _num_negatives(self, num_candidates: int) -> int:
         """0: the softmax takes all items."""
@@ -230,13 +237,6 @@ class PhaseTrainer:
         counts_V = torch.from_numpy(self.counts_V)
         negatives = draw_negatives(counts_V, self.num_negatives, generator)
         return Negatives(*(tensor.to(self.device) for tensor in vars(negatives).values()))
-
-    def _sum_over_ranks(self, values: list[float]) -> list[float]:
-        if self.world_size == 1:
-            return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(tensor)
-        return [float(value) for value in tensor]
 
     def _after_step(self, step_of_epoch: int, total: int) -> None:
         state = self.state
@@ -273,6 +273,7 @@ class PhaseTrainer:
     def _validate(self, before: int) -> float:
         """NDCG@10 on the second time cut, with the averaged weights, over all ranks' buckets."""
         self.updater.settle()
+        self.updater.check_finite(step=self.state.step)  # ranks of nan mean nothing
         current = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.model.load_state_dict(self.updater.average)
         self.model.eval()
@@ -291,7 +292,9 @@ class PhaseTrainer:
             )
         self.model.load_state_dict(current)
         counts = count_ranks(np.concatenate(ranks), k=10)
-        summed = self._sum_over_ranks([float(count) for count in counts])
+        summed = sum_over_ranks(
+            [float(count) for count in counts], device=self.device, world_size=self.world_size
+        )
         return rank_metrics(np.array(summed), k=10)["NDCG@10"]
 
     def _write_scalars(self) -> None:
@@ -331,6 +334,7 @@ class PhaseTrainer:
 
     def _save_state(self) -> None:
         self.updater.settle()
+        self.updater.check_finite(step=self.state.step)
         if self.rank != 0:
             return
         groups = {**self.updater.state(), "best": self.best_weights}

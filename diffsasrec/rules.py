@@ -14,13 +14,9 @@ from diffsasrec.config import ItemsConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.items import items_of, read_items
 from diffsasrec.recommend import UserItems
-from diffsasrec.schema import canonical, list_offsets, list_values
+from diffsasrec.schema import canonical, like, list_offsets, list_values
 from diffsasrec.tables import read_item_ids
 from diffsasrec.vocab import index_items
-
-# of canonical integers: the digits of the lowest and of the highest
-LIMITS = {pa.int64(): ("9223372036854775808", "9223372036854775807")}
-LIMITS |= {pa.uint64(): ("0", "18446744073709551615")}
 
 
 @dataclass(frozen=True)
@@ -59,27 +55,6 @@ def category_cap(vocab: pa.Table, rules: Rules) -> CategoryCap | None:
     names = items_of(items, vocab["item_id"].combine_chunks(), "category")
     codes = names.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     return CategoryCap(rules.max_per_category, torch.from_numpy(codes.astype(np.int64)))
-
-
-def like(ids: pa.Array, id_type: pa.DataType) -> pa.Array:
-    """Canonical ids in another canonical type, null where the value has no such id.
-
-    The ids of a CSV are text. An integer has one spelling: 007 is no id of an integer column.
-    """
-    if ids.type == id_type:
-        return ids
-    text = ids.cast(pa.string())
-    if id_type == pa.string():
-        return text
-    is_integer = pc.match_substring_regex(text, r"^(0|-?[1-9][0-9]*)$")
-    digits = pc.replace_substring_regex(text, "^-", "")
-    # numbers of equal length compare as their texts do
-    lowest, highest = LIMITS[id_type]
-    limit = pc.if_else(pc.starts_with(text, "-"), lowest, highest)
-    shorter = pc.less(pc.utf8_length(digits), pc.utf8_length(limit))
-    as_long = pc.equal(pc.utf8_length(digits), pc.utf8_length(limit))
-    fits = pc.or_(shorter, pc.and_(as_long, pc.less_equal(digits, limit)))
-    return pc.if_else(pc.and_(is_integer, fits), text, None).cast(id_type)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -94,6 +95,47 @@ def canonical(ids: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
     target = canonical_type(ids.type)
     assert target is not None, ids.type
     return ids if ids.type == target else ids.cast(target)
+
+
+def like(ids: pa.Array, id_type: pa.DataType) -> pa.Array:
+    """Canonical ids in another canonical type, null where the value has no such id.
+
+    The ids of a CSV are text. An integer has one spelling: 007 is no id of an integer column.
+    """
+    if ids.type == id_type:
+        return ids
+    text = ids.cast(pa.string())
+    if id_type == pa.string():
+        return text
+    is_integer = pc.match_substring_regex(text, r"^(0|-?[1-9][0-9]*)$")
+    is_negative = pc.starts_with(text, "-")
+    if id_type == pa.int64():
+        least, largest = _up_to(text, str(-(2**63))), _up_to(text, str(2**63 - 1))
+        fits = pc.if_else(is_negative, least, largest)
+    else:
+        fits = pc.and_(pc.invert(is_negative), _up_to(text, str(2**64 - 1)))
+    return pc.if_else(pc.and_(is_integer, fits), text, None).cast(id_type)
+
+
+def _up_to(text: pa.Array, limit: str) -> pa.Array:
+    """Whether integers of one sign are at most as far from 0 as `limit`; all of them as text."""
+    length = pc.utf8_length(text)
+    same = pc.and_(pc.equal(length, len(limit)), pc.less_equal(text, limit))
+    return pc.or_(pc.less(length, len(limit)), same)
+
+
+def exactly(ids: pa.ChunkedArray, id_type: pa.DataType) -> pa.Array | None:
+    """The same ids in another type of a log; None where not all of them exist in it."""
+    target = canonical_type(id_type)
+    if canonical_type(ids.type) is None or target is None:
+        return None
+    converted = like(canonical(ids).combine_chunks(), target)
+    if converted.null_count > ids.null_count:
+        return None
+    try:
+        return converted.cast(id_type)
+    except pa.ArrowInvalid:  # a narrower integer
+        return None
 
 
 def pair_hash(users: pa.Array, items: pa.Array) -> npt.NDArray[np.uint64]:

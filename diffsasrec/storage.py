@@ -142,6 +142,11 @@ class Storage:
             # a ParquetFile reads this one file: no directory names turn into columns
             return pq.ParquetFile(file).read(columns=columns)
 
+    def read_schema(self, path: str) -> pa.Schema:
+        """The columns of a Parquet file and their types."""
+        with _explained("reading", self.url(path)), self._fs().open(self._full(path)) as file:
+            return pq.ParquetFile(file).schema_arrow
+
     def read_tables(self, directory: str, columns: list[str] | None = None) -> pa.Table:
         """All Parquet files directly in a directory, in the order of their names."""
         paths = [info.path for info in self.list(directory) if info.path.endswith(".parquet")]

@@ -12,7 +12,7 @@ import ray.train
 import ray.train.torch
 from ray._private.state import state
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from diffsasrec.config import TrainConfig
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
@@ -27,13 +27,14 @@ def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
     """Runs the phases one after another on `job.train.num_workers` DDP workers.
 
     Raises:
-        InfrastructureError: the workers died more often than train.max_failures.
+        InfrastructureError: workers or their controller died more often than train.max_failures.
+        DiffsasrecError: what a worker has raised.
     """
     board, done = start_board(), threading.Event()
     printer = threading.Thread(target=_print_progress, args=(board, done, log_interval))
     printer.start()
     try:
-        outlive_controllers(partial(_fit, job, phases, board), most=job.train.max_failures)
+        outlive_failures(partial(_fit, job, phases, board), most=job.train.max_failures)
     except Exception as error:
         raise _our_error(error) from error
     finally:
@@ -42,8 +43,9 @@ def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
 
 
 def _fit(job: Job, phases: list[Phase], board: Any) -> None:
-    # our own state files resume a training. Ray's bookkeeping is of the node of this process alone
-    # (its controller runs here, and no checkpoint is reported to it): it needs no store
+    # our own state files resume a training, and `outlive_failures` starts it. Ray's bookkeeping is
+    # of the node of this process alone (its controller runs here, and no checkpoint is reported to
+    # it): it needs no store
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         ray.train.torch.TorchTrainer(
             _worker,
@@ -56,23 +58,26 @@ def _fit(job: Job, phases: list[Phase], board: Any) -> None:
             run_config=RunConfig(
                 storage_path=directory,
                 name=f"{phases[-1].name}-{job.attempt}",
-                failure_config=FailureConfig(max_failures=job.train.max_failures),
+                failure_config=FailureConfig(max_failures=0),
             ),
         ).fit()
 
 
-def outlive_controllers(fit: Callable[[], None], *, most: int) -> None:
-    """Runs `fit` again while Ray's controller of the training dies, at most `most` times.
+def outlive_failures(fit: Callable[[], None], *, most: int) -> None:
+    """Runs `fit` again when workers of the training or its controller die, at most `most` times.
 
-    Ray replaces the workers of a training, and not the process that watches over them.
+    Ray would replace the workers itself, but never the controller that watches over them; and it
+    would replace them after an error of ours, which comes back on every try.
     """
     for left in range(most, -1, -1):
         try:
             return fit()
-        except RayActorError as error:
-            if not left:
+        except (RayActorError, TrainingFailedError) as error:
+            ours = find_ours(error)
+            is_final = ours is not None and ours.exit_code != InfrastructureError.exit_code
+            if is_final or not left:
                 raise
-            log.warning("train: its controller died (%s); starting it again", _last_line(error))
+            log.warning("train: it failed (%s); starting it again", _reason(error))
 
 
 def start_board() -> Any:
@@ -138,12 +143,13 @@ def _print_progress(board: Any, done: threading.Event, interval: float) -> None:
 def _our_error(error: Exception) -> DiffsasrecError:
     if ours := find_ours(error):
         return ours
-    first = next(iter(getattr(error, "worker_failures", {}).values()), error)
     return InfrastructureError(
-        f"training failed after its retries: {_last_line(first)}; the same command continues from "
+        f"training failed after its retries: {_reason(error)}; the same command continues from "
         "the last saved step"
     )
 
 
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+def _reason(error: Exception) -> str:
+    """The last line of what the first worker said, else of the error itself."""
+    first = next(iter(getattr(error, "worker_failures", {}).values()), error)
+    return (str(first).strip().splitlines() or [type(first).__name__])[-1]

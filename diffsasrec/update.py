@@ -1,5 +1,6 @@
 """A step of training: gradients over all ranks, AdamW after a warm-up, a moving average."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diffsasrec.batches import Batch
+from diffsasrec.checkpoint import is_finite
 from diffsasrec.config import FinetuneConfig, TrainStageConfig
 from diffsasrec.diffusion import Negatives
+from diffsasrec.errors import ConfigError
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective, batch_loss, in_rows, occurring_items
 from diffsasrec.rows import EmbeddingRows
@@ -27,13 +30,23 @@ class Updater:
 
     Args:
         objective: on its device, with the model that is trained.
+        phase: its name, as errors have it.
+        warmup_steps: over these the learning rates grow to those of the settings.
         by_rows: the embedding is trained by rows (`EmbeddingRows`); every step needs negatives.
     """
 
     def __init__(
-        self, objective: Objective, settings: TrainStageConfig, *, world_size: int, by_rows: bool
+        self,
+        objective: Objective,
+        settings: TrainStageConfig,
+        *,
+        phase: str,
+        warmup_steps: int,
+        world_size: int,
+        by_rows: bool,
     ) -> None:
         self.model, self.settings, self.world_size = objective.model, settings, world_size
+        self._phase, self._warmup_steps = phase, warmup_steps
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.rows: EmbeddingRows | None = None
         if by_rows:
@@ -53,8 +66,12 @@ class Updater:
         )
 
     def step(self, batch: Batch, negatives: Negatives | None, *, number: int) -> float:
-        """Takes step `number` of a phase, from 0; returns this rank's part of the loss."""
-        warm = min(1.0, (number + 1) / max(self.settings.warmup_steps, 1))
+        """Takes step `number` of a phase, from 0; returns the loss, which all ranks add up to.
+
+        Raises:
+            ConfigError: loss or gradient are no finite numbers; on all ranks, before they update.
+        """
+        warm = min(1.0, (number + 1) / max(self._warmup_steps, 1))
         for group in self._optimizer.param_groups:
             group["lr"] = group["full_lr"] * warm
         # a short training must not average in its start: the decay grows with the step
@@ -63,11 +80,20 @@ class Updater:
         self._optimizer.zero_grad(set_to_none=True)
         if self.rows is None:
             loss = self._backward(batch, negatives, {})
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+            self._clip([*self.model.parameters()], loss, number)
             self._optimizer.step()
         else:
             assert negatives is not None
-            loss = self._step_by_rows(self.rows, batch, negatives, warm, ema_decay)
+            rows_U, taken_UD, loss = self._backward_by_rows(self.rows, batch, negatives)
+            self._clip([*self.model.parameters(), taken_UD], loss, number)
+            self._optimizer.step()
+            self.rows.update(
+                rows_U,
+                taken_UD,
+                lr=self.settings.learning_rate * warm,
+                weight_decay=self.settings.weight_decay,
+                ema_decay=ema_decay,
+            )
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 if self.rows is None or name != ITEM_WEIGHT:
@@ -84,16 +110,13 @@ class Updater:
             sums = torch.func.functional_call(self._parallel, replaced, (batch, negatives))
         loss = batch_loss(sums, batch, self.settings.objective)
         (loss * self.world_size).backward()  # DDP takes the mean
-        return float(loss.detach())
+        parts = [float(loss.detach())]
+        return sum_over_ranks(parts, device=self._device, world_size=self.world_size)[0]
 
-    def _step_by_rows(
-        self,
-        rows: EmbeddingRows,
-        batch: Batch,
-        negatives: Negatives,
-        warm: float,
-        ema_decay: float,
-    ) -> float:
+    def _backward_by_rows(
+        self, rows: EmbeddingRows, batch: Batch, negatives: Negatives
+    ) -> tuple[Tensor, Tensor, float]:
+        """The rows that the step reads, they as a matrix with its gradient, and the loss."""
         occurs_V = occurring_items(batch, negatives, len(rows.weight_VD)).byte()
         if self.world_size > 1:  # what any rank reads
             torch.distributed.all_reduce(occurs_V, torch.distributed.ReduceOp.MAX)
@@ -105,16 +128,40 @@ class Updater:
         if self.world_size > 1:
             torch.distributed.all_reduce(taken_UD.grad)
             taken_UD.grad /= self.world_size
-        nn.utils.clip_grad_norm_([*self.model.parameters(), taken_UD], self.settings.grad_clip)
-        self._optimizer.step()
-        rows.update(
-            rows_U,
-            taken_UD,
-            lr=self.settings.learning_rate * warm,
-            weight_decay=self.settings.weight_decay,
-            ema_decay=ema_decay,
+        return rows_U, taken_UD, loss
+
+    def _clip(self, parameters: list[Tensor], loss: float, number: int) -> None:
+        """Scales the gradients; refuses what no clipping mends, before anything takes it over."""
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip))
+        # both are the same on all ranks, which therefore stop together
+        for what, value in (("loss", loss), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                raise self._diverged(f"the {what} of step {number + 1} is {value}")
+
+    def check_finite(self, *, step: int) -> None:
+        """Refuses to go on with weights and moments that `step` steps have spoilt, on all ranks.
+
+        Raises:
+            ConfigError: some are no finite numbers.
+        """
+        for kind, tensors in self.state().items():
+            for name, tensor in tensors.items():
+                if not is_finite(tensor):
+                    what = f"{kind} of {name} after step {step}"
+                    raise self._diverged(f"values in {what} are no finite numbers")
+
+    def _diverged(self, what: str) -> ConfigError:
+        settings = self.settings
+        keys = {"learning_rate": settings.learning_rate}
+        if isinstance(settings, FinetuneConfig):
+            keys["counter_learning_rate"] = settings.counter_learning_rate
+        keys["grad_clip"] = settings.grad_clip
+        section = section_name(settings)
+        named = [f"{section}.{key}={value:g}" for key, value in keys.items()]
+        return ConfigError(
+            f"{self._phase}: {what}: the training diverged, and was stopped before that was saved; "
+            f"lower {', '.join(named[:-1])} or {named[-1]}"
         )
-        return loss
 
     def settle(self) -> None:
         """Brings the moving average up to date; all ranks must, after the same steps."""
@@ -166,6 +213,25 @@ class Updater:
             "sent_bytes_per_step": sent * sum(size.values()) // self.world_size,
             "of_embedding": sent * size[ITEM_WEIGHT] // self.world_size,
         }
+
+
+def section_name(settings: TrainStageConfig) -> str:
+    """The section of the configuration that has the settings of a phase."""
+    return "finetune" if isinstance(settings, FinetuneConfig) else "pretrain"
+
+
+def count_warmup_steps(settings: TrainStageConfig, *, num_steps: int) -> int:
+    """The steps of the warm-up of a phase: a share of all, so that a small log leaves it too."""
+    return min(settings.warmup_steps, round(settings.warmup_share * num_steps))
+
+
+def sum_over_ranks(values: list[float], *, device: torch.device, world_size: int) -> list[float]:
+    """The sum of each of the values over all ranks, on all of them."""
+    if world_size == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(tensor)
+    return [float(value) for value in tensor]
 
 
 def _parameter_groups(model: SequenceModel, settings: TrainStageConfig) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.schema import TIMESTAMP, canonical, vocab_schema
+from diffsasrec.schema import TIMESTAMP, canonical, like, vocab_schema
 
 COUNTS = ("count", "count_before", "first_time")
 
@@ -71,9 +71,13 @@ def frequent_before_split(vocab: pa.Table, min_item_count: int) -> npt.NDArray[n
 
 
 def index_items(item_ids: pa.Array, vocab: pa.Table) -> npt.NDArray[np.int32]:
-    """The indices of `item_ids`, [n] int32; -1 for an item that `vocab` does not hold."""
+    """The indices of `item_ids`, [n] int32; -1 for an item that `vocab` does not hold.
+
+    Ids of another type are the same where `like` says so.
+    """
     known = canonical(vocab["item_id"]).combine_chunks()
-    found = pc.index_in(canonical(item_ids).cast(known.type), value_set=known)
+    # null would be found where `vocab` had one
+    found = pc.index_in(like(canonical(item_ids), known.type), value_set=known, skip_nulls=True)
     return found.fill_null(-1).to_numpy(zero_copy_only=False)
 
 

@@ -308,7 +308,14 @@ class _Pretraining:
 
     def step(self, num_negatives: int, *, by_rows: bool) -> Callable[[], object]:
         """What the job does."""
-        updater = Updater(self.objective(), self.settings, world_size=1, by_rows=by_rows)
+        updater = Updater(
+            self.objective(),
+            self.settings,
+            phase="benchmark",
+            warmup_steps=0,
+            world_size=1,
+            by_rows=by_rows,
+        )
         return lambda: updater.step(self.batch(), self.negatives(num_negatives), number=1000)
 
     def encoder(self, objective: Objective) -> Iterator[torch.Tensor]:

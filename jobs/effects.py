@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError
-from diffsasrec.rules import Match, is_listed, like, match
+from diffsasrec.rules import Match, is_listed, match
 from diffsasrec.rundir import RunDir
-from diffsasrec.schema import canonical
+from diffsasrec.schema import canonical, like
 from diffsasrec.sequences import bucket_name, bucket_of
 from diffsasrec.tables import read_columns, read_file, table_files
 from jobs.side_tables import EXCLUDE_KEY, PAIR, copies_of_run, exclusion_copies, side_tables

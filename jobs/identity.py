@@ -10,7 +10,7 @@ from typing import Any
 from diffsasrec.claims import deleted
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError
-from diffsasrec.inputs import InputFile
+from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.publish import Entry, read_chain, shown_instead
 from diffsasrec.rundir import Reused, RunDir
 from diffsasrec.storage import Storage
@@ -43,7 +43,14 @@ def open_run(
         whose = [] if reused is None else [[reused.ds, reused.run_id]]
         return hashlib.sha256(json.dumps(parts + whose, sort_keys=True).encode()).hexdigest()
 
-    reused = choose(config, lake, ds, source=source, identity_with=identity_with)
+    reused = choose(
+        config,
+        lake,
+        ds,
+        source=source,
+        identity_with=identity_with,
+        item_type=lambda: inspect_inputs(inputs, config.events).item_type,
+    )
     identity = identity_with(reused)
     return RunDir(
         lake=lake,

@@ -16,6 +16,7 @@ from jobs.reuse import take_over
 def main(config: Config, run: RunDir) -> dict[str, Any]:
     run.require("evaluate")  # nothing is spent on a model that the gate has refused
     if run.reused is not None:
-        return take_over(run, run.reused)
+        vocab = run.storage.read_tables("vocab", ["item_id"])
+        return take_over(run, run.reused, vocab.schema.field("item_id").type)
     starts = run.require("pretrain").get("started_from")
     return run_phases(config, run, refit_phases(config, run, starts))

@@ -4,19 +4,23 @@ The choice is part of the run's identity. It follows from the chain, the manifes
 the run date, and from no clock, so that the same command takes the same weights again.
 """
 
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from diffsasrec.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
 from diffsasrec.config import Config
 from diffsasrec.counters import DAY, WINDOWS
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing
-from diffsasrec.rundir import Reused, RunDir
-from diffsasrec.schema import microseconds
-from diffsasrec.storage import Storage, sha256
+from diffsasrec.rundir import Reused, RunDir, to_json
+from diffsasrec.schema import canonical_type, exactly, microseconds
+from diffsasrec.storage import Storage, parquet_bytes, sha256
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +81,7 @@ def choose(
     *,
     source: str,
     identity_with: Callable[[Reused | None], str],
+    item_type: Callable[[], pa.DataType],
 ) -> Reused | None:
     """The weights that serve a run of `ds`; None: it trains.
 
@@ -86,19 +91,23 @@ def choose(
     Args:
         source: the sha256 of our own source files.
         identity_with: the identity of the run under a choice.
+        item_type: of the ids of tonight's log; asked for where weights might serve.
     """
     if config.train.every_days == 1:
         return None
     for choice, identity in published_choices(lake, ds):
         if identity == identity_with(choice):
             return choice
-    return newest_reusable(config, lake, ds, source=source)
+    return newest_reusable(config, lake, ds, source=source, item_type=item_type)
 
 
-def newest_reusable(config: Config, lake: Storage, ds: str, *, source: str) -> Reused | None:
+def newest_reusable(
+    config: Config, lake: Storage, ds: str, *, source: str, item_type: Callable[[], pa.DataType]
+) -> Reused | None:
     """The newest published weights of the same recipe and code, if any are young enough.
 
-    Weights of other code are not taken: what a change of it means for them nobody can tell.
+    Weights of other code are not taken: what a change of it means for them nobody can tell. Nor
+    are weights whose items tonight's log can't have.
     """
     mine, oldest = recipe(config.resolved()), config.train.every_days - 1
     for entry in standing(read_chain(lake), ds):
@@ -113,6 +122,8 @@ def newest_reusable(config: Config, lake: Storage, ds: str, *, source: str) -> R
             differing.insert(0, "the code")
         reused = weights_of(lake, entry, manifest, ds)
         if not differing and reused.age_days <= oldest:
+            differing = other_ids(lake, reused, item_type())
+        if not differing and reused.age_days <= oldest:
             log.info(
                 "the weights of run %s of %s serve, %d of at most %d days old",
                 *(reused.run_id, reused.ds, reused.age_days, oldest),
@@ -122,6 +133,23 @@ def newest_reusable(config: Config, lake: Storage, ds: str, *, source: str) -> R
         log.info("the weights of run %s of %s do not serve: %s", entry.run_id, entry.ds, why)
     log.info("no published weights are of this recipe and at most %d days old: it trains", oldest)
     return None
+
+
+def other_ids(lake: Storage, reused: Reused, item_type: pa.DataType) -> list[str]:
+    """That the weights' items can't be those of tonight's log, in words; [] where they can."""
+    path = f"{reused.source}/checkpoint/{VOCAB}"
+    try:
+        theirs = lake.read_schema(path).field("item_id").type
+    except FileNotFoundError:
+        return [f"{path}, which is gone"]
+    if theirs == item_type:
+        return []
+    # a text that is the one spelling of an integer is that integer; whether the texts of a log that
+    # nobody has read yet are such, nobody knows
+    is_known = canonical_type(theirs) == pa.string() or canonical_type(item_type) != pa.string()
+    if is_known and exactly(lake.read_table(path, ["item_id"])["item_id"], item_type) is not None:
+        return []
+    return [f"the type of the item ids ({theirs}, tonight {item_type})"]
 
 
 def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -177,9 +205,14 @@ def spared(reused: Reused, stage: str) -> dict[str, Any]:
     return {"counts": {}, "reused": reused.cited()}
 
 
-def take_over(run: RunDir, reused: Reused) -> dict[str, Any]:
-    """Copies the weights into the run, which needs no other directory from then on."""
+def take_over(run: RunDir, reused: Reused, item_type: pa.DataType) -> dict[str, Any]:
+    """Copies the weights into the run, which needs no other directory from then on.
+
+    Args:
+        item_type: of tonight's ids: that of the copy's vocabulary, and so of tonight's lists.
+    """
     sums = {f["path"]: f["sha256"] for f in source_manifest(run.lake, reused)["files"]}
+    made: dict[str, bytes] = {}
     for name in (WEIGHTS, VOCAB, CONFIG):  # that of the description last: with it the copy is whole
         path = f"checkpoint/{name}"
         data = run.lake.read_bytes(f"{reused.source}/{path}")
@@ -188,8 +221,26 @@ def take_over(run: RunDir, reused: Reused) -> dict[str, Any]:
                 f"{run.lake.url(reused.source)}/{path} is not the file that was published; restore "
                 "it, or train with train.every_days=1"
             )
-        run.storage.create(path, data)
+        made[name] = data
+    made |= with_item_type(made, item_type)
+    for name, data in made.items():
+        run.storage.create(f"checkpoint/{name}", data)
     return spared(reused, "refit")
+
+
+def with_item_type(files: Mapping[str, bytes], item_type: pa.DataType) -> dict[str, bytes]:
+    """The files of a checkpoint that change where its item ids get another type."""
+    vocab = pq.read_table(io.BytesIO(files[VOCAB]))
+    place, ids = vocab.column_names.index("item_id"), vocab["item_id"]
+    if ids.type == item_type:
+        return {}
+    converted = exactly(ids, item_type)
+    assert converted is not None, (ids.type, item_type)  # else it was not chosen
+    log.info("refit: the weights' item ids were converted from %s to %s", ids.type, item_type)
+    data = parquet_bytes(vocab.set_column(place, "item_id", converted))
+    description = json.loads(files[CONFIG])
+    description["sha256"][VOCAB] = sha256(data)
+    return {VOCAB: data, CONFIG: to_json(description)}
 
 
 def cite(run: RunDir, reused: Reused) -> dict[str, Any]:

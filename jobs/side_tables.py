@@ -20,6 +20,7 @@ from diffsasrec.items import read_items
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.rules import Rules
 from diffsasrec.rundir import TABLES, RunDir
+from diffsasrec.schema import exactly
 from diffsasrec.sequences import bucket_name
 from diffsasrec.storage import Storage, parquet_bytes, sha256
 from diffsasrec.tables import check_file, digest, read_bytes, read_file, read_item_ids, table_files
@@ -200,19 +201,25 @@ def rules_of_run(config: Config, run: Storage) -> Rules:
 
 
 def previous_vocab_of_run(config: Config, run: Storage, item_type: pa.DataType) -> pa.Table | None:
-    """The vocabulary whose items keep their indices.
+    """The vocabulary whose items keep their indices, its ids in the type of this log's.
 
     Raises:
-        ConfigError: it is not one of this log's items.
+        ConfigError: it has ids that this type does not have.
     """
     path = config.vocab.previous_path
     if path is None:
         return None
     copy = copy_of("previous_vocab")
     table = run.read_table(copy) if run.exists(copy) else read_previous_vocab(path)
-    if (found := table.schema.field("item_id").type) != item_type:
+    ids = table["item_id"]
+    if (converted := exactly(ids, item_type)) is None:
         raise ConfigError(
-            f"vocab.previous_path={path}: item_id is {found}, in the log it is {item_type}; unset "
-            "it or convert the ids"
+            f"vocab.previous_path={path}: item_id is {ids.type}, in the log it is {item_type}, "
+            "which does not have all of its ids; unset it or convert them"
         )
-    return table
+    if ids.type != item_type:
+        log.info(
+            "prepare: the %d ids of vocab.previous_path were converted from %s to %s",
+            *(len(ids), ids.type, item_type),
+        )
+    return table.set_column(0, "item_id", converted)

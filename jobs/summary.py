@@ -42,8 +42,8 @@ def warning(metrics: dict[str, Any], *, k: int) -> str | None:
     if metrics["model"][f"NDCG@{k}"] > baselines[best]:
         return None
     return (
-        f"WARNING: the model is no better than {best}; on a small log give it more epochs, and "
-        "fewer warmup_steps than it has steps. gate.floors keeps such a night from being published."
+        f"WARNING: the model is no better than {best}; on a small log give it more epochs. "
+        "gate.floors keeps such a night from being published."
     )
 
 

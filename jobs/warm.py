@@ -53,8 +53,8 @@ def choose_starts(config: Config, run: RunDir, prepared: Mapping[str, Any]) -> S
     starts: Starts = json.loads(run.storage.read_bytes(decision))
     if not starts:
         log.info(
-            "pretrain: from scratch, as no published weights of this model end at the split or "
-            "before it"
+            "pretrain: from scratch, as no published weights of this model and of these items end "
+            "at the split or before it"
         )
         return None
     for name, start in starts.items():
@@ -81,7 +81,7 @@ def newest_start(run: RunDir, model: ModelConfig, limit: int) -> Start | None:
         for start in starts_of(run.lake, entry, model):
             known = start["trained_before"]
             if known <= limit and (best is None or known > best["trained_before"]):
-                best = start if fits(run.lake, start) else best
+                best = start if fits(run, start) else best
     return best
 
 
@@ -97,13 +97,28 @@ def starts_of(lake: Storage, entry: Entry, model: ModelConfig) -> Iterator[Start
             yield {**whose, "trained_before": trained_before}
 
 
-def fits(lake: Storage, start: Start) -> bool:
-    """Whether the weights can be read: those of an earlier version of the code may not fit."""
+def fits(run: RunDir, start: Start) -> bool:
+    """Whether the weights can be read and know some of tonight's items.
+
+    Those of an earlier version of the code may not fit, and a log that has changed the type of its
+    ids may have other items.
+    """
     try:
-        return load_start(lake, start).trained_before == start["trained_before"]
+        checkpoint = load_start(run.lake, start)
     except (DiffsasrecError, FileNotFoundError) as error:
         log.warning("pretrain: no start from there: %s", error)
         return False
+    vocab = run.storage.read_tables("vocab", ["item_id"])
+    num_known = int((reindexing(vocab, checkpoint.vocab) >= 0).sum())
+    mine, theirs = (table["item_id"].type for table in (vocab, checkpoint.vocab))
+    if not num_known or mine != theirs:
+        log.warning(
+            "pretrain: %s of run %s of %s has item ids of type %s, tonight they are %s; it knows "
+            "%d of tonight's %d items%s",
+            *(start["checkpoint"], start["run_id"], start["ds"], theirs, mine),
+            *(num_known, vocab.num_rows, "" if num_known else ": no start from there"),
+        )
+    return num_known > 0 and checkpoint.trained_before == start["trained_before"]
 
 
 def load_start(lake: Storage, start: Start) -> Checkpoint:

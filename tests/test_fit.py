@@ -1,6 +1,7 @@
 """Toy trainings on one worker and on two; users walk round a circle of eight items, one a day."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,10 @@ import torch.distributed
 import torch.multiprocessing
 from safetensors.torch import load_file
 
-from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
+from diffsasrec.checkpoint import is_finite, load_checkpoint, save_checkpoint
 from diffsasrec.config import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
 from diffsasrec.counters import DAY, trend_counts, trend_features
+from diffsasrec.errors import ConfigError
 from diffsasrec.evaluate import validation_ranks
 from diffsasrec.fit import train_phases
 from diffsasrec.model import SequenceModel
@@ -28,6 +30,7 @@ from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences import Flat, bucket_name
 from diffsasrec.storage import Storage
+from diffsasrec.update import count_warmup_steps
 
 CUT, END = 20 * DAY, 26 * DAY  # trained on before the one, validated up to the other
 NUM_ITEMS, NUM_USERS, NUM_BUCKETS = 8, 13, 2
@@ -460,6 +463,104 @@ def test_an_attempt_keeps_its_two_newest_states(tmp_path):
     assert states == ["step-000000006.safetensors", "step-000000008.safetensors"]
 
 
+# --- the warm-up ---
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "settings", "expected"),
+    [
+        (46, {}, 5),  # pretraining on a small log
+        (11, {}, 1),  # and fine-tuning
+        (999, {}, 100),  # from here on the cap
+        (1_000_000, {}, 100),
+        (1_000_000, {"warmup_steps": 4000}, 4000),
+        (46, {"warmup_share": 0.5}, 23),
+        (46, {"warmup_share": 1.0, "warmup_steps": 3}, 3),
+        (1000, {"warmup_share": 0.0}, 0),
+        (0, {}, 0),
+    ],
+)
+def test_a_warm_up_is_a_share_of_the_steps_and_at_most_so_many(num_steps, settings, expected):
+    for stage in (TrainStageConfig, FinetuneConfig):
+        assert count_warmup_steps(stage(**settings), num_steps=num_steps) == expected
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_a_small_log_leaves_the_warm_up(tmp_path, by_rows):
+    # 8 steps: the rate is full from the first, and not at 8 % of it in the last
+    for name, steps in (("default", 100), ("none", 0)):
+        write_run(tmp_path / name)
+        settings = PRETRAIN.settings.model_copy(update={"warmup_steps": steps})
+        job = make_job(tmp_path / name, MODELS["prefix"], negatives=3 if by_rows else 0)
+        with trained_by_rows(by_rows):
+            train(job, replace(PRETRAIN, settings=settings))
+    assert result(tmp_path / "none", "pretrain")["steps"] == 8
+    assert weights(tmp_path / "default") == weights(tmp_path / "none")
+
+
+def test_where_the_cap_is_reached_a_training_is_as_it_was_without_a_share(tmp_path):
+    for name, share in (("half", 0.5), ("whole", 1.0)):  # of 8 steps
+        write_run(tmp_path / name)
+        settings = PRETRAIN.settings.model_copy(update={"warmup_share": share, "warmup_steps": 4})
+        train(make_job(tmp_path / name, MODELS["causal"]), replace(PRETRAIN, settings=settings))
+    assert weights(tmp_path / "half") == weights(tmp_path / "whole")
+
+
+# --- trainings that diverge ---
+
+# the first step makes the weights so large that the second has no loss
+DIVERGING = replace(
+    PRETRAIN,
+    settings=PRETRAIN.settings.model_copy(
+        update={"learning_rate": 1e30, "warmup_steps": 0, "checkpoint_every_steps": 1}
+    ),
+)
+DIVERGED = (
+    r"^pretrain: the (loss|gradient norm) of step 2 is (nan|inf): .* lower "
+    r"pretrain\.learning_rate=1e\+30 or pretrain\.grad_clip=1$"
+)
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_a_loss_that_is_no_finite_number_stops_the_training_and_is_not_saved(tmp_path, by_rows):
+    write_run(tmp_path)
+    job = make_job(tmp_path, MODELS["prefix"], negatives=3 if by_rows else 0)
+    with trained_by_rows(by_rows), pytest.raises(ConfigError, match=DIVERGED):
+        train(job, DIVERGING)
+    assert not (tmp_path / "checkpoint_pretrained").exists()
+    (state,) = (tmp_path / "state/pretrain").rglob("*.*")  # no result.json either
+    assert state.name == "step-000000001.safetensors"
+    assert all(tensor.isfinite().all() for tensor in load_file(state).values())
+
+
+def test_weights_that_the_last_step_has_spoilt_are_not_saved(tmp_path):
+    # its loss and its gradient were finite: nobody would see it before the next training reads them
+    write_run(tmp_path)
+    settings = DIVERGING.settings.model_copy(
+        update={"epochs": 1, "learning_rate": 3e37, "batch_size": 13, "weight_decay": 11.2}
+    )
+    with pytest.raises(ConfigError, match=r"values in weights of .* after step 1 are no finite"):
+        train(make_job(tmp_path, MODELS["causal"]), replace(DIVERGING, settings=settings))
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(("step-", "result"))]
+
+
+def test_a_fine_tuning_that_diverges_names_both_of_its_learning_rates(tmp_path):
+    write_run(tmp_path)
+    spoilt = {"counter_learning_rate": 1e30, "warmup_steps": 0}
+    settings = FINETUNE.settings.model_copy(update=spoilt)
+    train(make_job(tmp_path, MODELS["causal"]), PRETRAIN)
+    with pytest.raises(ConfigError, match=r"finetune\.counter_learning_rate=1e\+30 or finetune\."):
+        train(make_job(tmp_path, MODELS["causal"]), replace(FINETUNE, settings=settings))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_no_finite_number_is_found(value):
+    tensor = torch.zeros(3, 4)
+    assert is_finite(tensor) and is_finite(tensor[:0]) and is_finite(torch.tensor([5]))
+    tensor[1, 2] = value
+    assert not is_finite(tensor)
+
+
 # --- the number of epochs ---
 
 
@@ -554,6 +655,15 @@ CASES: dict[str, tuple[ModelConfig, dict[str, Any]]] = {
 DIES_AT = 7
 
 
+def diverges(job: Job, rank: int) -> str:
+    """What a worker of two says of a training that diverges."""
+    try:
+        train(job, DIVERGING, rank=rank, world_size=2)
+    except ConfigError as error:
+        return str(error)
+    return "went on"
+
+
 def two_workers(rank: int, root: Path) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{root}/group", rank=rank, world_size=2
@@ -582,6 +692,8 @@ def two_workers(rank: int, root: Path) -> None:
     )
     if rank == 0:
         (root / "resumed.json").write_text(json.dumps(resumed))
+    said = diverges(make_job(root / "diverging", MODELS["prefix"]), rank)
+    (root / f"said-{rank}.txt").write_text(said)
     torch.distributed.destroy_process_group()
 
 
@@ -589,7 +701,7 @@ def two_workers(rank: int, root: Path) -> None:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trainings of two gloo workers."""
     root = tmp_path_factory.mktemp("pair")
-    for name in (*CASES, "unbroken"):
+    for name in (*CASES, "unbroken", "diverging"):
         write_run(root / name)
     torch.multiprocessing.spawn(two_workers, (root,), nprocs=2)
     return root
@@ -644,6 +756,11 @@ def test_trained_by_rows_workers_send_the_rows_of_a_step_and_which_they_are(alon
     one_row = 4 * SIZES["hidden_size"]
     assert NUM_ITEMS + 4 * one_row < two["of_embedding"] <= NUM_ITEMS + NUM_ITEMS * one_row
     assert result(alone / "prefix by rows", "pretrain")["of_embedding"] == 0
+
+
+def test_two_workers_stop_together_at_a_loss_that_is_no_finite_number(pair):
+    said = [(pair / f"said-{rank}.txt").read_text() for rank in (0, 1)]
+    assert re.match(DIVERGED, said[0]) and said[0] == said[1]
 
 
 def test_two_resumed_workers_equal_two_unbroken_ones_bit_for_bit(pair):

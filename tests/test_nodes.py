@@ -8,8 +8,11 @@ import pytest
 import ray
 import ray.data
 from ray.exceptions import ActorDiedError
+from ray.train import WorkerGroupError
+from test_fit import DIVERGED, DIVERGING, MODELS, make_job, write_run
 
-from diffsasrec.train import outlive_controllers, start_board
+from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.train import outlive_failures, start_board, train
 from jobs.cluster import set_up_data
 
 pytestmark = pytest.mark.ray
@@ -50,6 +53,41 @@ def test_a_store_that_fails_while_an_actor_loads_does_not_end_a_stage(cluster, t
         ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = before
 
 
+class Worked(Exception):
+    """What Ray makes of an exception of a worker: it is among the fields of another one."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__("a traceback")
+        self._base_exc = raised
+
+
+@pytest.mark.parametrize(
+    ("raised", "tries"),
+    [(ConfigError("x"), 1), (InfrastructureError("x"), 3), (RuntimeError("x"), 3)],
+)
+def test_what_a_retry_cannot_mend_is_not_tried_again(raised: Exception, tries: int):
+    count = []
+
+    def fit() -> None:
+        count.append(1)
+        raise WorkerGroupError("of rank 1", {1: Worked(raised)})
+
+    with pytest.raises(WorkerGroupError):
+        outlive_failures(fit, most=2)
+    assert len(count) == tries
+
+
+def test_a_training_that_diverges_ends_at_once_with_the_words_of_its_worker(
+    cluster, tmp_path: Path, caplog
+):
+    write_run(tmp_path)
+    job = make_job(tmp_path, MODELS["causal"])
+    with pytest.raises(ConfigError, match=DIVERGED):
+        train(job, [DIVERGING], log_interval=1)
+    assert "starting it again" not in caplog.text
+    assert not (tmp_path / "state/pretrain/result.json").exists()
+
+
 @pytest.mark.parametrize(("deaths", "ends"), [(0, True), (2, True), (3, False)])
 def test_a_training_outlives_so_many_controllers(deaths: int, ends: bool):
     tries = []
@@ -60,8 +98,8 @@ def test_a_training_outlives_so_many_controllers(deaths: int, ends: bool):
             raise ActorDiedError
 
     if ends:
-        outlive_controllers(fit, most=2)
+        outlive_failures(fit, most=2)
     else:
         with pytest.raises(ActorDiedError):
-            outlive_controllers(fit, most=2)
+            outlive_failures(fit, most=2)
     assert len(tries) == min(deaths, 2) + 1

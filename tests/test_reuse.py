@@ -1,6 +1,7 @@
 """Nights that train nothing: whose weights they take, and what they say of them."""
 
 import json
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from diffsasrec.checkpoint import save_checkpoint
+from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.config import Config, load_config
 from diffsasrec.counters import DAY
 from diffsasrec.errors import InfrastructureError
+from diffsasrec.inputs import InputFile
 from diffsasrec.lists import Scoring
 from diffsasrec.model import SequenceModel
 from diffsasrec.publish import append_entry, append_rollback, read_chain, standing
@@ -38,6 +40,7 @@ from jobs.score import count_unknown_events
 LEAST = "lake: lake\nevents: {path: log.parquet}\nmodel: {hidden_size: 8, num_blocks: 1}\n"
 WEEKLY = "train.every_days=7"
 METRICS = {"model": {"NDCG@10": 0.25, "n": 9}, "baselines": {}, "recent_popular_days": 0.25}
+ABC = pa.array(["a", "b", "c"])
 FILES = ("model.safetensors", "vocab.parquet", "config.json")
 
 
@@ -57,6 +60,7 @@ def publish(
     run_id: str = "r",
     cited: Any = None,
     source: str = "code",
+    items: pa.Array = ABC,
 ) -> None:
     """What a published night of March 2024 leaves: a checkpoint, metrics, manifest, chain entry.
 
@@ -71,7 +75,7 @@ def publish(
         run.storage.sub("checkpoint"),
         weights=SequenceModel(config.model, 3, seed=day).state_dict(),
         config=config.model,
-        vocab=pa.table({"item_id": ["a", "b", "c"], "index": pa.array(range(3), pa.int32())}),
+        vocab=pa.table({"item_id": items, "index": pa.array(range(3), pa.int32())}),
         counts=np.array([3, 2, 1]),
         trained_before=trained_before,
     )
@@ -91,9 +95,16 @@ def publish(
     append_entry(lake, run, sha256(to_json(manifest)))
 
 
-def chosen(lake: Storage, day: int, *sets: str, source: str = "code") -> tuple[str, int] | None:
+def chosen(
+    lake: Storage,
+    day: int,
+    *sets: str,
+    source: str = "code",
+    item_type: Callable[[], pa.DataType] = pa.string,
+) -> tuple[str, int] | None:
     """The date whose training serves a day of March, and the age of the weights."""
-    reused = newest_reusable(config_of(*sets), lake, f"2024-03-{day:02d}", source=source)
+    ds = f"2024-03-{day:02d}"
+    reused = newest_reusable(config_of(*sets), lake, ds, source=source, item_type=item_type)
     return None if reused is None else (reused.ds, reused.age_days)
 
 
@@ -126,7 +137,7 @@ def test_weights_that_were_taken_over_age_from_their_own_training(lake: Storage)
     publish(lake, 4, cited={**first, "age_days": 3})
     assert chosen(lake, 6) == ("2024-03-01", 5)
     assert chosen(lake, 8) is None  # although what they served is only four days ago
-    reused = newest_reusable(config_of(), lake, "2024-03-06", source="code")
+    reused = newest_reusable(config_of(), lake, "2024-03-06", source="code", item_type=pa.string)
     assert reused is not None and reused.source == "runs/ds=2024-03-04/r"
 
 
@@ -230,6 +241,7 @@ def test_a_published_run_stays_what_it_is_when_what_it_took_is_gone(lake: Storag
             "2024-03-02",
             source="code",
             identity_with=lambda reused: identity if reused and reused.ds == whose else "trains",
+            item_type=pa.string,
         )
 
     publish(lake, 1)
@@ -243,9 +255,14 @@ def test_a_published_run_stays_what_it_is_when_what_it_took_is_gone(lake: Storag
 
 
 def test_the_choice_is_part_of_a_runs_identity(lake: Storage):
+    lake.write_table(
+        "log.parquet", pa.table({n: ["a"] for n in ("user_id", "item_id", "timestamp")})
+    )
+    log = [InputFile(lake.url("log.parquet"), 1, "")]
+
     def opened(*sets: str) -> RunDir:
         config = config_of(f"lake={lake.root}", *sets)
-        return open_run(config, date(2024, 3, 2), [], run_id=None)
+        return open_run(config, date(2024, 3, 2), log, run_id=None)
 
     alone = opened()
     assert alone.reused is None
@@ -268,12 +285,43 @@ def test_an_age_is_in_days_rounded_up():
     assert microseconds("1970-01-02") == DAY
 
 
+@pytest.mark.parametrize(
+    ("items", "tonight", "serves"),
+    [
+        (pa.array([7, 8, 900], pa.int32()), pa.int64(), True),
+        (pa.array([7, 8, 900], pa.int64()), pa.int16(), True),
+        (pa.array([7, 8, 900], pa.int64()), pa.int8(), False),  # which has no 900
+        (pa.array([7, 8, -9], pa.int64()), pa.uint64(), False),
+        (pa.array(["7", "8", "-9"]), pa.int64(), True),
+        (pa.array(["7", "8", "009"]), pa.int64(), False),
+        (ABC, pa.int64(), False),
+        (pa.array([7, 8, 9]), pa.string(), False),  # the log may spell them 007
+    ],
+)
+def test_weights_serve_a_log_whose_ids_have_another_type_where_that_is_exact(
+    lake: Storage, caplog, items: pa.Array, tonight: pa.DataType, serves: bool
+):
+    caplog.set_level("INFO")
+    publish(lake, 1, items=items)
+    assert (chosen(lake, 2, item_type=lambda: tonight) is not None) == serves
+    why = f"do not serve: differs in the type of the item ids ({items.type}, tonight {tonight})"
+    assert (why in caplog.text) != serves
+
+
+def test_older_weights_of_tonights_type_serve_before_newer_ones_of_another(lake: Storage):
+    publish(lake, 1, items=pa.array([7, 8, 9]))
+    publish(lake, 2)
+    assert chosen(lake, 3, item_type=pa.int64) == ("2024-03-01", 2)
+
+
 # --- what a run makes of them ---
 
 
-def taking(lake: Storage, day: int) -> tuple[RunDir, Reused]:
+def taking(
+    lake: Storage, day: int, item_type: Callable[[], pa.DataType] = pa.string
+) -> tuple[RunDir, Reused]:
     ds = f"2024-03-{day:02d}"
-    reused = newest_reusable(config_of(), lake, ds, source="code")
+    reused = newest_reusable(config_of(), lake, ds, source="code", item_type=item_type)
     assert reused is not None
     return RunDir(lake, ds=ds, run_id="mine", identity="i", attempt="a", reused=reused), reused
 
@@ -281,7 +329,7 @@ def taking(lake: Storage, day: int) -> tuple[RunDir, Reused]:
 def test_the_checkpoint_is_copied_whole_and_its_own_date_stays(lake: Storage, tmp_path: Path):
     publish(lake, 1)
     run, reused = taking(lake, 3)
-    record = take_over(run, reused)
+    record = take_over(run, reused, pa.string())
     source, copy = (Path(s) / "checkpoint" for s in (tmp_path / reused.source, run.storage.root))
     assert digests(copy) == digests(source) != {}
     assert json.loads((copy / "config.json").read_text())["trained_before"] == microseconds(
@@ -295,12 +343,24 @@ def test_the_checkpoint_is_copied_whole_and_its_own_date_stays(lake: Storage, tm
     }
 
 
+def test_the_copy_has_ids_of_tonights_type_and_so_have_its_lists(lake: Storage):
+    publish(lake, 1, items=pa.array(["7", "8", "9"]))
+    run, reused = taking(lake, 3, pa.int32)
+    take_over(run, reused, pa.int32())
+    source, copy = (s.sub("checkpoint") for s in (lake.sub(reused.source), run.storage))
+    old, new = load_checkpoint(source), load_checkpoint(copy)
+    assert new.vocab["item_id"].combine_chunks() == pa.array([7, 8, 9], pa.int32())
+    assert new.vocab["count"] == old.vocab["count"] and new.model_version == old.model_version
+    weights = "model.safetensors"
+    assert copy.read_bytes(weights) == source.read_bytes(weights)
+
+
 def test_a_changed_file_is_not_taken_over(lake: Storage):
     publish(lake, 1)
     run, reused = taking(lake, 3)
     lake.write_bytes(f"{reused.source}/checkpoint/model.safetensors", b"other")
     with pytest.raises(InfrastructureError, match=r"model\.safetensors is not the file"):
-        take_over(run, reused)
+        take_over(run, reused, pa.string())
     assert not run.storage.exists("checkpoint/config.json")
 
 
@@ -309,7 +369,7 @@ def test_a_source_that_was_pruned_meanwhile_is_named_with_the_remedy(lake: Stora
     run, reused = taking(lake, 3)
     lake.delete([f"{reused.source}/manifest.json"])
     with pytest.raises(InfrastructureError, match="run the same command again"):
-        take_over(run, reused)
+        take_over(run, reused, pa.string())
 
 
 def test_the_figures_are_those_of_the_night_that_trained(lake: Storage):

@@ -12,7 +12,8 @@ from diffsasrec.checkpoint import Checkpoint
 from diffsasrec.config import ItemsConfig, ModelConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.model import SequenceModel
-from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, like, with_excluded
+from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
+from diffsasrec.schema import like
 
 
 def vocabulary(ids: Sequence[Any], item_type: pa.DataType, counts: Sequence[int]) -> pa.Table:
@@ -126,6 +127,10 @@ def test_a_cap_without_categories_is_refused():
     [
         (["7", "007", "-7", "x", "", "0", None], pa.int64(), [7, None, -7, None, None, 0, None]),
         (["7", "-7", "99999999999999999999"], pa.uint64(), [7, None, None]),
+        # ids that are hashes have 19 digits or 20
+        ([str(2**63 - 1), str(2**63), str(-(2**63))], pa.int64(), [2**63 - 1, None, -(2**63)]),
+        ([str(-(2**63) - 1), "-0", "+1", "1e3"], pa.int64(), [None] * 4),
+        ([str(2**64 - 1), str(2**64)], pa.uint64(), [2**64 - 1, None]),
         ([7, -7], pa.string(), ["7", "-7"]),
         (["7"], pa.string(), ["7"]),
     ],

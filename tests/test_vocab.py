@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.schema import vocab_schema
+from diffsasrec.config import Config
+from diffsasrec.errors import ConfigError
+from diffsasrec.schema import exactly, vocab_schema
+from diffsasrec.storage import Storage
 from diffsasrec.vocab import (
     build_vocab,
     count_items,
@@ -15,6 +18,7 @@ from diffsasrec.vocab import (
     reindexing,
     same_items,
 )
+from jobs.side_tables import previous_vocab_of_run
 
 
 def count(rows, *, split_time=10, id_type=None):
@@ -138,6 +142,55 @@ def test_an_unknown_item_has_index_minus_one():
 def test_ids_of_another_width_are_the_same_ids(width):
     vocab = vocab_of([(3, 1), (5, 1)], id_type=pa.int64())
     assert index_items(pa.array([5, 4], width), vocab).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        (["3", "03", "x", "5"], [3, 5], [0, -1, -1, 1]),
+        ([3, 5, 4], ["5", "3", "04"], [1, 0, -1]),
+    ],
+)
+def test_ids_of_another_type_are_the_same_ids_in_their_one_spelling(source, target, expected):
+    ids = pa.array(target)
+    vocab = pa.table({"item_id": ids, "index": pa.array(range(len(ids)), pa.int32())})
+    assert index_items(pa.array(source), vocab).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("ids", "id_type", "expected"),
+    [
+        (pa.array([7, 8], pa.int32()), pa.int64(), [7, 8]),
+        (pa.array([7, 300], pa.int64()), pa.int8(), None),
+        (pa.array([7, 8], pa.int64()), pa.string(), ["7", "8"]),
+        (pa.array(["7", "8"]).dictionary_encode(), pa.string(), ["7", "8"]),
+        (pa.array(["7", "8"], pa.large_string()), pa.int16(), [7, 8]),
+        (pa.array(["7", "08"]), pa.int64(), None),
+        (pa.array([0.5]), pa.int64(), None),
+    ],
+)
+def test_ids_are_converted_all_or_not_at_all(ids, id_type, expected):
+    converted = exactly(pa.chunked_array([ids]), id_type)
+    assert (converted and (converted.type, converted.to_pylist())) == (
+        expected and (id_type, expected)
+    )
+
+
+def test_an_earlier_vocabulary_is_read_in_the_type_of_the_log(tmp_path):
+    storage, ids = Storage.of(str(tmp_path / "vocab")), pa.array(["7", "8"])
+    run = Storage.of(str(tmp_path / "run"))
+    values = {"lake": "unset", "events": {"path": "log"}, "vocab": {"previous_path": storage.root}}
+    config = Config.model_validate(values)
+    storage.write_table("part-0.parquet", pa.table({"item_id": ids, "index": [1, 0]}))
+    vocab = previous_vocab_of_run(config, run, pa.int32())
+    assert vocab is not None and vocab["item_id"].type == pa.int32()
+    items = vocab_of([(9, 1), (7, 1)], previous=vocab, id_type=pa.int64())["item_id"]
+    assert items.to_pylist() == [8, 7, 9]
+    storage.write_table("part-0.parquet", pa.table({"item_id": ["7", "x"], "index": [1, 0]}))
+    with pytest.raises(
+        ConfigError, match=r"previous_path=.* item_id is string, in the log .* int32"
+    ):
+        previous_vocab_of_run(config, run, pa.int32())
 
 
 def test_reindexing_maps_old_indices_to_new_ones():

@@ -1,5 +1,6 @@
 """Starting a training from an earlier night: whose weights, which rows, and never past the cut."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.schema import microseconds, sequences_schema, vocab_schema
 from diffsasrec.storage import Storage, sha256
 from diffsasrec.warm import carried_over, same_shape
+from jobs.faults.nights import run_dir, toy_log
 from jobs.recipe import finetune_phases, pretrain_phases, refit_phases
 from jobs.warm import choose_starts, newest_start, start_path
 
@@ -31,7 +33,7 @@ def config_of(*sets: str) -> Config:
     return load_config(LEAST, [WARM, "pretrain.batch_size=4", *sets])
 
 
-def vocab_of(*ids: str) -> pa.Table:
+def vocab_of(*ids: Any) -> pa.Table:
     return pa.table({"item_id": list(ids), "index": pa.array(range(len(ids)), pa.int32())})
 
 
@@ -44,7 +46,9 @@ def lake(tmp_path: Path) -> Storage:
     return Storage.of(str(tmp_path))
 
 
-def publish(lake: Storage, day: int, *sets: str, measured_before: int | None) -> None:
+def publish(
+    lake: Storage, day: int, *sets: str, measured_before: int | None, ids: Any = ("a", "b", "c")
+) -> None:
     """A night of March that trained: its weights that serve, and the measured ones of another."""
     ds, model = f"2024-03-{day:02d}", config_of(*sets).model
     run = RunDir(lake, ds=ds, run_id="r", identity="i", attempt=f"a{day}")
@@ -55,7 +59,7 @@ def publish(lake: Storage, day: int, *sets: str, measured_before: int | None) ->
             run.storage.sub(name),
             weights=SequenceModel(model, 3, seed=100 * day + seed).state_dict(),
             config=model,
-            vocab=vocab_of("a", "b", "c"),
+            vocab=vocab_of(*ids),
             counts=np.array([3, 2, 1]),
             trained_before=trained_before,
         )
@@ -64,13 +68,13 @@ def publish(lake: Storage, day: int, *sets: str, measured_before: int | None) ->
     append_entry(lake, run, sha256(to_json(manifest)))
 
 
-def tonight(lake: Storage, day: int = 20) -> RunDir:
-    """A prepared run: 9 users who walk through a, b, c, d, one item a day up to the run date."""
+def tonight(lake: Storage, day: int = 20, *, ids: Any = ("a", "b", "c", "d")) -> RunDir:
+    """A prepared run: 9 users who walk through four items, one a day up to the run date."""
     run = RunDir(lake, ds=f"2024-03-{day:02d}", run_id="mine", identity="i", attempt="a")
-    ids = ["a", "b", "c", "d"]
+    item_type = pa.array(ids).type
     items = {"item_id": ids, "index": range(4), "count": [9] * 4, "count_before": [8] * 4}
     items["first_time"] = [0] * 4
-    run.storage.write_table("vocab/part-00000.parquet", pa.table(items, vocab_schema(pa.string())))
+    run.storage.write_table("vocab/part-00000.parquet", pa.table(items, vocab_schema(item_type)))
     rows = [
         {
             "user_id": user,
@@ -167,6 +171,34 @@ def test_where_the_measured_weights_have_no_start_those_that_serve_have_none(lak
     assert pretrain.init_from == refit[0].init_from == ""
 
 
+@pytest.mark.parametrize(
+    ("theirs", "mine", "known"),
+    [
+        ((7, 8, 9), ("7", "9", "09", "x"), [0, 2, -1, -1]),
+        (("7", "08", "9"), (7, 8, 9, 10), [0, -1, 2, -1]),
+        ((7, 8, 9), ("a", "b", "c", "007"), None),
+        (("a", "b", "c"), (7, 8, 9, 10), None),
+        (("a", "b", "c"), ("e", "f", "g", "h"), None),  # the log of another shop
+    ],
+)
+def test_a_start_keeps_the_rows_of_ids_of_another_type_and_one_without_such_is_none(
+    lake: Storage, caplog, theirs: Any, mine: Any, known: Any
+):
+    publish(lake, 19, measured_before=at(15), ids=theirs)
+    run = tonight(lake, ids=mine)
+    starts = choose_starts(config_of(), run, PREPARED)
+    types = [pa.array(ids).type for ids in (theirs, mine)]
+    assert f"has item ids of type {types[0]}, tonight they are {types[1]}" in caplog.text
+    assert (starts is None) == (known is None)
+    if starts is not None:
+        rows = load_checkpoint(run.storage.sub(start_path(starts, "checkpoint"))).model.item_weight
+        old = load_checkpoint(lake.sub("runs/ds=2024-03-19/r/checkpoint")).model.item_weight
+        for row, index in enumerate(known):
+            assert torch.equal(rows[row], old[index]) == (index >= 0)
+    else:
+        assert "it knows 0 of tonight's 4 items: no start from there" in caplog.text
+
+
 def test_without_the_key_everything_starts_from_scratch(lake: Storage):
     publish(lake, 19, measured_before=at(15))
     run = tonight(lake)
@@ -187,6 +219,25 @@ def test_a_retry_starts_where_the_first_attempt_did(lake: Storage):
     copy.delete(["config.json"])
     with pytest.raises(InfrastructureError, match=r"is gone .* run the same command again"):
         choose_starts(config_of(), run, PREPARED)
+
+
+@pytest.mark.ray
+@pytest.mark.night
+def test_a_warm_night_over_a_log_with_other_ids_trains_from_scratch(
+    published, nights, tmp_path: Path
+):
+    config, lake, _ = published
+    events = toy_log()
+    events["item_id"] = events.item_id.str.removeprefix("item-").astype(int)
+    events.to_parquet(tmp_path / "events.parquet")
+    config = {**config, "lake": str(lake), "train": {"warm_start": True}}
+    config["events"] = {**config["events"], "path": str(tmp_path / "events.parquet")}
+    stages = ["--run-id", "other-ids", "--stages", "prepare,pretrain"]
+    code, _, log = nights.run(config, *stages, date="2024-03-02")
+    shutil.rmtree(run_dir(lake, "other-ids", "2024-03-02"))
+    assert code == 0, log
+    assert "has item ids of type string, tonight they are int64; it knows 0 of" in log
+    assert "pretrain: from scratch" in log
 
 
 # --- how it is trained from there ---
