@@ -348,6 +348,13 @@ def test_a_night_on_s3_with_rules_for_what_is_shown(nights, s3, toy, tmp_path: P
     code, last, log = nights.run(config, "--run-id", "x")
     assert code == 0, log
     assert last["counts"]["score"]["excluded_pairs"] == 31
+    run = f"{s3.removeprefix('s3://')}/prod/runs/ds={DATE}/x"
+    manifest = json.loads(filesystem.cat_file(f"{run}/manifest.json"))
+    tables = [f["path"] for f in manifest["files"] if f["path"].startswith("tables/")]
+    assert tables == ["tables/exclude/part-00000.parquet", "tables/items.parquet"]
+    assert manifest["rules"]["score.exclude_path, item_id"] == {"ids": 31, "known": 30}
+    assert manifest["rules"]["score.exclude_path, user_id"] == {"ids": 31, "known": 31}
+    assert manifest["rules"]["items.path"]["known"] > 0
     success = json.loads(filesystem.cat_file(f"{s3[5:]}/prod/recommendations/ds={DATE}/_SUCCESS"))
     assert success["rows"] == 60
     for file in success["files"]:

@@ -12,8 +12,10 @@ from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.items import read_items
 from diffsasrec.rundir import RunDir
+from diffsasrec.storage import Storage
 from diffsasrec.tables import read_item_ids
 from jobs.identity import open_run
+from jobs.score import night_scoring
 from jobs.side_tables import (
     copy_tables,
     digest_tables,
@@ -36,8 +38,6 @@ def settings(tmp_path: Path) -> Config:
     (tables / "items.csv").write_text("sku,kind\na,x\nb,y\n")
     (tables / "exclude/one.csv").write_text("user_id,item_id\n1,a\n")
     (tables / "exclude/two").write_text("user_id,item_id\n2,b\n")
-    from diffsasrec.storage import Storage
-
     vocab = pa.table({"item_id": ["a", "b"], "index": pa.array([0, 1], pa.int32())})
     Storage.of(str(tables / "vocab")).write_table("part-00000.parquet", vocab)
     return Config.model_validate(
@@ -89,6 +89,7 @@ def test_a_run_keeps_the_tables_that_it_began_with(settings, tmp_path):
     for name in ("deny.csv", "allow.csv", "items.csv", "vocab/part-00000.parquet"):
         (tmp_path / "tables" / name).unlink()
     (tmp_path / "tables/exclude/one.csv").write_text("user_id,item_id\n7,z\n")
+    assert night_scoring(settings, run).rules == rules_of_run(settings, run.storage)
     copy_tables(settings, run)  # of a second attempt: the first one's copies count
     assert held(settings, run) == before
     pairs = [run.lake.read_table(p.removeprefix(f"{run.lake.root}/")).to_pylist()
