@@ -18,7 +18,7 @@ import torch
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.lists import ListMaker, Scoring, quarantine_of
 from diffsasrec.memory import keep_freed_memory
-from diffsasrec.narrow import Child, check_deadly, work_around
+from diffsasrec.narrow import Child, Here, Worker, check_deadly, work_around
 from diffsasrec.sequences import bucket_name
 from diffsasrec.storage import parquet_bytes
 
@@ -41,11 +41,13 @@ class Scorer:
         scoring, name = self._maker.scoring, bucket_name(bucket)
         sequences = self._maker.read_bucket(name)
         num_deaths = begin_try(scoring, name)
-        num_quarantined = 0
         if num_deaths < DEATHS:
-            table = self._maker.lists(sequences)
+            here, why = Here(self._maker.lists), "scoring ran out of memory"
+            table, num_quarantined = self._work_around(sequences, name, here, why)
         else:
-            table, num_quarantined = self._work_around(sequences, name)
+            with Child(_list_maker, scoring, self._device) as child:
+                why = "scoring ended the process"
+                table, num_quarantined = self._work_around(sequences, name, child, why)
         # never overwritten: a manifest may name this file already, if another attempt has made it
         scoring.run.create(f"{scoring.output}/{name}", parquet_bytes(table))
         end_tries(scoring, name, num_deaths)
@@ -59,27 +61,28 @@ class Scorer:
             }
         )
 
-    def _work_around(self, sequences: pa.Table, name: str) -> tuple[pa.Table, int]:
-        """The bucket's lists, with the fallback for users whose scoring ends the process."""
+    def _work_around(
+        self, sequences: pa.Table, name: str, worker: Worker, why: str
+    ) -> tuple[pa.Table, int]:
+        """The bucket's lists, with the fallback for users who are too much for the worker."""
         scoring = self._maker.scoring
-        with Child(_list_maker, scoring, self._device) as child:
-            table, deadly = work_around(
-                sequences,
-                child,
-                instead=partial(self._maker.lists, fallback=True),
-                most=scoring.max_quarantined_users,
-            )
+        table, deadly = work_around(
+            sequences,
+            worker,
+            instead=partial(self._maker.lists, fallback=True),
+            most=scoring.max_quarantined_users,
+        )
         if deadly:
             users = sequences["user_id"].take(pa.array(deadly))
-            reasons = pa.array(["scoring ended the process"] * len(deadly))
+            reasons = pa.array([why] * len(deadly))
             quarantine = pa.table({"user_id": users, "reason": reasons})
             scoring.run.write_table(f"{quarantine_of(scoring.output)}/{name}", quarantine)
         return table, len(deadly)
 
 
-def _list_maker(scoring: Scoring, device: str) -> Callable[[pa.Table], pa.Table]:
+def _list_maker(scoring: Scoring, device: str) -> Callable[[pa.Table], pa.Table | None]:
     torch.set_num_threads(1)
-    return ListMaker(scoring, device).lists
+    return Here(ListMaker(scoring, device).lists).work
 
 
 def begin_try(scoring: Scoring, name: str) -> int:
@@ -112,7 +115,7 @@ class Scored:
     """What came of the buckets that were scored now."""
 
     num_uncertain: int = 0  # users and steps for which a shortlist was not enough
-    num_quarantined: int = 0  # users whose scoring ended its process
+    num_quarantined: int = 0  # users whose scoring ended its process or ran out of memory
 
 
 def unscored_buckets(scoring: Scoring, num_buckets: int) -> list[int]:
@@ -133,7 +136,7 @@ def score(
     """Scores these buckets.
 
     Raises:
-        InfrastructureError: too many users end the process that scores them.
+        InfrastructureError: too many users end the process that scores them, or its memory.
     """
     result = Scored()
     if not buckets:

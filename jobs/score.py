@@ -262,7 +262,8 @@ def score_buckets(config: Config, scoring: Scoring, num_buckets: int, what: str)
         )
     if scored.num_quarantined:
         log.warning(
-            "%s: the scoring of %d users ended its process; they have the fallback and stand in %s",
+            "%s: the scoring of %d users ended its process or ran out of memory; they have the "
+            "fallback and stand in %s",
             what,
             scored.num_quarantined,
             scoring.run.url(quarantine_of(scoring.output)),
