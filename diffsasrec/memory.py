@@ -1,7 +1,10 @@
-"""What processes keep of the memory that they free, and when they give it back."""
+"""What processes keep of the memory that they free, and what they do where it runs out."""
 
 import ctypes
+from collections.abc import Callable
 
+# what torch says where it has no exception of its own for it: on a CPU, in cuBLAS, in a driver
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -22,3 +25,41 @@ def give_back_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether less work at once may do what has raised this, on a GPU or a CPU."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def in_batches(number: int, work: Callable[[int, int], None], *, size: int) -> None:
+    """Does `work(start, stop)` for 0..number, `size` at a time, or fewer where memory runs out.
+
+    Raises:
+        Exception: as `work` does; that memory ran out only where it did for a batch of one.
+    """
+    start = 0
+    while start < number:
+        stop = min(start + size, number)
+        try:
+            work(start, stop)
+            start = stop
+            continue
+        except Exception as error:
+            if stop - start == 1 or not is_out_of_memory(error):
+                raise
+        # only here: the exception held the tensors of the attempt
+        size = (stop - start + 1) // 2
+        give_back_gpu_memory()
+
+
+def give_back_gpu_memory() -> None:
+    """What the GPU holds for later tensors of this process is free for any of them now."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,7 +1,8 @@
 """Work that ends its process: which rows do it is found out in child processes, by halves.
 
 Memory that runs out and libraries that crash leave no exception to catch. A child process that
-works on half of the rows tells whether one of them does it, and takes nothing else with it.
+works on half of the rows tells whether one of them does it, and takes nothing else with it. The
+memory of a GPU that runs out is an exception, and is treated alike.
 """
 
 import multiprocessing
@@ -9,19 +10,46 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from diffsasrec.errors import InfrastructureError
+from diffsasrec.memory import give_back_gpu_memory, is_out_of_memory
 
 Work = Callable[[pa.Table], pa.Table]
 
 
-class Child:
-    """A process that does `make(*arguments)` once and then works; the next one after its death."""
+class Worker(Protocol):
+    def work(self, rows: pa.Table) -> pa.Table | None:
+        """What the work makes of the rows; None when they were too much for it."""
 
-    def __init__(self, make: Callable[..., Work], *arguments: Any) -> None:
+
+class Here:
+    """A worker in this process, for whose rows the memory may not suffice."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def work(self, rows: pa.Table) -> pa.Table | None:
+        """What the work makes of the rows; None when memory ran out."""
+        try:
+            return self._work(rows)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        give_back_gpu_memory()
+        return None
+
+
+class Child:
+    """A process that does `make(*arguments)` once and then works; the next one after its death.
+
+    Args:
+        make: gives what works, which may say None as a `Worker` does.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[pa.Table], Any]], *arguments: Any) -> None:
         self._start = (make, arguments)
         self._pool: ProcessPoolExecutor | None = None
 
@@ -37,7 +65,7 @@ class Child:
         self._end()
 
     def work(self, rows: pa.Table) -> pa.Table | None:
-        """What the work makes of the rows; None when it ended the process."""
+        """What the work makes of the rows; None when it ended the process, or said so."""
         if self._pool is None:
             # a copy of this process would have its threads' locks but not its threads
             context = multiprocessing.get_context("spawn")
@@ -54,33 +82,33 @@ class Child:
         self._pool = None
 
 
-_WORK: list[Work] = []  # of a child process
+_WORK: list[Callable[[pa.Table], Any]] = []  # of a child process
 
 
-def _prepare(make: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
+def _prepare(make: Callable[..., Callable[[pa.Table], Any]], arguments: tuple[Any, ...]) -> None:
     _WORK.append(make(*arguments))
 
 
-def _work(rows: pa.Table) -> pa.Table:
+def _work(rows: pa.Table) -> Any:
     return _WORK[0](rows)
 
 
 def work_around(
-    rows: pa.Table, child: Child, *, instead: Work, most: int
+    rows: pa.Table, worker: Worker, *, instead: Work, most: int
 ) -> tuple[pa.Table, list[int]]:
-    """The work on all rows, in their order, with `instead` done to those that end the process.
+    """The work on all rows, in their order, with `instead` done to those that are too much for it.
 
     Returns:
         the result, and the places of these rows.
 
     Raises:
-        InfrastructureError: more than `most` rows end it.
+        InfrastructureError: more than `most` rows are.
     """
     results, deadly = [], []
     pending = [(0, rows.num_rows)]
     while pending:
         start, stop = pending.pop()
-        result = child.work(rows.slice(start, stop - start))
+        result = worker.work(rows.slice(start, stop - start))
         if result is None and stop - start > 1:
             middle = (start + stop) // 2
             pending += [(middle, stop), (start, middle)]
@@ -94,9 +122,10 @@ def work_around(
 
 
 def check_deadly(number: int, *, most: int) -> None:
-    """Stops where so many rows end their process that it is hardly the rows' doing."""
+    """Stops where so many rows are too much that it is hardly the rows' doing."""
     if number > most:
         raise InfrastructureError(
-            f"more than score.max_quarantined_users={most} users end the process that scores them; "
-            "give the actors more memory, or raise it if the users are at fault"
+            f"more than score.max_quarantined_users={most} users end the process that scores them, "
+            "or run out of its memory one by one; give the actors more memory, or raise it if the "
+            "users are at fault"
         )

@@ -27,6 +27,7 @@ from diffsasrec.decode import (
 from diffsasrec.diffusion import MASK
 from diffsasrec.errors import ConfigError
 from diffsasrec.explore import Exploration
+from diffsasrec.memory import in_batches
 from diffsasrec.model import History, Pairs, SequenceModel
 from diffsasrec.trace import Trace
 
@@ -174,7 +175,7 @@ class Recommender:
             trace: takes the steps, of users that fit one batch.
 
         A list has K distinct items, or as many as are allowed and not filtered. Users are decoded
-        in batches of similar length.
+        in batches of similar length, which are halved where the memory does not suffice.
         """
         num_users, k = len(offsets) - 1, self.decoding.k
         assert trace is None or num_users <= self.decoding.batch_size, num_users
@@ -185,8 +186,9 @@ class Recommender:
         order = np.argsort(
             np.minimum(np.diff(offsets), self.model.config.max_seq_len), kind="stable"
         )
-        for start in range(0, num_users, self.decoding.batch_size):
-            users = np.sort(order[start : start + self.decoding.batch_size])
+
+        def decode(start: int, stop: int) -> None:
+            users = np.sort(order[start:stop])
             source, bounds = events_of(offsets, users)
             lists = self._batch(
                 items[source],
@@ -199,6 +201,8 @@ class Recommender:
             all_items[users] = lists.items_BK.cpu().numpy()
             all_scores[users] = lists.scores_BK.float().cpu().numpy()
             self.num_uncertain += lists.num_uncertain
+
+        in_batches(num_users, decode, size=self.decoding.batch_size)
         return all_items, all_scores
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.lists import ListMaker, Scoring, with_quarantined
 from diffsasrec.memory import keep_freed_memory
-from diffsasrec.narrow import Child, check_deadly, work_around
+from diffsasrec.narrow import Child, Here, Worker, check_deadly, work_around
 from diffsasrec.objects import Patience
 from diffsasrec.sequences import bucket_name
 from diffsasrec.storage import parquet_bytes
@@ -66,25 +66,29 @@ class Scorer:
         )
 
     def _make(self, sequences: pa.Table, num_deaths: int) -> tuple[pa.Table, int]:
-        """The bucket's lists; after some deaths with the fallback for who causes them, counted."""
+        """The bucket's lists, after some deaths made in child processes."""
         if num_deaths < DEATHS:
-            return self._maker.lists(sequences), 0
+            return self._work_around(sequences, Here(self._maker.lists))
         with Child(_list_maker, self._maker.scoring, self._device) as child:
-            table, deadly = work_around(
-                sequences,
-                child,
-                instead=partial(self._maker.lists, fallback=True),
-                most=self._maker.scoring.max_quarantined_users,
-            )
+            return self._work_around(sequences, child)
+
+    def _work_around(self, sequences: pa.Table, worker: Worker) -> tuple[pa.Table, int]:
+        """The lists, with the fallback for users who are too much for the worker, counted."""
+        table, deadly = work_around(
+            sequences,
+            worker,
+            instead=partial(self._maker.lists, fallback=True),
+            most=self._maker.scoring.max_quarantined_users,
+        )
         if deadly:
             users = sequences["user_id"].combine_chunks().take(pa.array(deadly))
             table = with_quarantined(table, users)
         return table, len(deadly)
 
 
-def _list_maker(scoring: Scoring, device: str) -> Callable[[pa.Table], pa.Table]:
+def _list_maker(scoring: Scoring, device: str) -> Callable[[pa.Table], pa.Table | None]:
     torch.set_num_threads(1)
-    return ListMaker(scoring, device).lists
+    return Here(ListMaker(scoring, device).lists).work
 
 
 def begin_try(scoring: Scoring, name: str, whose: str = "") -> int:
@@ -140,7 +144,7 @@ class Scored:
     """What came of the buckets that were scored now."""
 
     num_uncertain: int = 0  # users and steps for which a shortlist was not enough
-    num_quarantined: int = 0  # users whose scoring ended its process
+    num_quarantined: int = 0  # users whose scoring ended its process or ran out of memory
 
 
 def unscored_buckets(scoring: Scoring, num_buckets: int) -> list[int]:
@@ -161,7 +165,7 @@ def score(
     """Scores these buckets.
 
     Raises:
-        InfrastructureError: too many users end the process that scores them.
+        InfrastructureError: too many users end the process that scores them, or its memory.
     """
     result = Scored()
     if not buckets:

@@ -267,7 +267,8 @@ def score_buckets(config: Config, scoring: Scoring, num_buckets: int, what: str)
         )
     if num := sum(map_tasks(name_quarantined, range(num_buckets), scoring)):
         log.warning(
-            "%s: the scoring of %d users ended its process; they have the fallback and stand in %s",
+            "%s: the scoring of %d users ended its process or ran out of memory; they have the "
+            "fallback and stand in %s",
             what,
             num,
             scoring.run.url(quarantine_of(scoring.output)),
@@ -282,6 +283,6 @@ def name_quarantined(bucket: int, scoring: Scoring) -> int:
     if not len(users):
         scoring.run.delete([path])  # of an attempt whose lists came to nothing
         return 0
-    reasons = pa.array(["scoring ended the process"] * len(users))
+    reasons = pa.array(["scoring ended the process, or was out of memory"] * len(users))
     scoring.run.write_table(path, pa.table({"user_id": users, "reason": reasons}))
     return len(users)
