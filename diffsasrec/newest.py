@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +126,7 @@ def _named(parts: list[Part]) -> Iterator[str]:
         yield f"and of {len(parts) - NAMED} more days or files as well"
 
 
-def recorded(parts: Sequence[Part], over: Sequence[Part]) -> dict[str, object]:
+def recorded(parts: Sequence[Part], over: Sequence[Part]) -> dict[str, Any]:
     """What a night records: the worst share of each kind, and the parts that are too bad."""
     worst: dict[str, float] = {}
     for part in parts:

@@ -7,6 +7,7 @@ before a time.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,6 +129,47 @@ class Survey:
     newest: list[Part]  # the worst first
 
 
+@dataclass(frozen=True)
+class _FirstPass:
+    counts: Counter[str]
+    hours: list[pa.Table]  # histograms
+    num_users: int
+    newest: list[Part]
+
+
+def _first_pass(
+    log: Log,
+    *,
+    events: EventsConfig,
+    before: int,
+    quarantine: Storage,
+    new_files: frozenset[str],
+    progress: Callable[[int, int], None],
+) -> _FirstPass:
+    def statistics(table: pa.Table, bad: pa.Table | None) -> pa.Table:
+        times = table["timestamp"].to_numpy()
+        hours = histogram(times, origin=0, width=HOUR)
+        hashes = smallest_hashes(table["user_id"].combine_chunks())
+        sketch = pa.table({"hash": pa.array(hashes)})
+        days = count_days(times, bad, time_unit=events.time_unit, before=before)
+        return pa.concat_tables([hours, sketch, days], promote_options="default")
+
+    counts: Counter[str] = Counter()
+    hours, sketch, newest = [], np.zeros(0, np.uint64), NewestRows(new_files)
+    scanned = scan(log, events=events, before=before, statistics=statistics, quarantine=quarantine)
+    for done, (path, fragment_counts, table) in enumerate(scanned, 1):
+        progress(done, len(log.fragments))
+        counts += fragment_counts
+        if table.num_columns:
+            hours.append(table.filter(table["start"].is_valid()).select(HISTOGRAM))
+            hashes = table["hash"].drop_null().to_numpy()
+            sketch = np.union1d(sketch, hashes)[:SKETCH_SIZE]
+            days = table.filter(table["day"].is_valid()).select(NEWEST_DAYS.names)
+            newest.add(path, fragment_counts, days)
+    parts = newest.parts(min_rows=events.min_rows_of_newest)
+    return _FirstPass(counts, hours, estimate_users(sketch), parts)
+
+
 def survey_log(
     log: Log,
     *,
@@ -147,32 +189,10 @@ def survey_log(
         check: sees the counts after the first pass, of all rows and of the newest, and may raise;
             no second pass is made then.
     """
-
-    def first_statistics(table: pa.Table, bad: pa.Table | None) -> pa.Table:
-        times = table["timestamp"].to_numpy()
-        hours = histogram(times, origin=0, width=HOUR)
-        hashes = smallest_hashes(table["user_id"].combine_chunks())
-        sketch = pa.table({"hash": pa.array(hashes)})
-        days = count_days(times, bad, time_unit=events.time_unit, before=before)
-        return pa.concat_tables([hours, sketch, days], promote_options="default")
-
-    counts: Counter[str] = Counter()
-    hours, sketch, newest = [], np.zeros(0, np.uint64), NewestRows(new_files)
-    scanned = scan(
-        log, events=events, before=before, statistics=first_statistics, quarantine=quarantine
-    )
-    for done, (path, fragment_counts, table) in enumerate(scanned, 1):
-        progress(done, len(log.fragments))
-        counts += fragment_counts
-        if table.num_columns:
-            hours.append(table.filter(table["start"].is_valid()).select(HISTOGRAM))
-            hashes = table["hash"].drop_null().to_numpy()
-            sketch = np.union1d(sketch, hashes)[:SKETCH_SIZE]
-            days = table.filter(table["day"].is_valid()).select(NEWEST_DAYS.names)
-            newest.add(path, fragment_counts, days)
-    parts = newest.parts(min_rows=events.min_rows_of_newest)
-    check(counts, parts)
-    hourly = merge_histograms(hours)
+    whole: dict[str, Any] = {"events": events, "before": before, "quarantine": quarantine}
+    first = _first_pass(log, new_files=new_files, progress=progress, **whole)
+    check(first.counts, first.newest)
+    hourly = merge_histograms(first.hours)
 
     def refine(low: int, high: int, width: int) -> pa.Table:
         def statistics(table: pa.Table, _: pa.Table | None) -> pa.Table:
@@ -180,21 +200,19 @@ def survey_log(
             inside = times[(times >= low) & (times < high)]
             return histogram(inside, origin=low, width=width)
 
-        passes = scan(
-            log, events=events, before=before, statistics=statistics, quarantine=quarantine
-        )
+        passes = scan(log, statistics=statistics, **whole)
         return merge_histograms([table for _, _, table in passes if table.num_columns])
 
     split_time = exact_quantile(hourly, quantile, refine) if fixed_time is None else fixed_time
     return Survey(
-        counts=counts,
+        counts=first.counts,
         split_time=split_time,
         second_cut=second_cut(hourly, split_time, quantile),
         first_time=pc.min(hourly["low"]).as_py(),
         last_time=pc.max(hourly["high"]).as_py(),
-        num_users=estimate_users(sketch),
+        num_users=first.num_users,
         time_quantiles=time_quantiles(hourly),
-        newest=parts,
+        newest=first.newest,
     )
 
 

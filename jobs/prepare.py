@@ -48,15 +48,6 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         progress=Progress("prepare", "fragment", interval=config.log_interval).update,
     )
     check_split(survey, events.path)
-    too_bad = check_newest(survey.newest, events)
-    for part in too_bad:
-        log.warning(
-            "prepare: %s are bad, more than events.max_bad_fraction=%g of the whole log may be; "
-            "look at %s",
-            part,
-            events.max_bad_fraction,
-            run.storage.url("quarantine"),
-        )
     num = num_buckets(survey.num_users, users_per_bucket=split.users_per_bucket)
     log.info(
         "prepare: %d rows kept of %d, about %d users; grouping by user into %d buckets",
@@ -96,7 +87,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         "split_time": survey.split_time,
         "second_cut": survey.second_cut,
         "time_quantiles": survey.time_quantiles,
-        "newest": recorded(survey.newest, too_bad),
+        "newest": judge_newest(survey.newest, config, run),
         "inputs": [{"path": f.path, "size": f.size, "version": f.version} for f in inputs],
     }
 
@@ -111,6 +102,20 @@ def files_to_judge(run: RunDir) -> frozenset[str]:
         known = {(file["path"], file["size"], file["version"]) for file in listed}
         return frozenset(file[0] for file in run.inputs if file not in known)
     return frozenset()
+
+
+def judge_newest(newest: Sequence[Part], config: Config, run: RunDir) -> dict[str, Any]:
+    """Warns of the newest days and files that are worse than the log may be; what is recorded."""
+    too_bad = check_newest(newest, config.events)
+    for part in too_bad:
+        log.warning(
+            "prepare: %s are bad, more than events.max_bad_fraction=%g of the whole log may be; "
+            "look at %s",
+            part,
+            config.events.max_bad_fraction,
+            run.storage.url("quarantine"),
+        )
+    return recorded(newest, too_bad)
 
 
 def check_or_record(

@@ -92,14 +92,10 @@ def refit_phases(config: Config, run: RunDir, starts: Starts | None = None) -> l
     ]
 
 
-def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, Any]:
-    """Trains, and says what was trained in numbers.
-
-    Raises:
-        InputDataError: a phase had nothing to train on.
-    """
+def job_of(config: Config, run: RunDir) -> Job:
+    """What all trainings of a run share."""
     prepared = run.require("prepare")
-    job = Job(
+    return Job(
         run=run.storage,
         attempt=run.attempt,
         num_buckets=prepared["num_buckets"],
@@ -112,6 +108,15 @@ def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, An
         min_item_count=config.split.min_item_count,
         counted={prepared["split_time"]: "count_before", microseconds(run.ds): "count"},
     )
+
+
+def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, Any]:
+    """Trains, and says what was trained in numbers.
+
+    Raises:
+        InputDataError: a phase had nothing to train on.
+    """
+    job = job_of(config, run)
     train(job, phases, log_interval=config.log_interval)
     results = {p.name: json.loads(run.storage.read_bytes(result_path(p.name))) for p in phases}
     for name, result in results.items():

@@ -15,6 +15,7 @@ from diffsasrec.checkpoint import save_checkpoint
 from diffsasrec.config import load_config
 from diffsasrec.model import SequenceModel
 from diffsasrec.rundir import RunDir
+from diffsasrec.schema import microseconds
 from diffsasrec.sequences import (
     Flat,
     bucket_name,
@@ -28,6 +29,7 @@ from diffsasrec.sequences import (
 from diffsasrec.storage import Storage
 from diffsasrec.vocab import build_vocab, count_items, frequent_before_split
 from jobs.evaluate import main as evaluate
+from jobs.recipe import job_of
 
 Row = tuple[int, str, int]  # user, item, time
 SPLIT = 20
@@ -134,6 +136,16 @@ def test_a_holdout_and_its_place_follow_what_is_taken_out():
     assert left.offsets.tolist() == [0, 2, 2, 3, 4]
     assert left.num_before.tolist() == [1, 0, 1, 0]
     assert left.holdout.tolist() == [1, -1, -1, -1]  # user 3's is gone
+
+
+def test_every_training_counts_to_its_own_end(tmp_path: Path):
+    config = load_config("lake: l\nevents: {path: log}\nsplit: {min_item_count: 7}")
+    run = RunDir(Storage.of(str(tmp_path)), "2024-03-01", "r", "i", "a")
+    run.finish("prepare", {"num_buckets": 1, "time_quantiles": [1], "split_time": SPLIT})
+    job = job_of(config, run)
+    assert job.min_item_count == 7
+    # at any other time, as at the second cut, the buckets are counted
+    assert job.counted == {SPLIT: "count_before", microseconds("2024-03-01"): "count"}
 
 
 # --- the whole of `evaluate`: model and counters ---
