@@ -22,7 +22,7 @@ from diffsasrec.rundir import METRICS, RunDir
 from diffsasrec.storage import Storage, sha256
 from jobs.reuse import metrics_of
 from jobs.show_user import user_lines
-from jobs.summary import metrics_table
+from jobs.summary import metrics_table, warning
 
 LAST_ENTRIES = 5
 
@@ -193,7 +193,8 @@ def _run_lines(run: Storage) -> list[str]:
             f"{cited['age_days']} days old"
         )
     k = max(manifest["config"]["evaluate"]["ks"])
-    return [*lines, "", *metrics_table(metrics, k=k).splitlines()]
+    lines += ["", *metrics_table(metrics, k=k).splitlines()]
+    return lines if (line := warning(metrics, k=k)) is None else [*lines, line]
 
 
 def moment(seconds: float) -> str:

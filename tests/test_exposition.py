@@ -1,6 +1,7 @@
 """Metrics as Prometheus reads them, and alerts that name no others."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,15 @@ def test_the_model_stands_beside_the_counter_with_the_best_ndcg():
     assert told["ndcg", "5", "item-kNN", "best_counter"] == 0.2
     assert told["coverage", "5", "item-kNN", "best_counter"] == 0.7
     assert not any("popular" in key[1:] for key in told if key[0] != "lists")
+
+
+def test_figures_of_another_night_carry_their_age():
+    assert samples(facts())["quality_age_seconds",] == 0
+    cited = replace(facts(), measured="2024-02-25")
+    told = samples(cited)
+    assert told["quality_age_seconds",] == 5 * DAY
+    assert told["ndcg", "5", "model", "model"] == 0.3
+    assert told["holdout_users",] == 9
 
 
 def test_a_refusal_of_the_gate_is_one_and_names_its_stage():

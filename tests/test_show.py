@@ -85,11 +85,12 @@ def test_a_night_that_reuses_weights_shows_the_figures_it_cites(lake: Storage):
     run = publish(lake, "2024-03-03", "three")
     manifest = json.loads(run.storage.read_bytes("manifest.json"))
     cited = {"ds": "2024-03-02", "run_id": "two", "age_days": 1}
-    manifest["reused"] = {**cited, "metrics": {"model": ROW, "baselines": {}}}
+    manifest["reused"] = {**cited, "metrics": {"model": ROW, "baselines": {"popular": ROW}}}
     run.storage.write_bytes("manifest.json", to_json(manifest))
     run.storage.delete(["metrics.json"])
     text = "\n".join(current_lines(lake))
     assert "60: 57 by the model" in text and "0.2500 (0.2000-0.3000)" in text
+    assert "WARNING: the model is no better than popular" in text
     assert "figures   of run two of 2024-03-02, whose weights serve, 1 days old" in text
 
 
