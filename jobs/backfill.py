@@ -26,6 +26,7 @@ from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
 from diffsasrec.progress import duration
 from diffsasrec.publish import newest_by_date, read_chain
 from diffsasrec.storage import Storage
+from jobs.dates import refuse_future
 
 log = logging.getLogger("jobs.backfill")
 
@@ -110,7 +111,10 @@ def night_of(ds: str, code: int, last: dict[str, Any], seconds: float) -> Night:
     if code == 0 and last.get("status") == "superseded":
         return Night(ds, "superseded", 0, run_id, last["note"])
     if code == 0:
-        return Night(ds, "done", 0, run_id, f"run {run_id} in {duration(seconds)}")
+        note = f"run {run_id} in {duration(seconds)}"
+        if "note" in last:  # expected of an older date: its log has the whole of it
+            note += f"; current is {last['current']['ds']}, run {last['current']['run_id']}"
+        return Night(ds, "done", 0, run_id, note)
     if code < 0:  # killed, for want of memory, say
         return Night(ds, "failed", 5, run_id, f"ended by signal {-code}, exit code 5")
     note = f"exit code {code}: {last.get('error', 'see the log')}"
@@ -149,6 +153,7 @@ def parse(words: list[str]) -> argparse.Namespace:
             help=f"the {what} run date YYYY-MM-DD",
         )
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", dest="sets")
+    parser.add_argument("--future", action="store_true", help="run dates after tomorrow are meant")
     parser.add_argument("--keep-going", action="store_true", help="a failed night ends only itself")
     parser.add_argument(
         "--republish", action="store_true", help="run dates that another run has published, too"
@@ -158,6 +163,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     dates = dates_between(arguments.first, arguments.last)
+    refuse_future(arguments.last, option="--to", is_meant=arguments.future)
     try:
         text = Path(arguments.config).read_text()
     except OSError as error:
@@ -166,6 +172,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     lake = Storage.of(config.lake)
     options = ["--config", arguments.config]
     options += [word for override in arguments.sets for word in ("--set", override)]
+    options += ["--future"] * arguments.future
 
     def published(ds: str) -> str | None:
         entry = newest_by_date(read_chain(lake)).get(ds)

@@ -28,12 +28,14 @@ from diffsasrec.items import read_items
 from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
-from diffsasrec.publish import append_rollback, check_create_only, prune, settle, shown_instead
+from diffsasrec.publish import append_rollback, check_create_only, prune, settle
 from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.storage import Storage
 from diffsasrec.tables import read_item_ids
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, refuse_passing_lake, start_ray
+from jobs.current import standing_of
+from jobs.dates import refuse_future
 from jobs.exclude import check_exclusions
 from jobs.identity import open_run, refuse_changed
 from jobs.observe import Night, observe
@@ -95,6 +97,7 @@ def _parse(stages: tuple[str, ...]) -> argparse.Namespace:
     parser.add_argument(
         "--dry-run", action="store_true", help="check log, lake and cluster, estimate, and exit"
     )
+    parser.add_argument("--future", action="store_true", help="a run date after tomorrow is meant")
     parser.set_defaults(stages=stages, is_night=stages == STAGES, rollback_to=None, keep=None)
     if stages == STAGES:
         parser.add_argument("--stages", type=_stage_names, help="only these, as in: score,publish")
@@ -142,6 +145,7 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     if arguments.rollback_to is not None or arguments.keep is not None:
         return _maintain(config, arguments, summary)
     refuse_passing_lake(config.lake)
+    refuse_future(arguments.date, is_meant=arguments.future)
     inputs = list_inputs(config.events, run_date=arguments.date)
     run = open_run(config, arguments.date, inputs, run_id=arguments.run_id)
     summary |= {"run_id": run.run_id, "paths": {"run": run.storage.root}}
@@ -183,25 +187,13 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     if published := run.record("publish"):
         summary["paths"] |= {"published": published["published"]}
     summary["status"] = "done"
-    if published and (note := _superseded(run, published, arguments.config)) is not None:
-        log.warning("%s", note)
-        summary |= {"status": "superseded", "note": note}
-    elif arguments.stages == STAGES:
+    if published:
+        summary |= standing_of(run, published, arguments.config)
+    if "note" in summary:
+        log.warning("WARNING: %s", summary["note"])
+    if summary["status"] == "done" and arguments.stages == STAGES:
         print_summary(config, run)
     return 0
-
-
-def _superseded(run: RunDir, published: Mapping[str, Any], config_path: str) -> str | None:
-    """That the date of a published run shows another one, in words."""
-    other = shown_instead(run.lake, run)
-    if other is None:
-        return None
-    number = published["counts"]["chain_number"]
-    return (
-        f"run {run.run_id} is published as entry {number}, but {run.ds} shows run {other.run_id} "
-        f"since entry {other.number}; python -m jobs.publish --config {config_path} "
-        f"--rollback-to {number} serves it again"
-    )
 
 
 def _watch(timeout: float, summary: dict[str, Any], night: Night) -> None:
@@ -250,6 +242,7 @@ def _maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, 
             "publish: entry %d serves again what entry %d did", entry.number, arguments.rollback_to
         )
         summary |= {"run_id": entry.run_id, "counts": {"chain_number": entry.number}}
+        summary |= {"current": entry.current}
     summary["status"] = "done"
     return 0
 

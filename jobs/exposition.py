@@ -27,6 +27,7 @@ class Facts:
     last_success: float | None  # seconds since 1970: when something was published last
     trained_before: int | None  # microseconds: of the weights that make the lists
     measured: str | None = None  # run date of the night that measured; None: this one
+    current: dict[str, str] | None = None  # ds and run_id of what is served, once it is published
 
 
 def exposition(facts: Facts) -> bytes:
@@ -34,6 +35,12 @@ def exposition(facts: Facts) -> bytes:
     page = _Page()
     _add_course(page, facts)
     counts = facts.outcome["counts"]
+    if facts.current is not None:
+        mine = {"ds": facts.outcome["ds"], "run_id": facts.outcome["run_id"]}
+        what = "1 where this night is what is served as current once it is published"
+        page.add("is_current", what, facts.current == mine)
+        what = "run date of what is served as current"
+        page.add("current_run_date_timestamp_seconds", what, _seconds(facts.current["ds"]))
     if "prepare" in counts:
         _add_rows(page, counts["prepare"])
     if "score" in counts:

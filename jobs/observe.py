@@ -89,6 +89,8 @@ def write_outcome(
         "stage": summary["stage"],
         "exit_code": exit_code,
         "error": None if error is None else without_secrets(error),
+        "current": summary.get("current"),  # of a published run: what is served
+        "note": summary.get("note"),
         "counts": {stage: record["counts"] for stage, record in records.items()},
         "seconds": seconds,
         "started": night.started.isoformat(timespec="seconds"),
@@ -112,6 +114,7 @@ def write_metrics(run: RunDir) -> None:
         last_success=last_success(run.lake),
         trained_before=description["trained_before"] if has_weights and description else None,
         measured=measured,
+        current=outcome["current"],
     )
     run.storage.write_bytes(METRICS, exposition(facts))
 

@@ -10,6 +10,7 @@ Everything is read from the lake and made in this process; no Ray is started, no
 import argparse
 import json
 import logging
+import re
 import signal
 import sys
 from datetime import UTC, date, datetime
@@ -20,11 +21,14 @@ from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
 from diffsasrec.publish import CHAIN, NAME, Entry, newest_by_date, read_chain, run_path
 from diffsasrec.rundir import METRICS, RunDir
 from diffsasrec.storage import Storage, sha256
+from jobs.current import way_out
+from jobs.dates import is_future
 from jobs.reuse import metrics_of
 from jobs.show_user import user_lines
 from jobs.summary import metrics_table, warning
 
 LAST_ENTRIES = 5
+DATE_FOLDER = re.compile(r"ds=\d{4}-\d\d-\d\d")
 
 
 def main() -> None:
@@ -153,6 +157,9 @@ def current_lines(lake: Storage) -> list[str]:
         f"{len(chain)} since {moment(written[since.path])}",
         f"run       {run.root}",
     ]
+    if is_future(current["ds"]):
+        way = way_out(chain, "CONFIG")
+        lines.append(f"WARNING   the run date {current['ds']} lies in the future. {way}.")
     lines += _run_lines(run)
     lines += ["", "last entries"]
     seen = {(e.ds, e.run_id): e.number for e in reversed(chain)}
@@ -204,10 +211,14 @@ def moment(seconds: float) -> str:
 def newest_metrics(lake: Storage) -> str:
     """metrics.prom of the newest run date that has any: of its runs, what was written last.
 
+    A run date in the future comes last: it would hide every night until then.
+
     Raises:
         ConfigError: there is none.
     """
-    for run_date in reversed(lake.directories("runs")):
+    folders = [name for name in lake.directories("runs") if DATE_FOLDER.fullmatch(name)]
+    folders.sort(key=lambda name: (not is_future(name[3:]), name), reverse=True)
+    for run_date in folders:
         pages = [i for i in lake.list(f"runs/{run_date}") if i.path.endswith(f"/{METRICS}")]
         if pages:
             newest = max(pages, key=lambda info: info.modified)

@@ -18,6 +18,7 @@ METRICS = {
 }
 OUTCOME = {
     "ds": "2024-03-01",
+    "run_id": "calm",
     "stage": "publish",
     "exit_code": 0,
     "ended": "2024-03-01T03:00:00+00:00",
@@ -33,7 +34,9 @@ DATE = 1709251200  # 2024-03-01
 
 def facts(**changes: Any) -> Facts:
     metrics = changes.pop("metrics", METRICS)
-    return Facts({**OUTCOME, **changes}, metrics, 1e9, (DATE - 3 * DAY) * 1_000_000)
+    current = {"ds": "2024-03-01", "run_id": "calm"}
+    trained_before = (DATE - 3 * DAY) * 1_000_000
+    return Facts({**OUTCOME, **changes}, metrics, 1e9, trained_before, current=current)
 
 
 def samples(told: Facts) -> dict[tuple[str, ...], float]:

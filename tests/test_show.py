@@ -94,6 +94,14 @@ def test_a_night_that_reuses_weights_shows_the_figures_it_cites(lake: Storage):
     assert "figures   of run two of 2024-03-02, whose weights serve, 1 days old" in text
 
 
+def test_a_run_date_in_the_future_is_shown_with_the_way_out(lake: Storage):
+    assert "WARNING" not in "\n".join(current_lines(lake))
+    publish(lake, "2062-11-24", "far")
+    text = "\n".join(current_lines(lake))
+    assert "WARNING   the run date 2062-11-24 lies in the future. Until then no night" in text
+    assert "--rollback-to 3 serves 2024-03-02, run two, again" in text
+
+
 def test_an_empty_lake_says_so(tmp_path: Path):
     assert current_lines(Storage.of(str(tmp_path))) == [f"nothing is published in {tmp_path}"]
     with pytest.raises(ConfigError, match="nothing is published"):

@@ -162,6 +162,8 @@ class Lists:
 @dataclass(frozen=True)
 class Facts:
     night: Night
+    not_current: str = ""  # that another night is served, and how to change it
+    is_stuck: bool = False  # what is served lies in the future
     earlier: tuple[Night, ...] = ()  # published ones, the newest last
     config: Record = field(default_factory=dict)  # resolved; empty where it is not known
     bad: BadRows | None = None

@@ -18,6 +18,8 @@ from diffsasrec.rundir import OUTCOME, REPORT, RunDir
 from diffsasrec.schema import list_values
 from diffsasrec.sequences import bucket_name
 from diffsasrec.storage import Storage
+from jobs.current import why_not_current
+from jobs.dates import is_future
 from jobs.pages.confidence import read_confidence
 from jobs.pages.facts import STAGES, Facts, Lists, Night
 from jobs.pages.users import read_users
@@ -37,8 +39,11 @@ def read_facts(run: RunDir, config: Config | None) -> Facts:
     events = settings.get("events", {})
     description = _read(run.storage, "checkpoint/config.json") or {}
     users, no_titles = read_users(run.storage, night, config)
+    standing = why_not_current(chain, run.ds, run.run_id, config_path="CONFIG")
     return Facts(
         night=night,
+        not_current=standing or "",
+        is_stuck=standing is not None and is_future(chain[-1].current["ds"]),
         earlier=earlier_nights(run.lake, run.ds, chain),
         config=settings,
         bad=_bad_rows(run.storage, night, events.get("time_unit")),

@@ -30,6 +30,7 @@ def notices(facts: Facts) -> list[Notice]:
     """Everything unusual, the worst first."""
     found = [
         *_end(facts.night),
+        *_current(facts),
         *_bad_rows(facts),
         *_rows(facts),
         *quality_notices(facts),
@@ -58,6 +59,18 @@ def _end(night: Night) -> Iterator[Notice]:
         remedy,
         "published",
     )
+
+
+def _current(facts: Facts) -> Iterator[Notice]:
+    if facts.not_current:
+        yield Notice(
+            "bad" if facts.is_stuck else "look",
+            "This night is published, and another one is current",
+            f"{facts.not_current}.",
+            "a night is current once it is published, but for older dates",
+            "Readers of current do not see these lists. Run the command if they should see others.",
+            "published",
+        )
 
 
 def _bad_rows(facts: Facts) -> Iterator[Notice]:
