@@ -27,6 +27,7 @@ from diffsasrec.progress import duration
 from diffsasrec.publish import newest_by_date, read_chain
 from diffsasrec.storage import Storage
 from jobs.dates import refuse_future
+from jobs.lake_mark import require_mark
 
 log = logging.getLogger("jobs.backfill")
 
@@ -154,6 +155,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         )
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", dest="sets")
     parser.add_argument("--future", action="store_true", help="run dates after tomorrow are meant")
+    parser.add_argument("--new-lake", action="store_true", help="make a local lake that is new")
     parser.add_argument("--keep-going", action="store_true", help="a failed night ends only itself")
     parser.add_argument(
         "--republish", action="store_true", help="run dates that another run has published, too"
@@ -170,6 +172,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         raise ConfigError(f"--config {arguments.config} can't be read: {error.strerror}") from None
     config = load_config(text, arguments.sets, source=arguments.config)
     lake = Storage.of(config.lake)
+    require_mark(lake, is_new=arguments.new_lake)
     options = ["--config", arguments.config]
     options += [word for override in arguments.sets for word in ("--set", override)]
     options += ["--future"] * arguments.future

@@ -38,6 +38,7 @@ from jobs.current import standing_of
 from jobs.dates import refuse_future
 from jobs.exclude import check_exclusions
 from jobs.identity import open_run, refuse_changed
+from jobs.lake_mark import require_mark
 from jobs.observe import Night, observe
 from jobs.preflight import dry_run
 from jobs.reuse import working
@@ -97,6 +98,7 @@ def _parse(stages: tuple[str, ...]) -> argparse.Namespace:
     parser.add_argument(
         "--dry-run", action="store_true", help="check log, lake and cluster, estimate, and exit"
     )
+    parser.add_argument("--new-lake", action="store_true", help="make a local lake that is new")
     parser.add_argument("--future", action="store_true", help="a run date after tomorrow is meant")
     parser.set_defaults(stages=stages, is_night=stages == STAGES, rollback_to=None, keep=None)
     if stages == STAGES:
@@ -142,10 +144,10 @@ def _run(arguments: argparse.Namespace, summary: dict[str, Any], night: Night) -
     if arguments.print_config:
         print(yaml.safe_dump(config.resolved(), sort_keys=False) + f"# sha256 {config.sha256()}")
         return None
+    refuse_future(arguments.date, is_meant=arguments.future)
+    require_mark(Storage.of(config.lake), is_new=arguments.new_lake, is_dry=arguments.dry_run)
     if arguments.rollback_to is not None or arguments.keep is not None:
         return _maintain(config, arguments, summary)
-    refuse_passing_lake(config.lake)
-    refuse_future(arguments.date, is_meant=arguments.future)
     inputs = list_inputs(config.events, run_date=arguments.date)
     run = open_run(config, arguments.date, inputs, run_id=arguments.run_id)
     summary |= {"run_id": run.run_id, "paths": {"run": run.storage.root}}
@@ -252,7 +254,9 @@ def _load(arguments: argparse.Namespace) -> Config:
         text = Path(arguments.config).read_text()
     except OSError as error:
         raise ConfigError(f"--config {arguments.config} can't be read: {error.strerror}") from None
-    return load_config(text, arguments.sets, source=arguments.config)
+    config = load_config(text, arguments.sets, source=arguments.config)
+    refuse_passing_lake(config.lake)
+    return config.located()
 
 
 def _run_stage(stage: str, config: Config, run: RunDir) -> None:

@@ -20,14 +20,14 @@ def is_future(ds: str, now: datetime | None = None) -> bool:
 
 
 def refuse_future(
-    run_date: date, *, option: str = "--date", is_meant: bool, now: datetime | None = None
+    run_date: date | None, *, option: str = "--date", is_meant: bool, now: datetime | None = None
 ) -> None:
-    """Refuses a run date after tomorrow (UTC) unless it is meant.
+    """Refuses a run date after tomorrow (UTC) unless it is meant; None: a command without one.
 
     Raises:
         ConfigError: it would be `current` until that day, whatever is published meanwhile.
     """
-    if not is_meant and is_future(run_date.isoformat(), now):
+    if run_date is not None and not is_meant and is_future(run_date.isoformat(), now):
         raise ConfigError(
             f"{option} {run_date} lies after tomorrow ({last_allowed(now)}, UTC): once published, "
             "it would be served as current until that day, whatever is published meanwhile; "

@@ -62,9 +62,10 @@ from diffsasrec.sequences import Flat, bucket_name, flatten, restrict
 from diffsasrec.split import next_items
 from diffsasrec.storage import Storage, parquet_bytes
 from diffsasrec.train import cluster_resources
-from jobs.cluster import check_resources, start_ray
+from jobs.cluster import check_resources, refuse_passing_lake, start_ray
 from jobs.evaluate import baseline_scores, holdout_scoring
 from jobs.identity import source_digest
+from jobs.lake_mark import require_mark
 from jobs.prepare import main as prepare
 from jobs.recipe import finetune_phases, pretrain_phases, run_phases
 from jobs.score import score_buckets
@@ -116,6 +117,9 @@ def main() -> None:
     )
     try:
         cells = read_cells(arguments.config, arguments.grid)
+        for lake in sorted({cell.config.lake for cell in cells}):
+            refuse_passing_lake(lake)
+            require_mark(Storage.of(lake), is_new=arguments.new_lake)
         start_ray()
         for cell in cells:
             check_resources(cell.config, ["pretrain", "evaluate"], cluster_resources())
@@ -140,6 +144,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measures variants of the recipe on one split.")
     parser.add_argument("--config", required=True, help="YAML file that the variants start from")
     parser.add_argument("--grid", required=True, help="YAML file: data, seeds, variants")
+    parser.add_argument("--new-lake", action="store_true", help="make a local lake that is new")
     return parser.parse_args()
 
 

@@ -27,9 +27,11 @@ def open_run(
         side_inputs.append(resolve_package(config.items.path, "items.path"))
     listing = [info for path in side_inputs if path is not None for info in stat_files(path)]
     ds, source = run_date.isoformat(), source_digest()
+    # a run lies in its lake, so that the path of the lake tells no run from another
+    values = {name: value for name, value in config.resolved().items() if name != "lake"}
     parts = [
         ds,
-        config.resolved(),
+        values,
         source,
         [(file.path, file.size, file.version) for file in inputs],
         listing,

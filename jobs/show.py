@@ -23,6 +23,7 @@ from diffsasrec.rundir import METRICS, RunDir
 from diffsasrec.storage import Storage, sha256
 from jobs.current import way_out
 from jobs.dates import is_future
+from jobs.lake_mark import open_lake, require_lake
 from jobs.reuse import metrics_of
 from jobs.show_user import user_lines
 from jobs.summary import metrics_table, warning
@@ -35,8 +36,9 @@ def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly behind `| head`
     arguments = _parse()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    lake = Storage.of(arguments.lake.rstrip("/"))
     try:
+        lake = open_lake(arguments.lake)
+        require_lake(lake)
         if arguments.metrics:
             sys.stdout.write(newest_metrics(lake))
             return

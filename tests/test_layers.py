@@ -7,7 +7,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    ["errors", "schema", "progress", "memory", "counters", "explore", "rows", "categories"],
+    [
+        "errors",
+        "schema",
+        "progress",
+        "memory",
+        "counters",
+        "explore",
+        "rows",
+        "categories",
+        "lakes",
+    ],
     ["config", "objects", "textlog", "vocab", "metrics", "diffusion", "narrow", "fused"],
     ["storage"],
     ["catalogue", "inputs", "rundir", "audit", "tables", "iceberg", "exposure"],
