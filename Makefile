@@ -13,7 +13,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.ready
-	$(BIN)/python -m jobs.nightly --config jobs/demo.yaml --date 2018-01-02
+	$(BIN)/python -m jobs.nightly --config jobs/demo.yaml --date 2018-01-02 --new-lake
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .

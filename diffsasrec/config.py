@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from diffsasrec.errors import ConfigError
+from diffsasrec.lakes import located, normalised
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -398,10 +399,8 @@ class Config(Section):
 
     @field_validator("lake")
     @classmethod
-    def _known_scheme(cls, lake: str) -> str:
-        if "://" in lake and not lake.startswith("s3://"):
-            raise ValueError(f"lake={lake}: give a local directory or s3://bucket/prefix")
-        return lake.rstrip("/")
+    def _one_spelling(cls, lake: str) -> str:
+        return normalised(lake)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -475,6 +474,10 @@ class Config(Section):
                 f"score.commit={score.commit} decides nothing where one step commits all; "
                 f"raise score.steps, it is {score.steps} (exploring takes the last)"
             )
+
+    def located(self) -> Self:
+        """The same with an absolute lake, as it is known from here."""
+        return self.model_copy(update={"lake": located(self.lake)})
 
     def resolved(self) -> dict[str, Any]:
         """Every key with its value, as plain JSON types."""

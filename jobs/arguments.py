@@ -29,6 +29,8 @@ def parse_stages(stages: tuple[str, ...], words: Sequence[str]) -> argparse.Name
     parser.add_argument(
         "--dry-run", action="store_true", help="check log, lake and cluster, estimate, and exit"
     )
+    _add_new_lake(parser)
+    parser.add_argument("--future", action="store_true", help="a run date after tomorrow is meant")
     parser.set_defaults(stages=stages, is_night=stages == STAGES, rollback_to=None, keep=None)
     if stages == STAGES:
         parser.add_argument("--stages", type=stage_names, help="only these, as in: score,publish")
@@ -63,6 +65,8 @@ def parse_backfill(words: Sequence[str]) -> argparse.Namespace:
             help=f"the {what} run date YYYY-MM-DD",
         )
     _add_sets(parser)
+    _add_new_lake(parser)
+    parser.add_argument("--future", action="store_true", help="run dates after tomorrow are meant")
     parser.add_argument("--keep-going", action="store_true", help="a failed night ends only itself")
     parser.add_argument(
         "--republish", action="store_true", help="run dates that another run has published, too"
@@ -128,6 +132,7 @@ def parse_experiment(words: Sequence[str]) -> argparse.Namespace:
     parser = _parser("experiment", "Measures variants of the recipe on one split.")
     parser.add_argument("--config", required=True, help="YAML file that the variants start from")
     parser.add_argument("--grid", required=True, help="YAML file: data, seeds, variants")
+    _add_new_lake(parser)
     return parser.parse_args(words)
 
 
@@ -145,6 +150,10 @@ def _parser(job: str, description: str, usage: str | None = None) -> argparse.Ar
     return argparse.ArgumentParser(
         prog=f"python -m jobs.{job}", description=description, usage=usage
     )
+
+
+def _add_new_lake(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--new-lake", action="store_true", help="make a local lake that is new")
 
 
 def _add_sets(parser: argparse.ArgumentParser) -> None:

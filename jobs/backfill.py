@@ -29,7 +29,9 @@ from diffsasrec.progress import duration
 from diffsasrec.publish import newest_by_date, read_chain
 from diffsasrec.storage import Storage
 from jobs.command import load, set_up_log
+from jobs.dates import refuse_future
 from jobs.ending import AGAIN, CODES
+from jobs.lake_mark import require_mark
 
 log = logging.getLogger("jobs.backfill")
 
@@ -122,7 +124,10 @@ def night_of(ds: str, code: int, last: dict[str, Any], seconds: float) -> Night:
     if code == 0 and last.get("status") == "superseded":
         return Night(ds, "superseded", 0, run_id, last["note"])
     if code == 0:
-        return Night(ds, "done", 0, run_id, f"run {run_id} in {duration(seconds)}")
+        note = f"run {run_id} in {duration(seconds)}"
+        if "note" in last:  # expected of an older date: its log has the whole of it
+            note += f"; current is {last['current']['ds']}, run {last['current']['run_id']}"
+        return Night(ds, "done", 0, run_id, note)
     if code < 0:  # killed, for want of memory, say
         return Night(ds, "failed", 5, run_id, f"ended by signal {-code}, exit code 5")
     note = f"exit code {code}: {last.get('error', 'see the log')}"
@@ -150,10 +155,13 @@ def summary_of(nights: list[Night], dates: list[str]) -> tuple[int, dict[str, An
 
 def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     dates = dates_between(arguments.first, arguments.last)
+    refuse_future(arguments.last, option="--to", is_meant=arguments.future)
     config = load(arguments.config, arguments.sets)
     lake = Storage.of(config.lake)
+    require_mark(lake, is_new=arguments.new_lake)
     options = ["--config", arguments.config]
     options += [word for override in arguments.sets for word in ("--set", override)]
+    options += ["--future"] * arguments.future
 
     def published(ds: str) -> str | None:
         entry = newest_by_date(read_chain(lake)).get(ds)

@@ -22,15 +22,18 @@ from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.prune import prune
-from diffsasrec.publish import append_rollback, check_create_only, settle, shown_instead
+from diffsasrec.publish import append_rollback, check_create_only, settle
 from diffsasrec.rundir import RunDir
 from diffsasrec.storage import Storage
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, refuse_passing_lake, start_ray
 from jobs.command import failed
+from jobs.current import standing_of
+from jobs.dates import refuse_future
 from jobs.ending import End, handlers_kept, put_back_handlers
 from jobs.exclude import rested_lists
 from jobs.identity import open_run, published_and_deleted, refuse_changed
+from jobs.lake_mark import require_mark
 from jobs.nightly import STAGES
 from jobs.observe import SECONDS, Night, observe, renew_index
 from jobs.preflight import dry_run
@@ -75,9 +78,12 @@ def _one_line(error: BaseException) -> str:
 def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
     summary = end.summary
     config: Config = arguments.loaded
+    refuse_future(arguments.date, is_meant=arguments.future)
+    refuse_passing_lake(config.lake)
+    config = config.located()
+    require_mark(Storage.of(config.lake), is_new=arguments.new_lake, is_dry=arguments.dry_run)
     if arguments.rollback_to is not None or arguments.keep is not None:
         return _maintain(config, arguments, summary)
-    refuse_passing_lake(config.lake)
     inputs = list_inputs(config.events, run_date=arguments.date)
     run = open_run(config, arguments.date, inputs, run_id=arguments.run_id)
     summary |= {"run_id": run.run_id, "paths": {"run": run.storage.root}}
@@ -119,25 +125,13 @@ def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
     if published := run.record("publish"):
         summary["paths"] |= {"published": published["published"]}
     summary["status"] = "done"
-    if published and (note := _superseded(run, published, arguments.config)) is not None:
-        log.warning("%s", note)
-        summary |= {"status": "superseded", "note": note}
-    elif arguments.stages == STAGES:
+    if published:
+        summary |= standing_of(run, published, arguments.config)
+    if "note" in summary:
+        log.warning("WARNING: %s", summary["note"])
+    if summary["status"] == "done" and arguments.stages == STAGES:
         print_summary(config, run)
     return 0
-
-
-def _superseded(run: RunDir, published: Mapping[str, Any], config_path: str) -> str | None:
-    """That the date of a published run shows another one, in words."""
-    other = shown_instead(run.lake, run)
-    if other is None:
-        return None
-    number = published["counts"]["chain_number"]
-    return (
-        f"run {run.run_id} is published as entry {number}, but {run.ds} shows run {other.run_id} "
-        f"since entry {other.number}; python -m jobs.publish --config {config_path} "
-        f"--rollback-to {number} serves it again"
-    )
 
 
 def _watch(timeout: float, end: End) -> None:
@@ -187,6 +181,7 @@ def _maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, 
             "publish: entry %d serves again what entry %d did", entry.number, arguments.rollback_to
         )
         summary |= {"run_id": entry.run_id, "counts": {"chain_number": entry.number}}
+        summary |= {"current": entry.current}
     summary["status"] = "done"
     return 0
 

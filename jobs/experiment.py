@@ -69,10 +69,11 @@ from diffsasrec.split import next_items
 from diffsasrec.storage import Storage, parquet_bytes
 from diffsasrec.train import cluster_resources
 from diffsasrec.vocab import frequent_before_split
-from jobs.cluster import check_resources, start_ray
+from jobs.cluster import check_resources, refuse_passing_lake, start_ray
 from jobs.command import set_up_log
 from jobs.evaluate import baseline_scores, holdout_scoring
 from jobs.identity import source_digest
+from jobs.lake_mark import require_mark
 from jobs.prepare import main as prepare
 from jobs.recipe import finetune_phases, pretrain_phases, run_phases
 from jobs.score import score_buckets
@@ -121,6 +122,9 @@ def main(arguments: argparse.Namespace) -> None:
     set_up_log()
     try:
         cells = read_cells(arguments.config, arguments.grid)
+        for lake in sorted({cell.config.lake for cell in cells}):
+            refuse_passing_lake(lake)
+            require_mark(Storage.of(lake), is_new=arguments.new_lake)
         start_ray()
         for cell in cells:
             check_resources(cell.config, ["pretrain", "evaluate"], cluster_resources())

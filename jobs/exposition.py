@@ -27,6 +27,8 @@ class Facts:
     last_success: float | None  # seconds since 1970: when something was published last
     trained_before: int | None  # microseconds: of the weights that make the lists
     newest: dict[str, Any] | None = None  # as prepare has judged the newest rows of the log
+    measured: str | None = None  # run date of the night that measured; None: this one
+    current: dict[str, str] | None = None  # ds and run_id of what is served, once it is published
 
 
 def exposition(facts: Facts) -> bytes:
@@ -34,6 +36,12 @@ def exposition(facts: Facts) -> bytes:
     page = _Page()
     _add_course(page, facts)
     counts = facts.outcome["counts"]
+    if facts.current is not None:
+        mine = {"ds": facts.outcome["ds"], "run_id": facts.outcome["run_id"]}
+        what = "1 where this night is what is served as current once it is published"
+        page.add("is_current", what, facts.current == mine)
+        what = "run date of what is served as current"
+        page.add("current_run_date_timestamp_seconds", what, _seconds(facts.current["ds"]))
     if "prepare" in counts:
         _add_rows(page, counts["prepare"])
     if facts.newest is not None:
@@ -45,6 +53,9 @@ def exposition(facts: Facts) -> bytes:
         page.add("short_lists", "lists of fewer than score.k items", short)
     if facts.metrics is not None:
         _add_quality(page, facts.metrics)
+        age = _seconds(facts.outcome["ds"]) - _seconds(facts.measured or facts.outcome["ds"])
+        what = "how long before this run date lies that of the night that measured; 0: this one"
+        page.add("quality_age_seconds", what, age)
     if facts.trained_before is not None:
         before = facts.trained_before / 1e6
         page.add(
@@ -52,7 +63,7 @@ def exposition(facts: Facts) -> bytes:
             "no event at or after it was trained on: of the weights that make the lists",
             before,
         )
-        age = _run_date(facts.outcome) - before
+        age = _seconds(facts.outcome["ds"]) - before
         page.add("weights_age_seconds", "age of these weights at the run date", age)
     return page.text()
 
@@ -83,8 +94,8 @@ class _Page:
         return generate_latest(self._registry)
 
 
-def _run_date(outcome: dict[str, Any]) -> float:
-    return datetime.fromisoformat(outcome["ds"]).replace(tzinfo=UTC).timestamp()
+def _seconds(ds: str) -> float:
+    return datetime.fromisoformat(ds).replace(tzinfo=UTC).timestamp()
 
 
 def _add_course(page: _Page, facts: Facts) -> None:
@@ -95,7 +106,7 @@ def _add_course(page: _Page, facts: Facts) -> None:
         page.add("last_success_timestamp_seconds", what, facts.last_success)
     ended = datetime.fromisoformat(outcome["ended"]).timestamp()
     page.add("end_timestamp_seconds", "when this night ended, well or not", ended)
-    page.add("run_date_timestamp_seconds", "run date, exclusive", _run_date(outcome))
+    page.add("run_date_timestamp_seconds", "run date, exclusive", _seconds(outcome["ds"]))
     page.add("exit_code", "of this night, 0: done", code)
     failed = {name: float(code != 0 and stage == name) for name in OUTPUTS}
     failed["start"] = float(code != 0 and stage is None)
@@ -131,9 +142,10 @@ def _add_quality(page: _Page, metrics: dict[str, Any]) -> None:
     counters = metrics["baselines"]
     best = max(counters, key=lambda name: counters[name][f"NDCG@{ks[-1]}"])
     rows = {("model", "model"): metrics["model"], ("best_counter", best): counters[best]}
+    page.add("holdout_users", "users that the model was measured on", metrics["model"]["n"])
     for name, metric in QUALITY.items():
         values = {(*who, str(k)): row[f"{metric}@{k}"] for who, row in rows.items() for k in ks}
-        page.add_quality(name, f"{metric} on the holdout users of this night", values)
+        page.add_quality(name, f"{metric} on the holdout users of the night that measured", values)
 
 
 def _is_ndcg(name: str) -> bool:

@@ -30,9 +30,11 @@ def open_run(
     lake, tables = Storage.of(config.lake), digest_tables(config)
     ds, source = run_date.isoformat(), source_digest()
     rested = lately_published(lake, ds, config.score.rest_nights)
+    # a run lies in its lake, so that the path of the lake tells no run from another
+    values = {name: value for name, value in config.resolved().items() if name != "lake"}
     parts = [
         ds,
-        config.resolved(),
+        values,
         source,
         [(file.path, file.size, file.version) for file in inputs],
         tables,

@@ -92,6 +92,8 @@ def write_outcome(
         "stage": summary["stage"],
         "exit_code": exit_code,
         "error": None if error is None else without_secrets(error),
+        "current": summary.get("current"),  # of a published run: what is served
+        "note": summary.get("note"),
         "counts": {stage: record["counts"] for stage, record in records.items()},
         "seconds": seconds,
         "started": night.started.isoformat(timespec="seconds"),
@@ -109,14 +111,25 @@ def write_metrics(run: RunDir) -> None:
     description = _read_json(run.storage, f"checkpoint/{CONFIG}")
     has_weights = "refit" in outcome["counts"] and description is not None
     prepared = run.record("prepare") or {}
+    metrics, measured = _quality(run) if is_measured else (None, None)
     facts = Facts(
         outcome=outcome,
-        metrics=_read_json(run.storage, "metrics.json") if is_measured else None,
+        metrics=metrics,
         last_success=last_success(run.lake),
         trained_before=description["trained_before"] if has_weights and description else None,
         newest=prepared.get("newest"),
+        measured=measured,
+        current=outcome["current"],
     )
     run.storage.write_bytes(METRICS, exposition(facts))
+
+
+def _quality(run: RunDir) -> tuple[dict[str, Any] | None, str | None]:
+    """The metrics of the weights, and the run date of the night that measured them."""
+    evaluated = run.record("evaluate") or {}
+    if "reused" in evaluated:
+        return evaluated.get("metrics"), evaluated["reused"]["ds"]
+    return _read_json(run.storage, "metrics.json"), run.ds
 
 
 def write_page(run: RunDir, config: Config) -> None:

@@ -21,6 +21,7 @@ from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.publish import read_chain
 from diffsasrec.rundir import REPORT, RunDir
 from diffsasrec.storage import Storage
+from jobs.lake_mark import open_lake, require_mark
 from jobs.pages.reading import all_nights, identity_of, read_facts
 from jobs.pages.render import index_page, night_page
 
@@ -79,8 +80,9 @@ def config_of(run: RunDir) -> Config | None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    lake = Storage.of(arguments.lake)
     try:
+        lake = open_lake(arguments.lake)
+        require_mark(lake, remedy="a night with --new-lake makes it")
         if arguments.index:
             write_index(lake)
         else:

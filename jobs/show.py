@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
 import argparse
 import json
 import logging
+import re
 import signal
 import sys
 from datetime import UTC, date, datetime
@@ -25,18 +26,23 @@ from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
 from diffsasrec.publish import CHAIN, NAME, Entry, newest_by_date, read_chain, run_path
 from diffsasrec.rundir import METRICS, RunDir
 from diffsasrec.storage import Storage, sha256
+from jobs.current import way_out
+from jobs.dates import is_future
+from jobs.lake_mark import open_lake, require_lake
 from jobs.reuse import metrics_of
 from jobs.show_user import user_lines
-from jobs.summary import metrics_table
+from jobs.summary import metrics_table, warning
 
 LAST_ENTRIES = 5
+DATE_FOLDER = re.compile(r"ds=\d{4}-\d\d-\d\d")
 
 
 def main(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly behind `| head`
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    lake = Storage.of(arguments.lake.rstrip("/"))
     try:
+        lake = open_lake(arguments.lake)
+        require_lake(lake)
         if arguments.metrics:
             sys.stdout.write(newest_metrics(lake))
             return
@@ -138,6 +144,9 @@ def current_lines(lake: Storage) -> list[str]:
         f"{len(chain)} since {moment(written[since.path])}",
         f"run       {run.root}",
     ]
+    if is_future(current["ds"]):
+        way = way_out(chain, "CONFIG")
+        lines.append(f"WARNING   the run date {current['ds']} lies in the future. {way}.")
     lines += _run_lines(run)
     lines += ["", "last entries"]
     seen = {(e.ds, e.run_id): e.number for e in reversed(chain)}
@@ -178,7 +187,8 @@ def _run_lines(run: Storage) -> list[str]:
             f"{cited['age_days']} days old"
         )
     k = max(manifest["config"]["evaluate"]["ks"])
-    return [*lines, "", *metrics_table(metrics, k=k).splitlines()]
+    lines += ["", *metrics_table(metrics, k=k).splitlines()]
+    return lines if (line := warning(metrics, k=k)) is None else [*lines, line]
 
 
 def moment(seconds: float) -> str:
@@ -188,10 +198,14 @@ def moment(seconds: float) -> str:
 def newest_metrics(lake: Storage) -> str:
     """metrics.prom of the newest run date that has any: of its runs, what was written last.
 
+    A run date in the future comes last: it would hide every night until then.
+
     Raises:
         ConfigError: there is none.
     """
-    for run_date in reversed(lake.directories("runs")):
+    folders = [name for name in lake.directories("runs") if DATE_FOLDER.fullmatch(name)]
+    folders.sort(key=lambda name: (not is_future(name[3:]), name), reverse=True)
+    for run_date in folders:
         pages = [i for i in lake.list(f"runs/{run_date}") if i.path.endswith(f"/{METRICS}")]
         if pages:
             newest = max(pages, key=lambda info: info.modified)

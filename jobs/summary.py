@@ -38,6 +38,8 @@ def print_summary(config: Config, run: RunDir) -> None:
 def warning(metrics: dict[str, Any], *, k: int) -> str | None:
     """That the model is not worth its training, if it is so."""
     baselines = {name: row[f"NDCG@{k}"] for name, row in metrics["baselines"].items()}
+    if not baselines:
+        return None
     best = max(baselines, key=lambda name: baselines[name])
     if metrics["model"][f"NDCG@{k}"] > baselines[best]:
         return None

@@ -118,24 +118,36 @@ def write_night(
     bad: int = 0,
     seconds: float = 30.0,
     until: str = "publish",
+    cites: str | None = None,
 ) -> RunDir:
-    """A night that has done all stages up to `until`; with publish it is in the chain."""
+    """A night that has done all stages up to `until`; with publish it is in the chain.
+
+    `cites`: the run date of the night whose weights and figures (`ndcg`) serve this one as well.
+    """
     storage = Storage.of(str(lake))
     run = RunDir(storage, ds=ds, run_id=run_id, identity=f"{ds}{run_id}", attempt="a")
     stages = list(OUTPUTS)
     done = stages[: stages.index(until) + 1]
     prepared = counts_of(bad=bad)
     records = records_of(ds, prepared, seconds=seconds)
+    trained = ds if cites is None else cites
+    if cites is not None:
+        age = (microseconds(ds) - microseconds(cites)) // DAY
+        reused = {"ds": cites, "run_id": run_id, "age_days": age}
+        reused["trained_before"] = microseconds(cites)
+        for stage in ("pretrain", "finetune", "evaluate", "refit"):
+            records[stage] = {"counts": {}, "reused": reused, "seconds": 0.0}
+        records["evaluate"] |= {"metrics": metrics_of(ndcg), "popular_window": 3}
     write_tables(run, ds)
     if bad:
         write_quarantine(run, bad)
     for stage in done:
         run.begin(stage)
         run.finish(stage, {"seconds": 10.0, **records[stage]})
-    if "evaluate" in done:
+    if "evaluate" in done and cites is None:
         run.storage.write_bytes("metrics.json", to_json(metrics_of(ndcg)))
     if "refit" in done:
-        description = {"trained_before": microseconds(ds), "model_version": "0123456789ab"}
+        description = {"trained_before": microseconds(trained), "model_version": "0123456789ab"}
         run.storage.write_bytes("checkpoint/config.json", to_json(description))
     if "publish" in done:
         digest = manifest_for(run, {"ds": ds, "config": settings_of(lake).resolved(), "files": []})

@@ -4,7 +4,11 @@ import json
 from datetime import date
 from pathlib import Path
 
-from jobs.backfill import Night, backfill, dates_between, night_of, summary_of
+import pytest
+
+from diffsasrec.errors import ConfigError
+from jobs.arguments import parse_backfill
+from jobs.backfill import Night, backfill, dates_between, night_of, run, summary_of
 from jobs.faults.nights import Nights, tiny_config
 
 DATES = ["2026-11-01", "2026-11-02", "2026-11-03"]
@@ -75,19 +79,34 @@ def test_a_night_that_the_gate_refuses_says_so():
     assert (night.status, night.note) == ("refused", "exit code 4: NDCG@10=0.01")
 
 
+def test_a_range_that_ends_in_the_future_is_refused_before_any_night(tmp_path: Path):
+    (tmp_path / "c.yaml").write_text("lake: lake\nevents: {path: log}")
+    dates = ["--from", "2024-11-01", "--to", "2062-11-01"]
+    arguments = parse_backfill(["--config", str(tmp_path / "c.yaml"), *dates])
+    with pytest.raises(ConfigError, match=r"--to 2062-11-01 lies after tomorrow .*--future"):
+        run(arguments)
+
+
+def test_a_night_that_is_not_current_is_done_and_says_what_is():
+    last = {"run_id": "mine", "note": "...", "current": {"ds": "2026-11-23", "run_id": "calm"}}
+    night = night_of("2026-11-01", 0, last, 75.0)
+    assert (night.status, night.code) == ("done", 0)
+    assert night.note == "run mine in 1:15; current is 2026-11-23, run calm"
+
+
 def test_as_a_command_it_skips_what_is_published_and_ends_as_the_night_that_fails(tmp_path: Path):
     chain = tmp_path / "lake" / "recommendations" / "_published"
     chain.mkdir(parents=True)
-    shown = {"ds": "2026-11-01", "run_id": "calm"}
+    shown = {"ds": "2024-11-01", "run_id": "calm"}
     entry = {**shown, "number": 1, "attempt": "a", "manifest_sha256": "0", "previous": None}
     (chain / "00000001.json").write_text(json.dumps({**entry, "current": shown}))
     config = tiny_config("/nowhere/*.parquet", str(tmp_path / "lake"))
-    range_of = ["--from", DATES[0], "--to", DATES[2], "--set", "seed=7"]
+    range_of = ["--from", "2024-11-01", "--to", "2024-11-03", "--set", "seed=7"]
     night = Nights(tmp_path, {}).start(config, *range_of, date=None, job="backfill")
     stdout, _ = night.process.communicate(timeout=240)
     skipped, failed, total, last = stdout.splitlines()
     assert night.process.returncode == 3, night.log_path.read_text()
-    assert skipped == "2026-11-01  skipped  already published by run calm"
-    assert failed.startswith("2026-11-02  failed   exit code 3: ") and "/nowhere" in failed
-    assert total == "2026-11-01 to 2026-11-03: 0 done, 1 skipped, 1 failed, 1 not run"
+    assert skipped == "2024-11-01  skipped  already published by run calm"
+    assert failed.startswith("2024-11-02  failed   exit code 3: ") and "/nowhere" in failed
+    assert total == "2024-11-01 to 2024-11-03: 0 done, 1 skipped, 1 failed, 1 not run"
     assert json.loads(last)["counts"] == {"done": 0, "skipped": 1, "failed": 1, "not_run": 1}

@@ -260,7 +260,7 @@ def test_an_experiment_measures_every_cell_once(cluster, toy: Path, tmp_path: Pa
     grid = {"data": {"toy": {"date": DATE}}, "variants": variants}
     files["grid"].write_text(yaml.safe_dump(grid))
     command = [sys.executable, "-m", "jobs.experiment"]
-    command += ["--config", str(files["base"]), "--grid", str(files["grid"])]
+    command += ["--config", str(files["base"]), "--grid", str(files["grid"]), "--new-lake"]
 
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -18,6 +18,7 @@ METRICS = {
 }
 OUTCOME = {
     "ds": "2024-03-01",
+    "run_id": "calm",
     "stage": "publish",
     "exit_code": 0,
     "ended": "2024-03-01T03:00:00+00:00",
@@ -34,7 +35,9 @@ DATE = 1709251200  # 2024-03-01
 
 def facts(**changes: Any) -> Facts:
     metrics = changes.pop("metrics", METRICS)
-    return Facts({**OUTCOME, **changes}, metrics, 1e9, (DATE - 3 * DAY) * 1_000_000, NEWEST)
+    current = {"ds": "2024-03-01", "run_id": "calm"}
+    trained_before = (DATE - 3 * DAY) * 1_000_000
+    return Facts({**OUTCOME, **changes}, metrics, 1e9, trained_before, NEWEST, current=current)
 
 
 def samples(told: Facts) -> dict[tuple[str, ...], float]:
@@ -82,6 +85,15 @@ def test_the_model_stands_beside_the_counter_with_the_best_ndcg():
     assert told["ndcg", "5", "item-kNN", "best_counter"] == 0.2
     assert told["coverage", "5", "item-kNN", "best_counter"] == 0.7
     assert not any("popular" in key[1:] for key in told if key[0] != "lists")
+
+
+def test_figures_of_another_night_carry_their_age():
+    assert samples(facts())["quality_age_seconds",] == 0
+    cited = replace(facts(), measured="2024-02-25")
+    told = samples(cited)
+    assert told["quality_age_seconds",] == 5 * DAY
+    assert told["ndcg", "5", "model", "model"] == 0.3
+    assert told["holdout_users",] == 9
 
 
 def test_a_refusal_of_the_gate_is_one_and_names_its_stage():

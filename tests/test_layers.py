@@ -17,6 +17,7 @@ LEVELS = [
         "rows",
         "categories",
         "local",
+        "lakes",
     ],
     ["config", "objects", "textlog", "vocab", "metrics", "diffusion", "narrow", "fused"],
     ["storage"],

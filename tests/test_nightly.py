@@ -246,8 +246,15 @@ def test_a_backfill_by_another_model_does_not_become_current(published, nights):
     causal = {**config["model"], "kind": "sasrec", "attention": "causal"}
     config = {**config, "model": causal, "score": {"k": 5, "decode": "autoregressive"}}
     config["train"] = ONE_WORKER
-    code, _, log = nights.run(config, date="2024-02-25")
-    assert code == 0, log
+    code, last, log = nights.run(config, date="2024-02-25")
+    assert (code, last["status"], last["current"]) == (0, "done", {"ds": DATE, "run_id": "calm"})
+    assert f"but it is not current: {DATE}, run calm, is since entry 1" in last["note"]
+    assert f"WARNING: {last['note']}" in log
+    own = run_dir(lake, last["run_id"], "2024-02-25")
+    outcome = json.loads((own / "outcome.json").read_text())
+    assert (outcome["current"], outcome["note"]) == (last["current"], last["note"])
+    assert "diffsasrec_is_current 0.0" in (own / "metrics.prom").read_text()
+    assert "another one is current" in (own / "report.html").read_text()
     chain = sorted((lake / "recommendations" / "_published").glob("*.json"))
     newest = json.loads(chain[-1].read_text())
     assert newest["ds"] == "2024-02-25"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorded import write_night
 
 from diffsasrec.config import load_config
 from diffsasrec.publish import append_entry, append_rollback
@@ -77,6 +78,15 @@ def test_metrics_of_an_earlier_config_in_the_same_directory_are_not_tonights(tmp
     run.storage.write_bytes("metrics.json", b'{"model": {}, "baselines": {}}')
     ended(run, "prepare", 3, "bad rows")
     assert b"ndcg" not in run.storage.read_bytes(METRICS)
+
+
+def test_a_night_that_reuses_weights_tells_their_quality(tmp_path: Path):
+    run = write_night(tmp_path, "2024-03-01", ndcg=0.18, cites="2024-02-28")
+    ended(run, "publish", 0)
+    told = run.storage.read_bytes(METRICS).decode()
+    assert 'diffsasrec_ndcg{k="5",name="model",of="model"} 0.18' in told
+    assert 'diffsasrec_ndcg{k="5",name="own most frequent",of="best_counter"} 0.2' in told
+    assert "diffsasrec_quality_age_seconds 172800.0" in told
 
 
 def test_the_last_success_is_the_last_publication_and_no_rollback(tmp_path: Path):

@@ -18,8 +18,10 @@ from jobs.pages.facts import (
     user_steps,
     usual,
 )
+from jobs.pages.notice import share
 from jobs.pages.parts import Table, text
-from jobs.pages.unusual import notices, share, where_they_are
+from jobs.pages.unusual import notices, where_they_are
+from jobs.pages.worth import calm, compared, in_a_tile, measured_before
 
 DS = "2024-03-01"
 CALM = Night(
@@ -226,6 +228,67 @@ def test_a_model_that_no_counter_needs_to_fear_is_said_with_what_is_usual():
     assert first.seen == "NDCG@5 is 0.1800; own most frequent has 0.2000."
     assert first.usual == "1.25 times the best counter (median of the last 4 nights)"
     assert second.title == "NDCG@5 is far below the last nights"
+
+
+CITED = {"ds": "2024-02-25", "run_id": "weekly", "age_days": 5}
+
+
+def reusing(ndcg: float, **changes) -> Night:
+    """A calm night that serves the weights of five days ago, with their figures."""
+    spared = {stage: {"counts": {}} for stage in ("pretrain", "finetune", "evaluate", "refit")}
+    records = {**CALM.records, **spared}
+    return replace(CALM, records=records, metrics=metrics_of(ndcg), cited=CITED, **changes)
+
+
+def test_weights_of_another_night_that_lose_to_a_counter_are_said_with_their_age():
+    first, _ = notices(facts_of(reusing(0.18)))
+    assert (first.level, first.title) == ("bad", "The model is no better than own most frequent")
+    assert first.seen == (
+        "NDCG@5 is 0.1800; own most frequent has 0.2000. Measured on the night of 2024-02-25 "
+        "(run weekly), whose weights serve: 5 days old. Nothing was measured on this night."
+    )
+    assert "report of 2024-02-25" in first.remedy
+
+
+def test_the_figures_of_a_run_are_not_compared_with_themselves():
+    measured = Night("2024-02-25", "weekly", "published", metrics=metrics_of(0.25))
+    citing = replace(reusing(0.25), ds="2024-02-28")
+    facts = facts_of(reusing(0.25), earlier=(measured, citing))
+    assert measured_before(facts) == []
+    assert not compared(facts)["quality"]
+    other = replace(measured, run_id="other")
+    assert measured_before(facts_of(reusing(0.25), earlier=(other, citing))) == [other]
+
+
+def test_only_what_was_compared_is_as_usual():
+    assert calm(facts_of()) == (
+        "Rows, quality, lists, weights and timings are as usual, beside the last 4 nights."
+    )
+    citing = tuple(replace(reusing(0.25), ds=past.ds) for past in BEFORE)
+    assert calm(facts_of(reusing(0.25), earlier=citing, trained_before=None)) == (
+        "Rows, lists and timings are as usual, beside the last 4 nights. Not compared, for want of "
+        "figures: quality and weights. Measured on the night of 2024-02-25 (run weekly), whose "
+        "weights serve: 5 days old. Nothing was measured on this night."
+    )
+    assert calm(facts_of(reusing(0.25), earlier=())).startswith("There is no earlier night")
+    nothing = Night("2024-02-28", "x", "published")
+    assert calm(facts_of(earlier=(nothing,), trained_before=None)) == (
+        "Not compared, for want of figures: rows, quality, lists, weights and timings."
+    )
+
+
+def test_figures_that_are_gone_are_no_good_figures():
+    assert titles(facts_of(replace(CALM, metrics=None))) == [
+        ("look", "The quality of the weights is not known")
+    ]
+    assert in_a_tile(replace(CALM, metrics=None)) == "not known"
+    assert in_a_tile(CALM) == "NDCG@5 0.2500; own most frequent 0.2000"
+
+
+def test_a_night_without_a_single_list_is_not_calm():
+    assert titles(facts_of(with_counts("score", model=0, popular=0))) == [
+        ("bad", "No list was made")
+    ]
 
 
 def test_a_night_without_holdout_users_has_no_quality_to_compare():

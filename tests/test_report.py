@@ -28,7 +28,7 @@ from diffsasrec.publish import append_entry, append_rollback, read_chain
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.storage import Storage
 from jobs.faults.nights import ROOT
-from jobs.pages.reading import earlier_nights
+from jobs.pages.reading import earlier_nights, read_facts
 from jobs.prepare import check_or_record
 from jobs.publish import NOT_IN_MANIFEST
 from jobs.report import REPORT, config_of, find_run, write_index, write_report
@@ -97,6 +97,37 @@ def test_a_night_that_the_gate_refused_says_so_with_its_quality(lake: Path):
     assert "NDCG@5 is 0.0500; own most frequent has 0.2000." in words
 
 
+def test_a_night_that_reuses_weights_shows_what_they_are_worth_and_how_old_it_is(tmp_path: Path):
+    lake = tmp_path / "lake"
+    for day in range(26, 29):
+        write_night(lake, f"2024-02-{day}", ndcg=0.25 if day < 28 else 0.18)
+    run = write_night(lake, "2024-03-01", ndcg=0.18, cites="2024-02-28")
+    write_report(run, settings_of(lake))
+    words = words_of(page_of(lake))
+    first, _, rest = words.partition("What was published")
+    assert "Wrong: The model is no better than own most frequent" in first
+    assert "Nothing unusual" not in first and "as usual" not in first
+    measured = "Measured on the night of 2024-02-28 (run calm), whose weights serve: 2 days old."
+    assert measured in first
+    tile = "Quality NDCG@5 0.1800; own most frequent 0.2000; of 2024-02-28, 2 days old"
+    assert tile in rest
+    quality = rest.partition(" Quality Measured")[2].partition(" The lists ")[0]
+    assert "NDCG@5 of the model 0.1800 Best counter: own most frequent 0.2000" in quality
+    assert "Of the last 3 nights that measured; this one did not." in quality
+    html = (lake / "reports/index.html").read_text()
+    row = " ".join(re.sub(r"<[^>]+>", " ", html.split("<tr>")[2]).split())
+    assert row.startswith(
+        "2024-03-01 published , current, no better than a counter 0.1800, 2 days old "
+        "own most frequent 0.2000 0.600 60"
+    )
+
+
+def test_metrics_of_an_earlier_config_in_the_same_directory_are_not_tonights(tmp_path: Path):
+    run = write_night(tmp_path / "lake", "2024-03-01", until="pretrain")
+    run.storage.write_bytes("metrics.json", to_json(metrics_of(0.25)))
+    assert read_facts(run, settings_of(tmp_path / "lake")).night.metrics is None
+
+
 def test_the_message_of_a_failed_night_is_shown_until_its_stage_is_done(tmp_path: Path):
     lake = tmp_path / "lake"
     run = write_night(lake, "2024-03-01", until="refit")
@@ -126,8 +157,11 @@ def test_a_report_is_made_anew_from_the_lake_alone_with_the_same_bytes(lake: Pat
 def test_the_index_has_a_row_per_run_with_links_to_reports(lake: Path):
     html = (lake / "reports/index.html").read_text()
     rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in html.split("<tr>")[2:]]
-    assert rows[0].startswith("2024-03-03 failed in prepare - - - 25.0 %")
-    assert rows[2].startswith("2024-03-01 published , current 0.1800 0.600 60 4.50 % 212 calm")
+    assert rows[0].startswith("2024-03-03 failed in prepare - - - - 25.0 %")
+    assert rows[2].startswith(
+        "2024-03-01 published , current, no better than a counter 0.1800 own most frequent 0.2000 "
+        "0.600 60 4.50 % 212 calm"
+    )
     assert len(rows) == 6
     links = re.findall(r'href="([^"#]+)"', html)
     assert links and all((lake / "reports" / link).resolve().exists() for link in links)

@@ -85,12 +85,21 @@ def test_a_night_that_reuses_weights_shows_the_figures_it_cites(lake: Storage):
     run = publish(lake, "2024-03-03", "three")
     manifest = json.loads(run.storage.read_bytes("manifest.json"))
     cited = {"ds": "2024-03-02", "run_id": "two", "age_days": 1}
-    manifest["reused"] = {**cited, "metrics": {"model": ROW, "baselines": {}}}
+    manifest["reused"] = {**cited, "metrics": {"model": ROW, "baselines": {"popular": ROW}}}
     run.storage.write_bytes("manifest.json", to_json(manifest))
     run.storage.delete(["metrics.json"])
     text = "\n".join(current_lines(lake))
     assert "60: 57 by the model" in text and "0.2500 (0.2000-0.3000)" in text
+    assert "WARNING: the model is no better than popular" in text
     assert "figures   of run two of 2024-03-02, whose weights serve, 1 days old" in text
+
+
+def test_a_run_date_in_the_future_is_shown_with_the_way_out(lake: Storage):
+    assert "WARNING" not in "\n".join(current_lines(lake))
+    publish(lake, "2062-11-24", "far")
+    text = "\n".join(current_lines(lake))
+    assert "WARNING   the run date 2062-11-24 lies in the future. Until then no night" in text
+    assert "--rollback-to 3 serves 2024-03-02, run two, again" in text
 
 
 def test_an_empty_lake_says_so(tmp_path: Path):

@@ -114,7 +114,12 @@ class Nights:
         self._directory, self._environment, self._number = directory, environment, 0
 
     def start(
-        self, config: dict[str, Any], *arguments: str, date: str | None = DATE, job: str = "nightly"
+        self,
+        config: dict[str, Any],
+        *arguments: str,
+        date: str | None = DATE,
+        job: str = "nightly",
+        new_lake: bool = True,
     ) -> Night:
         self._number += 1
         path = self._directory / f"config-{self._number}.yaml"
@@ -122,6 +127,7 @@ class Nights:
         log_path = self._directory / f"log-{self._number}.txt"
         command = [sys.executable, "-m", f"jobs.{job}", "--config", str(path)]
         command += [] if date is None else ["--date", date]
+        command += ["--new-lake"] * new_lake  # harmless where there is one
         with log_path.open("w") as log:
             process = subprocess.Popen(
                 [*command, *arguments],
@@ -134,9 +140,14 @@ class Nights:
         return Night(process, log_path)
 
     def run(
-        self, config: dict[str, Any], *arguments: str, date: str | None = DATE, job: str = "nightly"
+        self,
+        config: dict[str, Any],
+        *arguments: str,
+        date: str | None = DATE,
+        job: str = "nightly",
+        new_lake: bool = True,
     ) -> tuple[int, dict[str, Any], str]:
-        return self.start(config, *arguments, date=date, job=job).finish()
+        return self.start(config, *arguments, date=date, job=job, new_lake=new_lake).finish()
 
 
 def run_dir(lake: Path, run_id: str, date: str = DATE) -> Path:

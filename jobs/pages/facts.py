@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from statistics import median
 from typing import Any
 
@@ -51,6 +52,7 @@ class Night:
     records: Mapping[str, Record] = field(default_factory=dict)  # by stage, of those that are done
     stopped: Mapping[str, int] = field(default_factory=dict)  # counts of a prepare that stopped
     metrics: Record | None = None
+    cited: Record | None = None  # whose figures the metrics are: ds, run_id; None: its own
 
     def counts(self, stage: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.records.get(stage, {}).get("counts", {})
@@ -103,6 +105,21 @@ class Night:
         values = {name: row[f"NDCG@{self.k}"] for name, row in baselines.items()}
         return max(values.items(), key=lambda pair: pair[1]) if values else None
 
+    @property
+    def is_no_better(self) -> bool:
+        """Whether a counter is as good as the model."""
+        ndcg, counter = self.metric("NDCG"), self.best_counter()
+        return ndcg is not None and counter is not None and ndcg <= counter[1]
+
+    @property
+    def measured(self) -> str:
+        """The run date of the night that measured."""
+        return self.ds if self.cited is None else str(self.cited["ds"])
+
+    @property
+    def days_since_measured(self) -> int:
+        return (date.fromisoformat(self.ds) - date.fromisoformat(self.measured)).days
+
 
 @dataclass(frozen=True)
 class ShownItem:
@@ -145,6 +162,8 @@ class Lists:
 @dataclass(frozen=True)
 class Facts:
     night: Night
+    not_current: str = ""  # that another night is served, and how to change it
+    is_stuck: bool = False  # what is served lies in the future
     earlier: tuple[Night, ...] = ()  # published ones, the newest last
     config: Record = field(default_factory=dict)  # resolved; empty where it is not known
     bad: BadRows | None = None

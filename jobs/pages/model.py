@@ -8,18 +8,20 @@ import numpy.typing as npt
 from diffsasrec.exposure import binned_quantile, cumulative_shares
 from jobs.pages import charts
 from jobs.pages.facts import Facts, Night, curves
+from jobs.pages.notice import nights, share
 from jobs.pages.parts import Picture, Section, Table
-from jobs.pages.unusual import nights, share
+from jobs.pages.worth import whose_figures
 
 
 def quality(facts: Facts) -> Section | None:
     night = facts.night
     if night.metrics is None:
         return None
+    says = whose_figures(night)
     k, rows = night.k, {"model": night.metrics["model"], **night.metrics["baselines"]}
     number = night.metrics["model"]["n"]
     if not number:
-        return Section("quality", "Quality", "Nothing was measured: no user has a holdout item.")
+        return Section("quality", "Quality", f"No user has a holdout item. {says}".strip())
     names = ["model", *sorted(set(rows) - {"model"}, key=lambda n: -rows[n][f"NDCG@{k}"])]
     figures = [
         Picture(
@@ -45,14 +47,21 @@ def quality(facts: Facts) -> Section | None:
         ("list", *metrics),
         [(name, *(rows[name].get(metric) for metric in metrics)) for name in names],
     )
-    return Section("quality", "Quality", tables=[table], figures=figures)
+    tiles = [(f"NDCG@{k} of the model", f"{night.metric('NDCG'):.4f}")]
+    if (counter := night.best_counter()) is not None:
+        tiles.append((f"Best counter: {counter[0]}", f"{counter[1]:.4f}"))
+    tiles.append(("Measured", night.measured))
+    return Section("quality", "Quality", says, tiles=tiles, tables=[table], figures=figures)
 
 
 def over_nights(facts: Facts) -> list[Picture]:
-    """The metrics of the model over the nights, this one last."""
-    shown = [*(past for past in facts.earlier if past.metrics), facts.night]
+    """The metrics of the model over the nights that measured, the newest last."""
+    shown = [past for past in (*facts.earlier, facts.night) if past.metrics and not past.cited]
     if len(shown) < 2:
         return []
+    says = f"This night beside {nights(len(shown) - 1)} that measured."
+    if facts.night.cited is not None:
+        says = f"Of {nights(len(shown))} that measured; this one did not."
     days, k = [night.ds for night in shown], facts.night.k
     same = [night if night.k == k else Night(night.ds, night.run_id, "") for night in shown]
     counters = [best[1] if (best := night.best_counter()) else None for night in same]
@@ -66,7 +75,7 @@ def over_nights(facts: Facts) -> list[Picture]:
         figures.append(
             Picture(
                 f"{metric}@{k} over the nights",
-                f"This night beside {nights(len(shown) - 1)}.",
+                says,
                 charts.nights_chart(
                     f"nights-{metric}", days, lines, [night.interval(metric) for night in same]
                 ),

@@ -18,6 +18,8 @@ from diffsasrec.rundir import OUTCOME, REPORT, RunDir
 from diffsasrec.schema import list_values
 from diffsasrec.sequences import bucket_name
 from diffsasrec.storage import Storage
+from jobs.current import why_not_current
+from jobs.dates import is_future
 from jobs.pages.confidence import read_confidence
 from jobs.pages.facts import STAGES, Facts, Lists, Night
 from jobs.pages.users import read_users
@@ -37,8 +39,11 @@ def read_facts(run: RunDir, config: Config | None) -> Facts:
     events = settings.get("events", {})
     description = _read(run.storage, "checkpoint/config.json") or {}
     users, no_titles = read_users(run.storage, night, config)
+    standing = why_not_current(chain, run.ds, run.run_id, config_path="CONFIG")
     return Facts(
         night=night,
+        not_current=standing or "",
+        is_stuck=standing is not None and is_future(chain[-1].current["ds"]),
         earlier=earlier_nights(run.lake, run.ds, chain),
         config=settings,
         bad=_bad_rows(run.storage, night, events.get("time_unit")),
@@ -84,10 +89,10 @@ def read_night(
         for stage, marker in markers.items()
         if marker and marker["identity"] == identity
     }
-    metrics = _read(run, "metrics.json")
+    metrics, cited = _metrics(run, records, identity)
     stopped = {} if "prepare" in records else _read(run, STOPPED) or {}
     numbers = tuple(e.number for e in chain if (e.ds, e.run_id) == (ds, run_id))
-    night = Night(ds, run_id, "published", "", "", numbers, records, stopped, metrics)
+    night = Night(ds, run_id, "published", "", "", numbers, records, stopped, metrics, cited)
     missing = [stage for stage in STAGES if stage not in records]
     if numbers or not missing:
         return night if numbers else replace(night, status="done")
@@ -96,6 +101,18 @@ def read_night(
         stage, error = outcome.get("stage") or "", outcome.get("error") or ""
         return replace(night, status=outcome["status"], stage=stage, error=error)
     return _inferred(night, missing[0], gate or {})
+
+
+def _metrics(
+    run: Storage, records: dict[str, Any], identity: str
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The metrics of the weights, and the run that they are cited from; None: this one."""
+    evaluated = records.get("evaluate", {})
+    if "reused" in evaluated:
+        return evaluated.get("metrics"), evaluated["reused"]
+    begun = _read(run, "_stages/evaluate.begun.json") or {}
+    # what an earlier config has left in this directory says nothing of this night
+    return _read(run, "metrics.json") if begun.get("identity") == identity else None, None
 
 
 def _inferred(night: Night, stage: str, gate: dict[str, Any]) -> Night:

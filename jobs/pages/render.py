@@ -6,9 +6,11 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jobs.pages.facts import STAGES, Facts, Night
+from jobs.pages.notice import nights as in_words
+from jobs.pages.notice import share
 from jobs.pages.sections import sections
-from jobs.pages.unusual import nights as in_words
-from jobs.pages.unusual import notices, share
+from jobs.pages.unusual import notices
+from jobs.pages.worth import calm, days
 
 STATUS = {
     "published": "Published",
@@ -17,7 +19,7 @@ STATUS = {
     "failed": "Failed, nothing published",
     "unfinished": "Not finished",
 }
-COLUMNS = ("NDCG", "Coverage", "Lists", "Bad rows", "Seconds")
+COLUMNS = ("NDCG", "Best counter", "Coverage", "Lists", "Bad rows", "Seconds")
 
 
 @cache
@@ -41,9 +43,7 @@ def night_page(facts: Facts) -> str:
         sections=shown,
         ids={section.id for section in shown},
         notices=notices(facts),
-        calm=f"Rows, quality, lists, weights and timings are as usual, beside {past}."
-        if facts.earlier
-        else "There is no earlier night to compare with: only what is wrong by itself would show.",
+        calm=calm(facts),
         past=past,
     )  # fmt: skip
 
@@ -66,10 +66,12 @@ def index_page(
 
 
 def _cells(night: Night) -> list[str]:
-    ndcg, coverage = night.metric("NDCG"), night.metric("Coverage")
+    ndcg, counter, coverage = night.metric("NDCG"), night.best_counter(), night.metric("Coverage")
+    age = f", {days(night.days_since_measured)} old" if night.cited else ""
     seconds = [s for stage in STAGES if (s := night.seconds(stage)) is not None]
     return [
-        "-" if ndcg is None else f"{ndcg:.4f}",
+        "-" if ndcg is None else f"{ndcg:.4f}{age}",
+        "-" if counter is None else f"{counter[0]} {counter[1]:.4f}",
         "-" if coverage is None else f"{coverage:.3f}",
         "-" if night.num_lists is None else f"{night.num_lists:,}",
         "-" if night.bad_share is None else share(night.bad_share),

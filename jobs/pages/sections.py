@@ -17,8 +17,9 @@ from jobs.pages.facts import (
     user_steps,
 )
 from jobs.pages.model import lists, quality, training, users
+from jobs.pages.notice import share
 from jobs.pages.parts import Picture, Section, Table
-from jobs.pages.unusual import share
+from jobs.pages.worth import in_a_tile
 
 
 def sections(facts: Facts) -> list[Section]:
@@ -50,6 +51,7 @@ def published(facts: Facts) -> Section:
         ("Model version", facts.model_version or "none"),
         ("Weights know events before", time(facts.trained_before)),
         ("Split time", time(split_time)),
+        ("Quality", in_a_tile(night)),
     ]
     return Section("published", "What was published", tiles=tiles)
 

@@ -1,7 +1,6 @@
 """What a person should look at after a night, in plain words: seen, usual, what to do."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,13 +8,13 @@ import pyarrow.compute as pc
 from diffsasrec.events import AFTER_RUN_DATE
 from diffsasrec.schema import microseconds
 from jobs.pages.facts import REASONS, Facts, Night, timings, usual
+from jobs.pages.notice import Notice, median_of, share
+from jobs.pages.worth import quality_notices
 
 DAY = 86_400_000_000  # microseconds
 
 # Shares move a little every night; three times the median of earlier ones is no such little.
 BAD_SHARE_FACTOR = 3.0
-# A relative drop that readers of the lists would notice; smaller ones are mostly within intervals.
-FAR_BELOW = 0.1
 # Users come and go, logs only grow: a tenth fewer rows than usual is mostly a missing partition.
 FEWER_ROWS = 0.1
 # Fallback lists are the same for everyone: one user in five is many where nothing is known yet.
@@ -27,47 +26,20 @@ SLOW_FACTOR, SLOW_SECONDS = 2.0, 60.0
 STALE_DAYS = 2.0
 
 
-@dataclass(frozen=True)
-class Notice:
-    level: str  # bad: something is wrong; look: it may be
-    title: str
-    seen: str
-    usual: str
-    remedy: str
-    section: str  # the id of the section with the numbers
-
-
 def notices(facts: Facts) -> list[Notice]:
     """Everything unusual, the worst first."""
     found = [
         *_end(facts.night),
+        *_current(facts),
         *_bad_rows(facts),
         *_newest(facts),
         *_rows(facts),
-        *_quality(facts),
+        *quality_notices(facts),
         *_lists(facts),
         *_freshness(facts),
         *_slow(facts),
     ]
     return sorted(found, key=lambda notice: notice.level != "bad")
-
-
-def nights(number: int) -> str:
-    return f"the last {number} nights" if number != 1 else "the last night"
-
-
-def _usual(value: str | None, facts: Facts) -> str:
-    if value is None:
-        return "no earlier night to compare with"
-    return f"{value} (median of {nights(len(facts.earlier))})"
-
-
-def share(value: float) -> str:
-    """A share in per cent, with as many digits as a small one needs."""
-    if 0 < value < 1e-5:
-        return "less than 0.001 %"
-    digits = 0 if value == 0 else 3 if value < 0.001 else 2 if value < 0.1 else 1
-    return f"{value * 100:.{digits}f} %"
 
 
 def _end(night: Night) -> Iterator[Notice]:
@@ -90,6 +62,18 @@ def _end(night: Night) -> Iterator[Notice]:
     )
 
 
+def _current(facts: Facts) -> Iterator[Notice]:
+    if facts.not_current:
+        yield Notice(
+            "bad" if facts.is_stuck else "look",
+            "This night is published, and another one is current",
+            f"{facts.not_current}.",
+            "a night is current once it is published, but for older dates",
+            "Readers of current do not see these lists. Run the command if they should see others.",
+            "published",
+        )
+
+
 def _bad_rows(facts: Facts) -> Iterator[Notice]:
     night, number = facts.night, facts.night.num_bad
     if not number or night.bad_share is None:
@@ -105,7 +89,7 @@ def _bad_rows(facts: Facts) -> Iterator[Notice]:
         f"{number:,} bad rows, {share(night.bad_share)} of the log"
         + (", far more than usual" if is_many else ""),
         f"{words}. {where}".strip(),
-        _usual(None if before is None else share(before), facts),
+        median_of(None if before is None else share(before), len(facts.earlier)),
         "Look at the rows in quarantine/ of this run and at the table of files and days; have the "
         "file repaired and run the night again. They are left out, all else is used.",
         "bad-rows",
@@ -159,7 +143,7 @@ def _rows(facts: Facts) -> Iterator[Notice]:
             "bad",
             f"Only {rows:,} rows were read",
             f"{1 - rows / before:.0%} fewer than usual.",
-            _usual(f"{before:,.0f} rows", facts),
+            median_of(f"{before:,.0f} rows", len(facts.earlier)),
             "See whether a partition or file of the log is missing, then run the night again.",
             "flow",
         )
@@ -171,7 +155,7 @@ def _rows(facts: Facts) -> Iterator[Notice]:
             "look",
             f"{late:,} rows lie at or after the run date",
             f"{share(late / rows)} of the log.",
-            _usual(share(before), facts),
+            median_of(share(before), len(facts.earlier)),
             "See whether the run date is right, and whether a clock or a time unit is wrong.",
             "flow",
         )
@@ -183,54 +167,17 @@ def _share_of(counts: object, part: str, whole: str) -> float | None:
     return float(counts.get(part, 0) / counts[whole])
 
 
-def _quality(facts: Facts) -> Iterator[Notice]:
-    night = facts.night
-    ndcg, counter = night.metric("NDCG"), night.best_counter()
-    if night.metrics is not None and not night.metrics["model"]["n"]:
-        yield Notice(
-            "bad",
-            "Nothing was measured",
-            "No user has a holdout item.",
-            "hundreds of holdout users",
-            "Bring more history, or move the split (split.quantile).",
-            "quality",
-        )
-        return
-    if ndcg is not None and counter is not None and ndcg <= counter[1]:
-        yield Notice(
-            "bad",
-            f"The model is no better than {counter[0]}",
-            f"NDCG@{night.k} is {ndcg:.4f}; {counter[0]} has {counter[1]:.4f}.",
-            _usual(_versus(facts), facts),
-            "Look at the curves of the training: a loss that did not fall is a matter of learning "
-            "rate or epochs; otherwise see what changed in the log.",
-            "quality",
-        )
-    for name in ("NDCG", "Coverage"):
-        value, before = night.metric(name), usual(past.metric(name) for past in facts.earlier)
-        interval = night.interval(name)
-        if value is None or before is None or value >= (1 - FAR_BELOW) * before:
-            continue
-        if interval is None or interval[1] < before:
-            yield Notice(
-                "bad",
-                f"{name}@{night.k} is far below the last nights",
-                f"{value:.4f}, {1 - value / before:.0%} below.",
-                _usual(f"{before:.4f}", facts),
-                "Compare the counters below: if they fell as well, the log has changed; if not, "
-                "the training has. gate.max_relative_drop would refuse such a night.",
-                "quality",
-            )
-
-
-def _versus(facts: Facts) -> str | None:
-    pairs = [(past.metric("NDCG"), past.best_counter()) for past in facts.earlier]
-    ratio = usual(value / best[1] for value, best in pairs if value and best and best[1])
-    return None if ratio is None else f"{ratio:.2f} times the best counter"
-
-
 def _lists(facts: Facts) -> Iterator[Notice]:
     counts, total = facts.night.counts("score"), facts.night.num_lists
+    if total == 0:
+        yield Notice(
+            "bad",
+            "No list was made",
+            "Scoring is done, and no user has a list.",
+            "a list for every user",
+            "See score.active_days, and whether the log has any event before the run date.",
+            "flow",
+        )
     if not total:
         return
     kinds = (
@@ -253,7 +200,12 @@ def _lists(facts: Facts) -> Iterator[Notice]:
             text = None if before is None else share(before)
             title = f"{counts[name]:,} {words}"
             yield Notice(
-                "look", title, f"{share(value)} of all.", _usual(text, facts), remedy, "lists"
+                "look",
+                title,
+                f"{share(value)} of all.",
+                median_of(text, len(facts.earlier)),
+                remedy,
+                "lists",
             )
     if ended := counts.get("quarantined_users", 0):
         yield Notice(
@@ -293,7 +245,7 @@ def _freshness(facts: Facts) -> Iterator[Notice]:
                 "look",
                 f"The newest event is {age:.0f} days older than the run date",
                 "The last days of the log are missing.",
-                _usual(None if before is None else f"{before:.1f} days", facts),
+                median_of(None if before is None else f"{before:.1f} days", len(facts.earlier)),
                 "See whether the log of the last days has come; then run the night again.",
                 "flow",
             )
@@ -313,7 +265,7 @@ def _slow(facts: Facts) -> Iterator[Notice]:
             "look",
             f"The stage {stage} took {seconds:,.0f} seconds",
             f"{seconds / before:.1f} times as long as usual." if before else "",
-            _usual(f"{before:,.0f} seconds", facts),
+            median_of(f"{before:,.0f} seconds", len(facts.earlier)),
             "See what else the machines did, and whether the log has grown.",
             "timings",
         )

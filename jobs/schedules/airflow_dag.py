@@ -3,6 +3,9 @@
 A retry is the same command, and so the same run: it joins a job that still runs, and goes on from
 what is done. When Airflow ends the task (time-out, "mark failed"), it sends SIGTERM to jobs.submit,
 which stops the job on the cluster.
+
+A local lake is made by hand before, once: the same night with --new-lake. In here it would take a
+disk that is not mounted for a new lake. A lake on S3 needs nothing.
 """
 
 from datetime import datetime, timedelta
