@@ -17,12 +17,12 @@ from diffsasrec.config import IcebergConfig, load_config
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.iceberg import load_table
 from diffsasrec.partitions import check_entry, follow_chain
+from diffsasrec.prune import prune
 from diffsasrec.publish import (
     append_entry,
     append_rollback,
     manifest_for,
     newest_by_date,
-    prune,
     read_chain,
 )
 from diffsasrec.rundir import RunDir

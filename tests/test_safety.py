@@ -27,7 +27,8 @@ from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.inputs import inspect_inputs, list_inputs
 from diffsasrec.model import SequenceModel
 from diffsasrec.online import check_description
-from diffsasrec.publish import append_entry, manifest_for, prune, settle
+from diffsasrec.prune import prune
+from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.storage import Storage, parquet_bytes, sha256, stat_files
 from jobs.command import run_stages
