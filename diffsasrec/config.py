@@ -35,6 +35,11 @@ _SECRET = re.compile(
 FUSED_MOST = 128  # of the best items: of more the tiles know sooner
 
 
+def _check_gpus(key: str, number: float) -> None:
+    if number > 1 and number % 1:
+        raise ValueError(f"{key}={number:g}: above 1 Ray gives whole GPUs only; set it to 1")
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -210,7 +215,9 @@ class TrainConfig(Section):
         None, description="of each stage from there, at most; null: as many as from scratch"
     )
     cpus_per_worker: PositiveFloat = Field(1.0, description="of the cluster")
-    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0.0, description="of the cluster")
+    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="of the cluster; whole ones, where there are several workers"
+    )
     threads_per_worker: PositiveInt = Field(1, description="fixed, since results depend on it")
     max_failures: NonNegativeInt = Field(3, description="worker deaths that a training survives")
     buckets_in_memory: PositiveInt = Field(8, description="rows are shuffled inside such a group")
@@ -225,6 +232,13 @@ class TrainConfig(Section):
                 f"train.warm_epochs={self.warm_epochs} decides nothing from scratch; "
                 "set train.warm_start=true or leave it out"
             )
+        if self.gpus_per_worker % 1 and self.num_workers > 1:
+            raise ValueError(
+                f"train.gpus_per_worker={self.gpus_per_worker:g} puts several of "
+                f"train.num_workers={self.num_workers} on one GPU, which NCCL refuses; set it to 1 "
+                "and train.num_workers to the number of GPUs at most"
+            )
+        _check_gpus("train.gpus_per_worker", self.gpus_per_worker)
         return self
 
 
@@ -415,6 +429,7 @@ class Config(Section):
                 f"score.k={self.score.k} with score.decode={self.score.decode} needs "
                 f"model.num_slots >= {self.score.k}, it is {self.model.num_slots}"
             )
+        _check_gpus("score.gpus_per_actor", self.score.gpus_per_actor)
         if self.score.fused and not self.score.gpus_per_actor:
             raise ValueError(
                 "score.fused=true has kernels for a GPU, and score.gpus_per_actor is 0; "

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed
+from safetensors import SafetensorError
 from torch import Tensor
 
 from diffsasrec.batches import (
@@ -31,11 +32,18 @@ from diffsasrec.batches import (
     suited_batch_size,
     suited_num_negatives,
 )
-from diffsasrec.checkpoint import load_checkpoint, parse_tensors, save_checkpoint, save_tensors
+from diffsasrec.checkpoint import (
+    is_finite,
+    load_checkpoint,
+    parse_tensors,
+    save_checkpoint,
+    save_tensors,
+)
 from diffsasrec.counters import event_gaps, trend_counts, trend_features
 from diffsasrec.diffusion import Negatives, draw_negatives
+from diffsasrec.errors import ConfigError
 from diffsasrec.evaluate import validation_ranks
-from diffsasrec.memory import keep_freed_memory
+from diffsasrec.memory import is_out_of_memory, keep_freed_memory
 from diffsasrec.metrics import count_ranks, rank_metrics
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective
@@ -52,7 +60,14 @@ from diffsasrec.phases import (
 from diffsasrec.rundir import to_json
 from diffsasrec.sequences import Flat
 from diffsasrec.storage import Storage
-from diffsasrec.update import ROWS_ALONE, Groups, Updater, count_warmup_steps, sum_over_ranks
+from diffsasrec.update import (
+    ROWS_ALONE,
+    Groups,
+    Updater,
+    count_warmup_steps,
+    section_name,
+    sum_over_ranks,
+)
 
 T = TypeVar("T")
 Tell = Callable[[str, int, int, str], None]  # phase, steps taken, all steps, note
@@ -130,6 +145,7 @@ class PhaseTrainer:
         )
         self.best_weights: dict[str, Tensor] = {}
         self.state = State()
+        self.ignored_states: list[str] = []  # paths, each with the reason
         self._load_state()
 
     def _initial_model(self) -> SequenceModel:
@@ -330,6 +346,8 @@ class PhaseTrainer:
             **self.updater.sent_bytes(steps=self.state.step),
             "history": self.state.history,
         }
+        if self.ignored_states:
+            result["ignored_states"] = self.ignored_states
         run.create(result_path(name), to_json(result))
 
     def _save_state(self) -> None:
@@ -350,27 +368,51 @@ class PhaseTrainer:
         # the one before stays: a reader may be at it
         self.job.run.delete([info.path for info in self.job.run.list(directory)][:-2])
 
-    def _newest_state(self) -> bytes | None:
+    def _newest_state(self, refused: set[str]) -> str | None:
         saved = [info.path for info in self.job.run.list(f"state/{self.phase.name}")]
-        saved = [path for path in saved if "/step-" in path]
-        if not saved:
-            return None
-        newest = max(saved, key=lambda path: path.rpartition("/step-")[2])
-        return self.job.run.read_bytes(newest)
+        saved = [path for path in saved if "/step-" in path and path not in refused]
+        return max(saved, key=lambda path: path.rpartition("/step-")[2], default=None)
 
     def _load_state(self) -> None:
-        # an attempt beside this one may save at any moment: all ranks go on from what rank 0 finds
-        data = from_rank_0(self._newest_state, self.rank, self.world_size)
-        if data is None:
-            return
-        tensors, metadata = parse_tensors(data)
-        self.state = State(**json.loads(metadata["state"]))
-        groups: Groups = {}
-        for name, tensor in tensors.items():
-            kind, _, parameter_name = name.partition(".")
-            groups.setdefault(kind, {})[parameter_name] = tensor.to(self.device)
+        """Goes on from the newest file that all ranks can read, each for itself.
+
+        An attempt beside this one may save and delete at any moment: rank 0 says which file, and
+        where it is gone meanwhile for any rank, it says another one.
+        """
+        refused: set[str] = set()
+        while True:
+            newest = partial(self._newest_state, refused)
+            path = from_rank_0(newest, self.rank, self.world_size)
+            if path is None:
+                return
+            loaded = self._read_state(path)
+            read = [float(loaded is not None)]
+            everywhere = sum_over_ranks(read, device=self.device, world_size=self.world_size)
+            if loaded is not None and everywhere[0] == self.world_size:
+                break
+            refused.add(path)
+        self.state, groups = loaded
         self.best_weights = groups.pop("best", {})
         self.updater.load(groups, number=self.state.step)
+
+    def _read_state(self, path: str) -> tuple[State, Groups] | None:
+        """What a file holds; None where it is gone, or no training goes on from it."""
+        try:
+            tensors, metadata = parse_tensors(self.job.run.read_bytes(path))
+            state = State(**json.loads(metadata["state"]))
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, ValueError, TypeError, KeyError):
+            self.ignored_states.append(f"{path}: it is damaged")
+            return None
+        groups: Groups = {}
+        for name, tensor in tensors.items():
+            if not is_finite(tensor):
+                self.ignored_states.append(f"{path}: {name} has values that are no finite numbers")
+                return None
+            kind, _, parameter_name = name.partition(".")
+            groups.setdefault(kind, {})[parameter_name] = tensor.to(self.device)
+        return state, groups
 
 
 def train_phases(
@@ -391,11 +433,30 @@ def train_phases(
         is_done = partial(job.run.exists, result_path(phase.name))
         if not from_rank_0(is_done, rank, world_size):
             phase = _with_selected_epochs(job.run, phase)
-            PhaseTrainer(
-                job, phase, device=device, rank=rank, world_size=world_size, tell=tell
-            ).run()
+            try:
+                PhaseTrainer(
+                    job, phase, device=device, rank=rank, world_size=world_size, tell=tell
+                ).run()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise _too_large(job, phase, device, error) from error
         if world_size > 1:
             torch.distributed.barrier()  # the next phase reads what rank 0 has written
+
+
+def _too_large(job: Job, phase: Phase, device: torch.device, error: Exception) -> ConfigError:
+    """What to make smaller: the same training would run out of memory on every retry."""
+    section, size = section_name(phase.settings), phase.settings.batch_size
+    batch = "null, by the number of examples" if size is None else size
+    negatives = job.train.num_negatives
+    return ConfigError(
+        f"{phase.name}: the memory of {device} does not suffice ({str(error).splitlines()[0]}); "
+        f"lower {section}.batch_size (it is {batch}), train.num_negatives (it is "
+        f"{'null, by the catalogue' if negatives is None else negatives}), "
+        f"model.max_seq_len={job.model.max_seq_len} or model.hidden_size={job.model.hidden_size}, "
+        "or train on larger devices"
+    )
 
 
 def from_rank_0(get: Callable[[], T], rank: int, world_size: int) -> T:

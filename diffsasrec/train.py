@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from diffsasrec.config import TrainConfig
-from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, find_ours
+from diffsasrec.errors import DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.fit import train_phases
 from diffsasrec.phases import Job, Phase
 from diffsasrec.progress import Board, Progress
@@ -101,25 +101,6 @@ def _worker(config: dict[str, Any]) -> None:
 def _resources(train: TrainConfig) -> dict[str, float]:
     resources = {"CPU": train.cpus_per_worker}
     return resources | ({"GPU": train.gpus_per_worker} if train.gpus_per_worker else {})
-
-
-def check_cluster(
-    section: str,
-    what: str,
-    number: int,
-    resources: dict[str, float],
-    *,
-    available: Mapping[str, float],
-) -> None:
-    """Raises ConfigError when what is available can't hold `number` of `what`."""
-    for kind, each in resources.items():
-        if each * number > available.get(kind, 0.0) + 1e-9:
-            raise ConfigError(
-                f"{number} {what}s with {section}.{kind.lower()}s_per_{what}={each:g} need "
-                f"{each * number:g} {kind}, the cluster has {available.get(kind, 0.0):g}; lower "
-                f"{section}.num_{what}s or {section}.{kind.lower()}s_per_{what}, or use a larger "
-                "cluster"
-            )
 
 
 def cluster_resources() -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The phases of training, which pretrain, finetune and refit run to different times."""
 
 import json
+import logging
 from typing import Any, TypeVar
 
 from diffsasrec.config import Config, TrainStageConfig
@@ -10,6 +11,8 @@ from diffsasrec.rundir import RunDir
 from diffsasrec.schema import microseconds
 from diffsasrec.train import train
 from jobs.warm import Starts, start_path
+
+log = logging.getLogger(__name__)
 
 Stage = TypeVar("Stage", bound=TrainStageConfig)
 
@@ -120,6 +123,8 @@ def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, An
     train(job, phases, log_interval=config.log_interval)
     results = {p.name: json.loads(run.storage.read_bytes(result_path(p.name))) for p in phases}
     for name, result in results.items():
+        for ignored in result.get("ignored_states", []):
+            log.warning("%s: a saved state was not gone on from, %s", name, ignored)
         if result["examples"] == 0:
             raise InputDataError(
                 f"{name} found nothing to train on: no user has split.min_user_events="

@@ -16,9 +16,9 @@ import pytest
 import torch
 import torch.distributed
 import torch.multiprocessing
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
-from diffsasrec.checkpoint import is_finite, load_checkpoint, save_checkpoint
+from diffsasrec.checkpoint import is_finite, load_checkpoint, parse_tensors, save_checkpoint
 from diffsasrec.config import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
 from diffsasrec.counters import DAY, trend_counts, trend_features
 from diffsasrec.errors import ConfigError
@@ -463,6 +463,63 @@ def test_an_attempt_keeps_its_two_newest_states(tmp_path):
     assert states == ["step-000000006.safetensors", "step-000000008.safetensors"]
 
 
+def spoil(state: Path, *, data: bytes | None = None) -> None:
+    """A state with one value that is no number, or with other bytes."""
+    tensors, metadata = parse_tensors(state.read_bytes())
+    tensors["average.items.weight"][0, 0] = float("nan")
+    state.write_bytes(save(tensors, metadata) if data is None else data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (None, "average.items.weight has values that are no finite numbers"),
+        (b"", "it is damaged"),
+        (b"\x08" + b"\0" * 7 + b"no json!", "it is damaged"),
+    ],
+)
+def test_a_state_from_which_no_training_goes_on_is_passed_over_and_named(tmp_path, data, reason):
+    for name in ("broken", "unbroken"):
+        write_run(tmp_path / name)
+    train(make_job(tmp_path / "unbroken", MODELS["prefix"]), PRETRAIN)
+    job = make_job(tmp_path / "broken", MODELS["prefix"])
+    with pytest.raises(Death):
+        train(job, PRETRAIN, tell=die_at(7))
+    path = "state/pretrain/one/step-000000006.safetensors"
+    spoil(tmp_path / "broken" / path, data=data)
+    taken: list[int] = []
+    train(job, PRETRAIN, tell=lambda phase, taken_now, *_: taken.append(taken_now))
+    assert taken[0] == 5  # after the state before
+    assert weights(tmp_path / "broken") == weights(tmp_path / "unbroken")
+    assert result(tmp_path / "broken", "pretrain")["ignored_states"] == [f"{path}: {reason}"]
+
+
+def test_where_no_state_is_of_use_the_training_begins_anew(tmp_path):
+    write_run(tmp_path)
+    job = make_job(tmp_path, MODELS["prefix"])
+    with pytest.raises(Death):
+        train(job, PRETRAIN, tell=die_at(7))
+    for path in (tmp_path / "state/pretrain/one").iterdir():
+        spoil(path)
+    taken: list[int] = []
+    train(job, PRETRAIN, tell=lambda phase, taken_now, *_: taken.append(taken_now))
+    assert taken == [*range(1, 9)]
+
+
+@pytest.mark.parametrize("raised", [torch.cuda.OutOfMemoryError, MemoryError])
+def test_a_training_that_runs_out_of_memory_says_what_to_make_smaller(tmp_path, raised):
+    def tell(*_: Any) -> None:  # from inside the loop, as a step of it would
+        raise raised("CUDA out of memory. Tried to allocate 20.00 GiB.\nand so on")
+
+    write_run(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"^pretrain: the memory of cpu .*20\.00 GiB\.\).*"
+    ) as said:
+        train(make_job(tmp_path, MODELS["prefix"]), PRETRAIN, tell=tell)
+    for key in ("pretrain.batch_size (it is 4)", "train.num_negatives", "model.max_seq_len=20"):
+        assert key in str(said.value)
+
+
 # --- the warm-up ---
 
 
@@ -655,6 +712,23 @@ CASES: dict[str, tuple[ModelConfig, dict[str, Any]]] = {
 DIES_AT = 7
 
 
+def resume_beside_another(root: Path, rank: int, model: ModelConfig) -> list[int]:
+    """The steps that two workers take where the file that rank 0 finds is gone for rank 1."""
+    seen = root / f"seen-{rank}"
+    shutil.copytree(root / "broken", seen)
+    if rank == 1:  # as if the other attempt had deleted it meanwhile
+        (seen / "state/pretrain/one/step-000000006.safetensors").unlink()
+    taken: list[int] = []
+    train(
+        make_job(seen, model, attempt="three"),
+        SELECT,
+        rank=rank,
+        world_size=2,
+        tell=lambda phase, taken_now, *_: taken.append(taken_now),
+    )
+    return taken
+
+
 def diverges(job: Job, rank: int) -> str:
     """What a worker of two says of a training that diverges."""
     try:
@@ -681,6 +755,9 @@ def two_workers(rank: int, root: Path) -> None:
     model = with_dropout(MODELS["prefix"])
     job = make_job(root / "unbroken", model)
     train(job, SELECT, FINETUNE, rank=rank, world_size=2, tell=copy_at_death)
+    torch.distributed.barrier()  # both copy what rank 0 has copied
+    beside = resume_beside_another(root, rank, model)
+    torch.distributed.barrier()
     resumed: list[int] = []
     train(
         make_job(root / "broken", model, attempt="two"),
@@ -692,6 +769,7 @@ def two_workers(rank: int, root: Path) -> None:
     )
     if rank == 0:
         (root / "resumed.json").write_text(json.dumps(resumed))
+        (root / "beside.json").write_text(json.dumps(beside))
     said = diverges(make_job(root / "diverging", MODELS["prefix"]), rank)
     (root / f"said-{rank}.txt").write_text(said)
     torch.distributed.destroy_process_group()
@@ -756,6 +834,13 @@ def test_trained_by_rows_workers_send_the_rows_of_a_step_and_which_they_are(alon
     one_row = 4 * SIZES["hidden_size"]
     assert NUM_ITEMS + 4 * one_row < two["of_embedding"] <= NUM_ITEMS + NUM_ITEMS * one_row
     assert result(alone / "prefix by rows", "pretrain")["of_embedding"] == 0
+
+
+def test_a_state_that_is_gone_for_one_worker_is_none_for_the_other(pair):
+    # each reads the file for itself: where they can't, both go on from the state before
+    assert json.loads((pair / "beside.json").read_text())[0] == 5
+    assert weights(pair / "seen-0") == weights(pair / "unbroken")
+    assert "ignored_states" not in result(pair / "seen-0", "pretrain")
 
 
 def test_two_workers_stop_together_at_a_loss_that_is_no_finite_number(pair):

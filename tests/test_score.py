@@ -188,6 +188,33 @@ def test_of_two_attempts_that_overlap_the_lists_that_stay_say_who_is_quarantined
     assert audit_file(0, scoring)[1] == {}
 
 
+@pytest.mark.parametrize("most", [3, 1])
+def test_a_user_for_whom_memory_runs_out_gets_the_fallback_and_is_named(scoring, most):
+    # and where only so many users fit at once, all others get their lists
+    scorer = Scorer(scoring, "cpu")
+    make = scorer._maker.lists
+
+    def lists_of_few(rows: pa.Table, *, fallback: bool = False) -> pa.Table:
+        if not fallback and (rows.num_rows > most or 1 in rows["user_id"].to_pylist()):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return make(rows, fallback=fallback)
+
+    score_after(scoring, 0)
+    undisturbed = lists(scoring)
+    scoring.run.delete([f"recommendations/{NAME}"])
+    scorer._maker.lists = lists_of_few  # type: ignore[method-assign]
+    assert scorer(pa.table({"bucket": [0]}))["quarantined"].to_pylist() == [1]
+    others = lists(scoring)
+    unscored, _ = others.pop(1), undisturbed.pop(1)
+    assert (unscored["source"], unscored["history_len"]) == ("popular", 5)
+    assert {u: [i["item_id"] for i in row["items"]] for u, row in others.items()} == {
+        u: [i["item_id"] for i in row["items"]] for u, row in undisturbed.items()
+    }
+    (quarantined,) = scoring.run.read_tables("recommendations_quarantine").to_pylist()
+    assert quarantined == {"user_id": 1, "reason": "scoring ran out of memory"}
+    assert scoring.run.list("state/tries") == []
+
+
 def test_more_such_users_than_allowed_stop_the_run(scoring, monkeypatch):
     both = [user for user in USERS if user[0] in (2, 5)]
     scoring.run.write_table(f"sequences/{NAME}", sequences(both))
