@@ -96,8 +96,9 @@ def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
         log.info("%s", ended["note"])
         summary |= ended
         return 0
-    rested_lists(run)
     to_do = [stage for stage in arguments.stages if run.record(stage) is None]
+    if "score" in to_do:
+        rested_lists(run)
     if to_do and not arguments.dry_run:
         run.sweep()
         if arguments.is_night:
