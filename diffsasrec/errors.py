@@ -29,6 +29,21 @@ class RefusedError(DiffsasrecError):
 class InfrastructureError(DiffsasrecError):
     exit_code = 5
 
+    def __init__(self, message: str, *, is_lasting: bool = False) -> None:
+        super().__init__(message)
+        self.is_lasting = is_lasting  # no retry mends it: a person has to
+
+
+def at_the_start(error: DiffsasrecError) -> DiffsasrecError:
+    """What a fault is before any work was done: one that lasts is the configuration's.
+
+    In the middle of a night it is the infrastructure's: it was well when the night began, and
+    credentials or mounts may come back before the next attempt.
+    """
+    if isinstance(error, InfrastructureError) and error.is_lasting:
+        return ConfigError(str(error))
+    return error
+
 
 def find_ours(error: BaseException) -> DiffsasrecError | None:
     """The error of ours among the causes of `error`: Ray wraps what a worker raises."""

@@ -23,7 +23,9 @@ from botocore.exceptions import (
     EndpointConnectionError,
     HTTPClientError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
+    ProfileNotFound,
     ProxyConnectionError,
     ResponseStreamingError,
     SSLError,
@@ -84,6 +86,14 @@ TRANSIENT = (
     ResponseStreamingError,
     TimeoutError,
 )
+# what is raised before a request is sent; ValueError: an AWS_ENDPOINT_URL that is none
+UNUSABLE = (
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ValueError,
+)
 CREDENTIALS = (
     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the role of this "
     "machine"
@@ -104,6 +114,23 @@ REMEDIES = {
     "XMinioStorageFull": SPACE,
     "InsufficientStorage": SPACE,
     "507": SPACE,
+}
+# answers that no retry changes: somebody has to
+LASTING = {
+    "401",
+    "403",
+    "AccessDenied",
+    "AccountProblem",
+    "AllAccessDisabled",
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidBucketName",
+    "InvalidToken",
+    "NoSuchBucket",
+    "PermanentRedirect",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
 }
 WAIT = "the store does not answer or is overloaded: run the same command again once it is well"
 
@@ -192,7 +219,8 @@ def _explained(error: Exception, method: str, request: dict[str, Any], attempt: 
     operation = OPERATIONS.get(method, "reading")
     attempts = f" after {attempt} attempts" if attempt > 1 else ""
     return InfrastructureError(
-        f"{operation} {url} failed{attempts}: {_cause(error)}; {_remedy(error, code)}"
+        f"{operation} {url} failed{attempts}: {_cause(error)}; {_remedy(error, code)}",
+        is_lasting=code in LASTING or isinstance(error, UNUSABLE),
     )
 
 

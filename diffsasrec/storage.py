@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffsasrec import local
-from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.errors import ConfigError, InfrastructureError, at_the_start
 from diffsasrec.objects import PATIENCE, ObjectStore, Patience
 
 REMEDIES = {
@@ -37,8 +37,14 @@ REMEDIES = {
     errno.EEXIST: "a part of the path is a file: correct the path",
     errno.EPERM: "let the user of this process write there",
     errno.EROFS: "the disk is mounted read-only: mount it for writing, or choose another place",
+    errno.EISDIR: "a directory has this name: correct the path",
+    errno.ELOOP: "links lead in a circle: correct the path",
+    errno.ENAMETOOLONG: "the name is too long: correct the path",
+    errno.ENOENT: "no directory can be made there: correct the path",
     errno.ESTALE: "the file server has lost the directory: mount it again",
 }
+# what is there again without anybody's doing, perhaps
+PASSING = {errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.ESTALE}
 
 
 WRITE_SECONDS = 3_600.0  # so long a write may go on at most
@@ -302,16 +308,21 @@ class Storage:
         return len(old)
 
     def check_writable(self) -> None:
-        """Raises InfrastructureError when the root can't be written to."""
+        """Raises when the root can't be written to: ConfigError where no retry would mend that.
+
+        Raises:
+            ConfigError: a part of the path is a file, nobody may write there, or there is no such
+                bucket; the credentials are missing or refused.
+            InfrastructureError: the store is down or overloaded, or the disk is full.
+        """
         probe = f".probe-{uuid.uuid4().hex}"
         try:
             self.list(probe)  # some stores make the bucket that a write misses
             self.write_bytes(probe, b"probe")
             self.delete([probe])
         except InfrastructureError as error:
-            raise InfrastructureError(
-                f"the lake {self.root} can't be written to: {error}"
-            ) from error
+            message = f"the lake {self.root} can't be written to: {error}"
+            raise at_the_start(InfrastructureError(message, is_lasting=error.is_lasting)) from error
 
     def has_create_only(self) -> bool:
         """Whether a second create of one file is really refused by this store."""
@@ -328,12 +339,17 @@ def _explained(operation: str, url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise
+        if not operation.startswith("writing"):
+            raise
+        text = f"{operation} {url} failed: {REMEDIES[errno.ENOENT]}"
+        raise InfrastructureError(text, is_lasting=True) from None
     except (OSError, pa.ArrowException) as error:
         number = getattr(error, "errno", None) or 0
         cause = os.strerror(number) if number else (str(error).splitlines() or [""])[0]
         remedy = REMEDIES.get(number, "check the file and the disk")
-        raise InfrastructureError(f"{operation} {url} failed: {cause}; {remedy}") from error
+        is_lasting = number in REMEDIES and number not in PASSING
+        text = f"{operation} {url} failed: {cause}; {remedy}"
+        raise InfrastructureError(text, is_lasting=is_lasting) from error
 
 
 def _is_hidden(path: str) -> bool:

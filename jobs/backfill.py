@@ -24,7 +24,7 @@ from datetime import date, timedelta
 from types import FrameType
 from typing import Any
 
-from diffsasrec.errors import DiffsasrecError
+from diffsasrec.errors import DiffsasrecError, at_the_start
 from diffsasrec.progress import duration
 from diffsasrec.publish import newest_by_date, read_chain
 from diffsasrec.storage import Storage
@@ -196,7 +196,8 @@ def main(arguments: argparse.Namespace) -> None:
         signal.signal(number, _end)
     try:
         code, summary = run(arguments)
-    except (DiffsasrecError, Signalled) as error:
+    except (DiffsasrecError, Signalled) as raised:
+        error = at_the_start(raised) if isinstance(raised, DiffsasrecError) else raised
         log.error("%s: %s", type(error).__name__, error)
         code, summary = error.exit_code, {"run_id": None, "status": "failed", "stage": None}
         summary |= {"counts": {}, "paths": {}, "error": str(error)}

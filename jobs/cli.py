@@ -15,7 +15,7 @@ import ray
 import ray.data
 
 from diffsasrec.config import Config
-from diffsasrec.errors import InfrastructureError, find_ours
+from diffsasrec.errors import InfrastructureError, at_the_start, find_ours
 from diffsasrec.iceberg import check_table
 from diffsasrec.inputs import inspect_inputs, list_inputs
 from diffsasrec.memory import give_back_freed_memory
@@ -57,6 +57,8 @@ def main(arguments: argparse.Namespace, end: End) -> NoReturn:
         if ours is None:
             log.error("%s", traceback.format_exc())
         ours = ours or InfrastructureError(_one_line(error))
+        if summary["stage"] is None:
+            ours = at_the_start(ours)
         code = end.settle(ours.exit_code)
         failed(summary, ours)
     except BaseException:

@@ -21,7 +21,7 @@ from jobs.ending import handlers_kept, kill_family
 
 log = logging.getLogger("jobs")
 
-WAITS = (5.0, 30.0)  # seconds before a further attempt to start or join a Ray
+WAITS = (5.0, 30.0)  # seconds before each further attempt to start a Ray
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray's job server for the command that it runs
 
 
@@ -29,13 +29,15 @@ def start_ray(waits: tuple[float, ...] = WAITS) -> None:
     """Joins the cluster that RAY_ADDRESS names, else starts a Ray on this machine.
 
     Args:
-        waits: seconds before each further attempt.
+        waits: seconds before each further attempt to start a Ray here.
 
     Raises:
         ConfigError: RAY_ADDRESS is no address, or its cluster asks for another token.
         InfrastructureError: no attempt went well.
     """
     logging.getLogger("ray").setLevel(logging.WARNING)
+    if "RAY_ADDRESS" in os.environ:
+        waits = ()  # Ray itself tries for minutes to join a cluster
     for wait in (*waits, None):
         try:
             with handlers_kept():

@@ -17,7 +17,7 @@ import sys
 from pydantic import ValidationError
 
 from diffsasrec.config import Config
-from diffsasrec.errors import ConfigError, DiffsasrecError
+from diffsasrec.errors import ConfigError, DiffsasrecError, at_the_start
 from diffsasrec.publish import read_chain
 from diffsasrec.rundir import REPORT, RunDir
 from diffsasrec.storage import Storage
@@ -90,6 +90,7 @@ def main(arguments: argparse.Namespace) -> None:
             write_report(run, config_of(run))
             print(run.storage.url(REPORT))
         print(lake.url(INDEX))
-    except DiffsasrecError as error:
+    except DiffsasrecError as raised:
+        error = at_the_start(raised)
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -22,7 +22,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from diffsasrec.config import Config, load_config
-from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
+from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, at_the_start
 from diffsasrec.publish import CHAIN, NAME, Entry, newest_by_date, read_chain, run_path
 from diffsasrec.rundir import METRICS, RunDir
 from diffsasrec.storage import Storage, sha256
@@ -52,7 +52,8 @@ def main(arguments: argparse.Namespace) -> None:
             run, manifest = open_published(lake, arguments.date, arguments.run_id)
             config = config_of(manifest)
             lines = user_lines(config, run, manifest, user=arguments.user, last=arguments.last)
-    except DiffsasrecError as error:
+    except DiffsasrecError as raised:
+        error = at_the_start(raised)
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     for line in lines:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from diffsasrec.errors import InfrastructureError
+from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.storage import Storage, sha256
 
 TABLE = pa.table({"user_id": [1, 2, 3], "items": [["a"], [], ["b", "c"]]})
@@ -296,18 +296,23 @@ def test_a_place_that_can_be_written_to_is_checked_without_a_trace(storage: Stor
 def test_a_place_below_a_file_is_not_writable_and_the_message_names_it(tmp_path: Path):
     (tmp_path / "file").write_text("")
     root = str(tmp_path / "file" / "lake")
-    with pytest.raises(InfrastructureError, match=root):
+    with pytest.raises(ConfigError, match=rf"{root}.*a part of the path is a file: correct the"):
         Storage.of(root).check_writable()
+
+
+def test_a_place_below_proc_is_not_writable_and_no_fault_of_the_machine():
+    with pytest.raises(ConfigError, match=r"/proc/lake can't be written to: .*correct the path"):
+        Storage.of("/proc/lake").check_writable()
 
 
 def test_a_missing_bucket_with_wrong_credentials_is_not_writable(s3: str):
     # a process of its own: a client keeps the credentials that it was made with
     code = (
-        "from diffsasrec.errors import InfrastructureError\n"
+        "from diffsasrec.errors import ConfigError\n"
         "from diffsasrec.storage import Storage\n"
         "try:\n"
         "    Storage.of('s3://missing/lake').check_writable()\n"
-        "except InfrastructureError as error:\n"
+        "except ConfigError as error:\n"
         "    print(error)\n"
     )
     run = subprocess.run(

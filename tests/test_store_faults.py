@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pyarrow as pa
 import pytest
 
 from diffsasrec.config import EventsConfig
-from diffsasrec.errors import InfrastructureError, find_ours
+from diffsasrec.errors import ConfigError, InfrastructureError, find_ours
 from diffsasrec.inputs import inspect_inputs, list_inputs, read_fragment
 from diffsasrec.objects import Patience, without_secrets
 from diffsasrec.publish import append_entry, read_chain
@@ -189,28 +191,84 @@ def test_a_log_in_a_missing_bucket_is_a_fault_of_the_store_and_not_of_the_log(pr
 
 
 @pytest.mark.parametrize(
-    ("variables", "bucket", "words"),
+    ("variables", "bucket", "kind", "words"),
     [
-        ({}, "missing", "404 NoSuchBucket.* create the bucket"),
-        ({"AWS_ACCESS_KEY_ID": "strange-key"}, "lake", "403 Inv.* check AWS_ACCESS_KEY_ID"),
-        ({"AWS_SECRET_ACCESS_KEY": "strange-secret"}, "lake", "403 Sig.* check AWS_ACCESS_KEY_ID"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "lake", "after 2 .* check AWS_ENDPOINT_URL"),
+        ({}, "missing", ConfigError, "404 NoSuchBucket.* create the bucket"),
+        ({"AWS_ACCESS_KEY_ID": "strange-key"}, "lake", ConfigError, "403 Inv.* check AWS_ACCESS"),
+        ({"AWS_SECRET_ACCESS_KEY": "strange-secret"}, "lake", ConfigError, "403 Sig.* check AWS_A"),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            "lake",
+            InfrastructureError,
+            "after 2 .* check AWS_ENDPOINT_URL",
+        ),
+        ({"AWS_ENDPOINT_URL": "127.0.0.1"}, "lake", ConfigError, "Invalid endpoint"),
+        ({"AWS_PROFILE": "nobody"}, "lake", ConfigError, "nobody.* could not be found"),
+        ({}, "no_bucket!", ConfigError, "Parameter validation failed"),
     ],
 )
 def test_a_lake_that_can_t_be_used_is_refused_with_the_remedy_and_without_secrets(
-    proxy, variables, bucket: str, words: str
+    proxy, variables, bucket: str, kind: type[Exception], words: str
 ):
     root = f"s3://{bucket}/lake"
     with (
         aws_variables(proxy.endpoint, **variables),
         pytest.raises(
-            InfrastructureError,
+            kind,
             match=f"the lake {root} can't be written to: listing {root}/.*{words}",
         ) as caught,
     ):
         Storage(root, replace(QUICK, attempts=2)).check_writable()
     for secret in ("strange-key", "strange-secret", "testkey", "testsecret", "AWS4-HMAC"):
         assert secret not in str(caught.value)
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A store that answers everything with one error."""
+
+    protocol_version = "HTTP/1.1"
+    status, code = 403, "AccessDenied"
+
+    def do_GET(self) -> None:
+        body = f"<Error><Code>{self.code}</Code><Message>no</Message></Error>".encode()
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_PUT = do_DELETE = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (403, "AccessDenied", ConfigError),
+        (400, "ExpiredToken", ConfigError),
+        (503, "SlowDown", InfrastructureError),
+        (500, "InternalError", InfrastructureError),
+        (507, "InsufficientStorage", InfrastructureError),
+    ],
+)
+def test_what_a_store_refuses_for_good_is_a_fault_of_the_config_at_the_start_alone(
+    s3, status: int, code: str, kind: type[Exception]
+):
+    handler = type("Handler", (Refusing,), {"status": status, "code": code})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    storage = Storage("s3://lake/there", replace(QUICK, attempts=2))
+    try:
+        with aws_variables(f"http://127.0.0.1:{server.server_port}"):
+            with pytest.raises(kind, match=rf"can't be written to: .* {status} {code}"):
+                storage.check_writable()
+            with pytest.raises(InfrastructureError, match=code):  # in the midst of a night
+                storage.list("a")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_credentials_and_signatures_are_taken_out_of_a_message(monkeypatch):
@@ -225,13 +283,13 @@ def test_credentials_and_signatures_are_taken_out_of_a_message(monkeypatch):
 
 CHECK = """
 import os, resource, sys
-from diffsasrec.errors import InfrastructureError, find_ours
+from diffsasrec.errors import DiffsasrecError
 from diffsasrec.storage import Storage
 {limit}
 try:
     Storage.of(sys.argv[1]).check_writable()
-except InfrastructureError as error:
-    print(error)
+except DiffsasrecError as error:
+    print(type(error).__name__, error)
 """
 
 
@@ -243,7 +301,9 @@ def check_in_a_child(root: Path, *, limit: str = "", before: list[str] | None = 
 def test_a_read_only_directory_is_refused_with_the_remedy(tmp_path: Path):
     (tmp_path / "lake").mkdir(mode=0o500)
     said = check_in_a_child(tmp_path / "lake", limit="os.getuid() == 0 and os.setuid(65534)")
-    assert said.startswith(f"the lake {tmp_path}/lake can't be written to: writing {tmp_path}/lake")
+    assert said.startswith(
+        f"ConfigError the lake {tmp_path}/lake can't be written to: writing {tmp_path}/lake"
+    )
     assert "Permission denied; let the user of this process write there" in said
 
 
@@ -260,6 +320,7 @@ def test_a_full_disk_is_refused_with_the_remedy(tmp_path: Path):
     filled = f'{mount} && head -c 4096 /dev/zero > {tmp_path}/all && exec "$@"'
     said = check_in_a_child(tmp_path, before=[*own, filled, "sh"])
     assert "No space left on device; the disk is full: free space there" in said
+    assert said.startswith("InfrastructureError ")
 
 
 FILL = """
