@@ -254,7 +254,7 @@ class ItemsConfig(Section):
 
 
 class EvaluateConfig(Section):
-    ks: tuple[PositiveInt, ...] = Field((10,), description="cut-offs of the metrics")
+    ks: tuple[PositiveInt, ...] = Field((), description="cut-offs of the metrics; none: score.k")
     bootstrap_samples: PositiveInt = Field(1000, description="for the 95 % intervals")
     item_knn_users: PositiveInt = Field(
         200_000, description="item-kNN counts over at most so many users"
@@ -269,7 +269,11 @@ class GateConfig(Section):
         None,
         description="largest allowed drop of gate.metric against what was served before",
     )
-    metric: str = Field("NDCG@10", description="the metric that max_relative_drop watches")
+    metric: str = Field(
+        "",
+        description="the metric that max_relative_drop watches; none: NDCG at the first of "
+        "evaluate.ks",
+    )
 
 
 class ScoreConfig(Section):
@@ -415,6 +419,17 @@ class Config(Section):
     @classmethod
     def _one_spelling(cls, lake: str) -> str:
         return normalised(lake)
+
+    @model_validator(mode="after")
+    def _follow(self) -> Self:
+        """What follows another key where it is not set. (Setting a frozen field goes round it.)"""
+        if not self.evaluate.ks:
+            followed = self.evaluate.model_copy(update={"ks": (self.score.k,)})
+            object.__setattr__(self, "evaluate", followed)
+        if not self.gate.metric:
+            watched = self.gate.model_copy(update={"metric": f"NDCG@{self.evaluate.ks[0]}"})
+            object.__setattr__(self, "gate", watched)
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -26,6 +26,7 @@ from diffsasrec.textlog import RawChunk
 from diffsasrec.train import cluster_resources
 from jobs.cluster import check_resources, start_ray
 from jobs.cost import stage_resources
+from jobs.doubts import doubts
 from jobs.effects import check_sampled_rules
 from jobs.estimate import Size, estimate, plan_table
 from jobs.reuse import working
@@ -80,7 +81,16 @@ def dry_run(config: Config, run: RunDir, inputs: list[InputFile], to_do: list[st
     distinct = [pa.chunked_array(ids).unique() for ids in (sample.users, sample.items)]
     check_sampled_rules(config, *distinct, is_whole=sample.is_whole)
     if (gap := missing_days(sample, inputs, config.events, run.ds)) is not None:
-        log.warning("%s", gap)
+        warn(gap)
+    for doubt in doubts(
+        config,
+        users=sample.users,
+        items=sample.items,
+        times=sample.times,
+        is_whole=sample.is_whole,
+        ds=run.ds,
+    ):
+        warn(doubt)
     once = "publish" in to_do and not config.publish.single_writer
     what = ", and creates a file only once" if once else ""
     log.info("lake: %s can be written to%s", run.lake.root, what)
@@ -94,6 +104,11 @@ def dry_run(config: Config, run: RunDir, inputs: list[InputFile], to_do: list[st
     for line in plan_table(known, to_do):
         print(line)
     return 0
+
+
+def warn(text: str) -> None:
+    """A line that stands out: what is known to be bad, although nothing refuses it."""
+    log.warning("WARNING: %s", text)
 
 
 def available_resources() -> dict[str, float]:
@@ -244,7 +259,7 @@ def check_sample(
         )
         if sample.is_whole or num_rows is None or bad > events.max_bad_fraction * num_rows:
             raise InputDataError(message)
-        log.warning("the run may be refused: %s", message)
+        warn(f"the run may be refused: {message}")
     if sample.counts["kept"] <= 0:
         raise InputDataError(
             f"events.path={events.path}: of {rows} rows of a sample none is an event before the "
@@ -252,9 +267,9 @@ def check_sample(
         )
     assert middle is not None, rows
     if not _is_plausible(middle, before):
-        log.warning(
-            "times lie around %s: if that is not so, correct events.time_column or time_unit",
-            iso(middle),
+        warn(
+            f"times lie around {iso(middle)}: if that is not so, correct events.time_column or "
+            "time_unit"
         )
 
 

@@ -40,7 +40,8 @@ log = logging.getLogger("jobs.submit")
 
 STOPPING = 120.0  # seconds that a job has to end when it is stopped
 NOT_UPLOADED = ["/.git", "/.venv", "/lake", "/reliability", "__pycache__", ".*_cache"]
-NOT_UPLOADED += ["*.egg-info", ".env*", "*.pem"]  # patterns of .gitignore, which holds as well
+# patterns of .gitignore, which holds as well
+NOT_UPLOADED += ["*.egg-info", ".env*", "*.pem", "auth_token", "*.log"]
 
 
 class Interrupted(Exception):
@@ -112,14 +113,22 @@ def last_object(text: str) -> str | None:
     return None
 
 
+def is_dry(command: list[str]) -> bool:
+    """Whether a command only looks, as in --dry-run, or --dry, which means the same."""
+    return re.search(r"(^|\s)--dr[a-z-]*(\s|$)", " ".join(command)) is not None
+
+
 def take_attempt(head: Head, job: str, command: list[str], working_dir: Path, again: bool) -> str:
     """The submission id of the attempt to follow, which is submitted where it has to be."""
+    is_fresh = is_dry(command)  # what it looks at changes, and an older answer says nothing
     runtime_env = {"working_dir": str(working_dir), "excludes": NOT_UPLOADED}
     while True:
         listed = {j.submission_id or "": j.status for j in head.call(lambda c: c.list_jobs())}
         found = {re.fullmatch(rf"{job}-(\d+)", name): status for name, status in listed.items()}
         attempts = {int(match[1]): status for match, status in found.items() if match}
         number, is_new = choose_attempt(attempts, again=again)
+        if is_fresh:
+            number, is_new = max(attempts, default=0) + 1, True
         submission = f"{job}-{number}"
         if not is_new:
             log.info("%s is %s already", submission, attempts[number])
@@ -127,7 +136,8 @@ def take_attempt(head: Head, job: str, command: list[str], working_dir: Path, ag
         log.info("%s: submitting %s to %s", submission, shlex.join(command), head.address)
         if head.call(partial(submit, submission, command, runtime_env)):
             return submission
-        again = False  # somebody, or a call whose answer was lost, was faster: look once more
+        # somebody, or a call whose answer was lost, was faster: look once more
+        again = is_fresh = False
 
 
 def submit(submission: str, command: list[str], env: dict[str, Any], client: Client) -> bool:

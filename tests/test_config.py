@@ -211,3 +211,14 @@ def test_an_override_of_a_section_leaves_its_yaml_alias_alone():
     text = f"{LEAST}pretrain: &stage {{epochs: 2}}\nfinetune: *stage\n"
     config = load_config(text, ["finetune.epochs=0"])
     assert (config.pretrain.epochs, config.finetune.epochs) == (2, 0)
+
+
+def test_the_cut_off_and_the_metric_of_the_gate_follow_the_length_of_a_list():
+    config = load_config(LEAST, ["score.k=5", "gate.max_relative_drop=0.1"])
+    assert (config.evaluate.ks, config.gate.metric) == ((5,), "NDCG@5")
+    assert config.resolved()["evaluate"]["ks"] == [5]
+    assert config.resolved()["gate"]["metric"] == "NDCG@5"
+    assert load_config(LEAST).evaluate.ks == (10,)
+    config = load_config(LEAST, ["score.k=20", "evaluate.ks=[10, 20]"])
+    assert (config.evaluate.ks, config.gate.metric) == ((10, 20), "NDCG@10")
+    assert load_config(LEAST, ["gate.metric=HR@10"]).gate.metric == "HR@10"

@@ -188,3 +188,11 @@ def test_the_dag_compiles_and_its_task_outlives_the_jobs_own_time_out():
     text = (SCHEDULES / "airflow_dag.py").read_text()
     compile(text, "airflow_dag.py", "exec")
     assert "execution_timeout=timedelta(hours=7)" in text
+
+
+def test_the_token_of_the_dag_does_not_lie_in_the_project_that_travels():
+    names: dict[str, Any] = {}
+    for node in ast.parse((SCHEDULES / "airflow_dag.py").read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            names[ast.unparse(node.targets[0])] = node.value.value
+    assert names["TOKEN"].startswith("/") and not names["TOKEN"].startswith(names["PROJECT"])

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -22,7 +23,14 @@ from ray.job_submission import JobStatus
 from diffsasrec.errors import InfrastructureError
 from jobs.faults.nights import DATE, QUIET, ROOT, tiny_config
 from jobs.head import Follower, Head, is_passing
-from jobs.submit import choose_attempt, exit_code, job_of, last_object
+from jobs.submit import (
+    choose_attempt,
+    exit_code,
+    is_dry,
+    job_of,
+    last_object,
+    take_attempt,
+)
 
 PENDING, RUNNING = JobStatus.PENDING, JobStatus.RUNNING
 SUCCEEDED, FAILED, STOPPED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED
@@ -52,6 +60,31 @@ def test_a_job_that_runs_or_succeeded_is_joined_and_one_that_failed_gets_another
 def test_on_demand_a_job_that_succeeded_runs_again_but_not_beside_itself():
     assert choose_attempt({1: SUCCEEDED}, again=True) == (2, True)
     assert choose_attempt({1: SUCCEEDED, 2: RUNNING}, again=True) == (2, False)
+
+
+class Answering(Head):
+    """A head that knows some attempts of a job, and takes new ones."""
+
+    def __init__(self, attempts: dict[str, JobStatus]) -> None:
+        super().__init__(None, 0)
+        self.attempts = attempts
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(submission_id=k, status=v) for k, v in self.attempts.items()]
+
+    def submit_job(self, *, submission_id: str, **_: object) -> None:
+        self.attempts[submission_id] = PENDING
+
+    def call(self, what):
+        return what(self)
+
+
+@pytest.mark.parametrize("status", [SUCCEEDED, RUNNING])
+def test_a_dry_run_is_never_answered_from_memory(tmp_path: Path, status: JobStatus):
+    for command, attempt in ((NIGHTLY, "j-1"), ([*NIGHTLY, "--dry-run"], "j-2")):
+        assert take_attempt(Answering({"j-1": status}), "j", command, tmp_path, False) == attempt
+    assert is_dry([*NIGHTLY, "--dry"]) and is_dry(["sh", "-c", "python -m jobs.nightly --dry-run"])
+    assert not is_dry(NIGHTLY)
 
 
 @pytest.mark.parametrize(

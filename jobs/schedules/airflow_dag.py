@@ -14,6 +14,7 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
 PROJECT = "/opt/diffsasrec"
+TOKEN = "/etc/diffsasrec/auth_token"  # chmod 600; not in PROJECT, which travels
 
 with DAG(
     dag_id="diffsasrec_nightly",
@@ -32,7 +33,7 @@ with DAG(
             "--date {{ data_interval_end | ds }}"  # stays the same in retries and re-runs
         ),
         cwd=PROJECT,
-        env={"RAY_AUTH_TOKEN_PATH": f"{PROJECT}/auth_token"},  # a path: the token is no variable
+        env={"RAY_AUTH_TOKEN_PATH": TOKEN},  # a path: the token itself is no variable
         append_env=True,
         retries=3,
         retry_delay=timedelta(minutes=10),

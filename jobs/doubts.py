@@ -1,0 +1,112 @@
+"""What a dry run knows to be bad of a log and a config, although no stage refuses it."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffsasrec.config import Config
+from diffsasrec.rules import like
+from diffsasrec.schema import iso, microseconds
+from diffsasrec.tables import read_columns, read_item_ids
+from jobs.exclude import KEY, PAIR, exclusion_files
+
+DAY = 86_400_000_000  # microseconds
+LONG_AGO = 7  # days before the run date: the split, trends and lists are of another time
+FEW_USERS = 20  # of so few nothing can be measured
+MANY_DUPLICATES = 0.1  # of the events: a log that was written twice, say
+
+
+def doubts(
+    config: Config,
+    *,
+    users: list[pa.Array],
+    items: list[pa.Array],
+    times: list[np.ndarray],
+    is_whole: bool,
+    ds: str,
+) -> list[str]:
+    """Each in words, with its remedy.
+
+    Args:
+        users, items, times: the good rows of a sample, in chunks; times in microseconds.
+        is_whole: every row of the log is in it.
+    """
+    moments = np.concatenate(times)
+    early = pa.array(moments < microseconds(ds))
+    table = pa.table(
+        {
+            "user": pa.chunked_array(users).filter(early),
+            "item": pa.chunked_array(items).filter(early),
+            "time": moments[early.to_numpy(zero_copy_only=False)],
+        }
+    )
+    if not table.num_rows:
+        return []
+    of_size = _of_size(config, table) if is_whole else []
+    return of_size + _of_rows(config, table, ds) + _of_rules(config, table)
+
+
+def _of_size(config: Config, table: pa.Table) -> list[str]:
+    found = []
+    counts = pc.value_counts(table["item"]).field("counts").to_numpy()
+    num_items = int((counts >= config.split.min_item_count).sum())
+    if config.score.k > num_items:
+        found.append(
+            f"score.k={config.score.k} is above the {num_items} items of the log: lists stay "
+            "shorter; lower it, or lower split.min_item_count"
+        )
+    num_users = pc.count_distinct(table["user"]).as_py()
+    if num_users < FEW_USERS:
+        found.append(
+            f"the log has {num_users} users: too few to train on or to measure anything; check "
+            f"events.user_column={config.events.user_column}"
+        )
+    return found
+
+
+def _of_rows(config: Config, table: pa.Table, ds: str) -> list[str]:
+    found = []
+    newest = pc.max(table["time"]).as_py()
+    days = (microseconds(ds) - newest) // DAY
+    if days >= LONG_AGO:
+        found.append(
+            f"the newest event that was read is of {iso(newest)[:10]}, {days} days before the run "
+            f"date {ds}: has the log ended? Check --date and events.path={config.events.path}"
+        )
+    num_distinct = table.group_by(["user", "item", "time"]).aggregate([]).num_rows
+    share = 1 - num_distinct / table.num_rows
+    if share > MANY_DUPLICATES:
+        found.append(
+            f"{100 * share:.0f} % of the events are there twice or more (same user, item and "
+            "time), and are dropped: was a part of the log written again?"
+        )
+    return found
+
+
+def _of_rules(config: Config, table: pa.Table) -> list[str]:
+    """Rules none of whose ids the sample has."""
+    score, kinds = config.score, (table["user"].type, table["item"].type)
+    known = [pc.unique(table[name]) for name in ("user", "item")]
+    rules: list[tuple[str, str, list[pa.Array | None]]] = []
+    for key, path in (("deny_path", score.deny_path), ("allow_path", score.allow_path)):
+        if path is not None:
+            rules.append((f"score.{key}", path, [None, read_item_ids(path, f"score.{key}")]))
+    if score.exclude_path is not None:
+        files = exclusion_files(score.exclude_path)
+        pairs = [read_columns(file, KEY, PAIR) for file in files]
+        listed = pa.concat_tables(pairs, promote_options="permissive")
+        columns = [listed[name].combine_chunks() for name in ("user_id", "item_id")]
+        rules.append((KEY, score.exclude_path, columns))
+    found = []
+    for key, path, columns in rules:
+        for what, kind, ids, have in zip(("user", "item"), kinds, columns, known, strict=True):
+            if ids is None:
+                continue
+            num_known = pc.sum(pc.is_in(like(ids.drop_null(), kind), value_set=have)).as_py() or 0
+            if not num_known:
+                example = f", as in {ids[0].as_py()!r}" if len(ids) else ""
+                found.append(
+                    f"{key}={path}: none of its {len(ids)} {what} ids{example} is in what was read "
+                    f"of the log, where they look like {have[0].as_py()!r}: the rule has no effect"
+                )
+    return found
