@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+import ray.util
 from ray._private.state import state
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -31,7 +33,8 @@ def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
         DiffsasrecError: what a worker has raised.
     """
     board, done = start_board(), threading.Event()
-    printer = threading.Thread(target=_print_progress, args=(board, done, log_interval))
+    waiting = partial(waiting_for_room, phases[-1].name, job.train)
+    printer = threading.Thread(target=_print_progress, args=(board, done, log_interval, waiting))
     printer.start()
     try:
         outlive_failures(partial(_fit, job, phases, board), most=job.train.max_failures)
@@ -110,15 +113,39 @@ def cluster_resources() -> dict[str, float]:
     return {kind: max(limits.get(kind, 0), current.get(kind, 0)) for kind in {*limits, *current}}
 
 
-def _print_progress(board: Any, done: threading.Event, interval: float) -> None:
+def waiting_for_room(phase: str, train: TrainConfig) -> str | None:
+    """That the cluster has no room for the workers of a training, in words; None where it has."""
+    wanted = _resources(train)
+    bundles = [wanted] * train.num_workers
+    groups = ray.util.placement_group_table().values()  # Ray Train places its workers by such
+    waits = [group for group in groups if group["state"] in ("PENDING", "RESCHEDULING")]
+    if not any(list(group["bundles"].values()) == bundles for group in waits):
+        return None
+    free = ray.available_resources()
+    each = " and ".join(f"{number:g} {kind}" for kind, number in wanted.items())
+    left = " and ".join(f"{free.get(kind, 0.0):g} {kind}" for kind in wanted)
+    return (
+        f"{phase}: waiting for {train.num_workers} workers of {each} each, the cluster has {left} "
+        "free"
+    )
+
+
+def _print_progress(
+    board: Any, done: threading.Event, interval: float, waiting: Callable[[], str | None]
+) -> None:
     printers: dict[str, Progress] = {}
-    last = None
+    last, said = None, time.monotonic()
     while not done.wait(min(interval, 1.0)):
         entry = ray.get(board.read.remote())
         if entry not in (last, None):  # a board that was started again is empty
+            said = time.monotonic()
             phase, step, total, note = last = entry
             printer = printers.setdefault(phase, Progress(phase, "step", interval=interval))
             printer.update(step, total, note)
+        elif time.monotonic() - said >= interval:
+            said = time.monotonic()
+            if (line := waiting()) is not None:
+                log.info("%s", line)
 
 
 def _our_error(error: Exception) -> DiffsasrecError:

@@ -5,10 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.config import Config
-from diffsasrec.rules import like
 from diffsasrec.schema import iso, microseconds
-from diffsasrec.tables import read_columns, read_item_ids
-from jobs.exclude import KEY, PAIR, exclusion_files
 
 DAY = 86_400_000_000  # microseconds
 LONG_AGO = 7  # days before the run date: the split, trends and lists are of another time
@@ -43,7 +40,7 @@ def doubts(
     if not table.num_rows:
         return []
     of_size = _of_size(config, table) if is_whole else []
-    return of_size + _of_rows(config, table, ds) + _of_rules(config, table)
+    return of_size + _of_rows(config, table, ds)
 
 
 def _of_size(config: Config, table: pa.Table) -> list[str]:
@@ -80,33 +77,4 @@ def _of_rows(config: Config, table: pa.Table, ds: str) -> list[str]:
             f"{100 * share:.0f} % of the events are there twice or more (same user, item and "
             "time), and are dropped: was a part of the log written again?"
         )
-    return found
-
-
-def _of_rules(config: Config, table: pa.Table) -> list[str]:
-    """Rules none of whose ids the sample has."""
-    score, kinds = config.score, (table["user"].type, table["item"].type)
-    known = [pc.unique(table[name]) for name in ("user", "item")]
-    rules: list[tuple[str, str, list[pa.Array | None]]] = []
-    for key, path in (("deny_path", score.deny_path), ("allow_path", score.allow_path)):
-        if path is not None:
-            rules.append((f"score.{key}", path, [None, read_item_ids(path, f"score.{key}")]))
-    if score.exclude_path is not None:
-        files = exclusion_files(score.exclude_path)
-        pairs = [read_columns(file, KEY, PAIR) for file in files]
-        listed = pa.concat_tables(pairs, promote_options="permissive")
-        columns = [listed[name].combine_chunks() for name in ("user_id", "item_id")]
-        rules.append((KEY, score.exclude_path, columns))
-    found = []
-    for key, path, columns in rules:
-        for what, kind, ids, have in zip(("user", "item"), kinds, columns, known, strict=True):
-            if ids is None:
-                continue
-            num_known = pc.sum(pc.is_in(like(ids.drop_null(), kind), value_set=have)).as_py() or 0
-            if not num_known:
-                example = f", as in {ids[0].as_py()!r}" if len(ids) else ""
-                found.append(
-                    f"{key}={path}: none of its {len(ids)} {what} ids{example} is in what was read "
-                    f"of the log, where they look like {have[0].as_py()!r}: the rule has no effect"
-                )
     return found

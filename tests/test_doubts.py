@@ -1,7 +1,5 @@
 """What a dry run warns of."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 
@@ -62,22 +60,3 @@ def test_events_that_are_there_twice_are_counted():
         ds=DS,
     )
     assert text.startswith("50 % of the events are there twice or more")
-
-
-def test_a_rule_none_of_whose_ids_the_log_has_is_named_with_an_example_of_both(tmp_path: Path):
-    (tmp_path / "deny.csv").write_text("item_id\n007\n003\n")
-    (tmp_path / "allow.csv").write_text("item_id\n7\n99\n")
-    (tmp_path / "pairs.csv").write_text("user_id,item_id\n900,3\n")
-    sets = [f"score.{key}_path={tmp_path}/{key}.csv" for key in ("deny", "allow")]
-    found = doubts_of(
-        *sets,
-        f"score.exclude_path={tmp_path}/pairs.csv",
-        users=np.arange(200) % 30,
-        items=np.arange(200) % 12,
-    )
-    deny, pairs = found
-    assert deny.startswith(
-        f"score.deny_path={tmp_path}/deny.csv: none of its 2 item ids, as in '00"
-    )
-    assert "where they look like 0: the rule has no effect" in deny
-    assert "pairs.csv: none of its 1 user ids, as in '900' is in" in pairs
