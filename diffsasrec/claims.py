@@ -18,6 +18,7 @@ from diffsasrec.storage import Storage
 
 ANNOUNCED = "runs/_deleted"  # below it a directory per run, with a file per announcement
 CLAIMED = "runs/_claimed"  # likewise, while somebody needs the run
+KEPT = ("identity", "reused")  # of the manifest of a run that is deleted
 CLAIM_SECONDS = 86_400.0  # who claims a run for longer than a day has died
 
 
@@ -63,11 +64,12 @@ def _refuse_deleted(lake: Storage, run: str, by: str) -> None:
 def announce(lake: Storage, run: str) -> str:
     """Says that a run is about to be deleted; returns the path of the announcement."""
     try:
-        identity = json.loads(lake.read_bytes(f"{run}/manifest.json")).get("identity")
+        known = json.loads(lake.read_bytes(f"{run}/manifest.json"))
     except FileNotFoundError:  # an earlier deletion was interrupted
-        identity = (deleted(lake, run) or {}).get("identity")
+        known = deleted(lake, run) or {}
+    kept = {name: known.get(name) for name in KEPT}
     mark = f"{_marks(ANNOUNCED, run)}/{uuid.uuid4().hex[:12]}.json"
-    lake.create(mark, to_json({"run": run, "identity": identity}))
+    lake.create(mark, to_json({"run": run, **kept}))
     return mark
 
 
@@ -79,7 +81,7 @@ def is_claimed(lake: Storage, run: str) -> bool:
 
 
 def deleted(lake: Storage, run: str) -> dict[str, Any] | None:
-    """What is known of a run that was deleted: run and identity; None where nothing is."""
+    """What is known of a run that was deleted: run and `KEPT`; None where nothing is."""
     for info in lake.list(_marks(ANNOUNCED, run)):
         try:
             found: dict[str, Any] = json.loads(lake.read_bytes(info.path))
@@ -88,6 +90,11 @@ def deleted(lake: Storage, run: str) -> dict[str, Any] | None:
         if found["identity"] is not None:
             return found
     return None
+
+
+def forget_claims(lake: Storage, run: str) -> None:
+    """Removes what processes that died have left of their claims to a run that is deleted."""
+    lake.delete_tree(_marks(CLAIMED, run))
 
 
 def withdraw(lake: Storage, mark: str) -> None:

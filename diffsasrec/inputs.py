@@ -26,7 +26,7 @@ from fsspec.utils import infer_compression
 from diffsasrec.config import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.schema import canonical_type, stored_type
-from diffsasrec.storage import open_filesystem, resolve_package
+from diffsasrec.storage import listing_options, open_filesystem, resolve_package
 from diffsasrec.textlog import (
     CHUNK_BYTES,
     RAW,
@@ -110,7 +110,8 @@ def list_files(url: str, *, is_glob: bool = False) -> list[InputFile]:
     """
     filesystem, path = open_filesystem(url)
     try:
-        found = (filesystem.glob if is_glob else filesystem.find)(path, detail=True)
+        find = filesystem.glob if is_glob else filesystem.find
+        found = find(path, detail=True, **listing_options(url))
     except FileNotFoundError:
         found = {}
     scheme = "s3://" if url.startswith("s3://") else ""

@@ -6,6 +6,7 @@ takes that first file with it; what is killed leaves it, hidden, until it is swe
 
 import errno
 import fcntl
+import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -49,12 +50,26 @@ def create(path: str, data: bytes) -> bool:
 
 
 def version(path: str) -> str | None:
-    """What changes whenever the file is replaced; None when there is none."""
+    """What changes with the contents of a small file; None when there is none."""
     try:
-        status = os.stat(path)
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except FileNotFoundError:
         return None
-    return f"{status.st_ino}-{status.st_mtime_ns}"
+
+
+def exists(path: str) -> bool:
+    """Whether something is there; what can't be looked at is an error, and not nothing."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def refuse_unreadable(error: OSError) -> None:
+    """What a listing makes of a directory that it can't read: only one that has gone is empty."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def replace(path: str, data: bytes, expected: str | None, *, lock: str) -> bool:
@@ -127,7 +142,7 @@ def _opened(path: str) -> BinaryIO:
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             return open(path, "xb")
-        except FileNotFoundError:  # it was empty, and somebody has removed it meanwhile
+        except (FileNotFoundError, FileExistsError):  # somebody removes it while it is empty
             if not left:
                 raise
     raise AssertionError(path)

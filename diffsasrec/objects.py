@@ -162,11 +162,17 @@ class ObjectStore(S3FileSystem):  # type: ignore[misc]
                     answer = await super()._call_s3(method, *args, **kwargs)
                     return await _with_body(answer)
             except Exception as error:
-                if _code(error)[0] == 501 and kwargs.pop("IfMatch", None):
-                    continue  # a store without conditional writes
+                if _code(error)[0] == 501 and _drop_condition(kwargs):
+                    continue
                 if not _is_transient(error) or attempt == self.patience.attempts:
                     raise _explained(error, method, kwargs, attempt) from error
             await asyncio.sleep(self.patience.pause_after(attempt))
+
+
+def _drop_condition(request: dict[str, Any]) -> bool:
+    """Whether the request was a conditional write: a store without such writes all the same."""
+    conditions = [request.pop(name, None) for name in ("IfMatch", "IfNoneMatch")]
+    return any(conditions)
 
 
 class _Body:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from itertools import pairwise
 
-from diffsasrec.claims import announce, is_claimed, withdraw
+from diffsasrec.claims import announce, forget_claims, is_claimed, withdraw
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.publish import (
     CHAIN,
@@ -42,6 +42,7 @@ def prune(lake: Storage, *, keep: int, grace: float) -> list[str]:
                 # the manifest first: nobody takes what is half deleted for a run
                 lake.delete([f"{path}/manifest.json"])
                 lake.delete_tree(path)
+                forget_claims(lake, path)
                 pruned.append(path)
             HEARTBEAT.beat()
     return pruned
@@ -64,8 +65,10 @@ def _shown_or_replaced(lake: Storage, entry: Entry) -> bool:
     """Whether the date needs the run no more: it shows its lists, or those of another run."""
     files = {info.path: info for info in lake.list(date_path(entry.ds))}
     chain = read_chain(lake)
-    is_newest = newest_by_date(chain)[entry.ds] == entry
-    return not is_newest or shown_parts(lake, entry, files=files, chain=chain) is not None
+    newest = newest_by_date(chain)[entry.ds]  # a rollback may have named the run again
+    if newest.run_id != entry.run_id:
+        return True
+    return shown_parts(lake, newest, files=files, chain=chain) is not None
 
 
 def _announced(lake: Storage, entry: Entry, *, keep: int, grace: float) -> bool:

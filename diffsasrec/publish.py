@@ -14,7 +14,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 CHAIN = "recommendations/_published"
 READERS = 16  # threads
 ROUNDS = 100  # of settling, while others publish
+TRIES = 10  # to see an entry that is said to be there
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a directory: a date or a run id
 PART = re.compile(r"part-(.+)-\d{5,}\.parquet")  # with run id and number of the entry
 
@@ -121,8 +122,7 @@ def append_entry(lake: Storage, run: RunDir, manifest_sha256: str) -> tuple[Entr
     Returns:
         the entry of this run, and whether this attempt made it (an earlier one may have).
     """
-    while True:
-        chain = read_chain(lake)
+    for chain in _growing(lake):
         for entry in chain:
             if (entry.ds, entry.run_id) == (run.ds, run.run_id):
                 return entry, entry.attempt == run.attempt
@@ -141,6 +141,25 @@ def append_entry(lake: Storage, run: RunDir, manifest_sha256: str) -> tuple[Entr
         # chain again and finds our own attempt id there, or that another run was faster
         if lake.create(entry.path, to_json(asdict(entry))):
             return entry, True
+    raise AssertionError(lake.root)
+
+
+def _growing(lake: Storage) -> Iterator[list[Entry]]:
+    """The chain, again and again, while others add to it.
+
+    Raises:
+        InfrastructureError: an entry that can't be created is never seen.
+    """
+    tries, length = 0, -1
+    while tries < TRIES:
+        chain = read_chain(lake)
+        tries = tries + 1 if len(chain) == length else 0
+        length = len(chain)
+        yield chain
+    raise InfrastructureError(
+        f"entry {length + 1} of the chain in {lake.url(CHAIN)} can't be created, and is not there; "
+        "look at that directory, and run the same command again"
+    )
 
 
 def append_rollback(lake: Storage, number: int, *, attempt: str) -> Entry:
@@ -152,8 +171,7 @@ def append_rollback(lake: Storage, number: int, *, attempt: str) -> Entry:
     Raises:
         ConfigError: there is no such entry, or its run directory was deleted, or is about to be.
     """
-    while True:
-        chain = read_chain(lake)
+    for chain in _growing(lake):
         for entry in chain:
             if entry.attempt == attempt:  # the answer to it was lost
                 return entry
@@ -167,6 +185,7 @@ def append_rollback(lake: Storage, number: int, *, attempt: str) -> Entry:
         with claimed(lake, runs, attempt=attempt, by=f"--rollback-to {number}"):
             if lake.create(entry.path, to_json(asdict(entry))):
                 return entry
+    raise AssertionError(lake.root)
 
 
 def run_path(ds: str, run_id: str) -> str:
@@ -252,28 +271,34 @@ def number_of(name: str, ds: str, chain: list[Entry]) -> int | None:
 def settle(lake: Storage, *, grace: float) -> list[str]:
     """Makes every date show its newest chain entry, and removes parts replaced `grace` seconds ago.
 
+    Dates that can't be shown whole any more are named in the log.
+
     Returns:
         the dates whose copy was finished, made or repaired.
 
     Raises:
-        InfrastructureError: others publish all the time.
+        InfrastructureError: others publish all the time, or the newest entry can't be shown.
     """
     settled: list[str] = []
+    given_up: set[int] = set()  # numbers of entries
     for _ in range(ROUNDS):
         # the files first: each part among them then has its entry in the chain
         files = {info.path: info for info in lake.list("recommendations")}
         chain = read_chain(lake)
         newest = newest_by_date(chain)
         with ThreadPoolExecutor(READERS) as readers:
-            found = readers.map(
-                partial(shown_parts, lake, files=files, chain=chain), newest.values()
-            )
-            shown = dict(zip(newest, found, strict=True))
+            look = partial(shown_parts, lake, files=files, chain=chain)
+            shown = dict(zip(newest, readers.map(look, newest.values()), strict=True))
         behind = [newest[ds] for ds, parts in shown.items() if parts is None]
-        behind = [entry for entry in behind if _has_run(lake, entry, files)]
+        behind = [entry for entry in behind if entry.number not in given_up]
         if not behind:
             break
-        settled += [entry.ds for entry in behind if _copied(lake, entry)]
+        for entry in behind:
+            if lost := _lost_of_run(lake, entry):
+                given_up.add(entry.number)
+                _tell_lost(lake, entry, lost, files, is_newest=entry == chain[-1])
+            elif _copied(lake, entry):
+                settled.append(entry.ds)
     else:
         raise InfrastructureError(
             f"{lake.url('recommendations')} does not settle: others publish all the time, or the "
@@ -289,9 +314,38 @@ def _copied(lake: Storage, entry: Entry) -> bool:
     try:
         return copy_to_lake(lake, entry)
     except FileNotFoundError:
-        if lake.exists(f"{run_path(entry.ds, entry.run_id)}/manifest.json"):
-            raise
-        return False  # the run was deleted meanwhile
+        return False  # a file of the run has gone meanwhile: the next round looks which
+
+
+def _lost_of_run(lake: Storage, entry: Entry) -> str | None:
+    """The first file of the run that its date can't be shown without; None where all are there."""
+    source = run_path(entry.ds, entry.run_id)
+    try:
+        manifest = read_manifest(lake, entry)
+    except FileNotFoundError:
+        return f"{source}/manifest.json"
+    there = {info.path for info in lake.list(f"{source}/recommendations")}
+    paths = [f"{source}/{file['path']}" for file in manifest["files"]]
+    lost = [p for p in paths if p.startswith(f"{source}/recommendations/") and p not in there]
+    return lost[0] if lost else None
+
+
+def _tell_lost(
+    lake: Storage, entry: Entry, lost: str, files: Mapping[str, FileInfo], *, is_newest: bool
+) -> None:
+    """Names a date that can't be shown whole; one that was deleted is meant to be gone.
+
+    Raises:
+        InfrastructureError: it is the newest entry of the chain.
+    """
+    text = (
+        f"{entry.ds} does not show its entry {entry.number} whole, and {lake.url(lost)} is gone; "
+        f"publish that date with another --run-id, or delete {lake.url(date_path(entry.ds))}"
+    )
+    if is_newest and not lost.endswith("/manifest.json"):
+        raise InfrastructureError(text)
+    if any(path.startswith(f"{date_path(entry.ds)}/") for path in files):
+        log.warning("publish: %s", text)
 
 
 def shown_parts(
@@ -308,7 +362,12 @@ def shown_parts(
     run_id, names = read_success(lake, entry.ds)
     HEARTBEAT.beat()
     numbers = {number_of(name, entry.ds, chain) for name in names}
-    is_entry = run_id == entry.run_id and numbers in ({entry.number}, {0})
+    # names without a number say nothing of a rollback, which others may not have heard of yet
+    is_first = not any(
+        (e.ds, e.run_id) == (entry.ds, entry.run_id) for e in chain[: entry.number - 1]
+    )
+    is_entry = numbers == {entry.number} or (is_first and numbers == {0})
+    is_entry &= run_id == entry.run_id
     is_whole = all(f"{directory}/{name}" in files for name in names)
     return names if is_entry and is_whole else None
 
@@ -323,31 +382,23 @@ def read_success(lake: Storage, ds: str) -> tuple[str | None, set[str]]:
 
 
 def lists_of(lake: Storage, ds: str, run_id: str) -> list[str]:
-    """The files with the lists of a published run, relative to the lake; [] where they are gone.
+    """The files with the lists of a published run, relative to the lake; [] where any is gone.
 
     They lie in the run directory, and, once that was deleted, where its date shows it.
     """
     source = run_path(ds, run_id)
     try:
         manifest = json.loads(lake.read_bytes(f"{source}/manifest.json"))
+        named = [f"{source}/{file['path']}" for file in manifest["files"]]
+        paths = {path for path in named if path.startswith(f"{source}/recommendations/")}
+        there = {info.path for info in lake.list(f"{source}/recommendations")}
+        if paths <= there:
+            return sorted(paths)
     except FileNotFoundError:
-        shown, names = read_success(lake, ds)
-        return sorted(f"{date_path(ds)}/{name}" for name in names) if shown == run_id else []
-    paths = [file["path"] for file in manifest["files"]]
-    return [f"{source}/{path}" for path in paths if path.startswith("recommendations/")]
-
-
-def _has_run(lake: Storage, entry: Entry, files: Mapping[str, FileInfo]) -> bool:
-    """Whether the run directory is still there: old ones may have been deleted."""
-    if lake.exists(f"{run_path(entry.ds, entry.run_id)}/manifest.json"):
-        return True
-    if any(path.startswith(f"{date_path(entry.ds)}/") for path in files):
-        log.warning(
-            "publish: %s does not show its entry %d whole, and run %s was deleted; publish this "
-            "date again, or delete %s",
-            *(entry.ds, entry.number, entry.run_id, lake.url(date_path(entry.ds))),
-        )
-    return False
+        pass  # deleted
+    shown, names = read_success(lake, ds)
+    paths = {f"{date_path(ds)}/{name}" for name in names} if shown == run_id else set()
+    return sorted(paths) if paths <= {info.path for info in lake.list(date_path(ds))} else []
 
 
 def _remove_replaced(
@@ -360,15 +411,16 @@ def _remove_replaced(
 ) -> None:
     """Deletes the parts of earlier publications of a date that shows `entry` by `parts`."""
     directory = date_path(entry.ds)
-    # the clock decides only how long readers of the old version are waited for
-    if time.time() - files[f"{directory}/_SUCCESS"].modified < grace:
-        return
     names = [
         path.removeprefix(f"{directory}/") for path in files if path.startswith(f"{directory}/")
     ]
     numbers = {name: number_of(name, entry.ds, chain) for name in names if name not in parts}
     old = [name for name, number in numbers.items() if number is not None and number < entry.number]
-    lake.delete([f"{directory}/{name}" for name in old])
+    # as it is now: it may have been replaced after the listing. The clock decides only how long
+    # readers of the old version are waited for
+    replaced = [info.modified for info in lake.list(f"{directory}/_SUCCESS")]
+    if old and replaced and time.time() - replaced[0] >= grace:
+        lake.delete([f"{directory}/{name}" for name in old])
 
 
 def check_create_only(lake: Storage, *, single_writer: bool) -> None:

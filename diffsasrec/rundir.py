@@ -6,6 +6,7 @@ first; what the same identity left behind is the work of an earlier attempt and 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -95,13 +96,19 @@ class RunDir:
             )
         return record
 
-    def begin(self, stage: str) -> None:
-        """Removes what another identity left in the place of a stage, before it writes there."""
+    def begin(self, stage: str, *, check: Callable[[], None] = lambda: None) -> None:
+        """Removes what another identity left in the place of a stage, before it writes there.
+
+        Args:
+            check: raises where this must not be. It looks once the record of the stage is gone,
+                by which whoever is about to publish the run sees that its work is.
+        """
         begun = self._read(f"_stages/{stage}.begun.json")
         if begun and begun["identity"] != self.identity:
+            self.storage.delete([f"_stages/{stage}.json"])
+            check()
             for output in OUTPUTS[stage]:
                 self.storage.delete([info.path for info in self.storage.list(output)])
-            self.storage.delete([f"_stages/{stage}.json"])
         if not begun or begun["identity"] != self.identity:
             self._write(f"_stages/{stage}.begun.json", {"identity": self.identity})
 

@@ -65,6 +65,11 @@ def open_filesystem(url: str, patience: Patience = PATIENCE) -> tuple[Any, str]:
     return fsspec.filesystem("file"), os.path.abspath(url)
 
 
+def listing_options(url: str) -> dict[str, Any]:
+    """Of `find` and `glob`, which take a local directory that can't be read for an empty one."""
+    return {} if url.startswith("s3://") else {"on_error": local.refuse_unreadable}
+
+
 def resolve_package(path: str, key: str) -> str:
     """The path of a pkg://package/file; every other path as it is.
 
@@ -81,17 +86,6 @@ def resolve_package(path: str, key: str) -> str:
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(f"{key}={path}: package {package} is not installed; pip install it")
     return str(Path(spec.submodule_search_locations[0]) / inside)
-
-
-def stat_files(url: str) -> list[tuple[str, int, str]]:
-    """Path, size and version of a file, or of every file below a directory; [] if nothing is."""
-    filesystem, path = open_filesystem(url)
-    try:
-        found = filesystem.find(path, detail=True)
-    except FileNotFoundError:
-        return []
-    infos = {name: _file_info(name, stat, "") for name, stat in sorted(found.items())}
-    return [(name, info.size, info.version) for name, info in infos.items()]
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -203,7 +197,7 @@ class Storage:
         return True
 
     def version(self, path: str) -> str | None:
-        """What changes whenever the file is replaced; None when there is none."""
+        """What changes with the contents of a small file; None when there is none."""
         if self.is_local:
             with _explained("reading", self.url(path)):
                 return local.version(self._full(path))
@@ -216,7 +210,7 @@ class Storage:
         """Writes `data` only while the file has this version (None: while it is not there).
 
         False when it has another one: somebody was faster. A store without conditional writes
-        writes all the same.
+        writes all the same, over whatever somebody has written since the version was looked at.
         """
         if self.is_local:
             with _explained("writing", self.url(path)):
@@ -244,6 +238,8 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         with _explained("reading", self.url(path)):
+            if self.is_local:
+                return local.exists(self._full(path))
             return bool(self._fs().exists(self._full(path)))
 
     def directories(self, directory: str = "") -> list[str]:
@@ -266,7 +262,8 @@ class Storage:
         base = self._full("").rstrip("/")
         try:
             with _explained("listing", self.url(directory)):
-                found = self._fs().find(self._full(directory), detail=True)
+                options = listing_options(self.root)
+                found = self._fs().find(self._full(directory), detail=True, **options)
         except FileNotFoundError:
             return
         for name, stat in found.items():
@@ -317,7 +314,8 @@ class Storage:
         """
         probe = f".probe-{uuid.uuid4().hex}"
         try:
-            self.list(probe)  # some stores make the bucket that a write misses
+            if not self.is_local:
+                self.list(probe)  # some stores make the bucket that a write misses
             self.write_bytes(probe, b"probe")
             self.delete([probe])
         except InfrastructureError as error:

@@ -8,6 +8,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -32,7 +33,7 @@ from jobs.current import standing_of
 from jobs.dates import refuse_future
 from jobs.ending import End, handlers_kept, put_back_handlers
 from jobs.exclude import rested_lists
-from jobs.identity import open_run, published_and_deleted, refuse_changed
+from jobs.identity import open_run, published_and_deleted, refuse_changed, refuse_taken
 from jobs.lake_mark import require_mark
 from jobs.nightly import STAGES
 from jobs.observe import SECONDS, Night, observe, renew_index
@@ -194,7 +195,7 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     HEARTBEAT.beat()
     log.info("%s: started", stage)
     put_back_handlers()  # Ray Train puts one of its own in their place
-    run.begin(stage)
+    run.begin(stage, check=partial(refuse_taken, run))
     function: Stage = import_module(f"jobs.{stage}").main
     record = dict(function(config, run))
     give_back_freed_memory()  # the next stage's workers may be on this machine

@@ -18,12 +18,12 @@ def standing_of(run: RunDir, published: Mapping[str, Any], config_path: str) -> 
     chain = read_chain(run.lake)
     found: dict[str, Any] = {"current": chain[-1].current}
     if (other := shown_instead(run.lake, run)) is not None:
-        number = published["counts"]["chain_number"]
+        entry = chain[published["counts"]["chain_number"] - 1]
         return found | {
             "status": "superseded",
-            "note": f"run {run.run_id} is published as entry {number}, but {run.ds} shows run "
-            f"{other.run_id} since entry {other.number}; {_rollback(config_path, number)} "
-            "serves it again",
+            "note": f"run {run.run_id} is published as entry {entry.number}, but {run.ds} shows "
+            f"run {other.run_id} since entry {other.number}; "
+            f"{_rollback(config_path, entry.number)} serves it again{_besides(entry, chain, run)}",
         }
     note = why_not_current(chain, run.ds, run.run_id, config_path=config_path)
     return found if note is None else found | {"note": note}
@@ -50,10 +50,10 @@ def why_not_current(
         f"{current['ds']}, run {current['run_id']}, is since entry {since.number}"
     )
     if current["ds"] < ds:  # only a rollback goes back
-        own = [entry.number for entry in chain if entry.current == mine]
+        own = [entry for entry in chain if entry.current == mine and entry.ds == ds]
         how = "the next night that is published becomes current"
         if own:
-            how = f"{_rollback(config_path, own[-1])} serves this run again"
+            how = f"{_rollback(config_path, own[-1].number)} serves this run again"
         return f"{what}, a rollback; {how}"
     if is_ahead(current["ds"]):
         how = way_out(chain, config_path, is_ahead)
@@ -98,6 +98,13 @@ def _back_to(chain: list[Entry], ds: str, config_path: str) -> str:
         f"{meant}; {_rollback(config_path, entry.number)} serves {entry.current['ds']}, run "
         f"{entry.current['run_id']}, again"
     )
+
+
+def _besides(entry: Entry, chain: list[Entry], run: RunDir) -> str:
+    """What going back to an entry changes besides the date of a run, in words."""
+    if entry.current in (chain[-1].current, {"ds": run.ds, "run_id": run.run_id}):
+        return ""
+    return f", and makes {entry.current['ds']}, run {entry.current['run_id']}, current"
 
 
 def _rollback(config_path: str, number: int) -> str:

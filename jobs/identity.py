@@ -7,11 +7,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from diffsasrec.claims import deleted
+from diffsasrec.claims import deleted, is_claimed
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.inputs import InputFile, inspect_inputs
-from diffsasrec.publish import Entry, read_chain, shown_instead
+from diffsasrec.publish import Entry, date_path, read_chain, shown_instead, shown_parts
 from diffsasrec.rundir import Reused, RunDir
 from diffsasrec.storage import Storage
 from jobs.exclude import lately_published
@@ -76,13 +76,27 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
+def refuse_taken(run: RunDir) -> None:
+    """Refuses to clear a run directory that another command has published, or is publishing.
+
+    Raises:
+        ConfigError: the two have one run id and are not the same.
+    """
+    if _entry_of(run) is not None or is_claimed(run.lake, run.path):
+        raise ConfigError(
+            f"run {run.run_id} of {run.ds} was published meanwhile by another command of this run "
+            "id, from another config, code or log; leave --run-id out or choose a new one"
+        )
+
+
 def refuse_changed(run: RunDir) -> None:
     """A published run directory is immutable: another config or input needs another run id.
 
     Raises:
         ConfigError: the run is published, and is not what this command would make.
     """
-    if _entry_of(run) is None or is_known_as_deleted(run):
+    entry = _entry_of(run)
+    if entry is None or is_known_as_deleted(run):
         return
     if not run.storage.exists("manifest.json"):
         raise ConfigError(
@@ -111,12 +125,21 @@ def published_and_deleted(run: RunDir) -> dict[str, Any] | None:
     entry = _entry_of(run)
     if entry is None or not is_known_as_deleted(run):
         return None
+    chain = read_chain(run.lake)
     note = f"run {run.run_id} is published as entry {entry.number}, and --keep has deleted its "
     note += "directory since; there is nothing to do"
-    counts = {"publish": {"chain_number": entry.number}}
+    found = {"counts": {"publish": {"chain_number": entry.number}}, "current": chain[-1].current}
     if (other := shown_instead(run.lake, run)) is not None:
         note += f"; {run.ds} shows run {other.run_id} since entry {other.number}"
-    return {"status": "done" if other is None else "superseded", "note": note, "counts": counts}
+        return {**found, "status": "superseded", "note": note}
+    files = {info.path: info for info in run.lake.list(date_path(run.ds))}
+    if shown_parts(run.lake, entry, files=files, chain=chain) is None:
+        raise ConfigError(
+            f"run {run.run_id} of {run.ds} is published, its directory was deleted, and "
+            f"{run.lake.url(date_path(run.ds))} has lost files since; make it again under another "
+            "--run-id"
+        )
+    return {**found, "status": "done", "note": note}
 
 
 def _entry_of(run: RunDir) -> Entry | None:

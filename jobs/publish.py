@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from diffsasrec.audit import audit_bucket
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, read_description
+from diffsasrec.claims import claimed
 from diffsasrec.config import Config
-from diffsasrec.errors import RefusedError
+from diffsasrec.errors import ConfigError, RefusedError
 from diffsasrec.lists import (
     Scoring,
     known_history,
@@ -55,7 +56,9 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         raise RefusedError(f"the audit refuses the lists of {run.storage.root}: {in_words(broken)}")
     refuse_empty(sum(found[2] for found in audited), sum(found[3] for found in audited), run)
     manifest, digest = manifest_for(run, manifest_content(config, run, records))
-    entry, is_ours = append_entry(run.lake, run, digest)
+    with claimed(run.lake, [run.path], attempt=run.attempt, by="publish"):
+        refuse_overtaken(run)
+        entry, is_ours = append_entry(run.lake, run, digest)
     log.info(
         "publish: %s as number %d of the chain",
         "committed" if is_ours else "an earlier attempt has committed",
@@ -71,6 +74,15 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))
     log.info("publish: %d lists in %s", rows, published)
     return {"counts": {"rows": rows, "chain_number": entry.number}, "published": published}
+
+
+def refuse_overtaken(run: RunDir) -> None:
+    """Refuses to publish what another command of the same run id has begun to clear away."""
+    if any(run.record(stage) is None for stage in OUTPUTS if stage != "publish"):
+        raise ConfigError(
+            f"another command works on run {run.run_id} of {run.ds}, from another config, code or "
+            "log; leave --run-id out or choose a new one for each"
+        )
 
 
 def in_words(broken: list[tuple[str, Counter[str]]]) -> str:

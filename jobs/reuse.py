@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffsasrec.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
+from diffsasrec.claims import deleted
 from diffsasrec.config import Config
 from diffsasrec.counters import DAY, WINDOWS
 from diffsasrec.errors import InfrastructureError
@@ -171,10 +172,13 @@ def published_choices(lake: Storage, ds: str) -> Iterator[tuple[Reused | None, s
     """What the published runs of a date have chosen, and their identities."""
     for entry in read_chain(lake):
         if entry.ds == ds:
+            manifest: dict[str, Any] | None
             try:
                 manifest = read_manifest(lake, entry)
             except FileNotFoundError:
-                continue  # pruned
+                manifest = deleted(lake, run_path(entry.ds, entry.run_id))
+            if manifest is None:
+                continue  # an earlier version has deleted it, and kept nothing
             cited = manifest.get("reused")
             if cited is not None:
                 names = ("ds", "run_id", "trained_before", "age_days")

@@ -1,7 +1,7 @@
 """Published runs of a few rows, written by hand, and what others do to a lake meanwhile."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,13 @@ def run_of(lake: Storage, run_id: str, ds: str = DAY, attempt: str = "first") ->
     return RunDir(lake, ds=ds, run_id=run_id, identity="i", attempt=attempt)
 
 
-def made(lake: Storage, run_id: str, ds: str = DAY, rows: tuple[int, ...] = (2, 1)) -> Entry:
+def made(
+    lake: Storage,
+    run_id: str,
+    ds: str = DAY,
+    rows: tuple[int, ...] = (2, 1),
+    content: Mapping[str, Any] | None = None,
+) -> Entry:
     """A scored run with a manifest and an entry of the chain; nothing is copied yet."""
     run = run_of(lake, run_id, ds)
     vocab = pa.table({"item_id": ["a", "b", "c"]})
@@ -27,8 +33,8 @@ def made(lake: Storage, run_id: str, ds: str = DAY, rows: tuple[int, ...] = (2, 
         table = pa.table({"user_id": list(range(n)), "run": [run_id] * n})
         path = f"recommendations/part-{number:05d}.parquet"
         files.append(run.storage.write_table(path, table))
-    content = {"model_version": f"model of {run_id}", "files": files, "identity": f"i of {run_id}"}
-    _, digest = manifest_for(run, content)
+    known = {"model_version": f"model of {run_id}", "files": files, "identity": f"i of {run_id}"}
+    _, digest = manifest_for(run, known | dict(content or {}))
     return append_entry(lake, run, digest)[0]
 
 

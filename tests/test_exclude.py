@@ -127,7 +127,7 @@ def test_a_night_of_rest_whose_lists_are_gone_is_refused_with_what_is_left(night
     assert len(rested_lists(resting(night, 4))) == 4
     night.lake.delete_tree("recommendations/ds=2024-03-02")
     assert len(rested_lists(resting(night, 2))) == 2
-    with pytest.raises(ConfigError, match=r"rest_nights=4 needs the lists of .*03-02.*nights=2 "):
+    with pytest.raises(ConfigError, match=r"rest_nights needs the lists of .*03-02.*nights=2 "):
         rested_lists(resting(night, 4))
 
 

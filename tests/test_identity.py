@@ -4,14 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lakes import DAY, NEXT_DAY, made, run_of
+from lakes import DAY, NEXT_DAY, made, parts, run_of
 
 from diffsasrec.errors import ConfigError
 from diffsasrec.prune import prune
 from diffsasrec.publish import settle
-from diffsasrec.rundir import RunDir
+from diffsasrec.rundir import OUTPUTS, Reused, RunDir
 from diffsasrec.storage import Storage
-from jobs.identity import published_and_deleted, refuse_changed
+from jobs.identity import published_and_deleted, refuse_changed, refuse_taken
+from jobs.publish import refuse_overtaken
+from jobs.reuse import published_choices
 
 
 @pytest.fixture
@@ -57,6 +59,7 @@ def test_another_command_under_the_name_of_a_deleted_run_is_refused(lake: Storag
 
 def test_a_run_that_an_earlier_version_deleted_is_known_by_its_name_alone(lake: Storage):
     made(lake, "0123456789ab", "2024-03-03")
+    settle(lake, grace=0)
     lake.delete_tree("runs/ds=2024-03-03")
     run = replace(run_of(lake, "0123456789ab", "2024-03-03"), identity="0123456789ab" + 52 * "0")
     assert published_and_deleted(run) is not None
@@ -66,3 +69,41 @@ def test_a_run_that_an_earlier_version_deleted_is_known_by_its_name_alone(lake: 
 def test_nothing_is_said_of_runs_that_are_there_or_were_never_published(lake: Storage):
     for run in (the_same(lake, "r2", NEXT_DAY), run_of(lake, "new")):
         assert published_and_deleted(run) is None
+
+
+def test_a_deleted_run_whose_date_has_lost_files_is_made_again_under_another_name(lake: Storage):
+    lake.delete([f"recommendations/ds={DAY}/{parts('r1', 1)[0]}"])
+    with pytest.raises(ConfigError, match="has lost files since; make it again under another"):
+        published_and_deleted(the_same(lake))
+
+
+def test_a_run_that_reused_weights_is_the_same_after_its_deletion(tmp_path: Path):
+    lake = Storage.of(str(tmp_path))
+    reused = {"ds": "2024-02-28", "run_id": "r0", "trained_before": 7, "age_days": 2}
+    made(lake, "r1", content={"reused": {**reused, "metrics": {}}})
+    made(lake, "r2", NEXT_DAY)
+    settle(lake, grace=0)
+    before = list(published_choices(lake, DAY))
+    assert before[0][0] == Reused(**reused, source=f"runs/ds={DAY}/r1")
+    assert prune(lake, keep=1, grace=0) == [f"runs/ds={DAY}/r1"]
+    assert list(published_choices(lake, DAY)) == before
+
+
+def test_what_another_command_of_the_run_id_has_published_is_not_cleared_away(lake: Storage):
+    mine = the_same(lake, "r2", NEXT_DAY)
+    mine.begin("score")
+    other = replace(mine, identity="another")
+    with pytest.raises(ConfigError, match="was published meanwhile by another command"):
+        other.begin("score", check=lambda: refuse_taken(other))
+    assert lake.exists(f"{mine.path}/recommendations/part-00000.parquet")
+
+
+def test_a_run_that_another_command_has_begun_to_clear_is_not_published(lake: Storage):
+    mine = run_of(lake, "r3")
+    for stage in OUTPUTS:
+        mine.begin(stage)
+        mine.finish(stage, {})
+    refuse_overtaken(mine)
+    replace(mine, identity="another").begin("prepare")
+    with pytest.raises(ConfigError, match="another command works on run r3"):
+        refuse_overtaken(mine)

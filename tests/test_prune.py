@@ -134,13 +134,14 @@ def test_a_deletion_that_was_interrupted_is_finished_by_the_next_one(lake: Stora
     assert lake.list(path) != []
     assert prune(lake, keep=1, grace=0) == [path]
     assert lake.list(path) == []
-    assert deleted(lake, path) == {"run": path, "identity": "i of r1"}
+    assert deleted(lake, path) == {"run": path, "identity": "i of r1", "reused": None}
 
 
 def test_what_was_deleted_is_known_by_its_identity(lake: Storage):
     published(lake, "r1", "r2")
     prune(lake, keep=1, grace=0)
-    assert deleted(lake, f"runs/ds={DAY}/r1") == {"run": f"runs/ds={DAY}/r1", "identity": "i of r1"}
+    path = f"runs/ds={DAY}/r1"
+    assert deleted(lake, path) == {"run": path, "identity": "i of r1", "reused": None}
     assert deleted(lake, f"runs/ds={DAY}/r2") is None
 
 
@@ -172,3 +173,24 @@ def test_the_claim_of_a_process_that_died_long_ago_holds_nothing(lake: Storage, 
     assert prune(lake, keep=1, grace=0) == []
     os.utime(tmp_path / mark, (0, 0))
     assert prune(lake, keep=1, grace=0) == [f"runs/ds={DAY}/r1"]
+
+
+def test_a_run_that_a_rollback_names_again_stays_until_its_date_shows_it(lake: Storage):
+    published(lake, "r1", "r2")
+
+    def others() -> None:
+        append_rollback(lake, 1, attempt="back")
+        made(lake, "r3", NEXT_DAY)
+
+    assert prune(meanwhile(lake, "create", "runs/_deleted", others), keep=1, grace=0) == []
+    settle(lake, grace=0)
+    assert prune(lake, keep=1, grace=0) == [f"runs/ds={DAY}/r1", f"runs/ds={DAY}/r2"]
+
+
+def test_a_claim_of_a_process_that_died_goes_with_the_run(lake: Storage, tmp_path: Path):
+    published(lake, "r1", "r2")
+    mark = tmp_path / f"runs/_claimed/ds={DAY}/r1/died.json"
+    lake.write_bytes(str(mark.relative_to(tmp_path)), b"{}")
+    os.utime(mark, (0, 0))
+    prune(lake, keep=1, grace=0)
+    assert not (tmp_path / "runs/_claimed").exists()

@@ -37,7 +37,7 @@ from diffsasrec.publish import (
     shown_instead,
     standing,
 )
-from diffsasrec.storage import Storage, sha256
+from diffsasrec.storage import FileInfo, Storage, sha256
 
 # --- the chain ---
 
@@ -261,6 +261,21 @@ def test_the_grace_time_counts_from_the_replacement(lake: Storage, tmp_path: Pat
     assert shown(lake) == ["_SUCCESS", *parts("r2", 2)]
 
 
+def test_the_grace_time_counts_from_a_replacement_that_happens_after_the_listing(
+    lake: Storage, tmp_path: Path
+):
+    published(lake, "r1")
+    os.utime(tmp_path / f"recommendations/ds={DAY}/_SUCCESS", (0, 0))
+    entry = made(lake, "r2")
+    for number in (0, 1):  # another publisher is about to replace _SUCCESS
+        source = f"{run_of(lake, 'r2').path}/recommendations/part-{number:05d}.parquet"
+        lake.copy(source, f"recommendations/ds={DAY}/{parts('r2', 2)[number]}")
+    # the first listing is of recommendations/, the second of the chain
+    slow = meanwhile(lake, "list", CHAIN, lambda: copy_to_lake(lake, entry))
+    assert settle(slow, grace=3600) == []
+    assert shown(lake) == ["_SUCCESS", *parts("r1", 1), *parts("r2", 2)]
+
+
 def test_parts_of_a_run_that_never_was_shown_go_too(lake: Storage):
     copy_to_lake(lake, made(lake, "r1"))
     lake.delete([f"recommendations/ds={DAY}/_SUCCESS"])
@@ -331,6 +346,35 @@ def test_a_date_that_has_lost_a_file_and_its_run_is_named(lake: Storage, caplog)
     assert f"{DAY} does not show its entry 1 whole" in caplog.text
 
 
+def test_a_date_whose_run_has_lost_a_list_does_not_stop_the_others(lake: Storage, caplog):
+    published(lake, "r1")
+    lost = f"{run_path(DAY, 'r1')}/recommendations/part-00000.parquet"
+    lake.delete([f"recommendations/ds={DAY}/{parts('r1', 1)[0]}", lost])
+    made(lake, "r2", NEXT_DAY)
+    assert settle(lake, grace=0) == [NEXT_DAY]
+    assert f"{lost} is gone" in caplog.text
+
+
+def test_a_run_that_has_lost_a_list_when_it_is_published_is_refused_in_words(lake: Storage):
+    made(lake, "r1")
+    lost = f"{run_path(DAY, 'r1')}/recommendations/part-00000.parquet"
+    lake.delete([lost])
+    with pytest.raises(InfrastructureError, match=f"does not show its entry 1 whole.*{lost}"):
+        settle(lake, grace=0)
+
+
+def test_an_entry_that_is_said_to_be_there_and_is_not_ends_the_publication(lake: Storage):
+    class Blind(Storage):
+        """A lake whose chain can't be seen."""
+
+        def list(self, directory: str = "") -> list[FileInfo]:
+            return [] if directory == CHAIN else super().list(directory)
+
+    append(lake, "r1")
+    with pytest.raises(InfrastructureError, match=r"entry 1 of the chain .* is not there"):
+        append(Blind(lake.root), "r2")
+
+
 def test_a_date_that_was_deleted_after_its_run_is_left_alone(lake: Storage, caplog):
     published(lake, "r1")
     lake.delete([info.path for info in lake.list() if f"ds={DAY}" in info.path])
@@ -360,6 +404,22 @@ def test_what_an_earlier_version_has_published_stays_as_it_is(lake: Storage):
     before = snapshot(lake)
     assert settle(lake, grace=0) == []
     assert snapshot(lake) == before
+
+
+@pytest.mark.parametrize("grace", [0, LONG])
+def test_a_rollback_to_what_an_earlier_version_shows_outruns_a_slow_publisher(
+    lake: Storage, grace: float
+):
+    published(lake, "r1")
+    as_earlier_versions(lake)
+    entry = made(lake, "r2")
+
+    def roll_back() -> None:
+        append_rollback(lake, 1, attempt="back")
+        settle(lake, grace=grace)
+
+    assert not copy_to_lake(meanwhile(lake, "replace", "_SUCCESS", roll_back), entry)
+    assert success(lake)["run_id"] == "r1" and missing(lake) == []
 
 
 def test_what_an_earlier_version_has_published_is_replaced_and_repaired(lake: Storage):

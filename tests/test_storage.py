@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -202,6 +203,33 @@ def test_of_16_racing_replacements_of_one_version_exactly_one_wins(storage: Stor
         won = list(pool.map(lambda n: storage.replace("a", b"%d" % n, seen), range(16)))
     assert sum(won) == 1
     assert storage.read_bytes("a") == b"%d" % won.index(True)
+
+
+UNREADABLE = """
+import os, sys
+from diffsasrec.errors import InfrastructureError
+from diffsasrec.storage import Storage
+os.setuid(65534)
+for verb in (Storage.list, Storage.exists):
+    try:
+        print(verb(Storage.of(sys.argv[1]), "closed/inside"))
+    except InfrastructureError as error:
+        print("refused" if "Permission denied" in str(error) else error)
+print([info.path for info in Storage.of(sys.argv[1]).list("open")])
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root becomes somebody who may not read")
+def test_a_directory_that_can_t_be_read_is_an_error_and_no_empty_one(tmp_path: Path):
+    # not below the directory of the tests, which nobody else may enter
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        (Path(directory) / "closed").mkdir(mode=0o700)
+        (Path(directory) / "open").mkdir()
+        (Path(directory) / "open" / "file").touch()
+        command = [sys.executable, "-c", UNREADABLE, directory]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert said.splitlines() == ["refused", "refused", "['open/file']"]
 
 
 def test_a_reader_sees_the_old_or_the_new_file_and_nothing_else(storage: Storage):

@@ -120,7 +120,7 @@ def test_an_attempt_ends_whatever_the_connection_does(storage, proxy):
     proxy.plan, started = seeded(1.0, ["timeout"]), time.monotonic()
     with pytest.raises(InfrastructureError, match="after 2 attempts: TimeoutError"):
         storage.read_bytes("there")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30  # the silence would last for 60
 
 
 @pytest.mark.parametrize("kind", ["lost", "truncated"])
