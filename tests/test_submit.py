@@ -250,7 +250,8 @@ def night(toy: Path, tmp_path: Path) -> tuple[list[str], Path]:
     config["pretrain"] = config["finetune"] = {**config["pretrain"], "epochs": 1}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
     command = ["python", "-m", "jobs.nightly", "--config", str(tmp_path / "tiny.yaml")]
-    return [*command, "--date", DATE, "--stages", "prepare,pretrain"], tmp_path / "lake"
+    command += ["--date", DATE, "--stages", "prepare,pretrain", "--new-lake"]
+    return command, tmp_path / "lake"
 
 
 @pytest.mark.ray
