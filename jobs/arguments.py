@@ -47,6 +47,9 @@ def parse_stages(stages: tuple[str, ...], words: Sequence[str]) -> argparse.Name
     of_no_run = "--keep" if arguments.keep is not None else of_no_run
     if of_no_run and arguments.date is not None:
         parser.error(f"--date: {of_no_run} is about the whole lake and has none; leave it out")
+    for option, is_given in (("--dry-run", arguments.dry_run), ("--run-id", arguments.run_id)):
+        if of_no_run and is_given:
+            parser.error(f"{option}: {of_no_run} acts on the lake at once; leave one of them out")
     if not of_no_run and arguments.date is None:
         parser.error(f"--date is missing: the {RUN_DATE}")
     return arguments

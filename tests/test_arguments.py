@@ -107,6 +107,13 @@ def test_a_date_that_is_missing_or_means_nothing_is_said_in_words(capsys):
     assert "--from 2026-11-03 is after --to 2026-11-01" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--keep=3", "--dry-run"], ["--rollback-to=1", "--run-id=r"]])
+def test_what_means_nothing_to_the_whole_lake_is_refused(words: list[str], capsys):
+    with pytest.raises(SystemExit):
+        parse_stages(("publish",), ["--config", "x.yaml", *words])
+    assert "acts on the lake at once; leave one of them out" in capsys.readouterr().err
+
+
 def test_a_good_command_line_is_what_it_says():
     words = ["--config", "x.yaml", "--date", "2026-11-23", "--stages", "publish,score"]
     arguments = parse_stages(STAGES, words)
