@@ -24,13 +24,13 @@ import torch
 from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.config import EventsConfig, ModelConfig, load_config
 from diffsasrec.errors import ConfigError, InfrastructureError
-from diffsasrec.inputs import inspect_inputs, list_inputs
+from diffsasrec.inputs import inspect_inputs, list_files, list_inputs
 from diffsasrec.model import SequenceModel
 from diffsasrec.online import check_description
 from diffsasrec.prune import prune
 from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.storage import Storage, parquet_bytes, sha256, stat_files
+from diffsasrec.storage import Storage, parquet_bytes, sha256
 from jobs.command import run_stages
 from jobs.faults.nights import DATE, ROOT, Nights, tiny_config, toy_log
 from jobs.faults.s3_server import BUCKET, SECRET
@@ -499,7 +499,7 @@ def use_everything(s3: str) -> None:
     for path in ("log", "log/", "log/*.parquet", "log/events.parquet"):
         events = EventsConfig(path=f"{s3}/{path}", time_unit="s")
         inspect_inputs(list_inputs(events, run_date=date.fromisoformat(DATE)), events)
-    stat_files(f"{s3}/log")
+    list_files(f"{s3}/log")
     lake = published_lake(f"{s3}/recommender", "first", "second")
     lake.check_writable()
     assert lake.has_create_only()
