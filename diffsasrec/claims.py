@@ -18,7 +18,7 @@ from diffsasrec.storage import Storage
 
 ANNOUNCED = "runs/_deleted"  # below it a directory per run, with a file per announcement
 CLAIMED = "runs/_claimed"  # likewise, while somebody needs the run
-KEPT = ("identity", "reused")  # of the manifest of a run that is deleted
+KEPT = ("identity", "reused", "rested")  # of the manifest of a run that is deleted
 CLAIM_SECONDS = 86_400.0  # who claims a run for longer than a day has died
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diffsasrec.publish import Entry, read_chain, shown_instead
+from diffsasrec.publish import Entry, newest_by_date, read_chain, shown_instead
 from diffsasrec.rundir import RunDir
 from jobs.dates import is_future
 
@@ -23,7 +23,8 @@ def standing_of(run: RunDir, published: Mapping[str, Any], config_path: str) -> 
             "status": "superseded",
             "note": f"run {run.run_id} is published as entry {entry.number}, but {run.ds} shows "
             f"run {other.run_id} since entry {other.number}; "
-            f"{_rollback(config_path, entry.number)} serves it again{_besides(entry, chain, run)}",
+            f"{_rollback(config_path, entry.number)} serves it again"
+            f"{_besides(entry, chain, said=(run.ds, run.run_id), is_of_current=False)}",
         }
     note = why_not_current(chain, run.ds, run.run_id, config_path=config_path)
     return found if note is None else found | {"note": note}
@@ -81,9 +82,8 @@ def way_out(chain: list[Entry], config_path: str, is_ahead: Judge = is_future) -
         )
     entry = sane[-1]
     return (
-        f"Until then no night becomes current; {_rollback(config_path, entry.number)} serves "
-        f"{entry.current['ds']}, run {entry.current['run_id']}, again, and the next night that is "
-        "published becomes current"
+        f"Until then no night becomes current; {_serves_current(entry, chain, config_path)}, and "
+        "the next night that is published becomes current"
     )
 
 
@@ -93,18 +93,31 @@ def _back_to(chain: list[Entry], ds: str, config_path: str) -> str:
     meant = "Nothing is to be done where an older date was meant"
     if not earlier:
         return meant
-    entry = earlier[-1]
-    return (
-        f"{meant}; {_rollback(config_path, entry.number)} serves {entry.current['ds']}, run "
-        f"{entry.current['run_id']}, again"
-    )
+    return f"{meant}; {_serves_current(earlier[-1], chain, config_path)}"
 
 
-def _besides(entry: Entry, chain: list[Entry], run: RunDir) -> str:
-    """What going back to an entry changes besides the date of a run, in words."""
-    if entry.current in (chain[-1].current, {"ds": run.ds, "run_id": run.run_id}):
-        return ""
-    return f", and makes {entry.current['ds']}, run {entry.current['run_id']}, current"
+def _serves_current(entry: Entry, chain: list[Entry], config_path: str) -> str:
+    """What going back to an entry does, where what was current then is meant."""
+    ds, run_id = entry.current["ds"], entry.current["run_id"]
+    besides = _besides(entry, chain, said=(ds, run_id), is_of_current=True)
+    return f"{_rollback(config_path, entry.number)} serves {ds}, run {run_id}, again{besides}"
+
+
+def _besides(
+    entry: Entry, chain: list[Entry], *, said: tuple[str, str], is_of_current: bool
+) -> str:
+    """What going back to an entry changes besides what was said, in words.
+
+    Args:
+        said: date and id of the run that is served again.
+        is_of_current: whether it was said to be what is current, not what its date shows.
+    """
+    found, now = "", chain[-1].current
+    if not is_of_current and entry.current != now:
+        found += f", and makes {entry.current['ds']}, run {entry.current['run_id']}, current"
+    if (entry.ds, entry.run_id) != said and newest_by_date(chain)[entry.ds].run_id != entry.run_id:
+        found += f", and {entry.ds} shows run {entry.run_id} again"
+    return found
 
 
 def _rollback(config_path: str, number: int) -> str:

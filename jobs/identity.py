@@ -4,8 +4,11 @@ import hashlib
 import json
 import uuid
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from diffsasrec.claims import deleted, is_claimed
 from diffsasrec.config import Config
@@ -15,7 +18,7 @@ from diffsasrec.publish import Entry, date_path, read_chain, shown_instead, show
 from diffsasrec.rundir import Reused, RunDir
 from diffsasrec.storage import Storage
 from jobs.exclude import lately_published
-from jobs.reuse import choose
+from jobs.reuse import newest_reusable, published_choices
 from jobs.side_tables import digest_tables
 
 
@@ -29,42 +32,42 @@ def open_run(
     """
     lake, tables = Storage.of(config.lake), digest_tables(config)
     ds, source = run_date.isoformat(), source_digest()
-    rested = lately_published(lake, ds, config.score.rest_nights)
+    tonight = lately_published(lake, ds, config.score.rest_nights)
     # a run lies in its lake, so that the path of the lake tells no run from another
     values = {name: value for name, value in config.resolved().items() if name != "lake"}
-    parts = [
-        ds,
-        values,
-        source,
-        [(file.path, file.size, file.version) for file in inputs],
-        tables,
-        rested,
-    ]
+    inputs_of = [(file.path, file.size, file.version) for file in inputs]
 
-    def identity_with(reused: Reused | None) -> str:
+    def identity_with(reused: Reused | None, rested: tuple[str, ...]) -> str:
         whose = [] if reused is None else [[reused.ds, reused.run_id]]
-        return hashlib.sha256(json.dumps(parts + whose, sort_keys=True).encode()).hexdigest()
+        parts = [ds, values, source, inputs_of, tables, rested, *whose]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    reused = choose(
-        config,
-        lake,
-        ds,
-        source=source,
-        identity_with=identity_with,
-        item_type=lambda: inspect_inputs(inputs, config.events).item_type,
-    )
-    identity = identity_with(reused)
+    takes_some = config.train.every_days > 1 or config.score.rest_nights > 0
+    for choice in published_choices(lake, ds) if takes_some else ():
+        # a published run stays the same run, whatever has become of the chain since
+        reused, rested = choice.reused, tonight if choice.rested is None else choice.rested
+        if choice.identity == identity_with(reused, rested):
+            break
+    else:
+        item_type = partial(_item_type, inputs, config)
+        reused = newest_reusable(config, lake, ds, source=source, item_type=item_type)
+        rested = tonight
+    identity = identity_with(reused, rested)
     return RunDir(
         lake=lake,
         ds=ds,
         run_id=run_id or identity[:12],
         identity=identity,
         attempt=uuid.uuid4().hex[:12],
-        inputs=tuple((file.path, file.size, file.version) for file in inputs),
+        inputs=tuple(inputs_of),
         reused=reused,
         rested=rested,
         tables=tables,
     )
+
+
+def _item_type(inputs: list[InputFile], config: Config) -> pa.DataType:
+    return inspect_inputs(inputs, config.events).item_type
 
 
 def source_digest() -> str:

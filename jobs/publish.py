@@ -189,6 +189,7 @@ def manifest_content(
         },
         "started_from": records["pretrain"].get("started_from"),
         "reused": citation(run, records["evaluate"]),
+        "rested": list(run.rested),
         "model_version": read_description(run.storage.sub("checkpoint"))["model_version"],
         "counts": {stage: record["counts"] for stage, record in records.items()},
         "seconds": seconds,

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -75,41 +76,22 @@ def recipe(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return found
 
 
-def choose(
-    config: Config,
-    lake: Storage,
-    ds: str,
-    *,
-    source: str,
-    identity_with: Callable[[Reused | None], str],
-    item_type: Callable[[], pa.DataType],
+def newest_reusable(
+    config: Config, lake: Storage, ds: str, *, source: str, item_type: Callable[[], pa.DataType]
 ) -> Reused | None:
-    """The weights that serve a run of `ds`; None: it trains.
+    """The newest published weights of the same recipe and code that serve a run of `ds`.
 
-    A published run stays the same run, whatever has become of the chain since: what it chose counts
-    where its identity shows that nothing else has changed.
+    None: it trains, since train.every_days is 1 or no weights are young enough.
+
+    Weights of other code are not taken: what a change of it means for them nobody can tell. Nor
+    are weights whose items tonight's log can't have.
 
     Args:
         source: the sha256 of our own source files.
-        identity_with: the identity of the run under a choice.
         item_type: of the ids of tonight's log; asked for where weights might serve.
     """
     if config.train.every_days == 1:
         return None
-    for choice, identity in published_choices(lake, ds):
-        if identity == identity_with(choice):
-            return choice
-    return newest_reusable(config, lake, ds, source=source, item_type=item_type)
-
-
-def newest_reusable(
-    config: Config, lake: Storage, ds: str, *, source: str, item_type: Callable[[], pa.DataType]
-) -> Reused | None:
-    """The newest published weights of the same recipe and code, if any are young enough.
-
-    Weights of other code are not taken: what a change of it means for them nobody can tell. Nor
-    are weights whose items tonight's log can't have.
-    """
     mine, oldest = recipe(config.resolved()), config.train.every_days - 1
     for entry in standing(read_chain(lake), ds):
         if age_days(microseconds(entry.ds), ds) > oldest:
@@ -168,23 +150,33 @@ def weights_of(lake: Storage, entry: Entry, manifest: Mapping[str, Any], ds: str
     return Reused(trainer["ds"], trainer["run_id"], trained_before, age, source)
 
 
-def published_choices(lake: Storage, ds: str) -> Iterator[tuple[Reused | None, str]]:
-    """What the published runs of a date have chosen, and their identities."""
+@dataclass(frozen=True)
+class Choice:
+    """What a published run took from earlier nights, and its identity."""
+
+    reused: Reused | None
+    rested: tuple[str, ...] | None  # as in RunDir; None: its version kept nothing of it
+    identity: str
+
+
+def published_choices(lake: Storage, ds: str) -> Iterator[Choice]:
+    """What the published runs of a date have chosen."""
     for entry in read_chain(lake):
         if entry.ds == ds:
+            own = run_path(entry.ds, entry.run_id)
             manifest: dict[str, Any] | None
             try:
                 manifest = read_manifest(lake, entry)
             except FileNotFoundError:
-                manifest = deleted(lake, run_path(entry.ds, entry.run_id))
+                manifest = deleted(lake, own)
             if manifest is None:
                 continue  # an earlier version has deleted it, and kept nothing
-            cited = manifest.get("reused")
-            if cited is not None:
+            reused, rested = manifest.get("reused"), manifest.get("rested")
+            if reused is not None:
                 names = ("ds", "run_id", "trained_before", "age_days")
-                own = run_path(entry.ds, entry.run_id)
-                cited = Reused(**{name: cited[name] for name in names}, source=own)
-            yield cited, manifest["identity"]
+                reused = Reused(**{name: reused[name] for name in names}, source=own)
+            rested = None if rested is None else tuple(rested)
+            yield Choice(reused, rested, manifest["identity"])
 
 
 def age_days(trained_before: int, ds: str) -> int:

@@ -1,5 +1,6 @@
 """What a published night becomes: current or not, and dates that have not come."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -80,6 +81,34 @@ def test_the_way_out_leads_out(tmp_path: Path):
     append_rollback(run.lake, 1, attempt="back")
     after = write_night(lake, D3)
     assert read_chain(after.lake)[-1].current == {"ds": D3, "run_id": "calm"}
+
+
+def test_the_way_out_names_the_date_that_it_puts_back_as_well():
+    chain = chain_of((D2, D2), (D1, D2), (FAR, FAR), (D1, FAR), (D3, FAR))
+    chain[3] = replace(chain[3], run_id="anew")
+    said = why(chain, D3)
+    assert said is not None and said.endswith(
+        "--rollback-to 2 serves 2026-11-22, run r22, again, and 2026-11-21 shows run r21 again, "
+        "and the next night that is published becomes current"
+    )
+
+
+def test_what_an_older_date_left_behind_is_named_with_all_that_going_back_changes():
+    chain = chain_of((D2, D2), (D1, D2), (FAR, FAR), (D1, FAR), (D3, FAR))
+    chain[3] = replace(chain[3], run_id="anew")
+    said = why_not_current(chain, D3, "r23", config_path="my.yaml", is_ahead=lambda ds: False)
+    assert said is not None and said.endswith(
+        "--rollback-to 2 serves 2026-11-22, run r22, again, and 2026-11-21 shows run r21 again"
+    )
+
+
+def test_a_superseded_run_says_what_serving_it_again_makes_current(tmp_path: Path):
+    lake = tmp_path / "lake"
+    run = write_night(lake, D1)
+    write_night(lake, D2)
+    write_night(lake, D1, run_id="again")
+    note = standing_of(run, run.require("publish"), "c")["note"]
+    assert note.endswith(f"serves it again, and makes {D1}, run calm, current")
 
 
 def test_a_future_run_that_was_the_first_leaves_no_way_back():

@@ -13,7 +13,7 @@ from diffsasrec.rundir import OUTPUTS, Reused, RunDir
 from diffsasrec.storage import Storage
 from jobs.identity import published_and_deleted, refuse_changed, refuse_taken
 from jobs.publish import refuse_overtaken
-from jobs.reuse import published_choices
+from jobs.reuse import Choice, published_choices
 
 
 @pytest.fixture
@@ -77,14 +77,16 @@ def test_a_deleted_run_whose_date_has_lost_files_is_made_again_under_another_nam
         published_and_deleted(the_same(lake))
 
 
-def test_a_run_that_reused_weights_is_the_same_after_its_deletion(tmp_path: Path):
+def test_what_a_run_took_of_earlier_nights_is_known_after_its_deletion(tmp_path: Path):
     lake = Storage.of(str(tmp_path))
     reused = {"ds": "2024-02-28", "run_id": "r0", "trained_before": 7, "age_days": 2}
-    made(lake, "r1", content={"reused": {**reused, "metrics": {}}})
+    rested = ["runs/ds=2024-02-28/r0"]
+    made(lake, "r1", content={"reused": {**reused, "metrics": {}}, "rested": rested})
     made(lake, "r2", NEXT_DAY)
     settle(lake, grace=0)
     before = list(published_choices(lake, DAY))
-    assert before[0][0] == Reused(**reused, source=f"runs/ds={DAY}/r1")
+    taken = Reused(**reused, source=f"runs/ds={DAY}/r1")
+    assert before == [Choice(taken, tuple(rested), "i of r1")]
     assert prune(lake, keep=1, grace=0) == [f"runs/ds={DAY}/r1"]
     assert list(published_choices(lake, DAY)) == before
 

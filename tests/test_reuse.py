@@ -1,7 +1,7 @@
 """Nights that train nothing: whose weights they take, and what they say of them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from diffsasrec.storage import Storage, sha256
 from jobs.faults.nights import digests
 from jobs.identity import open_run, source_digest
 from jobs.reuse import (
+    Choice,
     age_days,
-    choose,
     cite,
     metrics_of,
     newest_reusable,
@@ -61,6 +61,7 @@ def publish(
     cited: Any = None,
     source: str = "code",
     items: pa.Array = ABC,
+    content: Mapping[str, Any] | None = None,
 ) -> None:
     """What a published night of March 2024 leaves: a checkpoint, metrics, manifest, chain entry.
 
@@ -90,6 +91,7 @@ def publish(
             {"path": f"checkpoint/{n}", "sha256": sha256(run.storage.read_bytes(f"checkpoint/{n}"))}
             for n in FILES
         ],
+        **(content or {}),
     }
     run.storage.write_bytes("manifest.json", to_json(manifest))
     append_entry(lake, run, sha256(to_json(manifest)))
@@ -227,31 +229,10 @@ def test_a_published_run_tells_what_it_has_chosen(lake: Storage):
     publish(lake, 1)
     cited = {"ds": "2024-03-01", "run_id": "r", "trained_before": 5, "age_days": 1}
     publish(lake, 2, cited=cited)
-    assert list(published_choices(lake, "2024-03-01")) == [(None, "identity of 1")]
-    ((reused, identity),) = published_choices(lake, "2024-03-02")
-    assert reused is not None and reused.cited() == cited and identity == "identity of 2"
-
-
-def test_a_published_run_stays_what_it_is_when_what_it_took_is_gone(lake: Storage):
-    def choice(identity: str, *sets: str) -> Reused | None:
-        whose = "2024-03-01"
-        return choose(
-            config_of(*sets),
-            lake,
-            "2024-03-02",
-            source="code",
-            identity_with=lambda reused: identity if reused and reused.ds == whose else "trains",
-            item_type=pa.string,
-        )
-
-    publish(lake, 1)
-    cited = {"ds": "2024-03-01", "run_id": "r", "trained_before": 5, "age_days": 1}
-    publish(lake, 2, cited=cited)
-    lake.delete(["runs/ds=2024-03-01/r/manifest.json"])
-    again = choice("identity of 2")
-    assert again is not None and again.cited() == cited
-    assert choice("another identity") is None  # which finds nothing to take
-    assert choice("identity of 2", "train.every_days=1") is None
+    assert list(published_choices(lake, "2024-03-01")) == [Choice(None, None, "identity of 1")]
+    (choice,) = published_choices(lake, "2024-03-02")
+    assert choice.reused is not None and choice.reused.cited() == cited
+    assert choice.identity == "identity of 2"
 
 
 def test_the_choice_is_part_of_a_runs_identity(lake: Storage):
@@ -276,6 +257,31 @@ def test_the_choice_is_part_of_a_runs_identity(lake: Storage):
     second = opened()
     assert second.reused is not None and second.reused.run_id == "again"
     assert second.run_id != first.run_id
+
+
+def test_a_published_run_stays_what_it_is_when_what_it_took_is_gone_or_made_anew(lake: Storage):
+    lake.write_table(
+        "log.parquet", pa.table({n: ["a"] for n in ("user_id", "item_id", "timestamp")})
+    )
+    log = [InputFile(lake.url("log.parquet"), 1, "")]
+
+    def opened(*sets: str) -> RunDir:
+        config = config_of(f"lake={lake.root}", "score.rest_nights=1", *sets)
+        return open_run(config, date(2024, 3, 2), log, run_id=None)
+
+    publish(lake, 1, source=source_digest())
+    first = opened()
+    assert first.reused is not None and first.rested == ("runs/ds=2024-03-01/r",)
+    chosen = {"identity": first.identity, "rested": first.rested}
+    publish(lake, 2, run_id="mine", cited=first.reused.cited(), content=chosen)
+    publish(lake, 1, run_id="anew", source=source_digest())
+    lake.delete(["runs/ds=2024-03-01/r/manifest.json"])
+    again = opened()
+    assert (again.identity, again.rested) == (first.identity, first.rested)
+    assert again.reused is not None and again.reused.cited() == first.reused.cited()
+    other = opened("score.k=7")
+    assert other.rested == ("runs/ds=2024-03-01/anew",)
+    assert opened("train.every_days=1").reused is None
 
 
 def test_an_age_is_in_days_rounded_up():
