@@ -36,6 +36,7 @@ def test_the_same_command_of_a_deleted_run_is_done_and_says_so(lake: Storage):
     refuse_changed(run)
     ended = published_and_deleted(run)
     assert ended is not None and ended["status"] == "done"
+    assert ended["current"] == {"ds": NEXT_DAY, "run_id": "r2"}
     assert ended["note"] == (
         "run r1 is published as entry 1, and --keep has deleted its directory since; there is "
         "nothing to do"

@@ -1,5 +1,6 @@
 """A store that fails, through a proxy before the real S3 server; disks that can't be written."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -162,6 +163,18 @@ def test_a_create_that_races_with_a_delete_is_tried_again(storage, proxy):
     assert not storage.create("one", b"theirs")
     assert proxy.injected["conflict"] == 2
     assert storage.read_bytes("one") == b"mine"
+
+
+def test_a_store_that_knows_no_conditions_is_written_to_and_found_out(storage, proxy):
+    puts = itertools.count()
+    # each write is tried once more, without its condition
+    proxy.plan = lambda number, method, path: (
+        "unconditional" if method == "PUT" and next(puts) % 2 == 0 else None
+    )
+    assert storage.create("new", b"data")
+    assert storage.read_bytes("new") == b"data"
+    assert proxy.injected["unconditional"] == 1
+    assert not storage.has_create_only()
 
 
 @pytest.mark.parametrize("kind", ["conflict", "lost", "truncated", "unconditional"])
