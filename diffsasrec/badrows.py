@@ -10,7 +10,6 @@ from diffsasrec.events import read_times
 from diffsasrec.schema import canonical_type
 from diffsasrec.storage import Storage
 
-DAY = 86_400_000_000  # microseconds
 END = 253_402_300_800_000_000  # the year 10000, in microseconds since 1970
 ISO_DAY = r"(?P<day>[12][0-9]{3}-[01][0-9]-[0-3][0-9])"
 KEYS = ["reason", "source_path", "day"]

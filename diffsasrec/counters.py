@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-HOUR = 3_600_000_000  # microseconds
-DAY = 24 * HOUR
+from diffsasrec.times import DAY, HOUR
+
 WINDOWS = (6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 90 * DAY)  # of recent popularity
 TREND_WINDOWS = (None, 365 * DAY, *reversed(WINDOWS))  # None: all time
 KINDS = 3  # events, visits, repeats: see trend_counts

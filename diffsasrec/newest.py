@@ -10,10 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.badrows import DAY, days_of
+from diffsasrec.badrows import days_of
 from diffsasrec.config import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.events import AFTER_RUN_DATE
+from diffsasrec.times import DAY
 
 DAYS = 7  # before the run date, each judged by itself
 TIMES_MORE = 10  # bad rows than in the whole log stop a run, where the configuration says nothing

@@ -5,8 +5,6 @@ Ids keep the type of the log wherever they are stored. Inside a computation they
 its value and not on the width that a writer happened to choose.
 """
 
-from datetime import UTC, datetime, timedelta
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -166,15 +164,3 @@ def list_values(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     return column.flatten()
-
-
-def microseconds(time: str) -> int:
-    """An ISO date or time in microseconds since 1970; one without a zone is UTC."""
-    parsed = datetime.fromisoformat(time)
-    aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-    return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def iso(time: int) -> str:
-    """Microseconds since 1970 as people read them."""
-    return str(np.datetime64(time, "us")) + "Z"

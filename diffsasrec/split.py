@@ -21,8 +21,8 @@ from diffsasrec.newest import SCHEMA as NEWEST_DAYS
 from diffsasrec.newest import NewestRows, Part, count_days
 from diffsasrec.schema import id_hash
 from diffsasrec.storage import Storage
+from diffsasrec.times import HOUR
 
-HOUR = 3_600_000_000  # microseconds
 MAX_BINS = 65_536  # of a refining pass, so that memory does not grow with the log
 NUM_QUANTILES = 201  # of the times: simulated batch times are placed between them
 SKETCH_SIZE = 4096  # smallest hashes kept to estimate the number of users: error about 1.6 %

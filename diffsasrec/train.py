@@ -12,7 +12,6 @@ import ray
 import ray.train
 import ray.train.torch
 import ray.util
-from ray._private.state import state
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
@@ -104,13 +103,6 @@ def _worker(config: dict[str, Any]) -> None:
 def _resources(train: TrainConfig) -> dict[str, float]:
     resources = {"CPU": train.cpus_per_worker}
     return resources | ({"GPU": train.gpus_per_worker} if train.gpus_per_worker else {})
-
-
-def cluster_resources() -> dict[str, float]:
-    """What the cluster has, or can scale to where it says so."""
-    limits = state.get_max_resources_from_cluster_config() or {}
-    current = ray.cluster_resources()
-    return {kind: max(limits.get(kind, 0), current.get(kind, 0)) for kind in {*limits, *current}}
 
 
 def waiting_for_room(phase: str, train: TrainConfig) -> str | None:

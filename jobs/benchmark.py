@@ -43,7 +43,7 @@ from diffsasrec.batches import (
 )
 from diffsasrec.checkpoint import load_checkpoint, parse_tensors
 from diffsasrec.config import EventsConfig, ModelConfig, TrainStageConfig
-from diffsasrec.counters import DAY, event_gaps, trend_counts, trend_features
+from diffsasrec.counters import event_gaps, trend_counts, trend_features
 from diffsasrec.diffusion import Negatives, draw_negatives
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.memory import give_back_freed_memory, keep_freed_memory
@@ -53,10 +53,11 @@ from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.sequences import bucket_name, build_sequences, flatten, num_buckets
 from diffsasrec.split import survey_log
 from diffsasrec.storage import Storage
+from diffsasrec.times import DAY
 from diffsasrec.update import ROWS_ALONE, Updater
 from jobs.activity import night
-from jobs.cluster import start_ray
 from jobs.plan import plan
+from jobs.ray_session import start_ray
 from jobs.reliability import reliability
 from jobs.rivals import (
     Reencoding,

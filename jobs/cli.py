@@ -24,20 +24,20 @@ from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.prune import prune
 from diffsasrec.publish import append_rollback, check_create_only, settle
+from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.rundir import RunDir
 from diffsasrec.storage import Storage
-from diffsasrec.train import cluster_resources
-from jobs.cluster import check_resources, refuse_passing_lake, start_ray
 from jobs.command import failed
 from jobs.current import standing_of
 from jobs.dates import refuse_future
 from jobs.ending import End, handlers_kept, put_back_handlers
 from jobs.exclude import rested_lists
 from jobs.identity import open_run, published_and_deleted, refuse_changed, refuse_taken
-from jobs.lake_mark import require_mark
+from jobs.lake_mark import refuse_passing_lake, require_mark
 from jobs.nightly import STAGES
 from jobs.observe import SECONDS, Night, observe, renew_index
 from jobs.preflight import dry_run
+from jobs.ray_session import check_resources, start_ray
 from jobs.reuse import working
 from jobs.summary import print_summary
 

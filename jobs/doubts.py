@@ -5,9 +5,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.config import Config
-from diffsasrec.schema import iso, microseconds
+from diffsasrec.times import DAY, iso, microseconds
 
-DAY = 86_400_000_000  # microseconds
 LONG_AGO = 7  # days before the run date: the split, trends and lists are of another time
 FEW_USERS = 20  # of so few nothing can be measured
 MANY_DUPLICATES = 0.1  # of the events: a log that was written twice, say

@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 from diffsasrec.config import Config
 from diffsasrec.errors import ConfigError
+from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.rules import Match, is_listed, match
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import canonical, like
 from diffsasrec.sequences import bucket_name, bucket_of
 from diffsasrec.tables import read_columns, read_file, table_files
 from jobs.side_tables import EXCLUDE_KEY, PAIR, copies_of_run, exclusion_copies, side_tables
-from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
 

@@ -49,7 +49,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffsasrec.baselines import rank_lists, user_items
 from diffsasrec.config import Config, EventsConfig, load_config
-from diffsasrec.counters import DAY
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.evaluate import list_matrix
 from diffsasrec.inputs import list_inputs
@@ -62,19 +61,20 @@ from diffsasrec.metrics import (
     ranks_of,
 )
 from diffsasrec.progress import duration
+from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.recommend import events_of
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import Flat, bucket_name, flatten, only_items, restrict
 from diffsasrec.split import next_items
 from diffsasrec.storage import Storage, parquet_bytes
-from diffsasrec.train import cluster_resources
+from diffsasrec.times import DAY
 from diffsasrec.vocab import frequent_before_split
-from jobs.cluster import check_resources, refuse_passing_lake, start_ray
 from jobs.command import set_up_log
 from jobs.evaluate import baseline_scores, holdout_scoring
 from jobs.identity import source_digest
-from jobs.lake_mark import require_mark
+from jobs.lake_mark import refuse_passing_lake, require_mark
 from jobs.prepare import main as prepare
+from jobs.ray_session import check_resources, start_ray
 from jobs.recipe import finetune_phases, pretrain_phases, run_phases
 from jobs.score import score_buckets
 

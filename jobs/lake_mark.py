@@ -7,6 +7,7 @@ bucket that is missing is an error.
 """
 
 import logging
+import os
 import shlex
 import sys
 
@@ -87,3 +88,19 @@ def why_none(lake: Storage) -> str:
 
 def _is_of_earlier_version(lake: Storage) -> bool:
     return any(info.path.endswith(".json") for info in lake.list(CHAIN))
+
+
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray's job server for the command that it runs
+
+
+def refuse_passing_lake(lake: str) -> None:
+    """A submitted job runs in a copy of its directory, which goes away with it.
+
+    Raises:
+        ConfigError: the lake would lie in there.
+    """
+    if IN_A_JOB in os.environ and not lake.startswith("s3://") and not os.path.isabs(lake):
+        raise ConfigError(
+            f"lake={lake} is relative, and a submitted job runs in a directory of its own, which "
+            "goes away with it; give s3://bucket/prefix, or an absolute path that all nodes share"
+        )

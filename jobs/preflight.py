@@ -20,22 +20,22 @@ from diffsasrec.config import Config, EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.events import AFTER_RUN_DATE, MALFORMED, MAX_TIME, check_rows
 from diffsasrec.inputs import InputFile, Log, inspect_inputs, read_fragment
+from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.rundir import OUTPUTS, RunDir
-from diffsasrec.schema import canonical_type, iso, microseconds
+from diffsasrec.schema import canonical_type
 from diffsasrec.textlog import RawChunk
-from diffsasrec.train import cluster_resources
-from jobs.cluster import check_resources, start_ray
+from diffsasrec.times import DAY, iso, microseconds
 from jobs.cost import stage_resources
 from jobs.doubts import doubts
 from jobs.effects import check_sampled_rules
 from jobs.estimate import Size, estimate, plan_table
+from jobs.ray_session import check_resources, start_ray
 from jobs.reuse import working
 
 log = logging.getLogger("jobs")
 
 MOST_ROWS = 1_000_000  # of a sample
 MOST_FRAGMENTS = 64  # that are opened for it
-DAY = 86_400_000_000  # microseconds
 UNITS = ("s", "ms", "us", "ns")
 LEAST_TIME = 631_152_000_000_000  # 1990: what lies before is hardly an interaction
 SPAN = 400 * DAY  # nor what lies so far behind the run date

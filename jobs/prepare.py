@@ -19,9 +19,9 @@ from diffsasrec.newest import Part, check_newest, recorded
 from diffsasrec.progress import Progress
 from diffsasrec.publish import read_chain, read_manifest, standing
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.schema import iso, microseconds
 from diffsasrec.sequences import build_sequences, num_buckets
 from diffsasrec.split import Survey, survey_log
+from diffsasrec.times import iso, microseconds
 from jobs.effects import check_rules
 from jobs.side_tables import copy_tables, previous_vocab_of_run
 

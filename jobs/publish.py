@@ -29,16 +29,16 @@ from diffsasrec.lists import (
 )
 from diffsasrec.partitions import follow_chain
 from diffsasrec.publish import append_entry, manifest_for, settle
+from diffsasrec.ray_cluster import cluster_resources
+from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.recommend import events_of
 from diffsasrec.rules import allowed_items, category_cap, excluded_of
 from diffsasrec.rundir import DERIVED, OUTPUTS, RunDir
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from diffsasrec.storage import Storage, sha256
-from diffsasrec.train import cluster_resources
 from jobs.cost import cost_of
 from jobs.identity import source_digest
 from jobs.score import night_scoring
-from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
 

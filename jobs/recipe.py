@@ -8,7 +8,7 @@ from diffsasrec.config import Config, TrainStageConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.phases import Job, Phase, result_path
 from diffsasrec.rundir import RunDir
-from diffsasrec.schema import microseconds
+from diffsasrec.times import microseconds
 from diffsasrec.train import train
 from jobs.warm import Starts, start_path
 

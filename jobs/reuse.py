@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 from diffsasrec.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
 from diffsasrec.claims import deleted
 from diffsasrec.config import Config
-from diffsasrec.counters import DAY, WINDOWS
+from diffsasrec.counters import WINDOWS
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing
 from diffsasrec.rundir import Reused, RunDir, to_json
-from diffsasrec.schema import canonical_type, exactly, microseconds
+from diffsasrec.schema import canonical_type, exactly
 from diffsasrec.storage import Storage, parquet_bytes, sha256
+from diffsasrec.times import DAY, microseconds
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ import torch
 
 from diffsasrec.checkpoint import VOCAB, load_checkpoint, save_tensors
 from diffsasrec.config import Config, ScoreConfig
-from diffsasrec.counters import DAY, trend_counts, trend_features, window_counts
+from diffsasrec.counters import trend_counts, trend_features, window_counts
 from diffsasrec.decode import CommitRule
 from diffsasrec.evaluate import list_matrix
 from diffsasrec.explore import Exploration
@@ -36,17 +36,17 @@ from diffsasrec.lists import (
 )
 from diffsasrec.popular import log_shares
 from diffsasrec.progress import Progress
+from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.recommend import Decoding, events_of
 from diffsasrec.rules import allowed_items
 from diffsasrec.rundir import RunDir
-from diffsasrec.schema import microseconds
 from diffsasrec.score import score, unscored_buckets
 from diffsasrec.sequences import bucket_name, flatten, only_items
 from diffsasrec.storage import Storage
+from diffsasrec.times import DAY, microseconds
 from diffsasrec.vocab import reindexing, same_items
 from jobs.exclude import EXCLUDED, count_excluded, write_excluded
 from jobs.side_tables import rules_of_run
-from jobs.tasks import map_tasks
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from diffsasrec.config import Config, ModelConfig
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.schema import microseconds
 from diffsasrec.storage import Storage
+from diffsasrec.times import microseconds
 from diffsasrec.vocab import reindexing
 from diffsasrec.warm import carried_over, same_shape
 

@@ -13,11 +13,11 @@ from diffsasrec.rundir import OUTPUTS, RunDir, to_json
 from diffsasrec.schema import recommendations_schema, sequences_schema
 from diffsasrec.sequences import bucket_name
 from diffsasrec.storage import Storage
+from diffsasrec.times import DAY
 
 ITEMS, USERS, K = 80, 60, 5
 EVIL = '<script>alert("x")</script>'  # an item's title, and part of its id
 BAD_DAY, BAD_FILE = "2024-02-10", "log/dt=2024-02-10/part-00003.parquet"
-DAY = 86_400_000_000
 
 
 def settings_of(lake: Path) -> Config:

@@ -23,7 +23,8 @@ from diffsasrec.batches import (
     window_examples,
 )
 from diffsasrec.config import ModelConfig, ObjectiveConfig
-from diffsasrec.counters import DAY, event_gaps, gap_buckets
+from diffsasrec.counters import event_gaps, gap_buckets
+from diffsasrec.times import DAY
 
 SIZES = {"hidden_size": 8, "num_blocks": 1, "num_heads": 1, "max_seq_len": 4, "num_slots": 3}
 CAUSAL = ModelConfig(kind="sasrec", attention="causal", **SIZES)

@@ -7,7 +7,8 @@ import ray
 
 from diffsasrec.config import load_config
 from diffsasrec.errors import ConfigError
-from jobs.cluster import Nodes, check_cluster, check_resources, cluster_nodes, count_places
+from diffsasrec.ray_cluster import Nodes, check_cluster, cluster_nodes, count_places
+from jobs.ray_session import check_resources
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\n"
 FOUR = {"CPU": 4.0}

@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffsasrec.counters import (
-    DAY,
-    HOUR,
     KINDS,
     NUM_GAPS,
     NUM_OWN,
@@ -28,6 +26,7 @@ from diffsasrec.counters import (
     trend_features,
     window_counts,
 )
+from diffsasrec.times import DAY, HOUR
 
 NUM_ITEMS = 5
 EVENTS, VISITS, REPEATS = range(KINDS)

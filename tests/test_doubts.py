@@ -4,11 +4,10 @@ import numpy as np
 import pyarrow as pa
 
 from diffsasrec.config import load_config
-from diffsasrec.schema import microseconds
+from diffsasrec.times import HOUR, microseconds
 from jobs.doubts import doubts
 
 DS = "2024-03-01"
-HOUR = 3_600_000_000
 
 
 def doubts_of(*sets: str, users, items, before: int = 1, is_whole: bool = True) -> list[str]:

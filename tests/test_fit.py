@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 
 from diffsasrec.checkpoint import is_finite, load_checkpoint, parse_tensors, save_checkpoint
 from diffsasrec.config import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
-from diffsasrec.counters import DAY, trend_counts, trend_features
+from diffsasrec.counters import trend_counts, trend_features
 from diffsasrec.errors import ConfigError
 from diffsasrec.evaluate import validation_ranks
 from diffsasrec.fit import train_phases
@@ -30,6 +30,7 @@ from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences import Flat, bucket_name
 from diffsasrec.storage import Storage
+from diffsasrec.times import DAY
 from diffsasrec.update import count_warmup_steps
 
 CUT, END = 20 * DAY, 26 * DAY  # trained on before the one, validated up to the other

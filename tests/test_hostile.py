@@ -14,8 +14,9 @@ from diffsasrec.config import EventsConfig
 from diffsasrec.errors import DiffsasrecError, InputDataError
 from diffsasrec.events import check_rows, quarantine_rows, read_events
 from diffsasrec.inputs import inspect_inputs, list_inputs
-from diffsasrec.schema import events_schema, microseconds
+from diffsasrec.schema import events_schema
 from diffsasrec.sequences import fold
+from diffsasrec.times import microseconds
 from jobs.faults.corpus import DROPS, LOGS, config_of, in_microseconds, measure
 from jobs.faults.logs import RUN_DATE
 from jobs.prepare import check_counts

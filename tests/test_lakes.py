@@ -17,10 +17,9 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.lakes import located, normalised
 from diffsasrec.publish import read_chain
 from diffsasrec.storage import Storage
-from jobs.cluster import IN_A_JOB
 from jobs.faults.nights import DATE, ROOT, Nights, tiny_config
 from jobs.identity import open_run
-from jobs.lake_mark import MARK, has_mark, open_lake, require_lake, require_mark
+from jobs.lake_mark import IN_A_JOB, MARK, has_mark, open_lake, require_lake, require_mark
 
 
 def config_of(lake: str) -> Config:

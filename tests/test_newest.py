@@ -14,12 +14,11 @@ from diffsasrec.inputs import list_inputs
 from diffsasrec.newest import DAYS, SCHEMA, NewestRows, Part, check_newest, count_days, recorded
 from diffsasrec.publish import append_entry, append_rollback
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.schema import microseconds
 from diffsasrec.storage import Storage, sha256
+from diffsasrec.times import DAY, microseconds
 from jobs.prepare import files_to_judge, main
 
 DS = "2024-06-01"
-DAY = 86_400_000_000
 BEFORE = microseconds(DS)
 EVENTS = EventsConfig(path="log", time_unit="s")
 YESTERDAY = "2024-05-31"

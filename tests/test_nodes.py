@@ -12,8 +12,8 @@ from ray.train import WorkerGroupError
 from test_fit import DIVERGED, DIVERGING, MODELS, make_job, write_run
 
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.ray_cluster import set_up_data
 from diffsasrec.train import outlive_failures, start_board, train
-from jobs.cluster import set_up_data
 
 pytestmark = pytest.mark.ray
 

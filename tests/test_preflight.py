@@ -14,8 +14,8 @@ from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.publish import append_entry
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.schema import microseconds
 from diffsasrec.storage import Storage
+from diffsasrec.times import microseconds
 from jobs.cost import stage_resources
 from jobs.estimate import Size, as_then, by_rates, memory_of, newest_night, num_distinct
 from jobs.faults.nights import DATE, toy_log

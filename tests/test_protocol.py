@@ -15,7 +15,6 @@ from diffsasrec.checkpoint import save_checkpoint
 from diffsasrec.config import load_config
 from diffsasrec.model import SequenceModel
 from diffsasrec.rundir import RunDir
-from diffsasrec.schema import microseconds
 from diffsasrec.sequences import (
     Flat,
     bucket_name,
@@ -27,6 +26,7 @@ from diffsasrec.sequences import (
     restrict,
 )
 from diffsasrec.storage import Storage
+from diffsasrec.times import microseconds
 from diffsasrec.vocab import build_vocab, count_items, frequent_before_split
 from jobs.evaluate import main as evaluate
 from jobs.recipe import job_of

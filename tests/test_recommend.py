@@ -9,13 +9,7 @@ import torch
 
 from diffsasrec.batches import Events, Examples, make_batch
 from diffsasrec.config import ModelConfig, ObjectiveConfig
-from diffsasrec.counters import (
-    DAY,
-    HOUR,
-    NUM_TRENDS,
-    end_ages,
-    event_gaps,
-)
+from diffsasrec.counters import NUM_TRENDS, end_ages, event_gaps
 from diffsasrec.errors import ConfigError
 from diffsasrec.explore import Exploration
 from diffsasrec.model import SequenceModel
@@ -29,6 +23,7 @@ from diffsasrec.recommend import (
     own_pairs,
     stretches,
 )
+from diffsasrec.times import DAY, HOUR
 
 NUM_ITEMS, K = 40, 5
 SIZES = {

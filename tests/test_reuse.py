@@ -12,7 +12,6 @@ import pytest
 
 from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.config import Config, load_config
-from diffsasrec.counters import DAY
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.inputs import InputFile
 from diffsasrec.lists import Scoring
@@ -21,8 +20,9 @@ from diffsasrec.publish import append_entry, append_rollback, read_chain, standi
 from diffsasrec.recommend import Decoding
 from diffsasrec.rules import Rules
 from diffsasrec.rundir import Reused, RunDir, to_json
-from diffsasrec.schema import microseconds, sequences_schema
+from diffsasrec.schema import sequences_schema
 from diffsasrec.storage import Storage, sha256
+from diffsasrec.times import DAY, microseconds
 from jobs.faults.nights import digests
 from jobs.identity import open_run, source_digest
 from jobs.reuse import (

@@ -24,9 +24,10 @@ from diffsasrec.model import SequenceModel
 from diffsasrec.popular import log_shares
 from diffsasrec.publish import append_entry, append_rollback
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.schema import list_values, microseconds
+from diffsasrec.schema import list_values
 from diffsasrec.sequences import finish, flatten, fold
 from diffsasrec.storage import Storage, sha256
+from diffsasrec.times import microseconds
 from diffsasrec.vocab import build_vocab, count_items
 from jobs.faults.nights import DATE, ROOT, run_dir, tiny_config, toy_log
 from jobs.score import night_scoring

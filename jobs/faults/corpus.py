@@ -20,11 +20,11 @@ from diffsasrec.rundir import RunDir
 from diffsasrec.schema import list_offsets, list_values
 from diffsasrec.storage import Storage
 from jobs import prepare
-from jobs.cluster import start_ray
 from jobs.faults.logs import RUN_DATE, Event, Log
 from jobs.faults.parquet_logs import PARQUET_LOGS
 from jobs.faults.text_logs import TEXT_LOGS
 from jobs.identity import open_run
+from jobs.ray_session import start_ray
 
 LOGS = PARQUET_LOGS | TEXT_LOGS
 AT_MOST = 120.0  # seconds of one log; more is a hang

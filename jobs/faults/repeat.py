@@ -14,9 +14,9 @@ from diffsasrec.config import Config
 from diffsasrec.rundir import RunDir
 from diffsasrec.score import score
 from diffsasrec.storage import Storage
-from jobs.cluster import start_ray
 from jobs.faults.nights import DATE
 from jobs.faults.workshop import RUN, SCORE, Workshop, different
+from jobs.ray_session import start_ray
 from jobs.score import night_scoring
 
 RERUNS = 10

@@ -6,12 +6,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.events import AFTER_RUN_DATE
-from diffsasrec.schema import microseconds
+from diffsasrec.times import DAY, microseconds
 from jobs.pages.facts import REASONS, Facts, Night, timings, usual
 from jobs.pages.notice import Notice, median_of, share
 from jobs.pages.worth import quality_notices
-
-DAY = 86_400_000_000  # microseconds
 
 # Shares move a little every night; three times the median of earlier ones is no such little.
 BAD_SHARE_FACTOR = 3.0
