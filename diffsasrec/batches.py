@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diffsasrec.config import ModelConfig, ObjectiveConfig
+from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.counters import end_ages
 from diffsasrec.diffusion import MASK, forward_process, stratified_levels
 from diffsasrec.model import Pairs

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from diffsasrec.config import ModelConfig
+from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.model import SequenceModel
 from diffsasrec.rundir import to_json

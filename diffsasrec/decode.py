@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffsasrec.catalogue import Candidates
 from diffsasrec.categories import CategoryCap
-from diffsasrec.config import FUSED_MOST
+from diffsasrec.config.serving import FUSED_MOST
 from diffsasrec.diffusion import MASK
 from diffsasrec.explore import CHOICES, Exploration
 from diffsasrec.shortlist import (

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from diffsasrec.config import EventsConfig
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.inputs import Fragment, InputFile, Log, read_fragment, refuse_changed
 from diffsasrec.schema import canonical_type, events_schema

@@ -5,7 +5,6 @@ pyiceberg is an optional extra: only the functions that talk to a catalog import
 
 import importlib.util
 import logging
-import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from diffsasrec.config import IcebergConfig
+from diffsasrec.config.secrets import without_secrets
+from diffsasrec.config.serving import IcebergConfig
 from diffsasrec.errors import ConfigError, DiffsasrecError
 
 log = logging.getLogger(__name__)
 
 # what a driver says of a connection may quote it
-SECRETS = re.compile(
-    r"(://)[^/@\s]+@|((?:password|passwd|token|secret|key)=)[^\s&;'\"]+", re.IGNORECASE
-)
 
 
 def table_schema(user_type: pa.DataType, item_type: pa.DataType) -> Any:
@@ -167,7 +164,7 @@ def explained(
         raise
     except Exception as error:  # of a database, an HTTP client or a store: they share no base
         text = (str(error).strip().splitlines() or ["no message"])[0]
-        text = SECRETS.sub(r"\1\2***", text)
+        text = without_secrets(text)
         raise error_type(
             f"iceberg.table={settings.table}: {what}: {type(error).__name__}: {text}; {remedy}"
         ) from None

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
-from diffsasrec.config import EventsConfig
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.schema import canonical_type, stored_type
 from diffsasrec.storage import listing_options, open_filesystem, resolve_package

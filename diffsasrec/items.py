@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.config import ItemsConfig
+from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.tables import read_columns
 

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffsasrec.config import ModelConfig
+from diffsasrec.config.training import ModelConfig
 from diffsasrec.counters import NUM_GAPS, NUM_OWN, NUM_TRENDS
 from diffsasrec.diffusion import Extras, pairs_of_rows
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.badrows import days_of
-from diffsasrec.config import EventsConfig
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.events import AFTER_RUN_DATE
 from diffsasrec.times import DAY

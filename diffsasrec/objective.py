@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffsasrec.batches import Batch
-from diffsasrec.config import ObjectiveConfig
+from diffsasrec.config.training import ObjectiveConfig
 from diffsasrec.diffusion import (
     MASK,
     Extras,

@@ -8,9 +8,7 @@ is refused may have been carried out by its own first half.)
 """
 
 import asyncio
-import os
 import random
-import re
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -33,6 +31,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from s3fs import S3FileSystem
 
+from diffsasrec.config.secrets import without_secrets
 from diffsasrec.errors import InfrastructureError
 
 
@@ -244,12 +243,3 @@ def _remedy(error: Exception, code: str) -> str:
     if isinstance(error, EndpointConnectionError | SSLError | ProxyConnectionError):
         return "check AWS_ENDPOINT_URL and the network"
     return REMEDIES.get(code, WAIT if _is_transient(error) else "correct the request or the store")
-
-
-def without_secrets(text: str) -> str:
-    """The text without credentials and signatures."""
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
-        if value := os.environ.get(name):
-            text = text.replace(value, "***")
-    text = re.sub(r"//[^/@\s]+@", "//***@", text)
-    return re.sub(r"(Signature|Credential|X-Amz-[A-Za-z-]+)=[^\s&,\"']+", r"\1=***", text)

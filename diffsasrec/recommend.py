@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffsasrec.catalogue import Candidates, Catalogue
 from diffsasrec.categories import CategoryCap
-from diffsasrec.config import ModelConfig
+from diffsasrec.config.training import ModelConfig
 from diffsasrec.counters import end_ages, event_gaps, own_items
 from diffsasrec.decode import (
     CommitRule,

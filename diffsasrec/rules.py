@@ -10,7 +10,7 @@ import torch
 
 from diffsasrec.categories import CategoryCap
 from diffsasrec.checkpoint import Checkpoint
-from diffsasrec.config import ItemsConfig
+from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.items import items_of, read_items
 from diffsasrec.recommend import UserItems

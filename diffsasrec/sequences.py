@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from diffsasrec.config import EventsConfig
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.events import fragments_dataset, fragments_of, read_events
 from diffsasrec.inputs import Log
 from diffsasrec.schema import (

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.config import EventsConfig
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.events import scan
 from diffsasrec.inputs import Log
 from diffsasrec.newest import SCHEMA as NEWEST_DAYS

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.catalogue import TILES, Candidates
-from diffsasrec.config import FUSED_MOST
+from diffsasrec.config.serving import FUSED_MOST
 from diffsasrec.diffusion import MASK, Extras, pairs_of_rows
 
 BLOCK = 64

@@ -15,7 +15,7 @@ import ray.util
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
-from diffsasrec.config import TrainConfig
+from diffsasrec.config.training import TrainConfig
 from diffsasrec.errors import DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.fit import train_phases
 from diffsasrec.phases import Job, Phase

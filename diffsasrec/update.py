@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diffsasrec.batches import Batch
 from diffsasrec.checkpoint import is_finite
-from diffsasrec.config import FinetuneConfig, TrainStageConfig
+from diffsasrec.config.training import FinetuneConfig, TrainStageConfig
 from diffsasrec.diffusion import Negatives
 from diffsasrec.errors import ConfigError
 from diffsasrec.model import SequenceModel

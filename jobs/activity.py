@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.counters import trend_counts, window_counts
 from diffsasrec.errors import ConfigError
 from diffsasrec.lists import ListMaker, Scoring

@@ -42,7 +42,8 @@ from diffsasrec.batches import (
     window_examples,
 )
 from diffsasrec.checkpoint import load_checkpoint, parse_tensors
-from diffsasrec.config import EventsConfig, ModelConfig, TrainStageConfig
+from diffsasrec.config.data import EventsConfig
+from diffsasrec.config.training import ModelConfig, TrainStageConfig
 from diffsasrec.counters import event_gaps, trend_counts, trend_features
 from diffsasrec.diffusion import Negatives, draw_negatives
 from diffsasrec.inputs import InputFile, inspect_inputs

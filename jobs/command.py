@@ -63,7 +63,7 @@ def load(path: str, sets: list[str]) -> Any:
     Raises:
         ConfigError: it can't be read, or is wrong.
     """
-    from diffsasrec.config import load_config  # with pydantic, which no --help needs
+    from diffsasrec.config.load import load_config
 
     try:
         text = Path(path).read_text()

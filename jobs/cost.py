@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 
 Cost = dict[str, Any]
 

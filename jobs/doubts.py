@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.times import DAY, iso, microseconds
 
 LONG_AGO = 7  # days before the run date: the split, trends and lists are of another time

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.rules import Match, is_listed, match

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.inputs import InputFile
 from diffsasrec.model import NUM_MIXED

@@ -19,7 +19,7 @@ from diffsasrec.baselines import (
     popularity,
 )
 from diffsasrec.checkpoint import check_not_trained_past, load_checkpoint, read_description
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.counters import WINDOWS
 from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally

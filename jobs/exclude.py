@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.lists import NIGHT_STATE
 from diffsasrec.progress import HEARTBEAT

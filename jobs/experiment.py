@@ -48,7 +48,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffsasrec.baselines import rank_lists, user_items
-from diffsasrec.config import Config, EventsConfig, load_config
+from diffsasrec.config.config import Config
+from diffsasrec.config.data import EventsConfig
+from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.evaluate import list_matrix
 from diffsasrec.inputs import list_inputs

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from diffsasrec.claims import deleted, is_claimed
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.publish import Entry, date_path, read_chain, shown_instead, shown_parts
@@ -74,7 +74,7 @@ def source_digest() -> str:
     """The sha256 of our own source files."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for path in sorted([*root.glob("diffsasrec/*.py"), *root.glob("jobs/*.py")]):
+    for path in sorted([*root.glob("diffsasrec/**/*.py"), *root.glob("jobs/**/*.py")]):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 

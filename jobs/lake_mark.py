@@ -11,8 +11,8 @@ import os
 import shlex
 import sys
 
+from diffsasrec.config.lake_url import located, normalised
 from diffsasrec.errors import ConfigError
-from diffsasrec.lakes import located, normalised
 from diffsasrec.publish import CHAIN
 from diffsasrec.rundir import to_json
 from diffsasrec.storage import Storage

@@ -15,8 +15,9 @@ from functools import partial
 from typing import Any
 
 from diffsasrec.checkpoint import CONFIG
-from diffsasrec.config import Config
-from diffsasrec.objects import Patience, without_secrets
+from diffsasrec.config.config import Config
+from diffsasrec.config.secrets import without_secrets
+from diffsasrec.objects import Patience
 from diffsasrec.publish import CHAIN, read_chain
 from diffsasrec.rundir import METRICS, OUTCOME, OUTPUTS, REPORT, RunDir, to_json
 from diffsasrec.storage import Storage

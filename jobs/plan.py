@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from diffsasrec.batches import suited_num_negatives
-from diffsasrec.config import FinetuneConfig, ModelConfig, TrainStageConfig
+from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainStageConfig
 from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.explore import Exploration
 from diffsasrec.model import NUM_MIXED, SequenceModel

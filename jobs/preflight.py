@@ -16,7 +16,8 @@ import pyarrow as pa
 import ray
 import torch
 
-from diffsasrec.config import Config, EventsConfig
+from diffsasrec.config.config import Config
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.events import AFTER_RUN_DATE, MALFORMED, MAX_TIME, check_rows
 from diffsasrec.inputs import InputFile, Log, inspect_inputs, read_fragment

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffsasrec.badrows import STOPPED
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.events import AFTER_RUN_DATE
 from diffsasrec.inputs import InputFile, inspect_inputs

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from diffsasrec.audit import audit_bucket
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, read_description
 from diffsasrec.claims import claimed
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, RefusedError
 from diffsasrec.lists import (
     Scoring,

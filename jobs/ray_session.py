@@ -11,7 +11,7 @@ import ray
 import ray.data
 from ray.exceptions import AuthenticationError
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.progress import duration
 from diffsasrec.ray_cluster import Nodes, check_cluster, cluster_nodes, set_up_data

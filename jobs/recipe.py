@@ -4,7 +4,8 @@ import json
 import logging
 from typing import Any, TypeVar
 
-from diffsasrec.config import Config, TrainStageConfig
+from diffsasrec.config.config import Config
+from diffsasrec.config.training import TrainStageConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.phases import Job, Phase, result_path
 from diffsasrec.rundir import RunDir

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.lists import ListMaker, quarantine_of, quarantined_users
 from diffsasrec.online import check_description
 from diffsasrec.rundir import RunDir

@@ -16,7 +16,7 @@ import sys
 
 from pydantic import ValidationError
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, DiffsasrecError, at_the_start
 from diffsasrec.publish import read_chain
 from diffsasrec.rundir import REPORT, RunDir

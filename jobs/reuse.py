@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from diffsasrec.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
 from diffsasrec.claims import deleted
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.counters import WINDOWS
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing

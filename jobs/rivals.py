@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffsasrec.batches import Batch
-from diffsasrec.config import ObjectiveConfig
+from diffsasrec.config.training import ObjectiveConfig
 from diffsasrec.model import History, SequenceModel
 from diffsasrec.objective import batch_loss
 from diffsasrec.recommend import Decoding

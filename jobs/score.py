@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import torch
 
 from diffsasrec.checkpoint import VOCAB, load_checkpoint, save_tensors
-from diffsasrec.config import Config, ScoreConfig
+from diffsasrec.config.config import Config
+from diffsasrec.config.serving import ScoreConfig
 from diffsasrec.counters import trend_counts, trend_features, window_counts
 from diffsasrec.decode import CommitRule
 from diffsasrec.evaluate import list_matrix

@@ -21,7 +21,8 @@ import sys
 from datetime import UTC, date, datetime
 from typing import Any
 
-from diffsasrec.config import Config, load_config
+from diffsasrec.config.config import Config
+from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, at_the_start
 from diffsasrec.publish import CHAIN, NAME, Entry, newest_by_date, read_chain, run_path
 from diffsasrec.rundir import METRICS, RunDir

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.items import items_of, read_items
 from diffsasrec.rundir import RunDir

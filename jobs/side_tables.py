@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from diffsasrec.config import Config, ItemsConfig
+from diffsasrec.config.config import Config
+from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.inputs import InputFile
 from diffsasrec.items import read_items

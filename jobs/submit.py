@@ -68,7 +68,7 @@ def job_of(command: list[str], working_dir: Path) -> str:
     name = command[command.index("-m") + 1] if is_module else f".{Path(command[0]).stem}"
     dates = re.findall(r"\d{4}-\d{2}-\d{2}", " ".join(command))
     named = [working_dir / word.rpartition("=")[2] for word in command if len(word) < 256]
-    ours = [*working_dir.glob("diffsasrec/*.py"), *working_dir.glob("jobs/*.py")]
+    ours = [*working_dir.glob("diffsasrec/**/*.py"), *working_dir.glob("jobs/**/*.py")]
     digest = hashlib.sha256(json.dumps(command).encode())
     for path in sorted({path for path in [*named, *ours] if path.is_file()}):
         digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.publish import newest_by_date, read_chain
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import bucket_name

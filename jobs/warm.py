@@ -16,7 +16,8 @@ import numpy as np
 
 from diffsasrec.batches import stream_seed
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from diffsasrec.config import Config, ModelConfig
+from diffsasrec.config.config import Config
+from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing
 from diffsasrec.rundir import RunDir, to_json

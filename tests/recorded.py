@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.publish import append_entry, manifest_for
 from diffsasrec.rundir import OUTPUTS, RunDir, to_json
 from diffsasrec.schema import recommendations_schema, sequences_schema

@@ -22,7 +22,7 @@ from diffsasrec.batches import (
     suited_batch_size,
     window_examples,
 )
-from diffsasrec.config import ModelConfig, ObjectiveConfig
+from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.counters import event_gaps, gap_buckets
 from diffsasrec.times import DAY
 

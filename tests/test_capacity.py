@@ -5,7 +5,7 @@ import math
 import pytest
 import ray
 
-from diffsasrec.config import load_config
+from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError
 from diffsasrec.ray_cluster import Nodes, check_cluster, cluster_nodes, count_places
 from jobs.ray_session import check_resources

@@ -17,7 +17,7 @@ from diffsasrec.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from diffsasrec.config import ModelConfig
+from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.model import SequenceModel
 from diffsasrec.storage import Storage

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diffsasrec.config import Config, leaf_keys, load_config
+from diffsasrec.config.config import Config
+from diffsasrec.config.load import leaf_keys, load_config
 from diffsasrec.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -169,8 +170,8 @@ ALIASES = {
 def attributes_read(root: Path) -> set[tuple[str, str]]:
     """Every `owner.name` that is read in the sources, as (last name of the owner, name)."""
     read = set()
-    for path in [*root.glob("diffsasrec/*.py"), *root.glob("jobs/*.py")]:
-        if path.name == "config.py":
+    for path in [*root.rglob("diffsasrec/**/*.py"), *root.rglob("jobs/**/*.py")]:
+        if path.parent.name == "config":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from diffsasrec.config import Config, load_config
+from diffsasrec.config.config import Config
+from diffsasrec.config.load import load_config
 from jobs.cost import cost_of, stage_resources
 
 CLUSTER = {"CPU": 8.0, "GPU": 2.0}

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from diffsasrec.config import load_config
+from diffsasrec.config.load import load_config
 from diffsasrec.times import HOUR, microseconds
 from jobs.doubts import doubts
 

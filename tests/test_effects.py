@@ -5,7 +5,7 @@ import logging
 import pyarrow as pa
 import pytest
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, RefusedError
 from diffsasrec.rules import Match, like, match
 from diffsasrec.rundir import RunDir

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.prune import prune
 from diffsasrec.publish import append_entry, manifest_for, settle

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from diffsasrec.config import EventsConfig
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.metrics import gains
 from jobs.experiment import (

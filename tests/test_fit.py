@@ -19,7 +19,7 @@ import torch.multiprocessing
 from safetensors.torch import load_file, save
 
 from diffsasrec.checkpoint import is_finite, load_checkpoint, parse_tensors, save_checkpoint
-from diffsasrec.config import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
+from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
 from diffsasrec.counters import trend_counts, trend_features
 from diffsasrec.errors import ConfigError
 from diffsasrec.evaluate import validation_ranks

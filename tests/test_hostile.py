@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.config import EventsConfig
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import DiffsasrecError, InputDataError
 from diffsasrec.events import check_rows, quarantine_rows, read_events
 from diffsasrec.inputs import inspect_inputs, list_inputs

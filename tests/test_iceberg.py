@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from diffsasrec.config import IcebergConfig, load_config
+from diffsasrec.config.load import load_config
+from diffsasrec.config.serving import IcebergConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.iceberg import check_table, id_type, table_schema, to_partition
 from diffsasrec.schema import recommendations_schema

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffsasrec import inputs, textlog
-from diffsasrec.config import EventsConfig
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.inputs import Fragment, inspect_inputs, list_inputs, read_fragment
 

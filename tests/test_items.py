@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffsasrec.config import ItemsConfig
+from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.items import items_of, read_items
 

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from recorded import write_night
 
-from diffsasrec.config import Config, load_config
+from diffsasrec.config.config import Config
+from diffsasrec.config.lake_url import located, normalised
+from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError
-from diffsasrec.lakes import located, normalised
 from diffsasrec.publish import read_chain
 from diffsasrec.storage import Storage
 from jobs.faults.nights import DATE, ROOT, Nights, tiny_config

@@ -11,7 +11,8 @@ import torch
 
 from diffsasrec.audit import audit_bucket
 from diffsasrec.checkpoint import Checkpoint
-from diffsasrec.config import ModelConfig, ScoreConfig
+from diffsasrec.config.serving import ScoreConfig
+from diffsasrec.config.training import ModelConfig
 from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.decode import CommitRule
 from diffsasrec.explore import Exploration

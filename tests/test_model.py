@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import diffsasrec.model as model_module
 from diffsasrec.batches import DRAWN, Batch, Events, Examples, make_batch
-from diffsasrec.config import ModelConfig, ObjectiveConfig
+from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.counters import NUM_GAPS, NUM_OWN, NUM_TRENDS
 from diffsasrec.diffusion import Extras, Negatives
 from diffsasrec.model import NUM_MIXED, Pairs, SequenceModel

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffsasrec.config import Config, EventsConfig, load_config
+from diffsasrec.config.config import Config
+from diffsasrec.config.data import EventsConfig
+from diffsasrec.config.load import load_config
 from diffsasrec.errors import InputDataError
 from diffsasrec.inputs import list_inputs
 from diffsasrec.newest import DAYS, SCHEMA, NewestRows, Part, check_newest, count_days, recorded

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffsasrec.checkpoint import parse_tensors
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.online import OnlineRecommender
 from diffsasrec.recommend import Decoding
 from diffsasrec.storage import Storage

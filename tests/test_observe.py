@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from recorded import write_night
 
-from diffsasrec.config import load_config
+from diffsasrec.config.load import load_config
 from diffsasrec.publish import append_entry, append_rollback
 from diffsasrec.rundir import DERIVED, METRICS, OUTCOME, RunDir
 from diffsasrec.storage import Storage

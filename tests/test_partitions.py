@@ -13,7 +13,8 @@ import yaml
 from test_iceberg import catalog_of, settings_in
 
 import jobs.publish
-from diffsasrec.config import IcebergConfig, load_config
+from diffsasrec.config.load import load_config
+from diffsasrec.config.serving import IcebergConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.iceberg import load_table
 from diffsasrec.partitions import check_entry, follow_chain

@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from diffsasrec.config import Config, load_config
+from diffsasrec.config.config import Config
+from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.publish import append_entry

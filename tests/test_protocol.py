@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffsasrec.checkpoint import save_checkpoint
-from diffsasrec.config import load_config
+from diffsasrec.config.load import load_config
 from diffsasrec.model import SequenceModel
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import (

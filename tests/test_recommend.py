@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffsasrec.batches import Events, Examples, make_batch
-from diffsasrec.config import ModelConfig, ObjectiveConfig
+from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.counters import NUM_TRENDS, end_ages, event_gaps
 from diffsasrec.errors import ConfigError
 from diffsasrec.explore import Exploration

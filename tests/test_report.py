@@ -22,7 +22,7 @@ from recorded import (
     write_quarantine,
 )
 
-from diffsasrec.config import load_config
+from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.publish import append_entry, append_rollback, read_chain
 from diffsasrec.rundir import RunDir, to_json

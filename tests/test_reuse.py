@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
-from diffsasrec.config import Config, load_config
+from diffsasrec.config.config import Config
+from diffsasrec.config.load import load_config
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.inputs import InputFile
 from diffsasrec.lists import Scoring

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from diffsasrec.checkpoint import save_checkpoint, save_tensors
-from diffsasrec.config import load_config
+from diffsasrec.config.load import load_config
 from diffsasrec.counters import trend_counts, trend_features, window_counts
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.lists import NIGHT_STATE, POPULAR, SHOWN, TRENDS, ListMaker

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.items import read_items
 from diffsasrec.rundir import RunDir

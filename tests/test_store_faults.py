@@ -15,10 +15,11 @@ from threading import Thread
 import pyarrow as pa
 import pytest
 
-from diffsasrec.config import EventsConfig
+from diffsasrec.config.data import EventsConfig
+from diffsasrec.config.secrets import without_secrets
 from diffsasrec.errors import ConfigError, InfrastructureError, find_ours
 from diffsasrec.inputs import inspect_inputs, list_inputs, read_fragment
-from diffsasrec.objects import Patience, without_secrets
+from diffsasrec.objects import Patience
 from diffsasrec.publish import append_entry, read_chain
 from diffsasrec.rundir import RunDir
 from diffsasrec.storage import Storage

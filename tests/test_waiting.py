@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from diffsasrec.config import TrainConfig
+from diffsasrec.config.training import TrainConfig
 from diffsasrec.train import _print_progress, start_board, waiting_for_room
 
 pytestmark = pytest.mark.ray

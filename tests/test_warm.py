@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
-from diffsasrec.config import Config, load_config
+from diffsasrec.config.config import Config
+from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.fit import train_phases
 from diffsasrec.model import SequenceModel

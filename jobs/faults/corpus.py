@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow.compute as pc
 import ray
 
-from diffsasrec.config import Config, EventsConfig, SplitConfig
+from diffsasrec.config.config import Config
+from diffsasrec.config.data import EventsConfig, SplitConfig
 from diffsasrec.errors import DiffsasrecError, find_ours
 from diffsasrec.inputs import list_inputs
 from diffsasrec.rundir import RunDir

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.rundir import RunDir
 from diffsasrec.score import score
 from diffsasrec.storage import Storage

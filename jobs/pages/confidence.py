@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pyarrow.compute as pc
 
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.errors import DiffsasrecError
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import bucket_name

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffsasrec.badrows import STOPPED, BadRows, read_bad_rows
-from diffsasrec.config import Config
+from diffsasrec.config.config import Config
 from diffsasrec.evaluate import gate_failures
 from diffsasrec.exposure import exposure_of
 from diffsasrec.publish import Entry, newest_by_date, read_chain, standing

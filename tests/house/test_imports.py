@@ -7,12 +7,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from sources import ROOT, python_files, shown
 
-ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = {"yaml": "pyyaml"}  # where the name of the package is another
 EXTRAS = PROJECT["optional-dependencies"]
-SOURCES = sorted([*ROOT.glob("diffsasrec/*.py"), *ROOT.glob("jobs/**/*.py")])
+SOURCES = python_files("diffsasrec", "jobs")
 ELSEWHERE = {"airflow"}  # where Airflow is
 
 
@@ -41,11 +41,11 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
     return always, sometimes
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES, ids=shown)
 def test_every_package_that_a_source_file_imports_is_declared(path: Path):
     always, sometimes = imports_of(path)
     needed, extra = named(PROJECT["dependencies"]), named([r for e in EXTRAS.values() for r in e])
-    of_tests = path.parent.name == "faults" or path.stem == "fused"  # Triton: where there is a GPU
+    of_tests = "faults" in path.parts or path.stem == "top_k_triton"  # Triton: where there is a GPU
     assert always - needed - (extra if of_tests else set()) == set()
     assert sometimes - needed - extra == set()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
-from diffsasrec.config import leaf_keys
+from diffsasrec.config.load import leaf_keys
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

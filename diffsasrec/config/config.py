@@ -1,0 +1,148 @@
+"""The whole configuration, and what its sections ask of each other.
+
+Only `jobs/` sees the whole `Config`; the library takes the values or the section that it uses.
+"""
+
+import hashlib
+import json
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from diffsasrec.config.data import EventsConfig, ItemsConfig, SplitConfig, VocabConfig
+from diffsasrec.config.fields import NonNegativeInt, PositiveFloat, Section, check_gpus
+from diffsasrec.config.lake_url import located, normalised
+from diffsasrec.config.serving import (
+    FUSED_MOST,
+    CostConfig,
+    EvaluateConfig,
+    GateConfig,
+    IcebergConfig,
+    PublishConfig,
+    ScoreConfig,
+)
+from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
+
+
+class Config(Section):
+    lake: str = Field(description="local directory or s3://bucket/prefix; all output goes there")
+    seed: NonNegativeInt = Field(0, description="of every random choice in training")
+    log_interval: PositiveFloat = Field(10.0, description="seconds between progress lines")
+    stall_timeout: PositiveFloat = Field(
+        3600.0, description="seconds without any progress after which the run ends"
+    )
+    events: EventsConfig
+    split: SplitConfig = SplitConfig()
+    vocab: VocabConfig = VocabConfig()
+    items: ItemsConfig = ItemsConfig()
+    model: ModelConfig = ModelConfig()
+    pretrain: TrainStageConfig = TrainStageConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+    score: ScoreConfig = ScoreConfig()
+    publish: PublishConfig = PublishConfig()
+    iceberg: IcebergConfig = IcebergConfig()
+    cost: CostConfig = CostConfig()
+
+    @field_validator("lake")
+    @classmethod
+    def _one_spelling(cls, lake: str) -> str:
+        return normalised(lake)
+
+    @model_validator(mode="after")
+    def _follow(self) -> Self:
+        """What follows another key where it is not set. (Setting a frozen field goes round it.)"""
+        if not self.evaluate.ks:
+            followed = self.evaluate.model_copy(update={"ks": (self.score.k,)})
+            object.__setattr__(self, "evaluate", followed)
+        if not self.gate.metric:
+            watched = self.gate.model_copy(update={"metric": f"NDCG@{self.evaluate.ks[0]}"})
+            object.__setattr__(self, "gate", watched)
+        return self
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.model.kind == "sasrec" and self.score.decode == "multi":
+            raise ValueError(
+                "score.decode=multi needs mask slots, which model.kind=sasrec has not; "
+                "use single or autoregressive, or model.kind=diffusion"
+            )
+        slots = self.score.decode != "single" and self.model.kind == "diffusion"
+        if slots and self.score.k > self.model.num_slots:
+            raise ValueError(
+                f"score.k={self.score.k} with score.decode={self.score.decode} needs "
+                f"model.num_slots >= {self.score.k}, it is {self.model.num_slots}"
+            )
+        check_gpus("score.gpus_per_actor", self.score.gpus_per_actor)
+        if self.score.fused and not self.score.gpus_per_actor:
+            raise ValueError(
+                "score.fused=true has kernels for a GPU, and score.gpus_per_actor is 0; "
+                "set that, or leave score.fused out"
+            )
+        if self.score.fused and self.score.k > FUSED_MOST:
+            raise ValueError(
+                f"score.fused=true decides nothing at score.k={self.score.k}: the kernels find at "
+                f"most {FUSED_MOST} items; leave score.fused out"
+            )
+        if self.score.decode == "multi":
+            self._check_steps()
+        categories = self.items.path is not None and self.items.category_column is not None
+        if self.score.max_per_category is not None and not categories:
+            raise ValueError(
+                f"score.max_per_category={self.score.max_per_category} needs items.path and "
+                "items.category_column, which say what an item's category is"
+            )
+        if self.train.warm_start:
+            for name, stage in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+                if stage.patience is not None:
+                    raise ValueError(
+                        f"{name}.patience={stage.patience} searches for how long to train from "
+                        "scratch; with train.warm_start set it to null, and train.warm_epochs to "
+                        "how long from there"
+                    )
+        if max(self.evaluate.ks) > self.score.k:
+            raise ValueError(
+                f"evaluate.ks={list(self.evaluate.ks)} goes beyond score.k={self.score.k}; "
+                "raise score.k or drop the larger cut-offs"
+            )
+        known = [f"{name}@{k}" for k in self.evaluate.ks for name in ("HR", "NDCG", "MRR")]
+        known += [f"Coverage@{k}" for k in self.evaluate.ks]
+        watched = [*self.gate.floors]
+        if self.gate.max_relative_drop is not None:
+            watched.append(self.gate.metric)
+        for name in watched:
+            if name not in known:
+                raise ValueError(f"gate: {name} is not measured; known: {', '.join(known)}")
+        return self
+
+    def _check_steps(self) -> None:
+        score = self.score
+        sure_steps = score.steps - (score.explore_items > 0)
+        if sure_steps < 1:
+            raise ValueError(
+                f"score.explore_items={score.explore_items} takes the last step, but "
+                f"score.steps={score.steps}; raise score.steps or set score.explore_items=0"
+            )
+        if score.explore_items >= score.k:
+            raise ValueError(
+                f"score.explore_items={score.explore_items} leaves no place of "
+                f"score.k={score.k}; lower it"
+            )
+        if sure_steps == 1 and score.commit != "schedule":
+            raise ValueError(
+                f"score.commit={score.commit} decides nothing where one step commits all; "
+                f"raise score.steps, it is {score.steps} (exploring takes the last)"
+            )
+
+    def located(self) -> Self:
+        """The same with an absolute lake, as it is known from here."""
+        return self.model_copy(update={"lake": located(self.lake)})
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, as plain JSON types."""
+        return self.model_dump(mode="json")
+
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,69 @@
+"""The sections on the log and what is known of its items."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diffsasrec.config.fields import Fraction, PositiveInt, Section
+
+
+class EventsConfig(Section):
+    path: str = Field(description="file, directory or glob; local, s3:// or pkg://package/file")
+    format: Literal["parquet", "csv", "jsonl"] = Field("parquet", description="of every input file")
+    user_column: str = Field("user_id", description="column with the user ids")
+    item_column: str = Field("item_id", description="column with the item ids")
+    time_column: str = Field("timestamp", description="column with the time of the event")
+    time_unit: Literal["s", "ms", "us", "ns"] | None = Field(
+        None, description="unit of integer times; null: the column holds timestamps or ISO strings"
+    )
+    id_type: Literal["as_read", "int64", "string"] = Field(
+        "as_read", description="ids are kept as Parquet has them; CSV and JSON ids are strings"
+    )
+    partition_column: str | None = Field(
+        None, description="hive key of a date (dt=YYYY-MM-DD): later partitions are not read"
+    )
+    max_bad_fraction: Fraction = Field(
+        0.01, description="above this share of bad rows the run stops"
+    )
+    max_bad_fraction_of_newest: Fraction | None = Field(
+        None,
+        description="the same for each of the newest days and files; null: ten times as many",
+    )
+    min_rows_of_newest: PositiveInt = Field(
+        1000, description="a day or file of fewer rows is not judged by itself"
+    )
+
+
+class SplitConfig(Section):
+    quantile: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.95, description="the split time is this quantile of all timestamps (nearest rule)"
+    )
+    time: datetime | None = Field(None, description="a fixed split time (UTC), in its place")
+    min_item_count: PositiveInt = Field(
+        1, description="rarer items are dropped; what is measured counts before the split"
+    )
+    min_user_events: Annotated[int, Field(ge=2)] = Field(
+        2, description="shorter histories are not trained on"
+    )
+    max_user_events: PositiveInt = Field(100_000, description="only a user's last events are kept")
+    users_per_bucket: PositiveInt = Field(
+        20_000, description="a bucket file is the unit of training input, scoring and resuming"
+    )
+
+
+class VocabConfig(Section):
+    previous_path: str | None = Field(
+        None, description="directory of an earlier vocab: its items keep their indices"
+    )
+
+
+class ItemsConfig(Section):
+    path: str | None = Field(
+        None,
+        description="Parquet or CSV, or a directory of such files, with a row per item: what "
+        "people see, and what rules need",
+    )
+    id_column: str = Field("item_id", description="column with the item ids, as in the log")
+    title_column: str | None = Field(None, description="column with what an item is called")
+    category_column: str | None = Field(None, description="column with the kind of an item")

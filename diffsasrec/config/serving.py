@@ -1,0 +1,163 @@
+"""The sections on what is measured, recommended and published."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from diffsasrec.config.fields import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from diffsasrec.config.secrets import SECRET
+
+FUSED_MOST = 128  # of the best items: of more the tiles know sooner
+
+
+class EvaluateConfig(Section):
+    ks: tuple[PositiveInt, ...] = Field((), description="cut-offs of the metrics; none: score.k")
+    bootstrap_samples: PositiveInt = Field(1000, description="for the 95 % intervals")
+    item_knn_users: PositiveInt = Field(
+        200_000, description="item-kNN counts over at most so many users"
+    )
+
+
+class GateConfig(Section):
+    floors: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
+        {}, description="smallest allowed value per metric, as in NDCG@10: 0.02"
+    )
+    max_relative_drop: Fraction | None = Field(
+        None,
+        description="largest allowed drop of gate.metric against what was served before",
+    )
+    metric: str = Field(
+        "",
+        description="the metric that max_relative_drop watches; none: NDCG at the first of "
+        "evaluate.ks",
+    )
+
+
+class ScoreConfig(Section):
+    k: PositiveInt = Field(10, description="items per user")
+    decode: Literal["single", "multi", "autoregressive"] = Field("single", description="how")
+    rank: Literal["next_item", "slot"] = Field(
+        "next_item", description="order of a list: by next-item probability, or by slot"
+    )
+    steps: PositiveInt = Field(
+        2, description="multi: at most so many denoising steps; exploring takes the last"
+    )
+    commit: Literal["threshold", "schedule"] = Field(
+        "schedule", description="multi: which slots a step commits, where there are several"
+    )
+    threshold: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="commit=threshold: confidence at which a slot is committed"
+    )
+    threshold_decay: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.9, description="commit=threshold: the user's falls by this factor while no slot passes"
+    )
+    lookahead: Fraction = Field(
+        0.5,
+        description="multi: 0 scores every slot as the next item, 1 by its own state, "
+        "which learned later items; between, a mix",
+    )
+    explore_items: NonNegativeInt = Field(
+        1, description="multi: so many places of a list are for items rarely shown; 0: none"
+    )
+    explore_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5,
+        description="such an item is at least so many times as probable as the one whose place "
+        "it takes",
+    )
+    shortlist: NonNegativeInt = Field(
+        512,
+        description="multi: items per user that the steps look at where they provably suffice; "
+        "0: all; lists are the same",
+    )
+    fused: bool = Field(
+        False,
+        description="GPU: kernels that keep logits on the chip, in Triton; lists are the same",
+    )
+    filter_seen: bool = Field(True, description="never recommend what the user has touched")
+    deny_path: str | None = Field(
+        None, description="Parquet or CSV, or a directory of such files, with a column item_id"
+    )
+    allow_path: str | None = Field(None, description="likewise; nothing else is recommended")
+    exclude_path: str | None = Field(
+        None,
+        description="Parquet or CSV, or a directory of such files, with columns user_id and "
+        "item_id: what a user is not shown tonight",
+    )
+    rest_nights: NonNegativeInt = Field(
+        0, description="what a user was shown in so many published nights before is not shown again"
+    )
+    max_per_category: PositiveInt | None = Field(
+        None, description="items of one category in a list at most; needs items.category_column"
+    )
+    active_days: PositiveFloat | None = Field(
+        None, description="score only users with an event in these last days"
+    )
+    batch_size: PositiveInt = Field(256, description="users decoded at once")
+    max_quarantined_users: NonNegativeInt = Field(
+        10, description="users whose scoring ends its process: they get the fallback, more stop"
+    )
+    num_actors: PositiveInt = Field(2, description="scoring actors at most")
+    cpus_per_actor: PositiveFloat = Field(1.0, description="of the cluster")
+    gpus_per_actor: Annotated[float, Field(ge=0)] = Field(0.0, description="of the cluster")
+
+
+class PublishConfig(Section):
+    grace: Annotated[float, Field(ge=0)] = Field(
+        3600.0, description="seconds before a date's replaced parts are deleted"
+    )
+    single_writer: bool = Field(
+        False, description="promise to be the only writer, on stores without create-only writes"
+    )
+
+
+class IcebergConfig(Section):
+    table: Annotated[str, Field(pattern=r"^[^.\s]+(\.[^.\s]+)+$")] | None = Field(
+        None, description="namespace.name of an Iceberg table that shows what is published"
+    )
+    catalog: str = Field(
+        "default", description="its catalog, as pyiceberg's own variables and file name it"
+    )
+    properties: dict[str, str] = Field(
+        {}, description="of that catalog: type, uri, warehouse and the like; no secret"
+    )
+
+    @field_validator("properties", mode="before")
+    @classmethod
+    def _no_secrets(cls, properties: Any) -> Any:
+        """Nested keys joined by dots, numbers and booleans as pyiceberg's own file has them."""
+        if not isinstance(properties, dict):
+            raise ValueError("iceberg.properties is no mapping of names to values")
+        flat = dict(_flat(properties, ""))
+        for key, value in flat.items():
+            # the message holds no value: what is refused may be one
+            if SECRET.search(key) or SECRET.search(value):
+                raise ValueError(
+                    f"iceberg.properties.{key} looks like a secret, and the manifest holds the "
+                    "whole config; leave it out and let pyiceberg read it from a variable "
+                    "(PYICEBERG_CATALOG__<CATALOG>__<KEY>) or from ~/.pyiceberg.yaml"
+                )
+        return flat
+
+
+class CostConfig(Section):
+    """What the machines cost, in any currency; for estimates and the manifest alone."""
+
+    cpu_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="price of a CPU for an hour; null: hours are counted, no money"
+    )
+    gpu_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="price of a GPU for an hour; null: likewise"
+    )
+
+
+def _flat(values: Mapping[str, Any], path: str) -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{key}.")
+        elif isinstance(value, bool):
+            yield f"{path}{key}", str(value).lower()
+        elif isinstance(value, (str, int, float)):
+            yield f"{path}{key}", str(value)
+        else:
+            raise ValueError(f"iceberg.properties.{path}{key} is no text, number or boolean")
