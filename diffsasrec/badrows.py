@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.events import read_times
+from diffsasrec.files.storage import Storage
 from diffsasrec.schema import canonical_type
-from diffsasrec.storage import Storage
 
 END = 253_402_300_800_000_000  # the year 10000, in microseconds since 1970
 ISO_DAY = r"(?P<day>[12][0-9]{3}-[01][0-9]-[0-3][0-9])"

@@ -19,9 +19,9 @@ import ray.data
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
+from diffsasrec.files.storage import Storage
 from diffsasrec.inputs import Fragment, InputFile, Log, read_fragment, refuse_changed
 from diffsasrec.schema import canonical_type, events_schema
-from diffsasrec.storage import Storage
 from diffsasrec.textlog import RAW, RawChunk
 
 MALFORMED = "malformed_row"

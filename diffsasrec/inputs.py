@@ -25,8 +25,8 @@ from fsspec.utils import infer_compression
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.files.storage import listing_options, open_filesystem, resolve_package
 from diffsasrec.schema import canonical_type, stored_type
-from diffsasrec.storage import listing_options, open_filesystem, resolve_package
 from diffsasrec.textlog import (
     CHUNK_BYTES,
     RAW,

@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, parse_tensors
 from diffsasrec.errors import ConfigError
+from diffsasrec.files.storage import Storage
 from diffsasrec.popular import PopularLists
 from diffsasrec.recommend import Decoding, Moment, Recommender, UserItems, events_of
 from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
 from diffsasrec.schema import recommendations_schema
 from diffsasrec.sequences import Flat, flatten, only_items, restrict
-from diffsasrec.storage import Storage
 from diffsasrec.trace import Trace
 from diffsasrec.vocab import frequent_before_split, reindexing, same_items
 

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 
 from diffsasrec.checkpoint import CONFIG, read_description
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.lists import NIGHT_STATE, ListMaker, Scoring
 from diffsasrec.recommend import Decoding
 from diffsasrec.rules import Rules
 from diffsasrec.schema import TIMESTAMP, canonical
 from diffsasrec.sequences import finish, fold
-from diffsasrec.storage import Storage, sha256
 
 NO_RULES = Rules()
 COLUMNS = ("user_id", "item_id", "timestamp")

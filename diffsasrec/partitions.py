@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from diffsasrec.config.serving import IcebergConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.iceberg import (
     check_fits,
     check_table,
@@ -32,7 +33,6 @@ from diffsasrec.iceberg import (
 )
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.publish import Entry, newest_by_date, read_chain, read_manifest, run_path
-from diffsasrec.storage import Storage, sha256
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from diffsasrec.batches import Examples, query_examples, spread_query_times, window_examples
 from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
+from diffsasrec.files.storage import Storage
 from diffsasrec.sequences import Flat, bucket_name, flatten, only_items
 from diffsasrec.split import count_before
-from diffsasrec.storage import Storage
 
 
 @dataclass(frozen=True)

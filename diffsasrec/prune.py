@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from diffsasrec.claims import announce, forget_claims, is_claimed, withdraw
+from diffsasrec.files.storage import Storage
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.publish import (
     CHAIN,
@@ -16,7 +17,6 @@ from diffsasrec.publish import (
     run_path,
     shown_parts,
 )
-from diffsasrec.storage import Storage
 
 log = logging.getLogger(__name__)
 

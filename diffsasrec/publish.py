@@ -23,9 +23,9 @@ from typing import Any
 
 from diffsasrec.claims import claimed
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.files.storage import FileInfo, Storage, sha256
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.storage import FileInfo, Storage, sha256
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from diffsasrec.errors import ConfigError
-from diffsasrec.storage import Storage
+from diffsasrec.files.storage import Storage
 
 TABLES = "tables"  # the run's own copies of the tables beside the log
 # what each stage writes, below the run directory

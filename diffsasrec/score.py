@@ -18,12 +18,12 @@ import ray.data
 import torch
 
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
+from diffsasrec.files.s3 import Patience
+from diffsasrec.files.storage import parquet_bytes
 from diffsasrec.lists import ListMaker, Scoring, with_quarantined
 from diffsasrec.memory import keep_freed_memory
 from diffsasrec.narrow import Child, Here, Worker, check_deadly, work_around
-from diffsasrec.objects import Patience
 from diffsasrec.sequences import bucket_name
-from diffsasrec.storage import parquet_bytes
 
 # a bucket that ended its process so often is scored in child processes, and then given up
 DEATHS, MOST_DEATHS = 2, 6

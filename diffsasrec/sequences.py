@@ -20,6 +20,7 @@ import ray.data
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.events import fragments_dataset, fragments_of, read_events
+from diffsasrec.files.storage import Storage
 from diffsasrec.inputs import Log
 from diffsasrec.schema import (
     TIMESTAMP,
@@ -34,7 +35,6 @@ from diffsasrec.schema import (
     sequences_schema,
 )
 from diffsasrec.split import count_before, find_holdout
-from diffsasrec.storage import Storage
 from diffsasrec.vocab import (
     build_vocab,
     count_items,

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.events import scan
+from diffsasrec.files.storage import Storage
 from diffsasrec.inputs import Log
 from diffsasrec.newest import SCHEMA as NEWEST_DAYS
 from diffsasrec.newest import NewestRows, Part, count_days
 from diffsasrec.schema import id_hash
-from diffsasrec.storage import Storage
 from diffsasrec.times import HOUR
 
 MAX_BINS = 65_536  # of a refining pass, so that memory does not grow with the log

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.files.storage import open_filesystem, resolve_package
 from diffsasrec.inputs import BROKEN, InputFile, list_files, open_text
 from diffsasrec.schema import canonical, canonical_type
-from diffsasrec.storage import open_filesystem, resolve_package
 from diffsasrec.textlog import CHUNK_BYTES, csv_columns, read_csv
 
 PARQUET = (".parquet", ".parq", ".pq")

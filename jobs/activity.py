@@ -20,10 +20,10 @@ from diffsasrec.checkpoint import Checkpoint, load_checkpoint
 from diffsasrec.config.config import Config
 from diffsasrec.counters import trend_counts, window_counts
 from diffsasrec.errors import ConfigError
+from diffsasrec.files.storage import Storage
 from diffsasrec.lists import ListMaker, Scoring
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import bucket_name, flatten
-from diffsasrec.storage import Storage
 from jobs.publish import broken_rules
 from jobs.score import night_scoring
 

@@ -25,9 +25,9 @@ from types import FrameType
 from typing import Any
 
 from diffsasrec.errors import DiffsasrecError, at_the_start
+from diffsasrec.files.storage import Storage
 from diffsasrec.progress import duration
 from diffsasrec.publish import newest_by_date, read_chain
-from diffsasrec.storage import Storage
 from jobs.command import load, set_up_log
 from jobs.dates import refuse_future
 from jobs.ending import AGAIN, CODES

@@ -46,6 +46,7 @@ from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.training import ModelConfig, TrainStageConfig
 from diffsasrec.counters import event_gaps, trend_counts, trend_features
 from diffsasrec.diffusion import Negatives, draw_negatives
+from diffsasrec.files.storage import Storage
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.memory import give_back_freed_memory, keep_freed_memory
 from diffsasrec.model import SequenceModel
@@ -53,7 +54,6 @@ from diffsasrec.objective import Objective
 from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.sequences import bucket_name, build_sequences, flatten, num_buckets
 from diffsasrec.split import survey_log
-from diffsasrec.storage import Storage
 from diffsasrec.times import DAY
 from diffsasrec.update import ROWS_ALONE, Updater
 from jobs.activity import night

@@ -17,6 +17,7 @@ import ray.data
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import InfrastructureError, at_the_start, find_ours
+from diffsasrec.files.storage import Storage
 from diffsasrec.iceberg import check_table
 from diffsasrec.inputs import inspect_inputs, list_inputs
 from diffsasrec.memory import give_back_freed_memory
@@ -26,7 +27,6 @@ from diffsasrec.prune import prune
 from diffsasrec.publish import append_rollback, check_create_only, settle
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.rundir import RunDir
-from diffsasrec.storage import Storage
 from jobs.command import failed
 from jobs.current import standing_of
 from jobs.dates import refuse_future

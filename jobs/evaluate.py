@@ -23,6 +23,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.counters import WINDOWS
 from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
+from diffsasrec.files.storage import Storage
 from diffsasrec.lists import Scoring
 from diffsasrec.progress import Progress
 from diffsasrec.publish import read_chain, run_path, standing
@@ -30,7 +31,6 @@ from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.rules import allowed_items
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.sequences import bucket_name, flatten, only_items, restrict
-from diffsasrec.storage import Storage
 from diffsasrec.times import DAY
 from diffsasrec.vocab import frequent_before_split, index_items
 from jobs.reuse import cite, metrics_of

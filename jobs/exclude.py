@@ -13,13 +13,13 @@ import ray.data
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
+from diffsasrec.files.storage import Storage
 from diffsasrec.lists import NIGHT_STATE
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.publish import lists_of, newest_by_date, read_chain, run_path
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import canonical, canonical_type, like, list_offsets, list_values
 from diffsasrec.sequences import bucket_name, bucket_of
-from diffsasrec.storage import Storage
 from diffsasrec.tables import read_columns
 from jobs.side_tables import EXCLUDE_KEY, PAIR, exclusion_copies
 

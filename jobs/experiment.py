@@ -53,6 +53,7 @@ from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.evaluate import list_matrix
+from diffsasrec.files.storage import Storage, parquet_bytes
 from diffsasrec.inputs import list_inputs
 from diffsasrec.metrics import (
     bootstrap_means,
@@ -68,7 +69,6 @@ from diffsasrec.recommend import events_of
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import Flat, bucket_name, flatten, only_items, restrict
 from diffsasrec.split import next_items
-from diffsasrec.storage import Storage, parquet_bytes
 from diffsasrec.times import DAY
 from diffsasrec.vocab import frequent_before_split
 from jobs.command import set_up_log

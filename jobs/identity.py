@@ -13,10 +13,10 @@ import pyarrow as pa
 from diffsasrec.claims import deleted, is_claimed
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
+from diffsasrec.files.storage import Storage
 from diffsasrec.inputs import InputFile, inspect_inputs
 from diffsasrec.publish import Entry, date_path, read_chain, shown_instead, shown_parts
 from diffsasrec.rundir import Reused, RunDir
-from diffsasrec.storage import Storage
 from jobs.exclude import lately_published
 from jobs.reuse import newest_reusable, published_choices
 from jobs.side_tables import digest_tables

@@ -17,10 +17,10 @@ from typing import Any
 from diffsasrec.checkpoint import CONFIG
 from diffsasrec.config.config import Config
 from diffsasrec.config.secrets import without_secrets
-from diffsasrec.objects import Patience
+from diffsasrec.files.s3 import Patience
+from diffsasrec.files.storage import Storage
 from diffsasrec.publish import CHAIN, read_chain
 from diffsasrec.rundir import METRICS, OUTCOME, OUTPUTS, REPORT, RunDir, to_json
-from diffsasrec.storage import Storage
 from jobs.exposition import Facts, exposition
 
 log = logging.getLogger("jobs")

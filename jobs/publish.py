@@ -20,6 +20,7 @@ from diffsasrec.checkpoint import Checkpoint, load_checkpoint, read_description
 from diffsasrec.claims import claimed
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, RefusedError
+from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.lists import (
     Scoring,
     known_history,
@@ -35,7 +36,6 @@ from diffsasrec.recommend import events_of
 from diffsasrec.rules import allowed_items, category_cap, excluded_of
 from diffsasrec.rundir import DERIVED, OUTPUTS, RunDir
 from diffsasrec.sequences import bucket_name, flatten, restrict
-from diffsasrec.storage import Storage, sha256
 from jobs.cost import cost_of
 from jobs.identity import source_digest
 from jobs.score import night_scoring

@@ -19,10 +19,10 @@ from diffsasrec.claims import deleted
 from diffsasrec.config.config import Config
 from diffsasrec.counters import WINDOWS
 from diffsasrec.errors import InfrastructureError
+from diffsasrec.files.storage import Storage, parquet_bytes, sha256
 from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing
 from diffsasrec.rundir import Reused, RunDir, to_json
 from diffsasrec.schema import canonical_type, exactly
-from diffsasrec.storage import Storage, parquet_bytes, sha256
 from diffsasrec.times import DAY, microseconds
 
 log = logging.getLogger(__name__)

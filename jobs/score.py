@@ -24,6 +24,7 @@ from diffsasrec.counters import trend_counts, trend_features, window_counts
 from diffsasrec.decode import CommitRule
 from diffsasrec.evaluate import list_matrix
 from diffsasrec.explore import Exploration
+from diffsasrec.files.storage import Storage
 from diffsasrec.lists import (
     NIGHT_STATE,
     POPULAR,
@@ -43,7 +44,6 @@ from diffsasrec.rules import allowed_items
 from diffsasrec.rundir import RunDir
 from diffsasrec.score import score, unscored_buckets
 from diffsasrec.sequences import bucket_name, flatten, only_items
-from diffsasrec.storage import Storage
 from diffsasrec.times import DAY, microseconds
 from diffsasrec.vocab import reindexing, same_items
 from jobs.exclude import EXCLUDED, count_excluded, write_excluded

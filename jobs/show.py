@@ -24,9 +24,9 @@ from typing import Any
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, at_the_start
+from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.publish import CHAIN, NAME, Entry, newest_by_date, read_chain, run_path
 from diffsasrec.rundir import METRICS, RunDir
-from diffsasrec.storage import Storage, sha256
 from jobs.current import way_out
 from jobs.dates import is_future
 from jobs.lake_mark import open_lake, require_lake

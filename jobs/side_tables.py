@@ -16,6 +16,7 @@ import pyarrow as pa
 from diffsasrec.config.config import Config
 from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.files.storage import Storage, parquet_bytes, sha256
 from diffsasrec.inputs import InputFile
 from diffsasrec.items import read_items
 from diffsasrec.progress import HEARTBEAT
@@ -23,7 +24,6 @@ from diffsasrec.rules import Rules
 from diffsasrec.rundir import TABLES, RunDir
 from diffsasrec.schema import exactly
 from diffsasrec.sequences import bucket_name
-from diffsasrec.storage import Storage, parquet_bytes, sha256
 from diffsasrec.tables import check_file, digest, read_bytes, read_file, read_item_ids, table_files
 
 log = logging.getLogger(__name__)

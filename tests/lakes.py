@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from diffsasrec.files.storage import Storage
 from diffsasrec.publish import Entry, append_entry, manifest_for
 from diffsasrec.rundir import RunDir
-from diffsasrec.storage import Storage
 
 DAY, NEXT_DAY = "2024-03-01", "2024-03-02"
 LONG = 1e6  # seconds of grace that no test lives to see the end of

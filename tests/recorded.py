@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from diffsasrec.config.config import Config
+from diffsasrec.files.storage import Storage
 from diffsasrec.publish import append_entry, manifest_for
 from diffsasrec.rundir import OUTPUTS, RunDir, to_json
 from diffsasrec.schema import recommendations_schema, sequences_schema
 from diffsasrec.sequences import bucket_name
-from diffsasrec.storage import Storage
 from diffsasrec.times import DAY
 
 ITEMS, USERS, K = 80, 60, 5

@@ -19,8 +19,8 @@ from diffsasrec.checkpoint import (
 )
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.files.storage import Storage
 from diffsasrec.model import SequenceModel
-from diffsasrec.storage import Storage
 
 CONFIG = ModelConfig(
     hidden_size=8, num_blocks=1, num_heads=2, dropout=0.5, max_seq_len=4, num_slots=2
@@ -186,7 +186,7 @@ TOO_LARGE = """
 import resource, sys, torch
 from diffsasrec.checkpoint import save_tensors
 from diffsasrec.errors import InfrastructureError
-from diffsasrec.storage import Storage
+from diffsasrec.files.storage import Storage
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     save_tensors(Storage.of(sys.argv[1]), "step-1", {"a": torch.zeros(1000)}, {})

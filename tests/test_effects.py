@@ -7,9 +7,9 @@ import pytest
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, RefusedError
+from diffsasrec.files.storage import Storage
 from diffsasrec.rules import Match, like, match
 from diffsasrec.rundir import RunDir
-from diffsasrec.storage import Storage
 from jobs.effects import (
     ITEMS,
     USERS,

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from diffsasrec.baselines import own_most_frequent, popularity
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
+from diffsasrec.files.storage import Storage
 from diffsasrec.publish import append_entry, append_rollback
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.schema import recommendations_schema
 from diffsasrec.sequences import Flat
-from diffsasrec.storage import Storage
 from jobs.evaluate import previous_metrics
 
 KS = (1, 3)

@@ -18,9 +18,9 @@ from diffsasrec.events import (
     quarantine_rows,
     read_events,
 )
+from diffsasrec.files.storage import Storage
 from diffsasrec.inputs import inspect_inputs, list_inputs
 from diffsasrec.schema import id_hash
-from diffsasrec.storage import Storage
 
 NEW_YEAR = 1_704_067_200_000_000  # 2024-01-01T00:00:00Z in microseconds
 RUN_DATE = NEW_YEAR + 86_400_000_000

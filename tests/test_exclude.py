@@ -9,12 +9,12 @@ import pytest
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
+from diffsasrec.files.storage import Storage
 from diffsasrec.prune import prune
 from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import recommendations_schema, sequences_schema
 from diffsasrec.sequences import bucket_of
-from diffsasrec.storage import Storage
 from jobs.exclude import (
     EXCLUDED,
     count_excluded,

@@ -23,13 +23,13 @@ from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig,
 from diffsasrec.counters import trend_counts, trend_features
 from diffsasrec.errors import ConfigError
 from diffsasrec.evaluate import validation_ranks
+from diffsasrec.files.storage import Storage
 from diffsasrec.fit import train_phases
 from diffsasrec.model import SequenceModel
 from diffsasrec.phases import Buckets, Job, Phase, taking_part
 from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences import Flat, bucket_name
-from diffsasrec.storage import Storage
 from diffsasrec.times import DAY
 from diffsasrec.update import count_warmup_steps
 

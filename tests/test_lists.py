@@ -16,6 +16,7 @@ from diffsasrec.config.training import ModelConfig
 from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.decode import CommitRule
 from diffsasrec.explore import Exploration
+from diffsasrec.files.storage import Storage, parquet_bytes
 from diffsasrec.lists import (
     Scoring,
     known_history,
@@ -28,7 +29,6 @@ from diffsasrec.popular import PopularLists
 from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.rules import Rules
 from diffsasrec.schema import recommendations_schema, sequences_schema
-from diffsasrec.storage import Storage, parquet_bytes
 from jobs.score import decoding_of
 
 SPLIT = 100

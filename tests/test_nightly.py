@@ -18,9 +18,9 @@ import pytest
 
 from diffsasrec.checkpoint import parse_tensors
 from diffsasrec.config.config import Config
+from diffsasrec.files.storage import Storage
 from diffsasrec.online import OnlineRecommender
 from diffsasrec.recommend import Decoding
-from diffsasrec.storage import Storage
 from jobs.faults.nights import DATE, ROOT, digests, run_dir, tiny_config, toy_log
 from jobs.report import config_of, find_run, write_report
 

@@ -10,9 +10,9 @@ import pytest
 from recorded import write_night
 
 from diffsasrec.config.load import load_config
+from diffsasrec.files.storage import Storage
 from diffsasrec.publish import append_entry, append_rollback
 from diffsasrec.rundir import DERIVED, METRICS, OUTCOME, RunDir
-from diffsasrec.storage import Storage
 from jobs.observe import SHORT, Night, last_success, observe
 from jobs.publish import NOT_IN_MANIFEST
 

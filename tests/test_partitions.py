@@ -16,6 +16,7 @@ import jobs.publish
 from diffsasrec.config.load import load_config
 from diffsasrec.config.serving import IcebergConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.files.storage import Storage
 from diffsasrec.iceberg import load_table
 from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.prune import prune
@@ -28,7 +29,6 @@ from diffsasrec.publish import (
 )
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import recommendations_schema
-from diffsasrec.storage import Storage
 from jobs.faults.nights import Nights, run_dir, tiny_config
 
 DAY, NEXT_DAY = "2024-03-01", "2024-03-02"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from diffsasrec.checkpoint import save_checkpoint
 from diffsasrec.config.load import load_config
+from diffsasrec.files.storage import Storage
 from diffsasrec.model import SequenceModel
 from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import (
@@ -25,7 +26,6 @@ from diffsasrec.sequences import (
     only_items,
     restrict,
 )
-from diffsasrec.storage import Storage
 from diffsasrec.times import microseconds
 from diffsasrec.vocab import build_vocab, count_items, frequent_before_split
 from jobs.evaluate import main as evaluate

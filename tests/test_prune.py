@@ -8,9 +8,9 @@ from lakes import DAY, LONG, NEXT_DAY, made, meanwhile, snapshot
 
 from diffsasrec.claims import deleted
 from diffsasrec.errors import ConfigError
+from diffsasrec.files.storage import Storage
 from diffsasrec.prune import prune
 from diffsasrec.publish import append_rollback, read_chain, settle
-from diffsasrec.storage import Storage
 
 
 @pytest.fixture

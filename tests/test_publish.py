@@ -22,6 +22,7 @@ from lakes import (
 )
 
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.files.storage import FileInfo, Storage, sha256
 from diffsasrec.publish import (
     CHAIN,
     Entry,
@@ -37,7 +38,6 @@ from diffsasrec.publish import (
     shown_instead,
     standing,
 )
-from diffsasrec.storage import FileInfo, Storage, sha256
 
 # --- the chain ---
 

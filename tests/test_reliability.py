@@ -7,8 +7,8 @@ import pytest
 from test_publish import made, success
 
 from diffsasrec.errors import RefusedError
+from diffsasrec.files.storage import Storage
 from diffsasrec.publish import read_chain, settle
-from diffsasrec.storage import Storage
 from jobs.faults import race
 from jobs.faults.crashes import POINTS, cells, wait_for
 from jobs.faults.nights import Night, Nights, injected, tiny_config

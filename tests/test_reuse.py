@@ -14,6 +14,7 @@ from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import InfrastructureError
+from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.inputs import InputFile
 from diffsasrec.lists import Scoring
 from diffsasrec.model import SequenceModel
@@ -22,7 +23,6 @@ from diffsasrec.recommend import Decoding
 from diffsasrec.rules import Rules
 from diffsasrec.rundir import Reused, RunDir, to_json
 from diffsasrec.schema import sequences_schema
-from diffsasrec.storage import Storage, sha256
 from diffsasrec.times import DAY, microseconds
 from jobs.faults.nights import digests
 from jobs.identity import open_run, source_digest

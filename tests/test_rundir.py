@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from diffsasrec.errors import ConfigError
+from diffsasrec.files.storage import Storage
 from diffsasrec.rundir import OUTPUTS, RunDir, to_json
-from diffsasrec.storage import Storage
 
 
 @pytest.fixture

@@ -17,23 +17,23 @@ import pandas as pd
 import psutil
 import pyarrow as pa
 import pytest
-from sources import python_files, shown
 import s3fs
 import safetensors.torch
 import torch
+from sources import python_files, shown
 
 from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.load import load_config
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.files.storage import Storage, parquet_bytes, sha256
 from diffsasrec.inputs import inspect_inputs, list_files, list_inputs
 from diffsasrec.model import SequenceModel
 from diffsasrec.online import check_description
 from diffsasrec.prune import prune
 from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.rundir import RunDir, to_json
-from diffsasrec.storage import Storage, parquet_bytes, sha256
 from jobs.command import run_stages
 from jobs.faults.nights import DATE, ROOT, Nights, tiny_config, toy_log
 from jobs.faults.s3_server import BUCKET, SECRET

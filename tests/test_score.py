@@ -12,8 +12,9 @@ from test_lists import CONFIG, POPULAR, SCORING, TRENDS, USERS, VOCAB, checkpoin
 
 from diffsasrec.checkpoint import save_checkpoint, save_tensors
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.files.s3 import Patience
+from diffsasrec.files.storage import Storage
 from diffsasrec.lists import Scoring
-from diffsasrec.objects import Patience
 from diffsasrec.score import (
     MOST_DEATHS,
     Scorer,
@@ -22,7 +23,6 @@ from diffsasrec.score import (
     end_tries,
     unscored_buckets,
 )
-from diffsasrec.storage import Storage
 from jobs.faults.nights import injected
 from jobs.faults.proxy import run_proxy, seeded
 from jobs.faults.s3_server import aws_variables

@@ -19,6 +19,7 @@ from diffsasrec.checkpoint import save_checkpoint, save_tensors
 from diffsasrec.config.load import load_config
 from diffsasrec.counters import trend_counts, trend_features, window_counts
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.lists import NIGHT_STATE, POPULAR, SHOWN, TRENDS, ListMaker
 from diffsasrec.model import SequenceModel
 from diffsasrec.popular import log_shares
@@ -26,7 +27,6 @@ from diffsasrec.publish import append_entry, append_rollback
 from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.schema import list_values
 from diffsasrec.sequences import finish, flatten, fold
-from diffsasrec.storage import Storage, sha256
 from diffsasrec.times import microseconds
 from diffsasrec.vocab import build_vocab, count_items
 from jobs.faults.nights import DATE, ROOT, run_dir, tiny_config, toy_log

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffsasrec.errors import ConfigError
-from diffsasrec.storage import Storage
+from diffsasrec.files.storage import Storage
 from diffsasrec.tables import read_columns, read_item_ids
 
 KEY = "score.deny_path"

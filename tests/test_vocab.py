@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
+from diffsasrec.files.storage import Storage
 from diffsasrec.schema import exactly, vocab_schema
-from diffsasrec.storage import Storage
 from diffsasrec.vocab import (
     build_vocab,
     count_items,

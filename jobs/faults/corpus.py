@@ -16,10 +16,10 @@ import ray
 from diffsasrec.config.config import Config
 from diffsasrec.config.data import EventsConfig, SplitConfig
 from diffsasrec.errors import DiffsasrecError, find_ours
+from diffsasrec.files.storage import Storage
 from diffsasrec.inputs import list_inputs
 from diffsasrec.rundir import RunDir
 from diffsasrec.schema import list_offsets, list_values
-from diffsasrec.storage import Storage
 from jobs import prepare
 from jobs.faults.logs import RUN_DATE, Event, Log
 from jobs.faults.parquet_logs import PARQUET_LOGS

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffsasrec.storage import Storage
+from diffsasrec.files.storage import Storage
 from jobs.faults.nights import DATE, Night, injected
 from jobs.faults.readers import Readers, users_shown
 from jobs.faults.workshop import (

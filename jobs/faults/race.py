@@ -12,9 +12,9 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+from diffsasrec.files.storage import Storage
 from diffsasrec.publish import append_entry, read_chain
 from diffsasrec.rundir import RunDir
-from diffsasrec.storage import Storage
 from jobs.faults.s3_server import BUCKET, aws_variables, run_s3
 
 PUBLISHERS = 16

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.publish import CHAIN, run_path
-from diffsasrec.storage import Storage, sha256
 
 
 @dataclass

@@ -11,9 +11,9 @@ from typing import Any
 import ray
 
 from diffsasrec.config.config import Config
+from diffsasrec.files.storage import Storage
 from diffsasrec.rundir import RunDir
 from diffsasrec.score import score
-from diffsasrec.storage import Storage
 from jobs.faults.nights import DATE
 from jobs.faults.workshop import RUN, SCORE, Workshop, different
 from jobs.ray_session import start_ray

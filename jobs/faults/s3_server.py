@@ -16,7 +16,7 @@ import s3fs
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from diffsasrec.objects import ObjectStore
+from diffsasrec.files.s3 import ObjectStore
 
 BUCKET = "lake"
 KEY, SECRET, REGION = "testkey", "testsecret123", "us-east-1"

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from diffsasrec.storage import Storage, sha256
+from diffsasrec.files.storage import Storage, sha256
 from jobs.faults.nights import DATE, Nights, tiny_config, toy_log
 from jobs.faults.proxy import KINDS, Proxy, run_proxy, seeded
 from jobs.faults.s3_server import BUCKET, aws_variables, run_s3

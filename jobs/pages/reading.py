@@ -13,11 +13,11 @@ from diffsasrec.badrows import STOPPED, BadRows, read_bad_rows
 from diffsasrec.config.config import Config
 from diffsasrec.evaluate import gate_failures
 from diffsasrec.exposure import exposure_of
+from diffsasrec.files.storage import Storage
 from diffsasrec.publish import Entry, newest_by_date, read_chain, standing
 from diffsasrec.rundir import OUTCOME, REPORT, RunDir
 from diffsasrec.schema import list_values
 from diffsasrec.sequences import bucket_name
-from diffsasrec.storage import Storage
 from jobs.current import why_not_current
 from jobs.dates import is_future
 from jobs.pages.confidence import read_confidence

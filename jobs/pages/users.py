@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import DiffsasrecError
+from diffsasrec.files.storage import Storage
 from diffsasrec.items import items_of, read_items
 from diffsasrec.sequences import bucket_name
-from diffsasrec.storage import Storage
 from jobs.pages.facts import Night, ShownItem, User
 from jobs.side_tables import items_of_run
 

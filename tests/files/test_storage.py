@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from diffsasrec.errors import ConfigError, InfrastructureError
-from diffsasrec.storage import Storage, sha256
+from diffsasrec.files.storage import Storage, sha256
 
 TABLE = pa.table({"user_id": [1, 2, 3], "items": [["a"], [], ["b", "c"]]})
 
@@ -208,7 +208,7 @@ def test_of_16_racing_replacements_of_one_version_exactly_one_wins(storage: Stor
 UNREADABLE = """
 import os, sys
 from diffsasrec.errors import InfrastructureError
-from diffsasrec.storage import Storage
+from diffsasrec.files.storage import Storage
 os.setuid(65534)
 for verb in (Storage.list, Storage.exists):
     try:
@@ -337,7 +337,7 @@ def test_a_missing_bucket_with_wrong_credentials_is_not_writable(s3: str):
     # a process of its own: a client keeps the credentials that it was made with
     code = (
         "from diffsasrec.errors import ConfigError\n"
-        "from diffsasrec.storage import Storage\n"
+        "from diffsasrec.files.storage import Storage\n"
         "try:\n"
         "    Storage.of('s3://missing/lake').check_writable()\n"
         "except ConfigError as error:\n"

@@ -23,9 +23,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffsasrec import local
 from diffsasrec.errors import ConfigError, InfrastructureError, at_the_start
-from diffsasrec.objects import PATIENCE, ObjectStore, Patience
+from diffsasrec.files import local
+from diffsasrec.files.s3 import PATIENCE, ObjectStore, Patience
 
 REMEDIES = {
     errno.EACCES: "let the user of this process write there",

@@ -18,11 +18,11 @@ import pytest
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.secrets import without_secrets
 from diffsasrec.errors import ConfigError, InfrastructureError, find_ours
+from diffsasrec.files.s3 import Patience
+from diffsasrec.files.storage import Storage
 from diffsasrec.inputs import inspect_inputs, list_inputs, read_fragment
-from diffsasrec.objects import Patience
 from diffsasrec.publish import append_entry, read_chain
 from diffsasrec.rundir import RunDir
-from diffsasrec.storage import Storage
 from jobs.faults.nights import DATE, Nights, tiny_config
 from jobs.faults.proxy import KINDS, Plan, Proxy, run_proxy, seeded
 from jobs.faults.s3_server import aws_variables
@@ -298,7 +298,7 @@ def test_credentials_and_signatures_are_taken_out_of_a_message(monkeypatch):
 CHECK = """
 import os, resource, sys
 from diffsasrec.errors import DiffsasrecError
-from diffsasrec.storage import Storage
+from diffsasrec.files.storage import Storage
 {limit}
 try:
     Storage.of(sys.argv[1]).check_writable()
@@ -341,7 +341,7 @@ FILL = """
 import sys
 from pathlib import Path
 from diffsasrec.errors import InfrastructureError
-from diffsasrec.storage import Storage
+from diffsasrec.files.storage import Storage
 lake = Storage.of(sys.argv[1])
 writes = {
     "write_bytes": lambda: lake.write_bytes("a/b", b"0" * 2**20),
