@@ -43,7 +43,7 @@ from diffsasrec.counters import event_gaps, trend_counts, trend_features
 from diffsasrec.diffusion import Negatives, draw_negatives
 from diffsasrec.errors import ConfigError
 from diffsasrec.evaluate import validation_ranks
-from diffsasrec.files.storage import Storage
+from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.memory import is_out_of_memory, keep_freed_memory
 from diffsasrec.metrics import count_ranks, rank_metrics
 from diffsasrec.model import SequenceModel
@@ -58,7 +58,6 @@ from diffsasrec.phases import (
     taking_part,
     trained_counts,
 )
-from diffsasrec.rundir import to_json
 from diffsasrec.sequences import Flat
 from diffsasrec.update import (
     ROWS_ALONE,

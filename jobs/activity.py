@@ -21,8 +21,8 @@ from diffsasrec.config.config import Config
 from diffsasrec.counters import trend_counts, window_counts
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lists import ListMaker, Scoring
-from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import bucket_name, flatten
 from jobs.publish import broken_rules
 from jobs.score import night_scoring

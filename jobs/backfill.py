@@ -26,8 +26,8 @@ from typing import Any
 
 from diffsasrec.errors import DiffsasrecError, at_the_start
 from diffsasrec.files.storage import Storage
+from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.progress import duration
-from diffsasrec.publish import newest_by_date, read_chain
 from jobs.command import load, set_up_log
 from jobs.dates import refuse_future
 from jobs.ending import AGAIN, CODES

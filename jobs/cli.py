@@ -18,15 +18,16 @@ import ray.data
 from diffsasrec.config.config import Config
 from diffsasrec.errors import InfrastructureError, at_the_start, find_ours
 from diffsasrec.files.storage import Storage
-from diffsasrec.iceberg import check_table
 from diffsasrec.inputs import inspect_inputs, list_inputs
+from diffsasrec.lake.chain import append_rollback, check_create_only
+from diffsasrec.lake.consumer_copy import settle
+from diffsasrec.lake.iceberg_sync import check_entry, follow_chain
+from diffsasrec.lake.iceberg_table import check_table
+from diffsasrec.lake.prune import prune
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.memory import give_back_freed_memory
-from diffsasrec.partitions import check_entry, follow_chain
 from diffsasrec.progress import HEARTBEAT, duration
-from diffsasrec.prune import prune
-from diffsasrec.publish import append_rollback, check_create_only, settle
 from diffsasrec.ray_cluster import cluster_resources
-from diffsasrec.rundir import RunDir
 from jobs.command import failed
 from jobs.current import standing_of
 from jobs.dates import refuse_future

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diffsasrec.publish import Entry, newest_by_date, read_chain, shown_instead
-from diffsasrec.rundir import RunDir
+from diffsasrec.lake.chain import Entry, newest_by_date, read_chain, shown_instead
+from diffsasrec.lake.run_dir import RunDir
 from jobs.dates import is_future
 
 Judge = Callable[[str], bool]  # whether a run date lies in the future

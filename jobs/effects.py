@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.rules import Match, is_listed, match
-from diffsasrec.rundir import RunDir
 from diffsasrec.schema import canonical, like
 from diffsasrec.sequences import bucket_name, bucket_of
 from diffsasrec.tables import read_columns, read_file, table_files

@@ -21,10 +21,11 @@ from diffsasrec.config.config import Config
 from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.files.storage import Storage, open_filesystem
 from diffsasrec.inputs import InputFile
+from diffsasrec.lake.chain import read_chain
+from diffsasrec.lake.run_dir import run_path
+from diffsasrec.lake.stages import OUTPUTS
 from diffsasrec.model import NUM_MIXED
 from diffsasrec.progress import duration
-from diffsasrec.publish import read_chain, run_path
-from diffsasrec.rundir import OUTPUTS
 from jobs.benchmark_arguments import add_plan
 from jobs.cost import Cost, cost_of
 from jobs.plan import GPU_SHARE, GPUS, cpu_rates, plan, training_seconds

@@ -23,13 +23,13 @@ from diffsasrec.config.config import Config
 from diffsasrec.counters import WINDOWS
 from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
-from diffsasrec.files.storage import Storage
+from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.lake.chain import read_chain, standing
+from diffsasrec.lake.run_dir import RunDir, run_path
 from diffsasrec.lists import Scoring
 from diffsasrec.progress import Progress
-from diffsasrec.publish import read_chain, run_path, standing
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.rules import allowed_items
-from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.sequences import bucket_name, flatten, only_items, restrict
 from diffsasrec.times import DAY
 from diffsasrec.vocab import frequent_before_split, index_items

@@ -14,10 +14,11 @@ import ray.data
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
+from diffsasrec.lake.chain import newest_by_date, read_chain
+from diffsasrec.lake.consumer_copy import lists_of
+from diffsasrec.lake.run_dir import RunDir, run_path
 from diffsasrec.lists import NIGHT_STATE
 from diffsasrec.progress import HEARTBEAT
-from diffsasrec.publish import lists_of, newest_by_date, read_chain, run_path
-from diffsasrec.rundir import RunDir
 from diffsasrec.schema import canonical, canonical_type, like, list_offsets, list_values
 from diffsasrec.sequences import bucket_name, bucket_of
 from diffsasrec.tables import read_columns

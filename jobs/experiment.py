@@ -55,6 +55,7 @@ from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.evaluate import list_matrix
 from diffsasrec.files.storage import Storage, parquet_bytes
 from diffsasrec.inputs import list_inputs
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.metrics import (
     bootstrap_means,
     coverage,
@@ -66,7 +67,6 @@ from diffsasrec.metrics import (
 from diffsasrec.progress import duration
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.recommend import events_of
-from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import Flat, bucket_name, flatten, only_items, restrict
 from diffsasrec.split import next_items
 from diffsasrec.times import DAY

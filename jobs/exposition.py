@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from diffsasrec.errors import RefusedError
 from diffsasrec.events import AFTER_RUN_DATE, MALFORMED, REASONS
-from diffsasrec.rundir import OUTPUTS
+from diffsasrec.lake.stages import OUTPUTS
 
 QUARANTINED = (*REASONS, MALFORMED)
 DROPPED = (AFTER_RUN_DATE, "duplicate", "over_max_user_events", "rare_item")

@@ -10,13 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from diffsasrec.claims import deleted, is_claimed
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs import InputFile, inspect_inputs
-from diffsasrec.publish import Entry, date_path, read_chain, shown_instead, shown_parts
-from diffsasrec.rundir import Reused, RunDir
+from diffsasrec.lake.chain import Entry, read_chain, shown_instead
+from diffsasrec.lake.claims import deleted, is_claimed
+from diffsasrec.lake.consumer_copy import date_path, shown_parts
+from diffsasrec.lake.run_dir import Reused, RunDir
 from jobs.exclude import lately_published
 from jobs.reuse import newest_reusable, published_choices
 from jobs.side_tables import digest_tables

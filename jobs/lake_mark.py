@@ -13,9 +13,8 @@ import sys
 
 from diffsasrec.config.lake_url import located, normalised
 from diffsasrec.errors import ConfigError
-from diffsasrec.files.storage import Storage
-from diffsasrec.publish import CHAIN
-from diffsasrec.rundir import to_json
+from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.lake.chain import CHAIN
 
 log = logging.getLogger("jobs")
 

@@ -18,9 +18,10 @@ from diffsasrec.checkpoint import CONFIG
 from diffsasrec.config.config import Config
 from diffsasrec.config.secrets import without_secrets
 from diffsasrec.files.s3 import Patience
-from diffsasrec.files.storage import Storage
-from diffsasrec.publish import CHAIN, read_chain
-from diffsasrec.rundir import METRICS, OUTCOME, OUTPUTS, REPORT, RunDir, to_json
+from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.lake.chain import CHAIN, read_chain
+from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.lake.stages import METRICS, OUTCOME, OUTPUTS, REPORT
 from jobs.exposition import Facts, exposition
 
 log = logging.getLogger("jobs")

@@ -21,8 +21,9 @@ from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.events import AFTER_RUN_DATE, MALFORMED, MAX_TIME, check_rows
 from diffsasrec.inputs import InputFile, Log, inspect_inputs, read_fragment
+from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.lake.stages import OUTPUTS
 from diffsasrec.ray_cluster import cluster_resources
-from diffsasrec.rundir import OUTPUTS, RunDir
 from diffsasrec.schema import canonical_type
 from diffsasrec.textlog import RawChunk
 from diffsasrec.times import DAY, iso, microseconds

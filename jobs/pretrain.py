@@ -8,7 +8,7 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
 from typing import Any
 
 from diffsasrec.config.config import Config
-from diffsasrec.rundir import RunDir
+from diffsasrec.lake.run_dir import RunDir
 from jobs.recipe import pretrain_phases, run_phases
 from jobs.reuse import spared
 from jobs.warm import choose_starts

@@ -17,10 +17,16 @@ import pyarrow.parquet as pq
 
 from diffsasrec.audit import audit_bucket
 from diffsasrec.checkpoint import Checkpoint, load_checkpoint, read_description
-from diffsasrec.claims import claimed
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, RefusedError
 from diffsasrec.files.storage import Storage, sha256
+from diffsasrec.lake.chain import append_entry
+from diffsasrec.lake.claims import claimed
+from diffsasrec.lake.consumer_copy import settle
+from diffsasrec.lake.iceberg_sync import follow_chain
+from diffsasrec.lake.manifest import manifest_for
+from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.lake.stages import DERIVED, OUTPUTS
 from diffsasrec.lists import (
     Scoring,
     known_history,
@@ -28,13 +34,10 @@ from diffsasrec.lists import (
     read_bucket,
     scored_users,
 )
-from diffsasrec.partitions import follow_chain
-from diffsasrec.publish import append_entry, manifest_for, settle
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.recommend import events_of
 from diffsasrec.rules import allowed_items, category_cap, excluded_of
-from diffsasrec.rundir import DERIVED, OUTPUTS, RunDir
 from diffsasrec.sequences import bucket_name, flatten, restrict
 from jobs.cost import cost_of
 from jobs.identity import source_digest

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from diffsasrec.config.config import Config
 from diffsasrec.config.training import TrainStageConfig
 from diffsasrec.errors import InputDataError
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.phases import Job, Phase, result_path
-from diffsasrec.rundir import RunDir
 from diffsasrec.times import microseconds
 from diffsasrec.train import train
 from jobs.warm import Starts, start_path

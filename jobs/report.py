@@ -19,8 +19,9 @@ from pydantic import ValidationError
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, DiffsasrecError, at_the_start
 from diffsasrec.files.storage import Storage
-from diffsasrec.publish import read_chain
-from diffsasrec.rundir import REPORT, RunDir
+from diffsasrec.lake.chain import read_chain
+from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.lake.stages import REPORT
 from jobs.lake_mark import open_lake, require_mark
 from jobs.pages.reading import all_nights, identity_of, read_facts
 from jobs.pages.render import index_page, night_page

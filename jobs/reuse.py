@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffsasrec.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
-from diffsasrec.claims import deleted
 from diffsasrec.config.config import Config
 from diffsasrec.counters import WINDOWS
 from diffsasrec.errors import InfrastructureError
-from diffsasrec.files.storage import Storage, parquet_bytes, sha256
-from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing
-from diffsasrec.rundir import Reused, RunDir, to_json
+from diffsasrec.files.storage import Storage, parquet_bytes, sha256, to_json
+from diffsasrec.lake.chain import Entry, read_chain, standing
+from diffsasrec.lake.claims import deleted
+from diffsasrec.lake.manifest import read_manifest
+from diffsasrec.lake.run_dir import Reused, RunDir, run_path
 from diffsasrec.schema import canonical_type, exactly
 from diffsasrec.times import DAY, microseconds
 

@@ -25,6 +25,7 @@ from diffsasrec.decode import CommitRule
 from diffsasrec.evaluate import list_matrix
 from diffsasrec.explore import Exploration
 from diffsasrec.files.storage import Storage
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lists import (
     NIGHT_STATE,
     POPULAR,
@@ -41,7 +42,6 @@ from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.recommend import Decoding, events_of
 from diffsasrec.rules import allowed_items
-from diffsasrec.rundir import RunDir
 from diffsasrec.score import score, unscored_buckets
 from diffsasrec.sequences import bucket_name, flatten, only_items
 from diffsasrec.times import DAY, microseconds

@@ -25,8 +25,9 @@ from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, at_the_start
 from diffsasrec.files.storage import Storage, sha256
-from diffsasrec.publish import CHAIN, NAME, Entry, newest_by_date, read_chain, run_path
-from diffsasrec.rundir import METRICS, RunDir
+from diffsasrec.lake.chain import CHAIN, NAME, Entry, newest_by_date, read_chain
+from diffsasrec.lake.run_dir import RunDir, run_path
+from diffsasrec.lake.stages import METRICS
 from jobs.current import way_out
 from jobs.dates import is_future
 from jobs.lake_mark import open_lake, require_lake

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.items import items_of, read_items
-from diffsasrec.rundir import RunDir
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import canonical, canonical_type
 from diffsasrec.sequences import bucket_name, bucket_of
 from jobs.remake import KINDS, Remade, remake

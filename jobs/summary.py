@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from diffsasrec.config.config import Config
-from diffsasrec.publish import newest_by_date, read_chain
-from diffsasrec.rundir import RunDir
+from diffsasrec.lake.chain import newest_by_date, read_chain
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.sequences import bucket_name
 from jobs.reuse import metrics_of
 

@@ -19,9 +19,10 @@ from diffsasrec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from diffsasrec.config.config import Config
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
-from diffsasrec.files.storage import Storage
-from diffsasrec.publish import Entry, read_chain, read_manifest, run_path, standing
-from diffsasrec.rundir import RunDir, to_json
+from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.lake.chain import Entry, read_chain, standing
+from diffsasrec.lake.manifest import read_manifest
+from diffsasrec.lake.run_dir import RunDir, run_path
 from diffsasrec.times import microseconds
 from diffsasrec.vocab import reindexing
 from diffsasrec.warm import carried_over, same_shape

@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow as pa
 
 from diffsasrec.files.storage import Storage
-from diffsasrec.publish import Entry, append_entry, manifest_for
-from diffsasrec.rundir import RunDir
+from diffsasrec.lake.chain import Entry, append_entry
+from diffsasrec.lake.manifest import manifest_for
+from diffsasrec.lake.run_dir import RunDir
 
 DAY, NEXT_DAY = "2024-03-01", "2024-03-02"
 LONG = 1e6  # seconds of grace that no test lives to see the end of

@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from diffsasrec.config.config import Config
-from diffsasrec.files.storage import Storage
-from diffsasrec.publish import append_entry, manifest_for
-from diffsasrec.rundir import OUTPUTS, RunDir, to_json
+from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.lake.chain import append_entry
+from diffsasrec.lake.manifest import manifest_for
+from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.lake.stages import OUTPUTS
 from diffsasrec.schema import recommendations_schema, sequences_schema
 from diffsasrec.sequences import bucket_name
 from diffsasrec.times import DAY

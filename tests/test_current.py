@@ -9,8 +9,8 @@ from recorded import metrics_of, settings_of, write_night
 
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
-from diffsasrec.publish import Entry, append_rollback, read_chain
-from diffsasrec.rundir import METRICS
+from diffsasrec.lake.chain import Entry, append_rollback, read_chain
+from diffsasrec.lake.stages import METRICS
 from jobs.current import standing_of, why_not_current
 from jobs.dates import is_future, refuse_future
 from jobs.exposition import Facts, exposition

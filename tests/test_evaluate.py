@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from diffsasrec.baselines import own_most_frequent, popularity
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
-from diffsasrec.files.storage import Storage
-from diffsasrec.publish import append_entry, append_rollback
-from diffsasrec.rundir import RunDir, to_json
+from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.lake.chain import append_entry, append_rollback
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import recommendations_schema
 from diffsasrec.sequences import Flat
 from jobs.evaluate import previous_metrics

@@ -10,9 +10,11 @@ import pytest
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
-from diffsasrec.prune import prune
-from diffsasrec.publish import append_entry, manifest_for, settle
-from diffsasrec.rundir import RunDir
+from diffsasrec.lake.chain import append_entry
+from diffsasrec.lake.consumer_copy import settle
+from diffsasrec.lake.manifest import manifest_for
+from diffsasrec.lake.prune import prune
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import recommendations_schema, sequences_schema
 from diffsasrec.sequences import bucket_of
 from jobs.exclude import (

@@ -8,9 +8,10 @@ from lakes import DAY, NEXT_DAY, made, parts, run_of
 
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
-from diffsasrec.prune import prune
-from diffsasrec.publish import settle
-from diffsasrec.rundir import OUTPUTS, Reused, RunDir
+from diffsasrec.lake.consumer_copy import settle
+from diffsasrec.lake.prune import prune
+from diffsasrec.lake.run_dir import Reused, RunDir
+from diffsasrec.lake.stages import OUTPUTS
 from jobs.identity import published_and_deleted, refuse_changed, refuse_taken
 from jobs.publish import refuse_overtaken
 from jobs.reuse import Choice, published_choices

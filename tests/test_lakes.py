@@ -17,7 +17,7 @@ from diffsasrec.config.lake_url import located, normalised
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
-from diffsasrec.publish import read_chain
+from diffsasrec.lake.chain import read_chain
 from jobs.faults.nights import DATE, ROOT, Nights, tiny_config
 from jobs.identity import open_run
 from jobs.lake_mark import IN_A_JOB, MARK, has_mark, open_lake, require_lake, require_mark

@@ -11,8 +11,9 @@ from recorded import write_night
 
 from diffsasrec.config.load import load_config
 from diffsasrec.files.storage import Storage
-from diffsasrec.publish import append_entry, append_rollback
-from diffsasrec.rundir import DERIVED, METRICS, OUTCOME, RunDir
+from diffsasrec.lake.chain import append_entry, append_rollback
+from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.lake.stages import DERIVED, METRICS, OUTCOME
 from jobs.observe import SHORT, Night, last_success, observe
 from jobs.publish import NOT_IN_MANIFEST
 

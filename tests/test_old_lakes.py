@@ -13,8 +13,9 @@ import pytest
 from lakes import shown, success
 
 from diffsasrec.files.storage import Storage
-from diffsasrec.prune import prune
-from diffsasrec.publish import append_rollback, read_chain, settle
+from diffsasrec.lake.chain import append_rollback, read_chain
+from diffsasrec.lake.consumer_copy import settle
+from diffsasrec.lake.prune import prune
 from jobs.faults.readers import read_chain_end, read_dates
 from jobs.faults.workshop import digests
 from jobs.report import config_of, find_run, write_report

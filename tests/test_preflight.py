@@ -12,10 +12,10 @@ import pytest
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.files.storage import Storage
+from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.inputs import InputFile, inspect_inputs
-from diffsasrec.publish import append_entry
-from diffsasrec.rundir import RunDir, to_json
+from diffsasrec.lake.chain import append_entry
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.times import microseconds
 from jobs.cost import stage_resources
 from jobs.estimate import Size, as_then, by_rates, memory_of, newest_night, num_distinct

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from diffsasrec.checkpoint import save_checkpoint
 from diffsasrec.config.load import load_config
 from diffsasrec.files.storage import Storage
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model import SequenceModel
-from diffsasrec.rundir import RunDir
 from diffsasrec.sequences import (
     Flat,
     bucket_name,

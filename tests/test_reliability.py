@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 
 import pytest
-from test_publish import made, success
+from lakes import made, success
 
 from diffsasrec.errors import RefusedError
 from diffsasrec.files.storage import Storage
-from diffsasrec.publish import read_chain, settle
+from diffsasrec.lake.chain import read_chain
+from diffsasrec.lake.consumer_copy import settle
 from jobs.faults import race
 from jobs.faults.crashes import POINTS, cells, wait_for
 from jobs.faults.nights import Night, Nights, injected, tiny_config

@@ -24,9 +24,9 @@ from recorded import (
 
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.files.storage import Storage
-from diffsasrec.publish import append_entry, append_rollback, read_chain
-from diffsasrec.rundir import RunDir, to_json
+from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.lake.chain import append_entry, append_rollback, read_chain
+from diffsasrec.lake.run_dir import RunDir
 from jobs.faults.nights import ROOT
 from jobs.pages.reading import earlier_nights, read_facts
 from jobs.prepare import check_or_record

@@ -14,14 +14,14 @@ from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import InfrastructureError
-from diffsasrec.files.storage import Storage, sha256
+from diffsasrec.files.storage import Storage, sha256, to_json
 from diffsasrec.inputs import InputFile
+from diffsasrec.lake.chain import append_entry, append_rollback, read_chain, standing
+from diffsasrec.lake.run_dir import Reused, RunDir
 from diffsasrec.lists import Scoring
 from diffsasrec.model import SequenceModel
-from diffsasrec.publish import append_entry, append_rollback, read_chain, standing
 from diffsasrec.recommend import Decoding
 from diffsasrec.rules import Rules
-from diffsasrec.rundir import Reused, RunDir, to_json
 from diffsasrec.schema import sequences_schema
 from diffsasrec.times import DAY, microseconds
 from jobs.faults.nights import digests

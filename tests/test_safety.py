@@ -27,13 +27,15 @@ from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.load import load_config
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
-from diffsasrec.files.storage import Storage, parquet_bytes, sha256
+from diffsasrec.files.storage import Storage, parquet_bytes, sha256, to_json
 from diffsasrec.inputs import inspect_inputs, list_files, list_inputs
+from diffsasrec.lake.chain import append_entry
+from diffsasrec.lake.consumer_copy import settle
+from diffsasrec.lake.manifest import manifest_for
+from diffsasrec.lake.prune import prune
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model import SequenceModel
 from diffsasrec.online import check_description
-from diffsasrec.prune import prune
-from diffsasrec.publish import append_entry, manifest_for, settle
-from diffsasrec.rundir import RunDir, to_json
 from jobs.command import run_stages
 from jobs.faults.nights import DATE, ROOT, Nights, tiny_config, toy_log
 from jobs.faults.s3_server import BUCKET, SECRET

@@ -12,7 +12,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import Storage
 from diffsasrec.items import read_items
-from diffsasrec.rundir import RunDir
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.tables import read_item_ids
 from jobs.identity import open_run
 from jobs.score import night_scoring

@@ -13,12 +13,12 @@ from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, InfrastructureError
-from diffsasrec.files.storage import Storage, sha256
+from diffsasrec.files.storage import Storage, sha256, to_json
 from diffsasrec.fit import train_phases
+from diffsasrec.lake.chain import append_entry
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model import SequenceModel
 from diffsasrec.phases import Job
-from diffsasrec.publish import append_entry
-from diffsasrec.rundir import RunDir, to_json
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.times import DAY, microseconds
 from diffsasrec.warm import carried_over, same_shape

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import tempfile
 import time
@@ -366,3 +367,8 @@ def _file_info(name: str, stat: dict[str, Any], base: str) -> FileInfo:
     else:
         version, modified = str(stat["mtime"]), float(stat["mtime"])
     return FileInfo(name.removeprefix(base).lstrip("/"), int(stat["size"]), version, modified)
+
+
+def to_json(value: Any) -> bytes:
+    """JSON with sorted keys: equal values give equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from diffsasrec.files.storage import Storage
-from diffsasrec.publish import append_entry, read_chain
-from diffsasrec.rundir import RunDir
+from diffsasrec.lake.chain import append_entry, read_chain
+from diffsasrec.lake.run_dir import RunDir
 from jobs.faults.s3_server import BUCKET, aws_variables, run_s3
 
 PUBLISHERS = 16

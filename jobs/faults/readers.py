@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from diffsasrec.files.storage import Storage, sha256
-from diffsasrec.publish import CHAIN, run_path
+from diffsasrec.lake.chain import CHAIN
+from diffsasrec.lake.run_dir import run_path
 
 
 @dataclass

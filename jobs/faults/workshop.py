@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffsasrec.errors import InfrastructureError
-from diffsasrec.rundir import OUTPUTS
+from diffsasrec.lake.stages import OUTPUTS
 from jobs.faults.nights import DATE, Night, Nights, digests, run_dir, tiny_config, toy_log
 from jobs.identity import source_digest
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from diffsasrec.badrows import BadRows
 from diffsasrec.events import AFTER_RUN_DATE
 from diffsasrec.exposure import Exposure
-from diffsasrec.rundir import OUTPUTS
+from diffsasrec.lake.stages import OUTPUTS
 
 STAGES = tuple(OUTPUTS)
 Record = Mapping[str, Any]

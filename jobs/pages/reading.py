@@ -14,8 +14,9 @@ from diffsasrec.config.config import Config
 from diffsasrec.evaluate import gate_failures
 from diffsasrec.exposure import exposure_of
 from diffsasrec.files.storage import Storage
-from diffsasrec.publish import Entry, newest_by_date, read_chain, standing
-from diffsasrec.rundir import OUTCOME, REPORT, RunDir
+from diffsasrec.lake.chain import Entry, newest_by_date, read_chain, standing
+from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.lake.stages import OUTCOME, REPORT
 from diffsasrec.schema import list_values
 from diffsasrec.sequences import bucket_name
 from jobs.current import why_not_current

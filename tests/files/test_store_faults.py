@@ -21,8 +21,8 @@ from diffsasrec.errors import ConfigError, InfrastructureError, find_ours
 from diffsasrec.files.s3 import Patience
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs import inspect_inputs, list_inputs, read_fragment
-from diffsasrec.publish import append_entry, read_chain
-from diffsasrec.rundir import RunDir
+from diffsasrec.lake.chain import append_entry, read_chain
+from diffsasrec.lake.run_dir import RunDir
 from jobs.faults.nights import DATE, Nights, tiny_config
 from jobs.faults.proxy import KINDS, Plan, Proxy, run_proxy, seeded
 from jobs.faults.s3_server import aws_variables

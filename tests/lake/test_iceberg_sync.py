@@ -10,24 +10,19 @@ import duckdb
 import pyarrow as pa
 import pytest
 import yaml
-from test_iceberg import catalog_of, settings_in
+from catalogs import catalog_of, settings_in
 
 import jobs.publish
 from diffsasrec.config.load import load_config
 from diffsasrec.config.serving import IcebergConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage
-from diffsasrec.iceberg import load_table
-from diffsasrec.partitions import check_entry, follow_chain
-from diffsasrec.prune import prune
-from diffsasrec.publish import (
-    append_entry,
-    append_rollback,
-    manifest_for,
-    newest_by_date,
-    read_chain,
-)
-from diffsasrec.rundir import RunDir
+from diffsasrec.lake.chain import append_entry, append_rollback, newest_by_date, read_chain
+from diffsasrec.lake.iceberg_sync import check_entry, follow_chain
+from diffsasrec.lake.iceberg_table import load_table
+from diffsasrec.lake.manifest import manifest_for
+from diffsasrec.lake.prune import prune
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import recommendations_schema
 from jobs.faults.nights import Nights, run_dir, tiny_config
 
@@ -210,7 +205,7 @@ def test_a_faster_commit_of_another_is_seen_and_bears_so_many_repeats(
 ):
     publish(lake, "r1")
     load_table(settings, pa.int64(), pa.string(), create=True)
-    monkeypatch.setattr("diffsasrec.partitions.PAUSE", 0)  # seconds that no test waits for
+    monkeypatch.setattr("diffsasrec.lake.iceberg_sync.PAUSE", 0)  # seconds that no test waits for
     from pyiceberg.catalog.sql import SqlCatalog
 
     commit, left = SqlCatalog.commit_table, [times]

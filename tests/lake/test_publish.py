@@ -23,21 +23,19 @@ from lakes import (
 
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import FileInfo, Storage, sha256
-from diffsasrec.publish import (
+from diffsasrec.lake.chain import (
     CHAIN,
     Entry,
     append_entry,
     append_rollback,
     check_create_only,
-    copy_to_lake,
-    manifest_for,
-    number_of,
     read_chain,
-    run_path,
-    settle,
     shown_instead,
     standing,
 )
+from diffsasrec.lake.consumer_copy import copy_to_lake, number_of, settle
+from diffsasrec.lake.manifest import manifest_for
+from diffsasrec.lake.run_dir import run_path
 
 # --- the chain ---
 

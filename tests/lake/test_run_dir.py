@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from diffsasrec.errors import ConfigError
-from diffsasrec.files.storage import Storage
-from diffsasrec.rundir import OUTPUTS, RunDir, to_json
+from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.lake.stages import OUTPUTS
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from lakes import DAY, LONG, NEXT_DAY, made, meanwhile, snapshot
 
-from diffsasrec.claims import deleted
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
-from diffsasrec.prune import prune
-from diffsasrec.publish import append_rollback, read_chain, settle
+from diffsasrec.lake.chain import append_rollback, read_chain
+from diffsasrec.lake.claims import deleted
+from diffsasrec.lake.consumer_copy import settle
+from diffsasrec.lake.prune import prune
 
 
 @pytest.fixture

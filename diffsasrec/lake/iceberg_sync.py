@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from diffsasrec.config.serving import IcebergConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256
-from diffsasrec.iceberg import (
+from diffsasrec.lake.chain import Entry, newest_by_date, read_chain
+from diffsasrec.lake.iceberg_table import (
     check_fits,
     check_table,
     explained,
@@ -31,8 +32,9 @@ from diffsasrec.iceberg import (
     load_table,
     to_partition,
 )
+from diffsasrec.lake.manifest import read_manifest
+from diffsasrec.lake.run_dir import run_path
 from diffsasrec.progress import HEARTBEAT
-from diffsasrec.publish import Entry, newest_by_date, read_chain, read_manifest, run_path
 
 log = logging.getLogger(__name__)
 

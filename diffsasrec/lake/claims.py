@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffsasrec.errors import ConfigError
-from diffsasrec.files.storage import Storage
-from diffsasrec.rundir import to_json
+from diffsasrec.files.storage import Storage, to_json
 
 ANNOUNCED = "runs/_deleted"  # below it a directory per run, with a file per announcement
 CLAIMED = "runs/_claimed"  # likewise, while somebody needs the run

@@ -11,34 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from diffsasrec.errors import ConfigError
-from diffsasrec.files.storage import Storage
-
-TABLES = "tables"  # the run's own copies of the tables beside the log
-# what each stage writes, below the run directory
-OUTPUTS = {
-    "prepare": (TABLES, "quarantine", "vocab", "sequences", "holdout"),
-    "pretrain": (
-        "state/warm",
-        "state/select-pretrain",
-        "state/pretrain",
-        "tensorboard/pretrain",
-        "checkpoint_pretrained",
-    ),
-    "finetune": (
-        "state/select-finetune",
-        "state/finetune",
-        "tensorboard/finetune",
-        "checkpoint_measured",
-    ),
-    "evaluate": ("state/evaluate", "evaluation", "evaluation_quarantine", "metrics.json"),
-    "refit": ("state/refit-pretrain", "state/refit-finetune", "checkpoint"),
-    "score": ("state/score", "recommendations", "recommendations_quarantine"),
-    "publish": ("manifest.json",),
-}
-
-
-# what is derived from them for people; no stage reads it, and no manifest lists it
-OUTCOME, METRICS, REPORT = DERIVED = ("outcome.json", "metrics.prom", "report.html")
+from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.lake.stages import OUTPUTS
 
 
 @dataclass(frozen=True)
@@ -132,6 +106,6 @@ class RunDir:
         self.storage.write_bytes(path, to_json(value))
 
 
-def to_json(value: Any) -> bytes:
-    """JSON with sorted keys: equal values give equal bytes."""
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+def run_path(ds: str, run_id: str) -> str:
+    """The directory of a published run, relative to the lake."""
+    return f"runs/ds={ds}/{run_id}"

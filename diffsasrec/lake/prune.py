@@ -5,18 +5,12 @@ import time
 from collections.abc import Iterable
 from itertools import pairwise
 
-from diffsasrec.claims import announce, forget_claims, is_claimed, withdraw
 from diffsasrec.files.storage import Storage
+from diffsasrec.lake.chain import CHAIN, Entry, newest_by_date, read_chain
+from diffsasrec.lake.claims import announce, forget_claims, is_claimed, withdraw
+from diffsasrec.lake.consumer_copy import date_path, shown_parts
+from diffsasrec.lake.run_dir import run_path
 from diffsasrec.progress import HEARTBEAT
-from diffsasrec.publish import (
-    CHAIN,
-    Entry,
-    date_path,
-    newest_by_date,
-    read_chain,
-    run_path,
-    shown_parts,
-)
 
 log = logging.getLogger(__name__)
 

@@ -5,33 +5,21 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from catalogs import catalog_of, settings_in
 
 from diffsasrec.config.load import load_config
 from diffsasrec.config.serving import IcebergConfig
 from diffsasrec.errors import ConfigError
-from diffsasrec.iceberg import check_table, id_type, table_schema, to_partition
+from diffsasrec.lake.iceberg_table import check_table, id_type, table_schema, to_partition
 from diffsasrec.schema import recommendations_schema
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\n"
 INT64, STRING = pa.int64(), pa.string()
 
 
-def settings_in(directory: Path, table: str = "shop.lists") -> IcebergConfig:
-    directory.mkdir(exist_ok=True)
-    properties = {"type": "sql", "uri": f"sqlite:///{directory}/catalog.db"}
-    properties["warehouse"] = f"file://{directory}/warehouse"
-    return IcebergConfig(table=table, catalog="test", properties=properties)
-
-
 @pytest.fixture
 def settings(tmp_path: Path) -> IcebergConfig:
     return settings_in(tmp_path / "catalog")
-
-
-def catalog_of(settings: IcebergConfig):
-    from pyiceberg.catalog import load_catalog
-
-    return load_catalog(settings.catalog, **settings.properties)
 
 
 def refusal(settings: IcebergConfig, *ids: pa.DataType, create: bool = True) -> str:
