@@ -12,10 +12,10 @@ from diffsasrec.categories import CategoryCap
 from diffsasrec.checkpoint import Checkpoint
 from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError
-from diffsasrec.items import items_of, read_items
+from diffsasrec.inputs.items import items_of, read_items
+from diffsasrec.inputs.side_tables import read_item_ids
 from diffsasrec.recommend import UserItems
 from diffsasrec.schema import canonical, like, list_offsets, list_values
-from diffsasrec.tables import read_item_ids
 from diffsasrec.vocab import index_items
 
 

@@ -19,9 +19,9 @@ import ray
 import ray.data
 
 from diffsasrec.config.data import EventsConfig
-from diffsasrec.events import fragments_dataset, fragments_of, read_events
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs import Log
+from diffsasrec.inputs.events import fragments_dataset, fragments_of, read_events
+from diffsasrec.inputs.log_files import Log
 from diffsasrec.schema import (
     TIMESTAMP,
     canonical,

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.config.data import EventsConfig
-from diffsasrec.events import scan
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs import Log
-from diffsasrec.newest import SCHEMA as NEWEST_DAYS
-from diffsasrec.newest import NewestRows, Part, count_days
+from diffsasrec.inputs.events import scan
+from diffsasrec.inputs.log_files import Log
+from diffsasrec.inputs.newest import SCHEMA as NEWEST_DAYS
+from diffsasrec.inputs.newest import NewestRows, Part, count_days
 from diffsasrec.schema import id_hash
 from diffsasrec.times import HOUR
 

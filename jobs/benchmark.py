@@ -47,7 +47,7 @@ from diffsasrec.config.training import ModelConfig, TrainStageConfig
 from diffsasrec.counters import event_gaps, trend_counts, trend_features
 from diffsasrec.diffusion import Negatives, draw_negatives
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs import InputFile, inspect_inputs
+from diffsasrec.inputs.log_files import InputFile, inspect_inputs
 from diffsasrec.memory import give_back_freed_memory, keep_freed_memory
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective

@@ -18,7 +18,7 @@ import ray.data
 from diffsasrec.config.config import Config
 from diffsasrec.errors import InfrastructureError, at_the_start, find_ours
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs import inspect_inputs, list_inputs
+from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.lake.chain import append_rollback, check_create_only
 from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.iceberg_sync import check_entry, follow_chain

@@ -20,7 +20,7 @@ from fsspec.utils import infer_compression
 from diffsasrec.config.config import Config
 from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.files.storage import Storage, open_filesystem
-from diffsasrec.inputs import InputFile
+from diffsasrec.inputs.log_files import InputFile
 from diffsasrec.lake.chain import read_chain
 from diffsasrec.lake.run_dir import run_path
 from diffsasrec.lake.stages import OUTPUTS

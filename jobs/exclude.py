@@ -14,6 +14,7 @@ import ray.data
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
+from diffsasrec.inputs.side_tables import read_columns
 from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.lake.consumer_copy import lists_of
 from diffsasrec.lake.run_dir import RunDir, run_path
@@ -21,7 +22,6 @@ from diffsasrec.lists import NIGHT_STATE
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.schema import canonical, canonical_type, like, list_offsets, list_values
 from diffsasrec.sequences import bucket_name, bucket_of
-from diffsasrec.tables import read_columns
 from jobs.side_tables import EXCLUDE_KEY, PAIR, exclusion_copies
 
 EXCLUDED = f"{NIGHT_STATE}/excluded"

@@ -54,7 +54,7 @@ from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.evaluate import list_matrix
 from diffsasrec.files.storage import Storage, parquet_bytes
-from diffsasrec.inputs import list_inputs
+from diffsasrec.inputs.log_files import list_inputs
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.metrics import (
     bootstrap_means,

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from diffsasrec.errors import RefusedError
-from diffsasrec.events import AFTER_RUN_DATE, MALFORMED, REASONS
+from diffsasrec.inputs.row_checks import AFTER_RUN_DATE, MALFORMED, REASONS
 from diffsasrec.lake.stages import OUTPUTS
 
 QUARANTINED = (*REASONS, MALFORMED)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs import InputFile, inspect_inputs
+from diffsasrec.inputs.log_files import InputFile, inspect_inputs
 from diffsasrec.lake.chain import Entry, read_chain, shown_instead
 from diffsasrec.lake.claims import deleted, is_claimed
 from diffsasrec.lake.consumer_copy import date_path, shown_parts

@@ -19,13 +19,14 @@ import torch
 from diffsasrec.config.config import Config
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.events import AFTER_RUN_DATE, MALFORMED, MAX_TIME, check_rows
-from diffsasrec.inputs import InputFile, Log, inspect_inputs, read_fragment
+from diffsasrec.inputs.log_files import InputFile, Log, inspect_inputs
+from diffsasrec.inputs.log_rows import read_fragment
+from diffsasrec.inputs.row_checks import AFTER_RUN_DATE, MALFORMED, MAX_TIME, check_rows
+from diffsasrec.inputs.text_rows import RawChunk
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import OUTPUTS
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.schema import canonical_type
-from diffsasrec.textlog import RawChunk
 from diffsasrec.times import DAY, iso, microseconds
 from jobs.cost import stage_resources
 from jobs.doubts import doubts

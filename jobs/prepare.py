@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from diffsasrec.badrows import STOPPED
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.events import AFTER_RUN_DATE
 from diffsasrec.files.storage import to_json
-from diffsasrec.inputs import InputFile, inspect_inputs
+from diffsasrec.inputs.log_files import InputFile, inspect_inputs
+from diffsasrec.inputs.newest import Part, check_newest, recorded
+from diffsasrec.inputs.quarantine import STOPPED
+from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.lake.chain import read_chain, standing
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.newest import Part, check_newest, recorded
 from diffsasrec.progress import Progress
 from diffsasrec.sequences import build_sequences, num_buckets
 from diffsasrec.split import Survey, survey_log

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, DiffsasrecError
-from diffsasrec.items import items_of, read_items
+from diffsasrec.inputs.items import items_of, read_items
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import canonical, canonical_type
 from diffsasrec.sequences import bucket_name, bucket_of

@@ -17,15 +17,22 @@ from diffsasrec.config.config import Config
 from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import Storage, parquet_bytes, sha256
-from diffsasrec.inputs import InputFile
-from diffsasrec.items import read_items
+from diffsasrec.inputs.items import read_items
+from diffsasrec.inputs.log_files import InputFile
+from diffsasrec.inputs.side_tables import (
+    check_file,
+    digest,
+    read_bytes,
+    read_file,
+    read_item_ids,
+    table_files,
+)
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import TABLES
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.rules import Rules
 from diffsasrec.schema import exactly
 from diffsasrec.sequences import bucket_name
-from diffsasrec.tables import check_file, digest, read_bytes, read_file, read_item_ids, table_files
 
 log = logging.getLogger(__name__)
 

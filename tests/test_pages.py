@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from recorded import counts_of, metrics_of, microseconds, records_of
 
-from diffsasrec.badrows import SCHEMA, BadRows
+from diffsasrec.inputs.quarantine import SCHEMA, BadRows
 from jobs.pages.charts import VARIABLES, flow_chart, intervals_chart, scores_chart
 from jobs.pages.facts import (
     Facts,

@@ -15,7 +15,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.files.storage import Storage, sha256, to_json
-from diffsasrec.inputs import InputFile
+from diffsasrec.inputs.log_files import InputFile
 from diffsasrec.lake.chain import append_entry, append_rollback, read_chain, standing
 from diffsasrec.lake.run_dir import Reused, RunDir
 from diffsasrec.lists import Scoring

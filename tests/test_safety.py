@@ -28,7 +28,7 @@ from diffsasrec.config.load import load_config
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, parquet_bytes, sha256, to_json
-from diffsasrec.inputs import inspect_inputs, list_files, list_inputs
+from diffsasrec.inputs.log_files import inspect_inputs, list_files, list_inputs
 from diffsasrec.lake.chain import append_entry
 from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.manifest import manifest_for

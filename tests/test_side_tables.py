@@ -11,9 +11,9 @@ import pytest
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import Storage
-from diffsasrec.items import read_items
+from diffsasrec.inputs.items import read_items
+from diffsasrec.inputs.side_tables import read_item_ids
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.tables import read_item_ids
 from jobs.identity import open_run
 from jobs.score import night_scoring
 from jobs.side_tables import (

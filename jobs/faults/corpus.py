@@ -17,7 +17,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.config.data import EventsConfig, SplitConfig
 from diffsasrec.errors import DiffsasrecError, find_ours
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs import list_inputs
+from diffsasrec.inputs.log_files import list_inputs
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import list_offsets, list_values
 from jobs import prepare

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffsasrec.badrows import BadRows
-from diffsasrec.events import AFTER_RUN_DATE
 from diffsasrec.exposure import Exposure
+from diffsasrec.inputs.quarantine import BadRows
+from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.lake.stages import OUTPUTS
 
 STAGES = tuple(OUTPUTS)

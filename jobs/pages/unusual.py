@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.events import AFTER_RUN_DATE
+from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.times import DAY, microseconds
 from jobs.pages.facts import REASONS, Facts, Night, timings, usual
 from jobs.pages.notice import Notice, median_of, share

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from diffsasrec.config.config import Config
 from diffsasrec.errors import DiffsasrecError
 from diffsasrec.files.storage import Storage
-from diffsasrec.items import items_of, read_items
+from diffsasrec.inputs.items import items_of, read_items
 from diffsasrec.sequences import bucket_name
 from jobs.pages.facts import Night, ShownItem, User
 from jobs.side_tables import items_of_run

@@ -20,7 +20,8 @@ from diffsasrec.config.secrets import without_secrets
 from diffsasrec.errors import ConfigError, InfrastructureError, find_ours
 from diffsasrec.files.s3 import Patience
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs import inspect_inputs, list_inputs, read_fragment
+from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
+from diffsasrec.inputs.log_rows import read_fragment
 from diffsasrec.lake.chain import append_entry, read_chain
 from diffsasrec.lake.run_dir import RunDir
 from jobs.faults.nights import DATE, Nights, tiny_config

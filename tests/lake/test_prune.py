@@ -135,14 +135,24 @@ def test_a_deletion_that_was_interrupted_is_finished_by_the_next_one(lake: Stora
     assert lake.list(path) != []
     assert prune(lake, keep=1, grace=0) == [path]
     assert lake.list(path) == []
-    assert deleted(lake, path) == {"run": path, "identity": "i of r1", "reused": None}
+    assert deleted(lake, path) == {
+        "run": path,
+        "identity": "i of r1",
+        "reused": None,
+        "rested": None,
+    }
 
 
 def test_what_was_deleted_is_known_by_its_identity(lake: Storage):
     published(lake, "r1", "r2")
     prune(lake, keep=1, grace=0)
     path = f"runs/ds={DAY}/r1"
-    assert deleted(lake, path) == {"run": path, "identity": "i of r1", "reused": None}
+    assert deleted(lake, path) == {
+        "run": path,
+        "identity": "i of r1",
+        "reused": None,
+        "rested": None,
+    }
     assert deleted(lake, f"runs/ds={DAY}/r2") is None
 
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.badrows import days_of
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
-from diffsasrec.events import AFTER_RUN_DATE
+from diffsasrec.inputs.quarantine import days_of
+from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.times import DAY
 
 DAYS = 7  # before the run date, each judged by itself

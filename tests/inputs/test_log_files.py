@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffsasrec import inputs, textlog
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.inputs import Fragment, inspect_inputs, list_inputs, read_fragment
+from diffsasrec.inputs import text_rows as textlog
+from diffsasrec.inputs.log_files import Fragment, inspect_inputs, list_inputs
+from diffsasrec.inputs import log_files as inputs
+from diffsasrec.inputs.log_rows import read_fragment
 
 RUN_DATE = date(2024, 1, 10)
 COLUMNS = {"user_id": ["u", "v"], "item_id": [1, 2], "timestamp": [5, 6]}

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.events import read_times
 from diffsasrec.files.storage import Storage
+from diffsasrec.inputs.row_checks import read_times
 from diffsasrec.schema import canonical_type
 
 END = 253_402_300_800_000_000  # the year 10000, in microseconds since 1970

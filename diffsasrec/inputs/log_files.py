@@ -1,10 +1,4 @@
-"""The files of the interaction log: which there are, what they hold, and their raw rows.
-
-Three formats (Parquet, CSV, JSON lines), three places (local, s3://, pkg://package/file). A file is
-read in fragments: a row group of a Parquet file, a whole text file. Everything that is wrong with a
-file as a whole (missing column, other schema, truncated) is an error that names it; everything
-that is wrong with a row is left to `events`.
-"""
+"""The files of the interaction log: which there are, and what they hold."""
 
 import io
 import lzma
@@ -12,7 +6,6 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -26,18 +19,14 @@ from fsspec.utils import infer_compression
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import listing_options, open_filesystem, resolve_package
-from diffsasrec.schema import canonical_type, stored_type
-from diffsasrec.textlog import (
+from diffsasrec.inputs.text_rows import (
     CHUNK_BYTES,
     RAW,
-    RawChunk,
     csv_columns,
     jsonl_columns,
-    read_csv,
-    read_jsonl,
 )
+from diffsasrec.schema import canonical_type, stored_type
 
-ROWS_PER_CHUNK = 256 * 1024
 AGAIN = "run the same command again, which takes the log as it is then"
 # what a damaged file raises; ValueError: names and texts that are no UTF-8
 BROKEN = (
@@ -123,11 +112,11 @@ def list_files(url: str, *, is_glob: bool = False) -> list[InputFile]:
         if scheme and stat["type"] == "file":
             files.append(InputFile(scheme + name, int(stat["size"]), stat["ETag"].strip('"')))
         if not scheme and os.path.isfile(name):  # or a link to one
-            files.append(InputFile(name, *_version(os.stat(name))))
+            files.append(InputFile(name, *version_of(os.stat(name))))
     return files
 
 
-def _version(status: os.stat_result) -> tuple[int, str]:
+def version_of(status: os.stat_result) -> tuple[int, str]:
     return status.st_size, str(status.st_mtime_ns)
 
 
@@ -164,7 +153,7 @@ def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
         heads = list(pool.map(lambda file: _inspect(file.path, events), files))
     first, fields = files[0].path, heads[0][1]
     for file, (_, other) in zip(files, heads, strict=True):
-        for name, column in zip(RAW, _columns(events), strict=True):
+        for name, column in zip(RAW, columns_of(events), strict=True):
             if _comparable(other.field(name).type) != _comparable(fields.field(name).type):
                 raise InputDataError(
                     f"{file.path}: column {column} is {other.field(name).type}, but "
@@ -190,7 +179,7 @@ def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
     return Log(fragments, user_type, item_type)
 
 
-def _columns(events: EventsConfig) -> list[str]:
+def columns_of(events: EventsConfig) -> list[str]:
     return [events.user_column, events.item_column, events.time_column]
 
 
@@ -202,20 +191,11 @@ def _inspect(path: str, events: EventsConfig) -> tuple[list[Fragment], pa.Schema
     try:
         if events.format == "parquet":
             return _inspect_parquet(path, events)
-        names = _text_columns(path, events)
+        names = text_columns(path, events)
     except BROKEN as error:
-        raise _unreadable(path, events, error) from error
+        raise unreadable(path, events, error) from error
     _require_columns(path, names, events)
     return [Fragment(path, None)], pa.schema([(name, pa.string()) for name in RAW])
-
-
-def _unreadable(path: str, events: EventsConfig, error: Exception) -> InputDataError:
-    if isinstance(error, FileNotFoundError):
-        return InputDataError(f"{path} can't be read: it is gone since the run began; {AGAIN}")
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputDataError(
-        f"{path} can't be read as {events.format}: {text}; write the file again or remove it"
-    )
 
 
 def _inspect_parquet(path: str, events: EventsConfig) -> tuple[list[Fragment], pa.Schema]:
@@ -226,10 +206,10 @@ def _inspect_parquet(path: str, events: EventsConfig) -> tuple[list[Fragment], p
         schema = pa.schema(
             [
                 (name, parquet.schema_arrow.field(column).type)
-                for name, column in zip(RAW, _columns(events), strict=True)
+                for name, column in zip(RAW, columns_of(events), strict=True)
             ]
         )
-        for name, column in zip(RAW[:2], _columns(events)[:2], strict=True):
+        for name, column in zip(RAW[:2], columns_of(events)[:2], strict=True):
             if canonical_type(schema.field(name).type) is None:
                 raise InputDataError(
                     f"{path}: column {column} is {schema.field(name).type}; ids must be integers "
@@ -260,13 +240,22 @@ def _check_time(time_type: pa.DataType, events: EventsConfig, path: str) -> None
 
 def _require_columns(path: str, names: list[str], events: EventsConfig) -> None:
     keys = ("events.user_column", "events.item_column", "events.time_column")
-    for key, column in zip(keys, _columns(events), strict=True):
+    for key, column in zip(keys, columns_of(events), strict=True):
         if names.count(column) != 1:
             what = "has no column" if column not in names else "has more than one column"
             raise InputDataError(
                 f"{path} {what} {column} ({key}); its columns: "
                 f"{', '.join(names) or 'none'}; set {key} or write the file again"
             )
+
+
+def unreadable(path: str, events: EventsConfig, error: Exception) -> InputDataError:
+    if isinstance(error, FileNotFoundError):
+        return InputDataError(f"{path} can't be read: it is gone since the run began; {AGAIN}")
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputDataError(
+        f"{path} can't be read as {events.format}: {text}; write the file again or remove it"
+    )
 
 
 def open_text(path: str, data: bytes | None = None) -> Any:
@@ -282,64 +271,9 @@ def open_text(path: str, data: bytes | None = None) -> Any:
     return raw if kind is None else compr[kind](raw, mode="rb")
 
 
-def _text_columns(path: str, events: EventsConfig) -> list[str]:
+def text_columns(path: str, events: EventsConfig) -> list[str]:
     with open_text(path) as file:
         head = file.read(CHUNK_BYTES)
     if not head.strip():
         raise InputDataError(f"{path} is empty; remove it or write the file again")
     return csv_columns(head) if events.format == "csv" else jsonl_columns(head)
-
-
-def read_fragment(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
-    """The raw rows of a fragment, in chunks of bounded size."""
-    try:
-        if events.format == "parquet":
-            yield from _read_parquet(fragment, events)
-        else:
-            yield from _read_text(fragment, events)
-    except BROKEN as error:
-        raise _unreadable(fragment.path, events, error) from error
-
-
-def refuse_changed(fragment: Fragment) -> None:
-    """Stops where the file of a fragment, just read, is not the one that was listed.
-
-    Raises:
-        InputDataError: names the file.
-    """
-    listed = fragment.file
-    if listed is None:
-        return
-    filesystem, inside = open_filesystem(listed.path)
-    try:
-        if listed.path.startswith("s3://"):
-            stat = filesystem.info(inside)
-            found = int(stat["size"]), str(stat["ETag"]).strip('"')
-        else:
-            found = _version(os.stat(inside))
-    except FileNotFoundError:
-        raise InputDataError(f"{listed.path} is gone since the run began; {AGAIN}") from None
-    if found != (listed.size, listed.version):
-        raise InputDataError(f"{listed.path} has changed since the run began; {AGAIN}")
-
-
-def _read_parquet(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
-    filesystem, inside = open_filesystem(fragment.path)
-    columns = _columns(events)
-    with filesystem.open(inside, "rb") as file:
-        # a flipped bit in a page that has a checksum is an error and no other id
-        batches = pq.ParquetFile(file, page_checksum_verification=True).iter_batches(
-            batch_size=ROWS_PER_CHUNK, row_groups=[fragment.row_group], columns=columns
-        )
-        for batch in batches:
-            rows = pa.Table.from_batches([batch]).select(columns).rename_columns(RAW)
-            yield RawChunk(rows, [])
-
-
-def _read_text(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
-    columns = _columns(events)
-    with open_text(fragment.path) as file:
-        if events.format == "csv":
-            yield from read_csv(file, columns)
-        else:
-            yield from read_jsonl(file, columns, time_is_text=events.time_unit is None)

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec import textlog
-from diffsasrec.textlog import RAW, csv_columns, jsonl_columns, read_csv, read_jsonl, split_csv
+from diffsasrec.inputs import text_rows as textlog
+from diffsasrec.inputs.text_rows import (
+    RAW,
+    csv_columns,
+    jsonl_columns,
+    read_csv,
+    read_jsonl,
+    split_csv,
+)
 
 HEADER = b"user_id,item_id,timestamp\n"
 NOTED = b"user_id,item_id,timestamp,note\n"

@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
-from diffsasrec.events import (
-    check_rows,
-    fragment_rows,
-    fragments_of,
-    quarantine_rows,
-    read_events,
-)
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs import inspect_inputs, list_inputs
+from diffsasrec.inputs.events import fragment_rows, fragments_of, read_events
+from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
+from diffsasrec.inputs.row_checks import check_rows, quarantine_rows
 from diffsasrec.schema import id_hash
 
 NEW_YEAR = 1_704_067_200_000_000  # 2024-01-01T00:00:00Z in microseconds

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import DiffsasrecError, InputDataError
-from diffsasrec.events import check_rows, quarantine_rows, read_events
-from diffsasrec.inputs import inspect_inputs, list_inputs
+from diffsasrec.inputs.events import read_events
+from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
+from diffsasrec.inputs.row_checks import check_rows, quarantine_rows
 from diffsasrec.schema import events_schema
 from diffsasrec.sequences import fold
 from diffsasrec.times import microseconds

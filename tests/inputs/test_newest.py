@@ -13,10 +13,18 @@ from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import InputDataError
 from diffsasrec.files.storage import Storage, sha256, to_json
-from diffsasrec.inputs import list_inputs
+from diffsasrec.inputs.log_files import list_inputs
+from diffsasrec.inputs.newest import (
+    DAYS,
+    SCHEMA,
+    NewestRows,
+    Part,
+    check_newest,
+    count_days,
+    recorded,
+)
 from diffsasrec.lake.chain import append_entry, append_rollback
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.newest import DAYS, SCHEMA, NewestRows, Part, check_newest, count_days, recorded
 from diffsasrec.times import DAY, microseconds
 from jobs.prepare import files_to_judge, main
 

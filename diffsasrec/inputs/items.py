@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError
-from diffsasrec.tables import read_columns
+from diffsasrec.inputs.side_tables import read_columns
 
 
 def read_items(settings: ItemsConfig) -> pa.Table | None:

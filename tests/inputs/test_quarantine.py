@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from diffsasrec.badrows import count_bad, days_of, read_bad_rows
 from diffsasrec.files.storage import Storage
+from diffsasrec.inputs.quarantine import count_bad, days_of, read_bad_rows
 
 FEB_10 = 1_707_523_200  # 2024-02-10 00:00 UTC, in seconds
 

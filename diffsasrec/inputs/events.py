@@ -1,0 +1,139 @@
+"""The events of the log: every row read and checked, the bad ones to quarantine with a reason."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from diffsasrec.config.data import EventsConfig
+from diffsasrec.errors import InputDataError
+from diffsasrec.files.storage import Storage
+from diffsasrec.inputs.log_files import Fragment, InputFile, Log
+from diffsasrec.inputs.log_rows import read_fragment, refuse_changed
+from diffsasrec.inputs.row_checks import MALFORMED, Checked, check_rows, quarantine_rows
+from diffsasrec.inputs.text_rows import RawChunk
+from diffsasrec.schema import canonical_type
+
+
+def read_events(
+    fragment: Fragment, *, events: EventsConfig, log_types: tuple[Any, Any], before: int
+) -> Iterator[tuple[RawChunk, Checked]]:
+    """The checked chunks of a fragment. `log_types`: the ids' types as written to the output.
+
+    Raises:
+        InputDataError: the file can't be read, or is not the one that was listed.
+    """
+    user_type, item_type = map(canonical_type, log_types)
+    for chunk in unchanged(fragment, read_fragment(fragment, events)):
+        checked = check_rows(
+            chunk.rows,
+            time_unit=events.time_unit,
+            user_type=user_type,
+            item_type=item_type,
+            before=before,
+        )
+        yield chunk, checked
+
+
+def unchanged(fragment: Fragment, chunks: Iterator[RawChunk]) -> Iterator[RawChunk]:
+    """The chunks, and then an error if the file is not the one that was listed.
+
+    A file that is replaced while it is read may look broken: that it changed is said first.
+    """
+    try:
+        yield from chunks
+    except InputDataError:
+        refuse_changed(fragment)
+        raise
+    refuse_changed(fragment)
+
+
+def fragments_dataset(log: Log) -> ray.data.Dataset:
+    """One row per fragment; the unit of every pass over the log."""
+    rows = fragment_rows(log)
+    # a block is one task: enough of them to keep all CPUs busy to the end, and no more, as each
+    # costs the driver time
+    num_blocks = min(max(8 * int(ray.cluster_resources().get("CPU", 1)), 16), 1000)
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), num_blocks))
+
+
+def fragment_rows(log: Log) -> list[dict[str, Any]]:
+    """The fragments as rows, with their files as they were listed."""
+    return [
+        {
+            "number": number,
+            "path": f.path,
+            "row_group": -1 if f.row_group is None else f.row_group,
+            "size": -1 if f.file is None else f.file.size,
+            "version": "" if f.file is None else f.file.version,
+        }
+        for number, f in enumerate(log.fragments)
+    ]
+
+
+def fragments_of(batch: pa.Table) -> Iterator[tuple[int, Fragment]]:
+    """The fragments of a batch of `fragments_dataset`, with their numbers."""
+    for row in batch.to_pylist():
+        path, group = row["path"], None if row["row_group"] < 0 else row["row_group"]
+        listed = InputFile(path, row["size"], row["version"]) if row["version"] else None
+        yield row["number"], Fragment(path, group, listed)
+
+
+def scan(
+    log: Log,
+    *,
+    events: EventsConfig,
+    before: int,
+    statistics: Callable[[pa.Table, pa.Table | None], pa.Table],
+    quarantine: Storage,
+) -> Iterator[tuple[str, Counter[str], pa.Table]]:
+    """One pass over the log: quarantines bad rows, yields file, counts and statistics per fragment.
+
+    `statistics` turns the events of a chunk and its bad rows, where there are any, into a small
+    table; the tables of a fragment come concatenated. `quarantine` is the directory for
+    part-NNNNN.parquet.
+    """
+
+    def scan_batch(batch: pa.Table) -> Iterator[pa.Table]:
+        for number, fragment in fragments_of(batch):
+            counts: Counter[str] = Counter()
+            partials, bad = [], []
+            for chunk, checked in read_events(
+                fragment, events=events, log_types=(log.user_type, log.item_type), before=before
+            ):
+                counts += checked.counts
+                if chunk.malformed:
+                    counts += Counter(
+                        {"rows": len(chunk.malformed), MALFORMED: len(chunk.malformed)}
+                    )
+                rows = quarantine_rows(checked, chunk, events, fragment.path)
+                partials.append(statistics(checked.events, rows))
+                if rows is not None:
+                    bad.append(rows)
+            if bad:
+                quarantine.write_table(f"part-{number:05d}.parquet", pa.concat_tables(bad))
+            yield pa.table(
+                {
+                    "path": pa.array([fragment.path], pa.string()),
+                    "counts": pa.array([json.dumps(counts)], pa.string()),
+                    "statistics": pa.array([_to_ipc(partials)], pa.binary()),
+                }
+            )
+
+    results = fragments_dataset(log).map_batches(scan_batch, batch_format="pyarrow", batch_size=1)
+    for row in results.iter_rows():
+        table = pa.ipc.open_stream(row["statistics"]).read_all()
+        yield row["path"], Counter(json.loads(row["counts"])), table
+
+
+def _to_ipc(tables: list[pa.Table]) -> bytes:
+    if not tables:
+        tables = [pa.table({})]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, tables[0].schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+    return sink.getvalue().to_pybytes()
