@@ -11,7 +11,7 @@ import torch
 
 from diffsasrec.categories import CategoryCap
 from diffsasrec.schema import list_offsets, list_values
-from diffsasrec.vocab import index_items
+from diffsasrec.sequences.vocab import index_items
 
 WRONG_USERS = "users: not exactly the expected ones, once and in order"
 

@@ -25,7 +25,8 @@ from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.counters import end_ages
 from diffsasrec.diffusion import MASK, forward_process, stratified_levels
 from diffsasrec.model import Pairs
-from diffsasrec.recommend import own_pairs, stretches
+from diffsasrec.recommend import own_pairs
+from diffsasrec.sequences.histories import stretches
 
 Ints = npt.NDArray[np.int64]
 DRAWN = -1  # the boundary of an example whose boundary is drawn anew in every epoch

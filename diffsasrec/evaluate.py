@@ -20,11 +20,11 @@ from diffsasrec.metrics import (
     ranks_of,
 )
 from diffsasrec.model import SequenceModel
-from diffsasrec.recommend import Decoding, Moment, Recommender, events_of
+from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import list_offsets, list_values
-from diffsasrec.sequences import Flat, only_items, restrict
-from diffsasrec.split import count_before, find_holdout
-from diffsasrec.vocab import index_items
+from diffsasrec.sequences.histories import Flat, events_of, only_items, restrict
+from diffsasrec.sequences.holdout import count_before, find_holdout
+from diffsasrec.sequences.vocab import index_items
 
 Lists = npt.NDArray[np.int64]
 

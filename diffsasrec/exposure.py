@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from diffsasrec.schema import list_offsets, list_values
-from diffsasrec.vocab import index_items
+from diffsasrec.sequences.vocab import index_items
 
 Counts = npt.NDArray[np.int64]
 # of the log-probabilities at a rank: wide enough for all lists, narrow enough for a small table

@@ -58,7 +58,7 @@ from diffsasrec.phases import (
     taking_part,
     trained_counts,
 )
-from diffsasrec.sequences import Flat
+from diffsasrec.sequences.histories import Flat
 from diffsasrec.update import (
     ROWS_ALONE,
     Groups,

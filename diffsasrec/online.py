@@ -17,7 +17,7 @@ from diffsasrec.lists import NIGHT_STATE, ListMaker, Scoring
 from diffsasrec.recommend import Decoding
 from diffsasrec.rules import Rules
 from diffsasrec.schema import TIMESTAMP, canonical
-from diffsasrec.sequences import finish, fold
+from diffsasrec.sequences.fold import finish, fold
 
 NO_RULES = Rules()
 COLUMNS = ("user_id", "item_id", "timestamp")

@@ -11,8 +11,9 @@ import pyarrow as pa
 from diffsasrec.batches import Examples, query_examples, spread_query_times, window_examples
 from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
 from diffsasrec.files.storage import Storage
-from diffsasrec.sequences import Flat, bucket_name, flatten, only_items
-from diffsasrec.split import count_before
+from diffsasrec.sequences.buckets import bucket_name
+from diffsasrec.sequences.histories import Flat, flatten, only_items
+from diffsasrec.sequences.holdout import count_before
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diffsasrec.catalogue import Candidates, Catalogue
 from diffsasrec.categories import CategoryCap
+from diffsasrec.sequences.vocab import index_items
 from diffsasrec.top import top_items
-from diffsasrec.vocab import index_items
 
 FEW = 4096  # items in which nearly every list is found whole
 

@@ -29,13 +29,10 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.explore import Exploration
 from diffsasrec.memory import in_batches
 from diffsasrec.model import History, Pairs, SequenceModel
+from diffsasrec.sequences.histories import Items, Offsets, Times, UserItems, events_of
 from diffsasrec.trace import Trace
 
 HAVE_KERNELS = ("cuda",)  # devices on which `decoding.fused` means something
-
-Items = npt.NDArray[np.int32]
-Times = npt.NDArray[np.int64]  # microseconds
-Offsets = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -65,27 +62,6 @@ class Decoding:
     @property
     def explores(self) -> bool:
         return self.decode == "multi" and self.exploration.num_items > 0
-
-
-@dataclass(frozen=True)
-class UserItems:
-    """Some items of each user, one user after another."""
-
-    items: npt.NDArray[np.int64]
-    offsets: Offsets
-
-    @staticmethod
-    def nothing(num_users: int) -> "UserItems":
-        return UserItems(np.zeros(0, np.int64), np.zeros(num_users + 1, np.int64))
-
-    def of_users(self, users: npt.NDArray[np.int64]) -> "UserItems":
-        """Those of some users, in the order given."""
-        source, offsets = events_of(self.offsets, users)
-        return UserItems(self.items[source], offsets)
-
-    def owners(self) -> npt.NDArray[np.int64]:
-        """The place of the user of each item."""
-        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
 
 @dataclass(frozen=True)
@@ -338,22 +314,6 @@ class _States:
     def _wanted(self, slots_BS: Tensor, wanted_BS: Tensor) -> Tensor:
         states_RD = self.model.denoise_wanted(self.history, slots_BS, wanted_BS, ages_B=self.ages_B)
         return self.model.queries(states_RD)[:, : self.width]
-
-
-def events_of(
-    offsets: Offsets, users: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], Offsets]:
-    """Where the events of some users lie, in the order given, and the offsets among them."""
-    return stretches(offsets[:-1][users], offsets[1:][users])
-
-
-def stretches(
-    start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], Offsets]:
-    """The places [start, end) of each row one after another, and the offsets of the rows."""
-    bounds = np.r_[0, np.cumsum(end - start)].astype(np.int64)
-    source = np.repeat(start - bounds[:-1], end - start) + np.arange(bounds[-1])
-    return source, bounds
 
 
 def own_pairs(items: Items, times: Times, offsets: Offsets, query_times: Times) -> Pairs:

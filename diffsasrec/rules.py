@@ -14,9 +14,9 @@ from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.inputs.items import items_of, read_items
 from diffsasrec.inputs.side_tables import read_item_ids
-from diffsasrec.recommend import UserItems
 from diffsasrec.schema import canonical, like, list_offsets, list_values
-from diffsasrec.vocab import index_items
+from diffsasrec.sequences.histories import UserItems
+from diffsasrec.sequences.vocab import index_items
 
 
 @dataclass(frozen=True)

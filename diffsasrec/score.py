@@ -23,7 +23,7 @@ from diffsasrec.files.storage import parquet_bytes
 from diffsasrec.lists import ListMaker, Scoring, with_quarantined
 from diffsasrec.memory import keep_freed_memory
 from diffsasrec.narrow import Child, Here, Worker, check_deadly, work_around
-from diffsasrec.sequences import bucket_name
+from diffsasrec.sequences.buckets import bucket_name
 
 # a bucket that ended its process so often is scored in child processes, and then given up
 DEATHS, MOST_DEATHS = 2, 6

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffsasrec.checkpoint import Checkpoint
 from diffsasrec.model import SequenceModel
-from diffsasrec.vocab import reindexing
+from diffsasrec.sequences.vocab import reindexing
 
 ITEMS = "items.weight"  # the only weights with a row per item
 NO_SHAPE = "dropout"  # the one key of a model that acts in training alone

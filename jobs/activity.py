@@ -23,7 +23,8 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lists import ListMaker, Scoring
-from diffsasrec.sequences import bucket_name, flatten
+from diffsasrec.sequences.buckets import bucket_name
+from diffsasrec.sequences.histories import flatten
 from jobs.publish import broken_rules
 from jobs.score import night_scoring
 

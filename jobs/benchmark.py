@@ -52,8 +52,10 @@ from diffsasrec.memory import give_back_freed_memory, keep_freed_memory
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective
 from diffsasrec.recommend import Decoding, Moment, Recommender
-from diffsasrec.sequences import bucket_name, build_sequences, flatten, num_buckets
-from diffsasrec.split import survey_log
+from diffsasrec.sequences.buckets import bucket_name, num_buckets
+from diffsasrec.sequences.build import build_sequences
+from diffsasrec.sequences.histories import flatten
+from diffsasrec.sequences.split_time import survey_log
 from diffsasrec.times import DAY
 from diffsasrec.update import ROWS_ALONE, Updater
 from jobs.activity import night

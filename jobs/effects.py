@@ -17,7 +17,7 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.rules import Match, is_listed, match
 from diffsasrec.schema import canonical, like
-from diffsasrec.sequences import bucket_name, bucket_of
+from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from jobs.side_tables import EXCLUDE_KEY, PAIR, copies_of_run, exclusion_copies, side_tables
 
 log = logging.getLogger(__name__)

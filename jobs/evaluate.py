@@ -30,9 +30,10 @@ from diffsasrec.lists import Scoring
 from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.rules import allowed_items
-from diffsasrec.sequences import bucket_name, flatten, only_items, restrict
+from diffsasrec.sequences.buckets import bucket_name
+from diffsasrec.sequences.histories import flatten, only_items, restrict
+from diffsasrec.sequences.vocab import frequent_before_split, index_items
 from diffsasrec.times import DAY
-from diffsasrec.vocab import frequent_before_split, index_items
 from jobs.reuse import cite, metrics_of
 from jobs.score import recent_counts, score_buckets, scoring_of, write_shown, write_trends
 

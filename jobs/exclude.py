@@ -21,7 +21,7 @@ from diffsasrec.lake.run_dir import RunDir, run_path
 from diffsasrec.lists import NIGHT_STATE
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.schema import canonical, canonical_type, like, list_offsets, list_values
-from diffsasrec.sequences import bucket_name, bucket_of
+from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from jobs.side_tables import EXCLUDE_KEY, PAIR, exclusion_copies
 
 EXCLUDED = f"{NIGHT_STATE}/excluded"

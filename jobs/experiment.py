@@ -66,11 +66,11 @@ from diffsasrec.metrics import (
 )
 from diffsasrec.progress import duration
 from diffsasrec.ray_cluster import cluster_resources
-from diffsasrec.recommend import events_of
-from diffsasrec.sequences import Flat, bucket_name, flatten, only_items, restrict
-from diffsasrec.split import next_items
+from diffsasrec.sequences.buckets import bucket_name
+from diffsasrec.sequences.histories import Flat, events_of, flatten, only_items, restrict
+from diffsasrec.sequences.holdout import next_items
+from diffsasrec.sequences.vocab import frequent_before_split
 from diffsasrec.times import DAY
-from diffsasrec.vocab import frequent_before_split
 from jobs.command import set_up_log
 from jobs.evaluate import baseline_scores, holdout_scoring
 from jobs.identity import source_digest

@@ -21,8 +21,9 @@ from diffsasrec.lake.chain import read_chain, standing
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.progress import Progress
-from diffsasrec.sequences import build_sequences, num_buckets
-from diffsasrec.split import Survey, survey_log
+from diffsasrec.sequences.buckets import num_buckets
+from diffsasrec.sequences.build import build_sequences
+from diffsasrec.sequences.split_time import Survey, survey_log
 from diffsasrec.times import iso, microseconds
 from jobs.effects import check_rules
 from jobs.side_tables import copy_tables, previous_vocab_of_run

@@ -36,9 +36,9 @@ from diffsasrec.lists import (
 )
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.ray_tasks import map_tasks
-from diffsasrec.recommend import events_of
 from diffsasrec.rules import allowed_items, category_cap, excluded_of
-from diffsasrec.sequences import bucket_name, flatten, restrict
+from diffsasrec.sequences.buckets import bucket_name
+from diffsasrec.sequences.histories import events_of, flatten, restrict
 from jobs.cost import cost_of
 from jobs.identity import source_digest
 from jobs.score import night_scoring

@@ -40,12 +40,13 @@ from diffsasrec.lists import (
 from diffsasrec.popular import log_shares
 from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
-from diffsasrec.recommend import Decoding, events_of
+from diffsasrec.recommend import Decoding
 from diffsasrec.rules import allowed_items
 from diffsasrec.score import score, unscored_buckets
-from diffsasrec.sequences import bucket_name, flatten, only_items
+from diffsasrec.sequences.buckets import bucket_name
+from diffsasrec.sequences.histories import events_of, flatten, only_items
+from diffsasrec.sequences.vocab import reindexing, same_items
 from diffsasrec.times import DAY, microseconds
-from diffsasrec.vocab import reindexing, same_items
 from jobs.exclude import EXCLUDED, count_excluded, write_excluded
 from jobs.side_tables import rules_of_run
 

@@ -14,7 +14,7 @@ from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.inputs.items import items_of, read_items
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import canonical, canonical_type
-from diffsasrec.sequences import bucket_name, bucket_of
+from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from jobs.remake import KINDS, Remade, remake
 from jobs.side_tables import items_of_run
 

@@ -32,7 +32,7 @@ from diffsasrec.lake.stages import TABLES
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.rules import Rules
 from diffsasrec.schema import exactly
-from diffsasrec.sequences import bucket_name
+from diffsasrec.sequences.buckets import bucket_name
 
 log = logging.getLogger(__name__)
 

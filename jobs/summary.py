@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from diffsasrec.config.config import Config
 from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.sequences import bucket_name
+from diffsasrec.sequences.buckets import bucket_name
 from jobs.reuse import metrics_of
 
 NUM_USERS = 3

@@ -23,8 +23,8 @@ from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import Entry, read_chain, standing
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import RunDir, run_path
+from diffsasrec.sequences.vocab import reindexing
 from diffsasrec.times import microseconds
-from diffsasrec.vocab import reindexing
 from diffsasrec.warm import carried_over, same_shape
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from diffsasrec.lake.manifest import manifest_for
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import OUTPUTS
 from diffsasrec.schema import recommendations_schema, sequences_schema
-from diffsasrec.sequences import bucket_name
+from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.times import DAY
 
 ITEMS, USERS, K = 80, 60, 5

@@ -14,7 +14,7 @@ from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import append_entry, append_rollback
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import recommendations_schema
-from diffsasrec.sequences import Flat
+from diffsasrec.sequences.histories import Flat
 from jobs.evaluate import previous_metrics
 
 KS = (1, 3)

@@ -16,7 +16,7 @@ from diffsasrec.lake.manifest import manifest_for
 from diffsasrec.lake.prune import prune
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import recommendations_schema, sequences_schema
-from diffsasrec.sequences import bucket_of
+from diffsasrec.sequences.buckets import bucket_of
 from jobs.exclude import (
     EXCLUDED,
     count_excluded,

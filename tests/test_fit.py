@@ -29,7 +29,8 @@ from diffsasrec.model import SequenceModel
 from diffsasrec.phases import Buckets, Job, Phase, taking_part
 from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import sequences_schema, vocab_schema
-from diffsasrec.sequences import Flat, bucket_name
+from diffsasrec.sequences.buckets import bucket_name
+from diffsasrec.sequences.histories import Flat
 from diffsasrec.times import DAY
 from diffsasrec.update import count_warmup_steps
 

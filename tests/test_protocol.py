@@ -16,18 +16,11 @@ from diffsasrec.config.load import load_config
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model import SequenceModel
-from diffsasrec.sequences import (
-    Flat,
-    bucket_name,
-    bucket_of,
-    finish,
-    flatten,
-    fold,
-    only_items,
-    restrict,
-)
+from diffsasrec.sequences.buckets import bucket_name, bucket_of
+from diffsasrec.sequences.fold import finish, fold
+from diffsasrec.sequences.histories import Flat, flatten, only_items, restrict
+from diffsasrec.sequences.vocab import build_vocab, count_items, frequent_before_split
 from diffsasrec.times import microseconds
-from diffsasrec.vocab import build_vocab, count_items, frequent_before_split
 from jobs.evaluate import main as evaluate
 from jobs.recipe import job_of
 

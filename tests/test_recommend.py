@@ -14,15 +14,8 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.explore import Exploration
 from diffsasrec.model import SequenceModel
 from diffsasrec.objective import Objective
-from diffsasrec.recommend import (
-    Decoding,
-    Moment,
-    Recommender,
-    events_of,
-    newest,
-    own_pairs,
-    stretches,
-)
+from diffsasrec.recommend import Decoding, Moment, Recommender, newest, own_pairs
+from diffsasrec.sequences.histories import events_of, stretches
 from diffsasrec.times import DAY, HOUR
 
 NUM_ITEMS, K = 40, 5

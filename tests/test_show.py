@@ -26,9 +26,10 @@ from diffsasrec.lists import NIGHT_STATE, POPULAR, SHOWN, TRENDS, ListMaker
 from diffsasrec.model import SequenceModel
 from diffsasrec.popular import log_shares
 from diffsasrec.schema import list_values
-from diffsasrec.sequences import finish, flatten, fold
+from diffsasrec.sequences.fold import finish, fold
+from diffsasrec.sequences.histories import flatten
+from diffsasrec.sequences.vocab import build_vocab, count_items
 from diffsasrec.times import microseconds
-from diffsasrec.vocab import build_vocab, count_items
 from jobs.faults.nights import DATE, ROOT, run_dir, tiny_config, toy_log
 from jobs.score import night_scoring
 from jobs.show import config_of, current_lines, newest_metrics, open_published, printable

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from diffsasrec.config.config import Config
 from diffsasrec.errors import DiffsasrecError
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.sequences import bucket_name
+from diffsasrec.sequences.buckets import bucket_name
 from jobs.pages.facts import Confidence, Night
 from jobs.remake import KINDS, remake
 

@@ -18,7 +18,7 @@ from diffsasrec.lake.chain import Entry, newest_by_date, read_chain, standing
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import OUTCOME, REPORT
 from diffsasrec.schema import list_values
-from diffsasrec.sequences import bucket_name
+from diffsasrec.sequences.buckets import bucket_name
 from jobs.current import why_not_current
 from jobs.dates import is_future
 from jobs.pages.confidence import read_confidence

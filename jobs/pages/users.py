@@ -12,7 +12,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import DiffsasrecError
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.items import items_of, read_items
-from diffsasrec.sequences import bucket_name
+from diffsasrec.sequences.buckets import bucket_name
 from jobs.pages.facts import Night, ShownItem, User
 from jobs.side_tables import items_of_run
 

@@ -16,7 +16,7 @@ from diffsasrec.inputs.events import read_events
 from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.inputs.row_checks import check_rows, quarantine_rows
 from diffsasrec.schema import events_schema
-from diffsasrec.sequences import fold
+from diffsasrec.sequences.fold import fold
 from diffsasrec.times import microseconds
 from jobs.faults.corpus import DROPS, LOGS, config_of, in_microseconds, measure
 from jobs.faults.logs import RUN_DATE

@@ -12,9 +12,9 @@ import pytest
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.inputs import log_files as inputs
 from diffsasrec.inputs import text_rows as textlog
 from diffsasrec.inputs.log_files import Fragment, inspect_inputs, list_inputs
-from diffsasrec.inputs import log_files as inputs
 from diffsasrec.inputs.log_rows import read_fragment
 
 RUN_DATE = date(2024, 1, 10)

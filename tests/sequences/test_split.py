@@ -8,22 +8,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from diffsasrec.schema import id_hash
-from diffsasrec.sequences import finish, fold
-from diffsasrec.split import (
+from diffsasrec.sequences.fold import finish, fold
+from diffsasrec.sequences.holdout import count_before, find_holdout, next_items
+from diffsasrec.sequences.split_time import (
     HOUR,
     SKETCH_SIZE,
-    count_before,
     estimate_users,
     exact_quantile,
-    find_holdout,
     histogram,
     merge_histograms,
-    next_items,
     second_cut,
     smallest_hashes,
     time_quantiles,
 )
-from diffsasrec.vocab import build_vocab, count_items
+from diffsasrec.sequences.vocab import build_vocab, count_items
 
 QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99]
 

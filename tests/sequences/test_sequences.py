@@ -8,16 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffsasrec.schema import holdout_schema, pair_hash, sequences_schema
-from diffsasrec.sequences import (
-    bucket_name,
-    bucket_of,
-    finish,
-    flatten,
-    fold,
-    num_buckets,
-    restrict,
-)
-from diffsasrec.vocab import build_vocab, count_items
+from diffsasrec.sequences.buckets import bucket_name, bucket_of, num_buckets
+from diffsasrec.sequences.fold import finish, fold
+from diffsasrec.sequences.histories import flatten, restrict
+from diffsasrec.sequences.vocab import build_vocab, count_items
 
 
 def events_of(rows, *, user_type=None, item_type=None):

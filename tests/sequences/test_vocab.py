@@ -10,7 +10,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.schema import exactly, vocab_schema
-from diffsasrec.vocab import (
+from diffsasrec.sequences.vocab import (
     build_vocab,
     count_items,
     index_items,

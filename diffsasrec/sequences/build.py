@@ -1,0 +1,172 @@
+"""Events -> one row per user: a hash shuffle by bucket, and a vectorised fold of each bucket.
+
+The bucket of a user is our own hash of the id modulo N; N follows from the number of users and the
+configuration, never from the hardware. A bucket file is the unit of training input, of scoring and
+of resuming; its rows are sorted by user_id.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from diffsasrec.config.data import EventsConfig
+from diffsasrec.files.storage import Storage
+from diffsasrec.inputs.events import fragments_dataset, fragments_of, read_events
+from diffsasrec.inputs.log_files import Log
+from diffsasrec.schema import (
+    canonical_type,
+    events_schema,
+    list_values,
+)
+from diffsasrec.sequences.buckets import bucket_name, bucket_of
+from diffsasrec.sequences.fold import finish, fold
+from diffsasrec.sequences.vocab import (
+    build_vocab,
+    count_items,
+    merge_counts,
+)
+
+
+@dataclass(frozen=True)
+class Built:
+    vocab: pa.Table
+    counts: Counter[str]
+
+
+def build_sequences(
+    log: Log,
+    *,
+    events: EventsConfig,
+    before: int,
+    split_time: int,
+    num: int,
+    max_user_events: int,
+    min_item_count: int,
+    min_user_events: int,
+    previous_vocab: pa.Table | None,
+    output: Storage,
+    progress: Callable[[int, int], None],
+) -> Built:
+    """The shuffle, the vocabulary, and the files sequences/, holdout/ and vocab/ below `output`."""
+    folded = (
+        fragments_dataset(log)
+        .map_batches(
+            _read_with_bucket,
+            fn_kwargs={"log": log, "events": events, "before": before, "num": num},
+            batch_format="pyarrow",
+            batch_size=1,
+        )
+        .repartition(num, keys=["bucket"])
+        .map_batches(
+            _fold_buckets,
+            fn_kwargs={"max_user_events": max_user_events, "split_time": split_time},
+            batch_format="pyarrow",
+            batch_size=None,
+        )
+        .materialize()
+    )
+    counts: Counter[str] = Counter()
+    item_counts: list[pa.Table] = []
+    for row in folded.select_columns(["dropped", "item_counts"]).iter_rows():
+        counts += Counter(json.loads(row["dropped"]))
+        item_counts = [merge_counts([*item_counts, _unpack(row["item_counts"])])]
+    counts["items"] = pc.sum(pc.greater_equal(item_counts[0]["count"], min_item_count)).as_py()
+    counts["rare_items"] = item_counts[0].num_rows - counts["items"]
+    vocab = build_vocab(
+        item_counts[0],
+        min_item_count=min_item_count,
+        item_type=log.item_type,
+        previous=previous_vocab,
+    )
+    output.write_table(f"vocab/{bucket_name(0)}", vocab)
+    finishing = {
+        "split_time": split_time,
+        "user_type": log.user_type,
+        "min_item_count": min_item_count,
+        "min_user_events": min_user_events,
+    }
+    written = set()
+    results = folded.map_batches(
+        _write_bucket,
+        fn_kwargs={"vocab": ray.put(vocab), "output": output, "finishing": finishing},
+        batch_format="pyarrow",
+        batch_size=1,
+    )
+    for row in results.iter_rows():
+        assert row["bucket"] not in written, row["bucket"]
+        counts += Counter(json.loads(row["counts"]))
+        written.add(row["bucket"])
+        progress(len(written), num)
+    # a bucket that no user falls into still has its files: N is a fact of the run
+    nobody = fold(_events_of(log).empty_table(), max_user_events=max_user_events)[0]
+    for bucket in set(range(num)) - written:
+        _write_files(output, bucket, *finish(nobody, vocab, **finishing)[:2])
+    return Built(vocab, counts)
+
+
+def _events_of(log: Log) -> pa.Schema:
+    return events_schema(canonical_type(log.user_type), canonical_type(log.item_type))
+
+
+def _read_with_bucket(
+    batch: pa.Table, *, log: Log, events: EventsConfig, before: int, num: int
+) -> Iterator[pa.Table]:
+    """The events of some fragments and the bucket of each."""
+    yield _events_of(log).append(pa.field("bucket", pa.int32())).empty_table()
+    for _, fragment in fragments_of(batch):
+        for _, checked in read_events(
+            fragment, events=events, log_types=(log.user_type, log.item_type), before=before
+        ):
+            buckets = bucket_of(checked.events["user_id"].combine_chunks(), num)
+            yield checked.events.append_column("bucket", pa.array(buckets))
+
+
+def _fold_buckets(block: pa.Table, *, max_user_events: int, split_time: int) -> Iterator[pa.Table]:
+    """One row per bucket: its folded rows and its item counts, packed."""
+    # a partition holds the whole of none, one or several buckets
+    for bucket in pc.unique(block["bucket"]).to_pylist() if block.num_rows else []:
+        rows = block.filter(pc.equal(block["bucket"], bucket))
+        table, dropped = fold(rows, max_user_events=max_user_events)
+        times = list_values(table["times"]).to_numpy()
+        counts = count_items(list_values(table["item_ids"]), times, split_time=split_time)
+        yield pa.table(
+            {
+                "bucket": pa.array([bucket], pa.int32()),
+                "dropped": pa.array([json.dumps(dropped)]),
+                "folded": pa.array([_pack(table)], pa.large_binary()),
+                "item_counts": pa.array([_pack(counts)], pa.large_binary()),
+            }
+        )
+
+
+def _write_bucket(
+    batch: pa.Table, *, vocab: Any, output: Storage, finishing: dict[str, Any]
+) -> pa.Table:
+    """Finishes and writes a bucket; `vocab` is a reference, so that a node fetches it once."""
+    folded = _unpack(batch["folded"][0].as_py())
+    sequences, holdout, counts = finish(folded, ray.get(vocab), **finishing)
+    _write_files(output, batch["bucket"][0].as_py(), sequences, holdout)
+    return pa.table({"bucket": batch["bucket"], "counts": [json.dumps(counts)]})
+
+
+def _write_files(output: Storage, bucket: int, sequences: pa.Table, holdout: pa.Table) -> None:
+    output.write_table(f"sequences/{bucket_name(bucket)}", sequences)
+    output.write_table(f"holdout/{bucket_name(bucket)}", holdout)
+
+
+def _pack(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _unpack(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()

@@ -1,0 +1,114 @@
+"""Histories of users as flat arrays with offsets: the form that everything after `prepare` computes on."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diffsasrec.schema import (
+    canonical,
+    list_offsets,
+    list_values,
+)
+
+Items = npt.NDArray[np.int32]
+Times = npt.NDArray[np.int64]  # microseconds
+Offsets = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Sequences as flat arrays: the form that everything after `prepare` computes on."""
+
+    user_ids: pa.Array
+    items: npt.NDArray[np.int32]  # [events]
+    times: npt.NDArray[np.int64]  # [events]
+    offsets: npt.NDArray[np.int64]  # [users + 1]
+    num_before: npt.NDArray[np.int32]  # [users]
+    holdout: npt.NDArray[np.int32]  # [users], -1 for none
+
+
+def flatten(sequences: pa.Table) -> Flat:
+    """A bucket file's table as flat arrays."""
+    return Flat(
+        user_ids=canonical(sequences["user_id"]).combine_chunks(),
+        items=list_values(sequences["items"]).to_numpy(),
+        times=list_values(sequences["times"]).to_numpy(),
+        offsets=list_offsets(sequences["items"]),
+        num_before=sequences["num_before"].to_numpy(),
+        holdout=sequences["holdout"].fill_null(-1).to_numpy(),
+    )
+
+
+def only_items(flat: Flat, known: npt.NDArray[np.bool_] | None) -> Flat:
+    """`flat` as of a log that has events of the `known` items alone, [V]; None: as it is.
+
+    Users stay, with an empty history if nothing is left. A holdout that is not known is none.
+    """
+    if known is None:
+        return flat
+    kept = known[flat.items]
+    if kept.all():
+        return flat
+    running = np.r_[0, np.cumsum(kept)]
+    starts = flat.offsets[:-1]
+    held = flat.holdout >= 0
+    held[held] = kept[(starts + flat.holdout)[held]]
+    holdout = np.full(len(starts), -1, np.int32)
+    holdout[held] = (running[starts + flat.holdout] - running[starts])[held]
+    return replace(
+        flat,
+        items=flat.items[kept],
+        times=flat.times[kept],
+        offsets=running[flat.offsets],
+        num_before=(running[starts + flat.num_before] - running[starts]).astype(np.int32),
+        holdout=holdout,
+    )
+
+
+def restrict(
+    flat: Flat, lengths: npt.NDArray[np.int64] | npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The first `lengths` events of every user: flat items, flat times, offsets."""
+    num_events = np.diff(flat.offsets)
+    place = np.arange(len(flat.items)) - np.repeat(flat.offsets[:-1], num_events)
+    keep = place < np.repeat(lengths, num_events)
+    return flat.items[keep], flat.times[keep], np.r_[0, np.cumsum(lengths)].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class UserItems:
+    """Some items of each user, one user after another."""
+
+    items: npt.NDArray[np.int64]
+    offsets: Offsets
+
+    @staticmethod
+    def nothing(num_users: int) -> "UserItems":
+        return UserItems(np.zeros(0, np.int64), np.zeros(num_users + 1, np.int64))
+
+    def of_users(self, users: npt.NDArray[np.int64]) -> "UserItems":
+        """Those of some users, in the order given."""
+        source, offsets = events_of(self.offsets, users)
+        return UserItems(self.items[source], offsets)
+
+    def owners(self) -> npt.NDArray[np.int64]:
+        """The place of the user of each item."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+
+def events_of(
+    offsets: Offsets, users: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], Offsets]:
+    """Where the events of some users lie, in the order given, and the offsets among them."""
+    return stretches(offsets[:-1][users], offsets[1:][users])
+
+
+def stretches(
+    start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], Offsets]:
+    """The places [start, end) of each row one after another, and the offsets of the rows."""
+    bounds = np.r_[0, np.cumsum(end - start)].astype(np.int64)
+    source = np.repeat(start - bounds[:-1], end - start) + np.arange(bounds[-1])
+    return source, bounds
