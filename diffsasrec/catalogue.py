@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.categories import CategoryCap
-from diffsasrec.diffusion import Extras
+from diffsasrec.model.softmax import Extras
 
 # rows and items of a tile of logits: 4 MiB stay in a CPU's cache, a GPU wants more at once
 TILES = {"cpu": (512, 2048), "cuda": (8192, 16384)}

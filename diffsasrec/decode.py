@@ -18,8 +18,8 @@ from torch import Tensor
 from diffsasrec.catalogue import Candidates
 from diffsasrec.categories import CategoryCap
 from diffsasrec.config.serving import FUSED_MOST
-from diffsasrec.diffusion import MASK
 from diffsasrec.explore import CHOICES, Exploration
+from diffsasrec.model.diffusion import MASK
 from diffsasrec.shortlist import (
     SLACK,
     Shortlist,

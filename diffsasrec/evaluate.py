@@ -19,7 +19,7 @@ from diffsasrec.metrics import (
     rank_metrics,
     ranks_of,
 )
-from diffsasrec.model import SequenceModel
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import list_offsets, list_values
 from diffsasrec.sequences.histories import Flat, events_of, only_items, restrict

@@ -32,22 +32,22 @@ from diffsasrec.batches import (
     suited_batch_size,
     suited_num_negatives,
 )
-from diffsasrec.checkpoint import (
+from diffsasrec.errors import ConfigError
+from diffsasrec.evaluate import validation_ranks
+from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.memory import is_out_of_memory, keep_freed_memory
+from diffsasrec.metrics import count_ranks, rank_metrics
+from diffsasrec.model.checkpoint import (
     is_finite,
     load_checkpoint,
     parse_tensors,
     save_checkpoint,
     save_tensors,
 )
-from diffsasrec.counters import event_gaps, trend_counts, trend_features
-from diffsasrec.diffusion import Negatives, draw_negatives
-from diffsasrec.errors import ConfigError
-from diffsasrec.evaluate import validation_ranks
-from diffsasrec.files.storage import Storage, to_json
-from diffsasrec.memory import is_out_of_memory, keep_freed_memory
-from diffsasrec.metrics import count_ranks, rank_metrics
-from diffsasrec.model import SequenceModel
-from diffsasrec.objective import Objective
+from diffsasrec.model.features import event_gaps, trend_counts, trend_features
+from diffsasrec.model.objective import Objective
+from diffsasrec.model.softmax import Negatives, draw_negatives
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.phases import (
     Buckets,
     Job,

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diffsasrec.checkpoint import Checkpoint, load_checkpoint, parse_tensors
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
+from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, parse_tensors
 from diffsasrec.popular import PopularLists
 from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded

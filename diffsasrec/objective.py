@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffsasrec.batches import Batch
 from diffsasrec.config.training import ObjectiveConfig
-from diffsasrec.diffusion import (
-    MASK,
+from diffsasrec.model.diffusion import MASK
+from diffsasrec.model.heads import OwnItems, Pairs
+from diffsasrec.model.objective import Batch
+from diffsasrec.model.softmax import (
     Extras,
     Negatives,
     Trending,
@@ -21,7 +22,7 @@ from diffsasrec.diffusion import (
     pairs_of_rows,
     softmax_loss,
 )
-from diffsasrec.model import OwnItems, Pairs, SequenceModel
+from diffsasrec.model.transformer import SequenceModel
 
 # so many sequences are encoded at once: a CPU gains by little padding, a GPU by large kernels
 ROWS_TOGETHER = {"cpu": 16, "cuda": 256}

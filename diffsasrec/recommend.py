@@ -16,7 +16,6 @@ from torch import Tensor
 from diffsasrec.catalogue import Candidates, Catalogue
 from diffsasrec.categories import CategoryCap
 from diffsasrec.config.training import ModelConfig
-from diffsasrec.counters import end_ages, event_gaps, own_items
 from diffsasrec.decode import (
     CommitRule,
     Lists,
@@ -24,11 +23,13 @@ from diffsasrec.decode import (
     decode_multi,
     decode_single,
 )
-from diffsasrec.diffusion import MASK
 from diffsasrec.errors import ConfigError
 from diffsasrec.explore import Exploration
 from diffsasrec.memory import in_batches
-from diffsasrec.model import History, Pairs, SequenceModel
+from diffsasrec.model.diffusion import MASK
+from diffsasrec.model.features import end_ages, event_gaps
+from diffsasrec.model.heads import own_pairs
+from diffsasrec.model.transformer import History, SequenceModel
 from diffsasrec.sequences.histories import Items, Offsets, Times, UserItems, events_of
 from diffsasrec.trace import Trace
 
@@ -314,13 +315,6 @@ class _States:
     def _wanted(self, slots_BS: Tensor, wanted_BS: Tensor) -> Tensor:
         states_RD = self.model.denoise_wanted(self.history, slots_BS, wanted_BS, ages_B=self.ages_B)
         return self.model.queries(states_RD)[:, : self.width]
-
-
-def own_pairs(items: Items, times: Times, offsets: Offsets, query_times: Times) -> Pairs:
-    """`counters.own_items` as tensors."""
-    own = own_items(items, times, offsets, query_times)
-    arrays = (own.user_X, own.item_X, own.features_XC)
-    return Pairs(*(torch.from_numpy(array) for array in arrays))
 
 
 def _extended_states(

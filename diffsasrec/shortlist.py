@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.catalogue import Candidates, OwnScores
-from diffsasrec.diffusion import MASK
+from diffsasrec.model.diffusion import MASK
 from diffsasrec.top import Top, capped, ordered_top, top_items
 
 # a state drifts from step to step: the list is made for so many times the first distance

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from diffsasrec.catalogue import TILES, Candidates
 from diffsasrec.config.serving import FUSED_MOST
-from diffsasrec.diffusion import MASK, Extras, pairs_of_rows
+from diffsasrec.model.diffusion import MASK
+from diffsasrec.model.softmax import Extras, pairs_of_rows
 
 BLOCK = 64
 # the fused kernels: groups besides those that hold the best; numbers kept at once; how far the

@@ -8,13 +8,12 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diffsasrec.batches import Batch
-from diffsasrec.checkpoint import is_finite
 from diffsasrec.config.training import FinetuneConfig, TrainStageConfig
-from diffsasrec.diffusion import Negatives
 from diffsasrec.errors import ConfigError
-from diffsasrec.model import SequenceModel
-from diffsasrec.objective import Objective, batch_loss, in_rows, occurring_items
+from diffsasrec.model.checkpoint import is_finite
+from diffsasrec.model.objective import Batch, Objective, batch_loss, in_rows, occurring_items
+from diffsasrec.model.softmax import Negatives
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.rows import EmbeddingRows
 
 # a step of a larger catalogue updates only the rows of the embedding that it reads

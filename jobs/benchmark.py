@@ -34,23 +34,17 @@ import pyarrow as pa
 import ray.data
 import torch
 
-from diffsasrec.batches import (
-    Batch,
-    Events,
-    make_batch,
-    suited_num_negatives,
-    window_examples,
-)
-from diffsasrec.checkpoint import load_checkpoint, parse_tensors
+from diffsasrec.batches import Events, make_batch, suited_num_negatives, window_examples
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.training import ModelConfig, TrainStageConfig
-from diffsasrec.counters import event_gaps, trend_counts, trend_features
-from diffsasrec.diffusion import Negatives, draw_negatives
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.log_files import InputFile, inspect_inputs
 from diffsasrec.memory import give_back_freed_memory, keep_freed_memory
-from diffsasrec.model import SequenceModel
-from diffsasrec.objective import Objective
+from diffsasrec.model.checkpoint import load_checkpoint, parse_tensors
+from diffsasrec.model.features import event_gaps, trend_counts, trend_features
+from diffsasrec.model.objective import Batch, Objective
+from diffsasrec.model.softmax import Negatives, draw_negatives
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.sequences.buckets import bucket_name, num_buckets
 from diffsasrec.sequences.build import build_sequences

@@ -18,13 +18,13 @@ from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
 from diffsasrec.config.config import Config
-from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.files.storage import Storage, open_filesystem
 from diffsasrec.inputs.log_files import InputFile
 from diffsasrec.lake.chain import read_chain
 from diffsasrec.lake.run_dir import run_path
 from diffsasrec.lake.stages import OUTPUTS
-from diffsasrec.model import NUM_MIXED
+from diffsasrec.model.features import NUM_TRENDS
+from diffsasrec.model.heads import NUM_MIXED
 from diffsasrec.progress import duration
 from jobs.benchmark_arguments import add_plan
 from jobs.cost import Cost, cost_of

@@ -18,15 +18,15 @@ from diffsasrec.baselines import (
     own_most_frequent,
     popularity,
 )
-from diffsasrec.checkpoint import check_not_trained_past, load_checkpoint, read_description
 from diffsasrec.config.config import Config
-from diffsasrec.counters import WINDOWS
 from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import read_chain, standing
 from diffsasrec.lake.run_dir import RunDir, run_path
 from diffsasrec.lists import Scoring
+from diffsasrec.model.checkpoint import check_not_trained_past, load_checkpoint, read_description
+from diffsasrec.model.features import WINDOWS
 from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.rules import allowed_items

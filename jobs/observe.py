@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from diffsasrec.checkpoint import CONFIG
 from diffsasrec.config.config import Config
 from diffsasrec.config.secrets import without_secrets
 from diffsasrec.files.s3 import Patience
@@ -22,6 +21,7 @@ from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import METRICS, OUTCOME, OUTPUTS, REPORT
+from diffsasrec.model.checkpoint import CONFIG
 from jobs.exposition import Facts, exposition
 
 log = logging.getLogger("jobs")

@@ -20,9 +20,10 @@ import torch
 
 from diffsasrec.batches import suited_num_negatives
 from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainStageConfig
-from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.explore import Exploration
-from diffsasrec.model import NUM_MIXED, SequenceModel
+from diffsasrec.model.features import NUM_TRENDS
+from diffsasrec.model.heads import NUM_MIXED
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.recommend import Decoding
 from jobs.rivals import products_alone, rows_scored
 

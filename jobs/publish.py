@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffsasrec.audit import audit_bucket
-from diffsasrec.checkpoint import Checkpoint, load_checkpoint, read_description
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, RefusedError
 from diffsasrec.files.storage import Storage, sha256
@@ -34,6 +33,7 @@ from diffsasrec.lists import (
     read_bucket,
     scored_users,
 )
+from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, read_description
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.rules import allowed_items, category_cap, excluded_of

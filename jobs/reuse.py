@@ -14,15 +14,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffsasrec.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
 from diffsasrec.config.config import Config
-from diffsasrec.counters import WINDOWS
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.files.storage import Storage, parquet_bytes, sha256, to_json
 from diffsasrec.lake.chain import Entry, read_chain, standing
 from diffsasrec.lake.claims import deleted
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import Reused, RunDir, run_path
+from diffsasrec.model.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
+from diffsasrec.model.features import WINDOWS
 from diffsasrec.schema import canonical_type, exactly
 from diffsasrec.times import DAY, microseconds
 

@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffsasrec.batches import Batch
 from diffsasrec.config.training import ObjectiveConfig
-from diffsasrec.model import History, SequenceModel
-from diffsasrec.objective import batch_loss
+from diffsasrec.model.objective import Batch, batch_loss
+from diffsasrec.model.transformer import History, SequenceModel
 from diffsasrec.recommend import Decoding
 
 TILES = ((256, 4096), (512, 2048), (1024, 1024), (2048, 4096))

@@ -17,10 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from diffsasrec.checkpoint import VOCAB, load_checkpoint, save_tensors
 from diffsasrec.config.config import Config
 from diffsasrec.config.serving import ScoreConfig
-from diffsasrec.counters import trend_counts, trend_features, window_counts
 from diffsasrec.decode import CommitRule
 from diffsasrec.evaluate import list_matrix
 from diffsasrec.explore import Exploration
@@ -37,6 +35,8 @@ from diffsasrec.lists import (
     quarantined_users,
     scored_users,
 )
+from diffsasrec.model.checkpoint import VOCAB, load_checkpoint, save_tensors
+from diffsasrec.model.features import trend_counts, trend_features, window_counts
 from diffsasrec.popular import log_shares
 from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from diffsasrec.batches import stream_seed
-from diffsasrec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from diffsasrec.config.config import Config
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
@@ -23,9 +22,10 @@ from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import Entry, read_chain, standing
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import RunDir, run_path
+from diffsasrec.model.carry_over import carried_over, same_shape
+from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from diffsasrec.sequences.vocab import reindexing
 from diffsasrec.times import microseconds
-from diffsasrec.warm import carried_over, same_shape
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from diffsasrec.batches import (
     DRAWN,
-    Batch,
     Events,
     Examples,
     epoch_groups,
@@ -23,7 +22,8 @@ from diffsasrec.batches import (
     window_examples,
 )
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
-from diffsasrec.counters import event_gaps, gap_buckets
+from diffsasrec.model.features import event_gaps, gap_buckets
+from diffsasrec.model.objective import Batch
 from diffsasrec.times import DAY
 
 SIZES = {"hidden_size": 8, "num_blocks": 1, "num_heads": 1, "max_seq_len": 4, "num_slots": 3}

@@ -21,8 +21,8 @@ from diffsasrec.decode import (
     decode_multi,
     decode_single,
 )
-from diffsasrec.diffusion import Extras
 from diffsasrec.explore import CHOICES, Exploration
+from diffsasrec.model.softmax import Extras
 
 Blocked = list[tuple[int, int]]  # (user, item)
 NOTHING = Exploration(num_items=0)

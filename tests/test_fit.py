@@ -18,14 +18,14 @@ import torch.distributed
 import torch.multiprocessing
 from safetensors.torch import load_file, save
 
-from diffsasrec.checkpoint import is_finite, load_checkpoint, parse_tensors, save_checkpoint
 from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
-from diffsasrec.counters import trend_counts, trend_features
 from diffsasrec.errors import ConfigError
 from diffsasrec.evaluate import validation_ranks
 from diffsasrec.files.storage import Storage
 from diffsasrec.fit import train_phases
-from diffsasrec.model import SequenceModel
+from diffsasrec.model.checkpoint import is_finite, load_checkpoint, parse_tensors, save_checkpoint
+from diffsasrec.model.features import trend_counts, trend_features
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.phases import Buckets, Job, Phase, taking_part
 from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import sequences_schema, vocab_schema

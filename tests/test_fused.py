@@ -17,8 +17,8 @@ pytest.importorskip("triton")
 from diffsasrec import fused, recommend, top
 from diffsasrec.catalogue import Candidates, Catalogue
 from diffsasrec.categories import CategoryCap
-from diffsasrec.diffusion import Extras
 from diffsasrec.errors import ConfigError
+from diffsasrec.model.softmax import Extras
 from diffsasrec.recommend import Decoding
 from diffsasrec.top import top_items
 

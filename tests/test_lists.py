@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from diffsasrec.audit import audit_bucket
-from diffsasrec.checkpoint import Checkpoint
 from diffsasrec.config.serving import ScoreConfig
 from diffsasrec.config.training import ModelConfig
-from diffsasrec.counters import NUM_TRENDS
 from diffsasrec.decode import CommitRule
 from diffsasrec.explore import Exploration
 from diffsasrec.files.storage import Storage, parquet_bytes
@@ -24,7 +22,9 @@ from diffsasrec.lists import (
     measured_items,
     score_bucket,
 )
-from diffsasrec.model import SequenceModel
+from diffsasrec.model.checkpoint import Checkpoint
+from diffsasrec.model.features import NUM_TRENDS
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.popular import PopularLists
 from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.rules import Rules

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffsasrec.checkpoint import parse_tensors
 from diffsasrec.config.config import Config
 from diffsasrec.files.storage import Storage
+from diffsasrec.model.checkpoint import parse_tensors
 from diffsasrec.online import OnlineRecommender
 from diffsasrec.recommend import Decoding
 from jobs.faults.nights import DATE, ROOT, digests, run_dir, tiny_config, toy_log

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.checkpoint import save_checkpoint
 from diffsasrec.config.load import load_config
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.model import SequenceModel
+from diffsasrec.model.checkpoint import save_checkpoint
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from diffsasrec.sequences.fold import finish, fold
 from diffsasrec.sequences.histories import Flat, flatten, only_items, restrict

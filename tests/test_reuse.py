@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import InfrastructureError
@@ -19,7 +18,8 @@ from diffsasrec.inputs.log_files import InputFile
 from diffsasrec.lake.chain import append_entry, append_rollback, read_chain, standing
 from diffsasrec.lake.run_dir import Reused, RunDir
 from diffsasrec.lists import Scoring
-from diffsasrec.model import SequenceModel
+from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.recommend import Decoding
 from diffsasrec.rules import Rules
 from diffsasrec.schema import sequences_schema

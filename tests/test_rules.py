@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffsasrec.checkpoint import Checkpoint
 from diffsasrec.config.data import ItemsConfig
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError
-from diffsasrec.model import SequenceModel
+from diffsasrec.model.checkpoint import Checkpoint
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
 from diffsasrec.schema import like
 

@@ -22,7 +22,6 @@ import safetensors.torch
 import torch
 from sources import python_files, shown
 
-from diffsasrec.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.load import load_config
 from diffsasrec.config.training import ModelConfig
@@ -34,7 +33,8 @@ from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.manifest import manifest_for
 from diffsasrec.lake.prune import prune
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.model import SequenceModel
+from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.online import check_description
 from jobs.command import run_stages
 from jobs.faults.nights import DATE, ROOT, Nights, tiny_config, toy_log

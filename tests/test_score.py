@@ -10,11 +10,11 @@ import pytest
 import torch
 from test_lists import CONFIG, POPULAR, SCORING, TRENDS, USERS, VOCAB, checkpoint_of, sequences
 
-from diffsasrec.checkpoint import save_checkpoint, save_tensors
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.s3 import Patience
 from diffsasrec.files.storage import Storage
 from diffsasrec.lists import Scoring
+from diffsasrec.model.checkpoint import save_checkpoint, save_tensors
 from diffsasrec.score import (
     MOST_DEATHS,
     Scorer,

@@ -8,8 +8,8 @@ import torch
 from diffsasrec.catalogue import Candidates, Catalogue
 from diffsasrec.categories import CategoryCap
 from diffsasrec.decode import CommitRule, Lists, decode_multi
-from diffsasrec.diffusion import Extras, pairs_of_rows
 from diffsasrec.explore import Exploration
+from diffsasrec.model.softmax import Extras, pairs_of_rows
 from diffsasrec.shortlist import Shortlist, ascending, logits_of
 
 NUM_USERS, NUM_ITEMS, WIDTH, K = 12, 2000, 8, 5

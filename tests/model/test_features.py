@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.counters import (
+from diffsasrec.model.features import (
     KINDS,
     NUM_GAPS,
     NUM_OWN,

@@ -31,58 +31,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffsasrec.config.training import ModelConfig
-from diffsasrec.counters import NUM_GAPS, NUM_OWN, NUM_TRENDS
-from diffsasrec.diffusion import Extras, pairs_of_rows
-
-NUM_MIXED = 16  # trend features that the model mixes for itself, besides those as they are
-COPY_WIDTH = 32
+from diffsasrec.model.blocks import Block, Cache, _heads
+from diffsasrec.model.features import NUM_GAPS, NUM_TRENDS
+from diffsasrec.model.heads import CopyScore, OwnItems, Pairs, Trends
 
 # so many tokens are encoded at once where no gradients are wanted: their inner states stay small
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 2**20}
-
-Cache = list[tuple[Tensor, Tensor]]  # keys and values [B, H, L, E] of every block
-
-
-class Block(nn.Module):
-    """Pre-norm attention and a SwiGLU feed-forward layer, each added to its input."""
-
-    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.attention_norm = nn.LayerNorm(hidden_size)
-        self.query_key_value = nn.Linear(hidden_size, 3 * hidden_size)
-        self.attention_out = nn.Linear(hidden_size, hidden_size)
-        self.feed_norm = nn.LayerNorm(hidden_size)
-        self.feed_in = nn.Linear(hidden_size, 4 * hidden_size)
-        self.feed_out = nn.Linear(2 * hidden_size, hidden_size)
-
-    def heads(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [B, H, T, E] of the tokens."""
-        projected = self.query_key_value(self.attention_norm(x_BTD))
-        shape = (*projected.shape[:2], 3, self.num_heads, -1)
-        query, key, value = projected.view(shape).permute(2, 0, 3, 1, 4).unbind(0)
-        return query, key, value
-
-    def attend(
-        self,
-        x_BTD: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        mask: Tensor | None = None,
-        causal: bool = False,
-    ) -> Tensor:
-        # dropout of attention weights would forbid the fused kernels of CPUs
-        mixed_BHTE = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal
-        )
-        mixed_BTD = mixed_BHTE.transpose(1, 2).flatten(2)
-        x_BTD = x_BTD + F.dropout(self.attention_out(mixed_BTD), self.dropout, self.training)
-        gate, value_BTF = self.feed_in(self.feed_norm(x_BTD)).chunk(2, dim=-1)
-        fed_BTD = self.feed_out(F.silu(gate) * value_BTF)
-        return x_BTD + F.dropout(fed_BTD, self.dropout, self.training)
 
 
 @dataclass(frozen=True)
@@ -112,104 +66,6 @@ class History:
         assert self.states_BLD is not None
         rows_B = torch.arange(len(self.lengths_B), device=self.lengths_B.device)
         return self.states_BLD[rows_B, (self.lengths_B - 1).clamp(min=0)]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Items of the users' histories, sorted by user, then item: `counters.own_items`."""
-
-    users_X: Tensor
-    items_X: Tensor
-    features_XC: Tensor
-
-    def to(self, device: torch.device) -> "Pairs":
-        return Pairs(*(tensor.to(device) for tensor in vars(self).values()))
-
-
-class Trends(nn.Module):
-    """Item trends -> columns of the item vectors; states -> the weights of these columns."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.mix = nn.Linear(NUM_TRENDS, NUM_MIXED)
-        self.weights = nn.Linear(hidden_size, NUM_TRENDS + NUM_MIXED)
-
-    def start(self) -> None:
-        """Popularity of all time, column 0, counts as it is; the rest begins without weight."""
-        nn.init.zeros_(self.weights.weight)
-        nn.init.zeros_(self.weights.bias)
-        with torch.no_grad():
-            self.weights.bias[0] = 1.0
-
-    def weights_of(self, states_RD: Tensor) -> Tensor:
-        # a state has length sqrt(D): of length 1 it moves the weights no faster than the bias does
-        return self.weights(states_RD * states_RD.shape[-1] ** -0.5)
-
-    def columns(self, trends_VF: Tensor) -> Tensor:
-        if trends_VF.shape[1] < NUM_TRENDS:  # pretraining knows all-time popularity alone
-            return trends_VF
-        return torch.cat([trends_VF, F.silu(self.mix(trends_VF))], dim=1)
-
-
-class CopyScore(nn.Module):
-    """A score for an item of the own history, from its numbers, its trends and the state."""
-
-    def __init__(self, hidden_size: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = dropout
-        self.pair = nn.Linear(NUM_OWN + NUM_TRENDS, COPY_WIDTH)
-        self.state = nn.Linear(hidden_size, COPY_WIDTH)
-        self.item = nn.Linear(hidden_size, COPY_WIDTH)
-        self.out = nn.Linear(COPY_WIDTH, 1)
-
-    def start(self) -> None:
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def rise(self, change_RD: Tensor) -> Tensor:
-        """At most so much rises any score when the state changes so, [R].
-
-        The slope of SiLU lies between -0.1 and 1.1.
-        """
-        product_RH = (change_RD @ self.state.weight.T) * self.out.weight
-        return torch.where(product_RH > 0, 1.1 * product_RH, -0.1 * product_RH).sum(-1)
-
-
-@dataclass(frozen=True)
-class OwnItems:
-    """The items of the users' own histories, by user and item, and what a score needs of them."""
-
-    copy_score: CopyScore
-    users_X: Tensor
-    items_X: Tensor
-    hidden_XH: Tensor  # what is the same for every state
-
-    def of_rows(self, queries_RW: Tensor, users_R: Tensor) -> Extras:
-        """The score of each row for each item of its user."""
-        rows_Y, at_Y = pairs_of_rows(users_R, self.users_X)
-        part = self.copy_score
-        states_RD = queries_RW[:, : part.state.in_features]
-        hidden_YH = F.silu(self.hidden_XH[at_Y] + part.state(states_RD)[rows_Y])
-        hidden_YH = F.dropout(hidden_YH, part.dropout, part.training)
-        return Extras(rows_Y, self.items_X[at_Y], part.out(hidden_YH)[:, 0])
-
-    def among(self, users_P: Tensor, items_P: Tensor) -> "OwnItems":
-        """Those of them that are in some pairs (user, item)."""
-        keys_X, keys_P = self.users_X * 2**40 + self.items_X, users_P * 2**40 + items_P
-        return self.take(torch.isin(keys_X, keys_P).nonzero()[:, 0])
-
-    def take(self, chosen_Z: Tensor) -> "OwnItems":
-        return OwnItems(
-            self.copy_score,
-            self.users_X[chosen_Z],
-            self.items_X[chosen_Z],
-            self.hidden_XH[chosen_Z],
-        )
-
-    def rise(self, before_RW: Tensor, after_RW: Tensor) -> Tensor:
-        """At most so much rises any score from one query to the other, [R]."""
-        change_RW = (after_RW - before_RW)[:, : self.copy_score.state.in_features]
-        return self.copy_score.rise(change_RW).float()
 
 
 class SequenceModel(nn.Module):
@@ -430,14 +286,6 @@ class SequenceModel(nn.Module):
 
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
-
-
-def _heads(
-    block: Block, x_BSD: Tensor, history: History, number: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries of the slots, keys and values of the history and the slots, in one block."""
-    query, slot_key, slot_value = block.heads(x_BSD)
-    return query, *history.joined(number, slot_key, slot_value)
 
 
 def _existing(history: History, slots_BS: Tensor, num_slots_B: Tensor | None) -> Tensor:

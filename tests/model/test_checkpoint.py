@@ -9,7 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from diffsasrec.checkpoint import (
+from diffsasrec.config.training import ModelConfig
+from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.files.storage import Storage
+from diffsasrec.model.checkpoint import (
     check_not_trained_past,
     load_checkpoint,
     parse_tensors,
@@ -17,10 +20,7 @@ from diffsasrec.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from diffsasrec.config.training import ModelConfig
-from diffsasrec.errors import ConfigError, InfrastructureError
-from diffsasrec.files.storage import Storage
-from diffsasrec.model import SequenceModel
+from diffsasrec.model.transformer import SequenceModel
 
 CONFIG = ModelConfig(
     hidden_size=8, num_blocks=1, num_heads=2, dropout=0.5, max_seq_len=4, num_slots=2
@@ -184,7 +184,7 @@ def test_the_state_of_a_training_comes_back_bit_for_bit(tmp_path):
 
 TOO_LARGE = """
 import resource, sys, torch
-from diffsasrec.checkpoint import save_tensors
+from diffsasrec.model.checkpoint import save_tensors
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.files.storage import Storage
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

@@ -7,8 +7,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from diffsasrec.checkpoint import Checkpoint
-from diffsasrec.model import SequenceModel
+from diffsasrec.model.checkpoint import Checkpoint
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.vocab import reindexing
 
 ITEMS = "items.weight"  # the only weights with a row per item

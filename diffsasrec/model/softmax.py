@@ -1,11 +1,4 @@
-"""Masked diffusion over item sequences: the forward process, its losses, and next-item losses.
-
-After LLaDA (Nie et al. 2025, arXiv 2502.09992): a level t ~ U(0, 1) per sequence, every token
-masked with probability p = (1 - eps) t + eps, cross-entropy on the masked tokens weighted 1 / p,
-which is an upper bound of the negative log-likelihood (their equation 3).
-
-Legend: B sequences, L tokens, S slots, R scored rows, N negatives, V items, D hidden size.
-"""
+"""Losses over a catalogue: the whole softmax in bounded memory, or sampled negatives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,36 +9,10 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor
 
-MASK = -1  # stands for the mask vector of the model wherever items are given by index
-EPS = 1e-3
-
 # logits of at most so many numbers exist at once; the rest is recomputed in the backward pass
 LOGITS_PER_CHUNK = 2**23
 # fewer stay in a CPU's cache
 LOGITS_AT_ONCE = 2**20
-
-
-def stratified_levels(num: int, generator: torch.Generator) -> Tensor:
-    """t in [0, 1) for each sequence of a batch, [num]: one per stratum, in random order.
-
-    The mean over a batch then varies far less than with independent draws.
-    """
-    start = torch.rand(1, generator=generator)
-    levels = (start + torch.arange(num) / max(num, 1)) % 1.0
-    return levels[torch.randperm(num, generator=generator)]
-
-
-def forward_process(
-    maskable_BL: Tensor, levels_B: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Masks each maskable token with probability p = (1 - eps) t + eps.
-
-    Returns:
-        is_masked_BL (bool) and p_mask_BL; padding must not be maskable and is never masked.
-    """
-    p_mask_BL = ((1 - EPS) * levels_B + EPS)[:, None].expand(maskable_BL.shape)
-    draw_BL = torch.rand(maskable_BL.shape, generator=generator)
-    return (draw_BL < p_mask_BL) & maskable_BL, p_mask_BL
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import diffsasrec.model as model_module
-from diffsasrec.batches import DRAWN, Batch, Events, Examples, make_batch
+from diffsasrec.batches import DRAWN, Events, Examples, make_batch
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
-from diffsasrec.counters import NUM_GAPS, NUM_OWN, NUM_TRENDS
-from diffsasrec.diffusion import Extras, Negatives
-from diffsasrec.model import NUM_MIXED, Pairs, SequenceModel
-from diffsasrec.objective import Objective, batch_loss, in_rows, occurring_items
+from diffsasrec.model.features import NUM_GAPS, NUM_OWN, NUM_TRENDS
+from diffsasrec.model.heads import NUM_MIXED, Pairs
+from diffsasrec.model.objective import Batch, Objective, batch_loss, in_rows, occurring_items
+from diffsasrec.model.softmax import Extras, Negatives
+from diffsasrec.model.transformer import SequenceModel
 
 NUM_ITEMS = 20
 SIZES = {

@@ -9,18 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffsasrec import diffusion
-from diffsasrec.diffusion import (
-    EPS,
+from diffsasrec.model import softmax as diffusion
+from diffsasrec.model.diffusion import EPS, forward_process, stratified_levels
+from diffsasrec.model.softmax import (
     LOGITS_PER_CHUNK,
     Extras,
     Negatives,
     draw_negatives,
-    forward_process,
     item_nll,
     pairs_of_rows,
     softmax_loss,
-    stratified_levels,
 )
 
 

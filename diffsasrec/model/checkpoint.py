@@ -24,7 +24,7 @@ from torch import Tensor
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, parquet_bytes, sha256, to_json
-from diffsasrec.model import SequenceModel
+from diffsasrec.model.transformer import SequenceModel
 
 WEIGHTS, VOCAB, CONFIG = "model.safetensors", "vocab.parquet", "config.json"
 KEYS = ("model", "num_items", "trained_before", "model_version", "sha256")  # of config.json

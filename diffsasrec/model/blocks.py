@@ -1,0 +1,58 @@
+"""The blocks of the transformer."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffsasrec.model.transformer import History
+
+Cache = list[tuple[Tensor, Tensor]]  # keys and values [B, H, L, E] of every block
+
+
+class Block(nn.Module):
+    """Pre-norm attention and a SwiGLU feed-forward layer, each added to its input."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.query_key_value = nn.Linear(hidden_size, 3 * hidden_size)
+        self.attention_out = nn.Linear(hidden_size, hidden_size)
+        self.feed_norm = nn.LayerNorm(hidden_size)
+        self.feed_in = nn.Linear(hidden_size, 4 * hidden_size)
+        self.feed_out = nn.Linear(2 * hidden_size, hidden_size)
+
+    def heads(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, H, T, E] of the tokens."""
+        projected = self.query_key_value(self.attention_norm(x_BTD))
+        shape = (*projected.shape[:2], 3, self.num_heads, -1)
+        query, key, value = projected.view(shape).permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
+    def attend(
+        self,
+        x_BTD: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        # dropout of attention weights would forbid the fused kernels of CPUs
+        mixed_BHTE = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal
+        )
+        mixed_BTD = mixed_BHTE.transpose(1, 2).flatten(2)
+        x_BTD = x_BTD + F.dropout(self.attention_out(mixed_BTD), self.dropout, self.training)
+        gate, value_BTF = self.feed_in(self.feed_norm(x_BTD)).chunk(2, dim=-1)
+        fed_BTD = self.feed_out(F.silu(gate) * value_BTF)
+        return x_BTD + F.dropout(fed_BTD, self.dropout, self.training)
+
+
+def _heads(
+    block: Block, x_BSD: Tensor, history: History, number: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries of the slots, keys and values of the history and the slots, in one block."""
+    query, slot_key, slot_value = block.heads(x_BSD)
+    return query, *history.joined(number, slot_key, slot_value)

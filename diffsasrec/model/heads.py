@@ -1,0 +1,119 @@
+"""What is added to an item's score besides its vector: how it fares of late, and what the user had."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffsasrec.model.features import NUM_OWN, NUM_TRENDS, own_items
+from diffsasrec.model.softmax import Extras, pairs_of_rows
+from diffsasrec.sequences.histories import Items, Offsets, Times
+
+NUM_MIXED = 16  # trend features that the model mixes for itself, besides those as they are
+COPY_WIDTH = 32
+
+
+def own_pairs(items: Items, times: Times, offsets: Offsets, query_times: Times) -> Pairs:
+    """`counters.own_items` as tensors."""
+    own = own_items(items, times, offsets, query_times)
+    arrays = (own.user_X, own.item_X, own.features_XC)
+    return Pairs(*(torch.from_numpy(array) for array in arrays))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Items of the users' histories, sorted by user, then item: `counters.own_items`."""
+
+    users_X: Tensor
+    items_X: Tensor
+    features_XC: Tensor
+
+    def to(self, device: torch.device) -> "Pairs":
+        return Pairs(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+class Trends(nn.Module):
+    """Item trends -> columns of the item vectors; states -> the weights of these columns."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(NUM_TRENDS, NUM_MIXED)
+        self.weights = nn.Linear(hidden_size, NUM_TRENDS + NUM_MIXED)
+
+    def start(self) -> None:
+        """Popularity of all time, column 0, counts as it is; the rest begins without weight."""
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
+        with torch.no_grad():
+            self.weights.bias[0] = 1.0
+
+    def weights_of(self, states_RD: Tensor) -> Tensor:
+        # a state has length sqrt(D): of length 1 it moves the weights no faster than the bias does
+        return self.weights(states_RD * states_RD.shape[-1] ** -0.5)
+
+    def columns(self, trends_VF: Tensor) -> Tensor:
+        if trends_VF.shape[1] < NUM_TRENDS:  # pretraining knows all-time popularity alone
+            return trends_VF
+        return torch.cat([trends_VF, F.silu(self.mix(trends_VF))], dim=1)
+
+
+class CopyScore(nn.Module):
+    """A score for an item of the own history, from its numbers, its trends and the state."""
+
+    def __init__(self, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.pair = nn.Linear(NUM_OWN + NUM_TRENDS, COPY_WIDTH)
+        self.state = nn.Linear(hidden_size, COPY_WIDTH)
+        self.item = nn.Linear(hidden_size, COPY_WIDTH)
+        self.out = nn.Linear(COPY_WIDTH, 1)
+
+    def start(self) -> None:
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def rise(self, change_RD: Tensor) -> Tensor:
+        """At most so much rises any score when the state changes so, [R].
+
+        The slope of SiLU lies between -0.1 and 1.1.
+        """
+        product_RH = (change_RD @ self.state.weight.T) * self.out.weight
+        return torch.where(product_RH > 0, 1.1 * product_RH, -0.1 * product_RH).sum(-1)
+
+
+@dataclass(frozen=True)
+class OwnItems:
+    """The items of the users' own histories, by user and item, and what a score needs of them."""
+
+    copy_score: CopyScore
+    users_X: Tensor
+    items_X: Tensor
+    hidden_XH: Tensor  # what is the same for every state
+
+    def of_rows(self, queries_RW: Tensor, users_R: Tensor) -> Extras:
+        """The score of each row for each item of its user."""
+        rows_Y, at_Y = pairs_of_rows(users_R, self.users_X)
+        part = self.copy_score
+        states_RD = queries_RW[:, : part.state.in_features]
+        hidden_YH = F.silu(self.hidden_XH[at_Y] + part.state(states_RD)[rows_Y])
+        hidden_YH = F.dropout(hidden_YH, part.dropout, part.training)
+        return Extras(rows_Y, self.items_X[at_Y], part.out(hidden_YH)[:, 0])
+
+    def among(self, users_P: Tensor, items_P: Tensor) -> "OwnItems":
+        """Those of them that are in some pairs (user, item)."""
+        keys_X, keys_P = self.users_X * 2**40 + self.items_X, users_P * 2**40 + items_P
+        return self.take(torch.isin(keys_X, keys_P).nonzero()[:, 0])
+
+    def take(self, chosen_Z: Tensor) -> "OwnItems":
+        return OwnItems(
+            self.copy_score,
+            self.users_X[chosen_Z],
+            self.items_X[chosen_Z],
+            self.hidden_XH[chosen_Z],
+        )
+
+    def rise(self, before_RW: Tensor, after_RW: Tensor) -> Tensor:
+        """At most so much rises any score from one query to the other, [R]."""
+        change_RW = (after_RW - before_RW)[:, : self.copy_score.state.in_features]
+        return self.copy_score.rise(change_RW).float()
