@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from diffsasrec.categories import CategoryCap
+from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.schema import list_offsets, list_values
 from diffsasrec.sequences.vocab import index_items
 

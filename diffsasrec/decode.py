@@ -15,12 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffsasrec.catalogue import Candidates
-from diffsasrec.categories import CategoryCap
 from diffsasrec.config.serving import FUSED_MOST
 from diffsasrec.explore import CHOICES, Exploration
 from diffsasrec.model.diffusion import MASK
-from diffsasrec.shortlist import (
+from diffsasrec.retrieve.catalogue import Candidates
+from diffsasrec.retrieve.category_cap import CategoryCap
+from diffsasrec.retrieve.shortlist import (
     SLACK,
     Shortlist,
     are_among,
@@ -28,7 +28,7 @@ from diffsasrec.shortlist import (
     logits_of,
     own_among,
 )
-from diffsasrec.top import Top, top_items
+from diffsasrec.retrieve.top_k import Top, top_items
 from diffsasrec.trace import Trace
 
 # a catalogue of fewer times the shortlist is scored sooner as a whole

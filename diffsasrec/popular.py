@@ -9,10 +9,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from diffsasrec.catalogue import Candidates, Catalogue
-from diffsasrec.categories import CategoryCap
+from diffsasrec.retrieve.catalogue import Candidates, Catalogue
+from diffsasrec.retrieve.category_cap import CategoryCap
+from diffsasrec.retrieve.top_k import top_items
 from diffsasrec.sequences.vocab import index_items
-from diffsasrec.top import top_items
 
 FEW = 4096  # items in which nearly every list is found whole
 

@@ -13,8 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diffsasrec.catalogue import Candidates, Catalogue
-from diffsasrec.categories import CategoryCap
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.decode import (
     CommitRule,
@@ -30,6 +28,8 @@ from diffsasrec.model.diffusion import MASK
 from diffsasrec.model.features import end_ages, event_gaps
 from diffsasrec.model.heads import own_pairs
 from diffsasrec.model.transformer import History, SequenceModel
+from diffsasrec.retrieve.catalogue import Candidates, Catalogue
+from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.sequences.histories import Items, Offsets, Times, UserItems, events_of
 from diffsasrec.trace import Trace
 

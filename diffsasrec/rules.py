@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from diffsasrec.categories import CategoryCap
 from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.inputs.items import items_of, read_items
 from diffsasrec.inputs.side_tables import read_item_ids
 from diffsasrec.model.checkpoint import Checkpoint
+from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.schema import canonical, like, list_offsets, list_values
 from diffsasrec.sequences.histories import UserItems
 from diffsasrec.sequences.vocab import index_items

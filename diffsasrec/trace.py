@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from diffsasrec.catalogue import Candidates
-from diffsasrec.shortlist import ascending, logits_of, own_among
-from diffsasrec.top import top_items
+from diffsasrec.retrieve.catalogue import Candidates
+from diffsasrec.retrieve.shortlist import ascending, logits_of, own_among
+from diffsasrec.retrieve.top_k import top_items
 
 
 @dataclass(frozen=True)

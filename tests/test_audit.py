@@ -9,7 +9,7 @@ import torch
 
 from diffsasrec.audit import WRONG_USERS as USERS
 from diffsasrec.audit import audit_bucket
-from diffsasrec.categories import CategoryCap
+from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.schema import recommendations_schema
 
 VOCAB = pa.table({"item_id": ["a", "b", "c", "d", "e", "f"]})

@@ -12,8 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffsasrec.catalogue import Candidates, Catalogue
-from diffsasrec.categories import CategoryCap
 from diffsasrec.decode import (
     CommitRule,
     Lists,
@@ -23,6 +21,8 @@ from diffsasrec.decode import (
 )
 from diffsasrec.explore import CHOICES, Exploration
 from diffsasrec.model.softmax import Extras
+from diffsasrec.retrieve.catalogue import Candidates, Catalogue
+from diffsasrec.retrieve.category_cap import CategoryCap
 
 Blocked = list[tuple[int, int]]  # (user, item)
 NOTHING = Exploration(num_items=0)

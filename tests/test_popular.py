@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diffsasrec import popular
-from diffsasrec.categories import CategoryCap
 from diffsasrec.popular import PopularLists, log_shares
+from diffsasrec.retrieve.category_cap import CategoryCap
 
 VOCAB = pa.table({"item_id": [*"abcdefgh"]})
 SHARES = np.log(np.array([1, 2, 8, 4, 4, 1, 1, 1]) / 22).astype(np.float32)

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffsasrec.catalogue import TILES, Candidates
 from diffsasrec.config.serving import FUSED_MOST
 from diffsasrec.model.diffusion import MASK
 from diffsasrec.model.softmax import Extras, pairs_of_rows
+from diffsasrec.retrieve.catalogue import TILES, Candidates
 
 BLOCK = 64
 # the fused kernels: groups besides those that hold the best; numbers kept at once; how far the
@@ -115,7 +115,7 @@ def _plain_top(
     top_of, num_rows = _top_of_rows, TILES[queries_RW.device.type][0]
     num_items = len(candidates.catalogue.items_C)
     if candidates.catalogue.fused and spread_R is None and 0 < min(m, num_items) <= FUSED_MOST:
-        from diffsasrec.fused import GROUP  # Triton is only where a GPU is
+        from diffsasrec.retrieve.top_k_triton import GROUP
 
         of_a_row = -(-num_items // GROUP) + 8 * (m + SPARE) * GROUP  # sorted, with their columns
         top_of, num_rows = _fused_top_of_rows, max(NUMBERS_AT_ONCE // of_a_row, 1)
@@ -212,7 +212,7 @@ def _fused_top_of_rows(
     Own items are hidden from both and looked at by themselves. Where the passes could disagree
     about what is best, a row is made by tiles. bfloat16 is not rounded, as it is by tiles.
     """
-    from diffsasrec import fused
+    from diffsasrec.retrieve import top_k_triton as fused
 
     assert spread_T is None, "ranked by tiles alone"
     catalogue = candidates.catalogue
@@ -261,7 +261,7 @@ def _hidden_and_own(
     own: Extras | None,
 ) -> tuple[Tensor, Extras | None]:
     """What the passes must not see: blocked, taken and own items; and the own ones that count."""
-    from diffsasrec import fused
+    from diffsasrec.retrieve import top_k_triton as fused
 
     hidden_UN = candidates.hidden_words(users_U)
     if besides_BK is not None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffsasrec.catalogue import Candidates, OwnScores
 from diffsasrec.model.diffusion import MASK
-from diffsasrec.top import Top, capped, ordered_top, top_items
+from diffsasrec.retrieve.catalogue import Candidates, OwnScores
+from diffsasrec.retrieve.top_k import Top, capped, ordered_top, top_items
 
 # a state drifts from step to step: the list is made for so many times the first distance
 DRIFT = 1.5

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec import catalogue
-from diffsasrec.catalogue import Candidates, Catalogue, Metric
-from diffsasrec.top import BLOCK, ordered_top, top_items
+from diffsasrec.retrieve import catalogue
+from diffsasrec.retrieve.catalogue import Candidates, Catalogue
+from diffsasrec.retrieve.logit_bound import Metric
+from diffsasrec.retrieve.top_k import BLOCK, ordered_top, top_items
 
 NONE = torch.zeros(0, dtype=torch.int64)
 

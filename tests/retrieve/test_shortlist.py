@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffsasrec.catalogue import Candidates, Catalogue
-from diffsasrec.categories import CategoryCap
 from diffsasrec.decode import CommitRule, Lists, decode_multi
 from diffsasrec.explore import Exploration
 from diffsasrec.model.softmax import Extras, pairs_of_rows
-from diffsasrec.shortlist import Shortlist, ascending, logits_of
+from diffsasrec.retrieve.catalogue import Candidates, Catalogue
+from diffsasrec.retrieve.category_cap import CategoryCap
+from diffsasrec.retrieve.shortlist import Shortlist, ascending, logits_of
 
 NUM_USERS, NUM_ITEMS, WIDTH, K = 12, 2000, 8, 5
 NOWHERE = torch.zeros(0, dtype=torch.int64)

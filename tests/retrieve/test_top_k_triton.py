@@ -14,13 +14,15 @@ from test_recommend import lists_of, lively_model, random_histories
 
 pytest.importorskip("triton")
 
-from diffsasrec import fused, recommend, top
-from diffsasrec.catalogue import Candidates, Catalogue
-from diffsasrec.categories import CategoryCap
+from diffsasrec import recommend
 from diffsasrec.errors import ConfigError
 from diffsasrec.model.softmax import Extras
 from diffsasrec.recommend import Decoding
-from diffsasrec.top import top_items
+from diffsasrec.retrieve import top_k as top
+from diffsasrec.retrieve import top_k_triton as fused
+from diffsasrec.retrieve.catalogue import Candidates, Catalogue
+from diffsasrec.retrieve.category_cap import CategoryCap
+from diffsasrec.retrieve.top_k import top_items
 
 ROOT = Path(__file__).parent.parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
