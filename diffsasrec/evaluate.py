@@ -9,6 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from diffsasrec.baselines import Score, rank_lists
+from diffsasrec.decode.decoding import Decoding
+from diffsasrec.decode.moment import Moment
+from diffsasrec.decode.recommender import Recommender
 from diffsasrec.metrics import (
     Counts,
     bootstrap_intervals,
@@ -20,7 +23,6 @@ from diffsasrec.metrics import (
     ranks_of,
 )
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import list_offsets, list_values
 from diffsasrec.sequences.histories import Flat, events_of, only_items, restrict
 from diffsasrec.sequences.holdout import count_before, find_holdout

@@ -8,16 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from diffsasrec.decode.decoding import Decoding
+from diffsasrec.decode.moment import Moment
+from diffsasrec.decode.recommender import Recommender
+from diffsasrec.decode.trace import Trace
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, parse_tensors
 from diffsasrec.popular import PopularLists
-from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
 from diffsasrec.schema import recommendations_schema
 from diffsasrec.sequences.histories import Flat, UserItems, events_of, flatten, only_items, restrict
 from diffsasrec.sequences.vocab import frequent_before_split, reindexing, same_items
-from diffsasrec.trace import Trace
 
 # below the directory of a scoring's state: the fallback scores, the item trends, what is shown
 POPULAR = "popular.parquet"

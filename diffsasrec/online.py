@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diffsasrec.decode.decoding import Decoding
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.lists import NIGHT_STATE, ListMaker, Scoring
 from diffsasrec.model.checkpoint import CONFIG, read_description
-from diffsasrec.recommend import Decoding
 from diffsasrec.rules import Rules
 from diffsasrec.schema import TIMESTAMP, canonical
 from diffsasrec.sequences.fold import finish, fold

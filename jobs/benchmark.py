@@ -37,6 +37,9 @@ import torch
 from diffsasrec.batches import Events, make_batch, suited_num_negatives, window_examples
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.training import ModelConfig, TrainStageConfig
+from diffsasrec.decode.decoding import Decoding
+from diffsasrec.decode.moment import Moment
+from diffsasrec.decode.recommender import Recommender
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.log_files import InputFile, inspect_inputs
 from diffsasrec.memory import give_back_freed_memory, keep_freed_memory
@@ -45,7 +48,6 @@ from diffsasrec.model.features import event_gaps, trend_counts, trend_features
 from diffsasrec.model.objective import Batch, Objective
 from diffsasrec.model.softmax import Negatives, draw_negatives
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.sequences.buckets import bucket_name, num_buckets
 from diffsasrec.sequences.build import build_sequences
 from diffsasrec.sequences.histories import flatten

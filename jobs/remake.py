@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.config.config import Config
+from diffsasrec.decode.trace import Trace
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lists import ListMaker, quarantine_of, quarantined_users
 from diffsasrec.online import check_description
-from diffsasrec.trace import Trace
 from jobs.score import night_scoring
 
 KINDS = {  # of steps, in words

@@ -19,9 +19,9 @@ import torch
 
 from diffsasrec.config.config import Config
 from diffsasrec.config.serving import ScoreConfig
-from diffsasrec.decode import CommitRule
+from diffsasrec.decode.decoding import CommitRule, Decoding
+from diffsasrec.decode.exploration import Exploration
 from diffsasrec.evaluate import list_matrix
-from diffsasrec.explore import Exploration
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lists import (
@@ -40,7 +40,6 @@ from diffsasrec.model.features import trend_counts, trend_features, window_count
 from diffsasrec.popular import log_shares
 from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
-from diffsasrec.recommend import Decoding
 from diffsasrec.rules import allowed_items
 from diffsasrec.score import score, unscored_buckets
 from diffsasrec.sequences.buckets import bucket_name

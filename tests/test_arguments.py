@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from diffsasrec.decode.decoding import Decoding
 from diffsasrec.lake.stages import OUTPUTS
-from diffsasrec.recommend import Decoding
 from jobs import benchmark
 from jobs.arguments import PARSERS, parse_backfill, parse_stages
 from jobs.benchmark_arguments import MEASURES, STEPS

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffsasrec.explore import Exploration
-from diffsasrec.recommend import Decoding
+from diffsasrec.decode.decoding import Decoding
+from diffsasrec.decode.exploration import Exploration
 from jobs.faults.nights import toy_log
 from jobs.plan import GPUS
 from jobs.rivals import prepare_with_duckdb, prepare_with_polars, rows_scored

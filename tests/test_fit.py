@@ -19,6 +19,9 @@ import torch.multiprocessing
 from safetensors.torch import load_file, save
 
 from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
+from diffsasrec.decode.decoding import Decoding
+from diffsasrec.decode.moment import Moment
+from diffsasrec.decode.recommender import Recommender
 from diffsasrec.errors import ConfigError
 from diffsasrec.evaluate import validation_ranks
 from diffsasrec.files.storage import Storage
@@ -27,7 +30,6 @@ from diffsasrec.model.checkpoint import is_finite, load_checkpoint, parse_tensor
 from diffsasrec.model.features import trend_counts, trend_features
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.phases import Buckets, Job, Phase, taking_part
-from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Flat

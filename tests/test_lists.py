@@ -12,8 +12,10 @@ import torch
 from diffsasrec.audit import audit_bucket
 from diffsasrec.config.serving import ScoreConfig
 from diffsasrec.config.training import ModelConfig
-from diffsasrec.decode import CommitRule
-from diffsasrec.explore import Exploration
+from diffsasrec.decode.decoding import CommitRule, Decoding
+from diffsasrec.decode.exploration import Exploration
+from diffsasrec.decode.moment import Moment
+from diffsasrec.decode.recommender import Recommender
 from diffsasrec.files.storage import Storage, parquet_bytes
 from diffsasrec.lists import (
     Scoring,
@@ -26,7 +28,6 @@ from diffsasrec.model.checkpoint import Checkpoint
 from diffsasrec.model.features import NUM_TRENDS
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.popular import PopularLists
-from diffsasrec.recommend import Decoding, Moment, Recommender
 from diffsasrec.rules import Rules
 from diffsasrec.schema import recommendations_schema, sequences_schema
 from jobs.score import decoding_of

@@ -12,6 +12,7 @@ import pytest
 
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
+from diffsasrec.decode.decoding import Decoding
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.files.storage import Storage, sha256, to_json
 from diffsasrec.inputs.log_files import InputFile
@@ -20,7 +21,6 @@ from diffsasrec.lake.run_dir import Reused, RunDir
 from diffsasrec.lists import Scoring
 from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.recommend import Decoding
 from diffsasrec.rules import Rules
 from diffsasrec.schema import sequences_schema
 from diffsasrec.times import DAY, microseconds

@@ -1,4 +1,4 @@
-"""What is added to an item's score besides its vector: how it fares of late, and what the user had."""
+"""What is added to the score of an item: how it fares of late, and how often the user had it."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,6 @@ from diffsasrec.sequences.histories import Items, Offsets, Times
 
 NUM_MIXED = 16  # trend features that the model mixes for itself, besides those as they are
 COPY_WIDTH = 32
-
-
-def own_pairs(items: Items, times: Times, offsets: Offsets, query_times: Times) -> Pairs:
-    """`counters.own_items` as tensors."""
-    own = own_items(items, times, offsets, query_times)
-    arrays = (own.user_X, own.item_X, own.features_XC)
-    return Pairs(*(torch.from_numpy(array) for array in arrays))
 
 
 @dataclass(frozen=True)
@@ -117,3 +110,10 @@ class OwnItems:
         """At most so much rises any score from one query to the other, [R]."""
         change_RW = (after_RW - before_RW)[:, : self.copy_score.state.in_features]
         return self.copy_score.rise(change_RW).float()
+
+
+def own_pairs(items: Items, times: Times, offsets: Offsets, query_times: Times) -> Pairs:
+    """`counters.own_items` as tensors."""
+    own = own_items(items, times, offsets, query_times)
+    arrays = (own.user_X, own.item_X, own.features_XC)
+    return Pairs(*(torch.from_numpy(array) for array in arrays))

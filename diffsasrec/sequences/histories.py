@@ -1,4 +1,4 @@
-"""Histories of users as flat arrays with offsets: the form that everything after `prepare` computes on."""
+"""Histories of users as flat arrays with offsets: what everything after `prepare` computes on."""
 
 from dataclasses import dataclass, replace
 

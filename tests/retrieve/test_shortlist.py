@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffsasrec.decode import CommitRule, Lists, decode_multi
-from diffsasrec.explore import Exploration
+from diffsasrec.decode.decoding import CommitRule
+from diffsasrec.decode.exploration import Exploration
+from diffsasrec.decode.multi_step import decode_multi
+from diffsasrec.decode.strategies import Lists
 from diffsasrec.model.softmax import Extras, pairs_of_rows
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
@@ -74,7 +76,7 @@ def decoded(
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffsasrec.decode.WORTH", 0)  # large catalogues take long
+    monkeypatch.setattr("diffsasrec.decode.multi_step.WORTH", 0)  # large catalogues take long
 
 
 @pytest.mark.usefixtures("always")

@@ -14,10 +14,10 @@ from test_recommend import lists_of, lively_model, random_histories
 
 pytest.importorskip("triton")
 
-from diffsasrec import recommend
+from diffsasrec.decode import recommender as recommend
+from diffsasrec.decode.decoding import Decoding
 from diffsasrec.errors import ConfigError
 from diffsasrec.model.softmax import Extras
-from diffsasrec.recommend import Decoding
 from diffsasrec.retrieve import top_k as top
 from diffsasrec.retrieve import top_k_triton as fused
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue

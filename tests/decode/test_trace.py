@@ -13,9 +13,10 @@ from test_recommend import (
     times_of,
 )
 
-from diffsasrec.explore import Exploration
-from diffsasrec.recommend import Decoding, Recommender
-from diffsasrec.trace import Trace
+from diffsasrec.decode.decoding import Decoding
+from diffsasrec.decode.exploration import Exploration
+from diffsasrec.decode.recommender import Recommender
+from diffsasrec.decode.trace import Trace
 
 HISTORIES = random_histories(4, 9, seed=3)
 

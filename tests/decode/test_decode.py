@@ -12,14 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffsasrec.decode import (
-    CommitRule,
-    Lists,
-    decode_autoregressive,
-    decode_multi,
-    decode_single,
-)
-from diffsasrec.explore import CHOICES, Exploration
+from diffsasrec.decode.decoding import CommitRule
+from diffsasrec.decode.exploration import CHOICES, Exploration
+from diffsasrec.decode.multi_step import decode_multi
+from diffsasrec.decode.strategies import Lists, decode_autoregressive, decode_single
 from diffsasrec.model.softmax import Extras
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap

@@ -9,13 +9,16 @@ import torch
 
 from diffsasrec.batches import Events, Examples, make_batch
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
+from diffsasrec.decode.decoding import Decoding
+from diffsasrec.decode.encoded_histories import newest
+from diffsasrec.decode.exploration import Exploration
+from diffsasrec.decode.moment import Moment
+from diffsasrec.decode.recommender import Recommender
 from diffsasrec.errors import ConfigError
-from diffsasrec.explore import Exploration
 from diffsasrec.model.features import NUM_TRENDS, end_ages, event_gaps
 from diffsasrec.model.heads import own_pairs
 from diffsasrec.model.objective import Objective
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.recommend import Decoding, Moment, Recommender, newest
 from diffsasrec.sequences.histories import events_of, stretches
 from diffsasrec.times import DAY, HOUR
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffsasrec.explore import Exploration
+from diffsasrec.decode.exploration import Exploration
 
 PROBABILITIES = [0.4, 0.3, 0.2, 0.1]
 

@@ -1,0 +1,113 @@
+"""What a batch's histories say about the next item and about the slots."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diffsasrec.decode.recommender import Recommender
+from diffsasrec.model.diffusion import MASK
+from diffsasrec.model.features import end_ages
+from diffsasrec.model.transformer import History, SequenceModel
+from diffsasrec.sequences.histories import Items, Offsets, Times
+
+
+def newest(items: npt.NDArray[Any], offsets: Offsets, *, max_len: int) -> tuple[Tensor, Tensor]:
+    """The last `max_len` items of each history, padded on the right with 0: [B, L], lengths [B]."""
+    lengths_B = np.minimum(np.diff(offsets), max_len)
+    place_L = np.arange(max(int(lengths_B.max(initial=1)), 1))
+    source_BL = (offsets[1:] - lengths_B)[:, None] + place_L
+    valid_BL = place_L < lengths_B[:, None]
+    padded_BL = np.where(valid_BL, items[np.where(valid_BL, source_BL, 0)], 0) if len(items) else 0
+    padded_BL = np.broadcast_to(padded_BL, valid_BL.shape).astype(np.int64)
+    return torch.from_numpy(padded_BL), torch.from_numpy(lengths_B.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class _States:
+    """What a batch's histories say about the next item and about the slots."""
+
+    model: SequenceModel
+    items_BL: Tensor
+    gaps_BL: Tensor
+    lengths_B: Tensor
+    ages_B: Tensor
+    num_slots: int
+    width: int  # of the item vectors
+
+    @staticmethod
+    def of(
+        recommender: Recommender,
+        items: Items,
+        times: Times,
+        gaps: npt.NDArray[np.int64],
+        offsets: Offsets,
+    ) -> "_States":
+        model = recommender.model
+        device, max_len = model.item_weight.device, model.config.max_seq_len
+        items_BL, lengths_B = (x.to(device) for x in newest(items, offsets, max_len=max_len))
+        gaps_BL = newest(gaps, offsets, max_len=max_len)[0].to(device)
+        query_times = np.full(len(lengths_B), recommender.query_time)
+        ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)
+        width = recommender.catalogue.vectors_VW.shape[1]
+        num_slots = recommender.decoding.k
+        return _States(model, items_BL, gaps_BL, lengths_B, ages_B, num_slots, width)
+
+    @cached_property
+    def history(self) -> History:
+        return self.model.encode_for_slots(
+            self.items_BL, self.lengths_B, self.gaps_BL, num_slots=self.num_slots
+        )
+
+    def slots(self, slots_BS: Tensor) -> Tensor:
+        """The states of the masked slots, [R, W], by user and slot."""
+        return self._wanted(slots_BS, slots_BS == MASK)
+
+    def next(self, chosen_BJ: Tensor) -> Tensor:
+        """The state of the item behind the history and the items chosen so far, [B, W]."""
+        if self.model.config.kind == "diffusion":
+            slots_BS = torch.nn.functional.pad(chosen_BJ, (0, 1), value=MASK)
+            is_last_S = torch.arange(slots_BS.shape[1], device=slots_BS.device)
+            is_last_S = is_last_S == chosen_BJ.shape[1]
+            return self._wanted(slots_BS, is_last_S.expand_as(slots_BS))
+        states_BD = _extended_states(
+            self.model, self.items_BL, self.gaps_BL, self.lengths_B, chosen_BJ
+        )
+        return self.model.queries(states_BD, self.ages_B)[:, : self.width]
+
+    def _wanted(self, slots_BS: Tensor, wanted_BS: Tensor) -> Tensor:
+        states_RD = self.model.denoise_wanted(self.history, slots_BS, wanted_BS, ages_B=self.ages_B)
+        return self.model.queries(states_RD)[:, : self.width]
+
+
+def _extended_states(
+    model: SequenceModel,
+    items_BL: Tensor,
+    gaps_BL: Tensor,
+    lengths_B: Tensor,
+    chosen_BJ: Tensor,
+) -> Tensor:
+    """The newest state of each history with `chosen_BJ` appended; a causal model has no slots.
+
+    Positions are counted from the end, so that every appended item moves the others: the history
+    is encoded anew. A user whose candidates ran out has -1 there; its state is not used.
+    """
+    num_chosen = chosen_BJ.shape[1]
+    place_J = lengths_B[:, None] + torch.arange(num_chosen, device=items_BL.device)
+    longer_BL = torch.nn.functional.pad(items_BL, (0, num_chosen))
+    longer_BL = longer_BL.scatter(1, place_J, chosen_BJ.clamp(min=0))
+    # when the chosen ones happen is not known
+    longer_gaps_BL = torch.nn.functional.pad(gaps_BL, (0, num_chosen))
+    longer_gaps_BL = longer_gaps_BL.scatter(1, place_J, torch.zeros_like(chosen_BJ))
+    lengths_B = lengths_B + num_chosen
+    excess_B = (lengths_B - model.config.max_seq_len).clamp(min=0)
+    width = min(longer_BL.shape[1], model.config.max_seq_len)
+    place_BL = excess_B[:, None] + torch.arange(width, device=items_BL.device)
+    place_BL = place_BL.clamp(max=longer_BL.shape[1] - 1)
+    return model.encode(
+        longer_BL.gather(1, place_BL), lengths_B - excess_B, longer_gaps_BL.gather(1, place_BL)
+    ).last_states()

@@ -1,0 +1,16 @@
+"""The time for which lists are made, and what is known as of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The time for which lists are made, the split or the run date, and what is known as of it."""
+
+    query_time: int  # microseconds
+    trends: npt.NDArray[np.float32] | None  # [V, F], counters.trend_features; None: not used
+    # [V], of a thousand single-step lists those that show it; None: exploring finds nothing rare
+    shown: npt.NDArray[np.float32] | None = None

@@ -1,0 +1,187 @@
+"""Histories -> lists, in this process: the whole of scoring but the files and the cluster.
+
+Legend: B users, L history length, K list length, V items; histories are flat items with offsets.
+"""
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diffsasrec.decode.decoding import HAVE_KERNELS, Decoding, _check_slots
+from diffsasrec.decode.encoded_histories import _States
+from diffsasrec.decode.moment import Moment
+from diffsasrec.decode.multi_step import decode_multi
+from diffsasrec.decode.strategies import Lists, decode_autoregressive, decode_single
+from diffsasrec.decode.trace import Trace
+from diffsasrec.errors import ConfigError
+from diffsasrec.memory import in_batches
+from diffsasrec.model.features import event_gaps
+from diffsasrec.model.heads import own_pairs
+from diffsasrec.model.transformer import SequenceModel
+from diffsasrec.retrieve.catalogue import Candidates, Catalogue
+from diffsasrec.retrieve.category_cap import CategoryCap
+from diffsasrec.sequences.histories import Items, Offsets, Times, UserItems, events_of
+
+
+class Recommender:
+    """Makes lists in this process, for one model, moment and set of allowed items.
+
+    Args:
+        allowed: what may be recommended at all, [V].
+        cap: on the items of one category in a list.
+
+    Raises:
+        ConfigError: the model has no slots for such lists, or too few; `decoding.fused` on a GPU
+            without Triton.
+
+    The device is that of the model. What all users share is made once, here: the trends' columns of
+    the item vectors, the packed catalogue.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        *,
+        moment: Moment,
+        allowed: npt.NDArray[np.bool_],
+        decoding: Decoding,
+        cap: CategoryCap | None = None,
+    ) -> None:
+        _check_slots(decoding, model.config)
+        self.model, self.decoding, self.query_time = model, decoding, moment.query_time
+        self.num_uncertain = 0  # users and steps so far for which a shortlist was not enough
+        self._device = model.item_weight.device
+        # what a night with kernels has made can be made again without a GPU
+        fused = decoding.fused and self._device.type in HAVE_KERNELS
+        if fused and importlib.util.find_spec("triton") is None:
+            raise ConfigError(
+                "score.fused=true needs the package triton where lists are made; install it there, "
+                "or set score.fused=false"
+            )
+        self._trends_VF = None
+        if moment.trends is not None and model.trends is not None:
+            self._trends_VF = self._tensor(moment.trends)
+        with torch.inference_mode():
+            self.catalogue = Catalogue(
+                model.item_vectors(self._trends_VF),
+                self._tensor(allowed),
+                None if moment.shown is None else self._tensor(moment.shown),
+                None if cap is None else cap.to(self._device),
+                fused,
+            )
+
+    @torch.inference_mode()
+    def recommend(
+        self,
+        items: Items,
+        times: Times,
+        offsets: Offsets,
+        *,
+        excluded: UserItems | None = None,
+        trace: Trace | None = None,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Lists of items [B, K] (-1 behind the end), and log-probabilities as the next item.
+
+        Args:
+            items, times, offsets: whole histories; attention reads the newest events, the filter
+                and the copy score all of them.
+            excluded: what each user must not be shown besides.
+            trace: takes the steps, of users that fit one batch.
+
+        A list has K distinct items, or as many as are allowed and not filtered. Users are decoded
+        in batches of similar length, which are halved where the memory does not suffice.
+        """
+        num_users, k = len(offsets) - 1, self.decoding.k
+        assert trace is None or num_users <= self.decoding.batch_size, num_users
+        all_items = np.full((num_users, k), -1, np.int64)
+        all_scores = np.full((num_users, k), -np.inf, np.float32)
+        excluded = excluded or UserItems.nothing(num_users)
+        gaps = event_gaps(times, offsets)
+        order = np.argsort(
+            np.minimum(np.diff(offsets), self.model.config.max_seq_len), kind="stable"
+        )
+
+        def decode(start: int, stop: int) -> None:
+            users = np.sort(order[start:stop])
+            source, bounds = events_of(offsets, users)
+            lists = self._batch(
+                items[source],
+                times[source],
+                gaps[source],
+                bounds,
+                excluded.of_users(users),
+                trace,
+            )
+            all_items[users] = lists.items_BK.cpu().numpy()
+            all_scores[users] = lists.scores_BK.float().cpu().numpy()
+            self.num_uncertain += lists.num_uncertain
+
+        in_batches(num_users, decode, size=self.decoding.batch_size)
+        return all_items, all_scores
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _candidates(
+        self, items: Items, times: Times, offsets: Offsets, excluded: UserItems
+    ) -> Candidates:
+        blocked, own = [excluded], None
+        if self.decoding.filter_seen:
+            blocked.append(UserItems(items.astype(np.int64), offsets))
+        elif self.model.copy_score is not None:
+            query_times = np.full(len(offsets) - 1, self.query_time)
+            pairs = own_pairs(items, times, offsets, query_times).to(self._device)
+            trends_VF = self._trends_VF
+            own = self.model.own_items(
+                pairs, None if trends_VF is None else trends_VF[pairs.items_X]
+            )
+        return Candidates(
+            self.catalogue,
+            self._tensor(np.concatenate([pairs.owners() for pairs in blocked])),
+            self._tensor(np.concatenate([pairs.items for pairs in blocked])),
+            own,
+        )
+
+    def _batch(
+        self,
+        items: Items,
+        times: Times,
+        gaps: npt.NDArray[np.int64],
+        offsets: Offsets,
+        excluded: UserItems,
+        trace: Trace | None,
+    ) -> Lists:
+        decoding = self.decoding
+        candidates = self._candidates(items, times, offsets, excluded)
+        states = _States.of(self, items, times, gaps, offsets)
+        num_users = len(offsets) - 1
+        if decoding.decode == "autoregressive":
+            return decode_autoregressive(
+                states.next,
+                candidates,
+                num_users=num_users,
+                k=decoding.k,
+                rank=decoding.rank,
+                trace=trace,
+            )
+        nothing = torch.zeros((num_users, 0), dtype=torch.int64, device=self._device)
+        next_BW = states.next(nothing)
+        if decoding.decode == "single":
+            return decode_single(next_BW, candidates, k=decoding.k, trace=trace)
+        return decode_multi(
+            next_BW,
+            states.slots,
+            candidates,
+            k=decoding.k,
+            steps=decoding.steps,
+            rule=decoding.rule,
+            lookahead=decoding.lookahead,
+            exploration=decoding.exploration,
+            rank=decoding.rank,
+            shortlist=decoding.shortlist,
+            trace=trace,
+        )
