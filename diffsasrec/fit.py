@@ -33,10 +33,9 @@ from diffsasrec.batches import (
     suited_num_negatives,
 )
 from diffsasrec.errors import ConfigError
-from diffsasrec.evaluate import validation_ranks
+from diffsasrec.evaluate.metrics import count_ranks, rank_metrics
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.memory import is_out_of_memory, keep_freed_memory
-from diffsasrec.metrics import count_ranks, rank_metrics
 from diffsasrec.model.checkpoint import (
     is_finite,
     load_checkpoint,
@@ -59,6 +58,7 @@ from diffsasrec.phases import (
     trained_counts,
 )
 from diffsasrec.sequences.histories import Flat
+from diffsasrec.train.validation import validation_ranks
 from diffsasrec.update import (
     ROWS_ALONE,
     Groups,

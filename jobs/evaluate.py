@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffsasrec.baselines import (
+from diffsasrec.config.config import Config
+from diffsasrec.errors import RefusedError
+from diffsasrec.evaluate.baselines import (
     Score,
     item_knn,
     item_similarity,
     own_most_frequent,
     popularity,
 )
-from diffsasrec.config.config import Config
-from diffsasrec.errors import RefusedError
-from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
+from diffsasrec.evaluate.gate import gate_failures
+from diffsasrec.evaluate.tallies import Tally, bucket_tallies, list_matrix, measure, tally
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import read_chain, standing
 from diffsasrec.lake.run_dir import RunDir, run_path

@@ -47,16 +47,12 @@ import scipy.sparse
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from diffsasrec.baselines import rank_lists, user_items
 from diffsasrec.config.config import Config
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError
-from diffsasrec.evaluate import list_matrix
-from diffsasrec.files.storage import Storage, parquet_bytes
-from diffsasrec.inputs.log_files import list_inputs
-from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.metrics import (
+from diffsasrec.evaluate.baselines import rank_lists, user_items
+from diffsasrec.evaluate.metrics import (
     bootstrap_means,
     coverage,
     gains,
@@ -64,6 +60,10 @@ from diffsasrec.metrics import (
     next_recall,
     ranks_of,
 )
+from diffsasrec.evaluate.tallies import list_matrix
+from diffsasrec.files.storage import Storage, parquet_bytes
+from diffsasrec.inputs.log_files import list_inputs
+from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.progress import duration
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.sequences.buckets import bucket_name

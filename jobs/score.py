@@ -21,7 +21,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.config.serving import ScoreConfig
 from diffsasrec.decode.decoding import CommitRule, Decoding
 from diffsasrec.decode.exploration import Exploration
-from diffsasrec.evaluate import list_matrix
+from diffsasrec.evaluate.tallies import list_matrix
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lists import (

@@ -13,7 +13,7 @@ import yaml
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError
-from diffsasrec.metrics import gains
+from diffsasrec.evaluate.metrics import gains
 from jobs.experiment import (
     METRICS,
     SASREC,

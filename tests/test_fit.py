@@ -23,7 +23,6 @@ from diffsasrec.decode.decoding import Decoding
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.errors import ConfigError
-from diffsasrec.evaluate import validation_ranks
 from diffsasrec.files.storage import Storage
 from diffsasrec.fit import train_phases
 from diffsasrec.model.checkpoint import is_finite, load_checkpoint, parse_tensors, save_checkpoint
@@ -34,6 +33,7 @@ from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Flat
 from diffsasrec.times import DAY
+from diffsasrec.train.validation import validation_ranks
 from diffsasrec.update import count_warmup_steps
 
 CUT, END = 20 * DAY, 26 * DAY  # trained on before the one, validated up to the other

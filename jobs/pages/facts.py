@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffsasrec.exposure import Exposure
+from diffsasrec.evaluate.exposure import Exposure
 from diffsasrec.inputs.quarantine import BadRows
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.lake.stages import OUTPUTS

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from diffsasrec.exposure import binned_quantile, cumulative_shares
+from diffsasrec.evaluate.exposure import binned_quantile, cumulative_shares
 from jobs.pages import charts
 from jobs.pages.facts import Facts, Night, curves
 from jobs.pages.notice import nights, share

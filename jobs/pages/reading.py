@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from diffsasrec.config.config import Config
-from diffsasrec.evaluate import gate_failures
-from diffsasrec.exposure import exposure_of
+from diffsasrec.evaluate.exposure import exposure_of
+from diffsasrec.evaluate.gate import gate_failures
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.quarantine import STOPPED, BadRows, read_bad_rows
 from diffsasrec.lake.chain import Entry, newest_by_date, read_chain, standing

@@ -1,4 +1,4 @@
-"""Lists and holdout items -> the metrics of metrics.json, and the gate that reads them."""
+"""Lists and holdout items -> the metrics of metrics.json."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,11 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diffsasrec.baselines import Score, rank_lists
-from diffsasrec.decode.decoding import Decoding
-from diffsasrec.decode.moment import Moment
-from diffsasrec.decode.recommender import Recommender
-from diffsasrec.metrics import (
+from diffsasrec.evaluate.baselines import Score, rank_lists
+from diffsasrec.evaluate.metrics import (
     Counts,
     bootstrap_intervals,
     count_ranks,
@@ -22,7 +19,6 @@ from diffsasrec.metrics import (
     rank_metrics,
     ranks_of,
 )
-from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.schema import list_offsets, list_values
 from diffsasrec.sequences.histories import Flat, events_of, only_items, restrict
 from diffsasrec.sequences.holdout import count_before, find_holdout
@@ -95,38 +91,6 @@ def bucket_tallies(
     return result
 
 
-def validation_ranks(
-    model: SequenceModel,
-    flat: Flat,
-    *,
-    cut: int,
-    before: int,
-    trends: npt.NDArray[np.float32] | None,
-    known: npt.NDArray[np.bool_],
-    filter_seen: bool,
-) -> npt.NDArray[np.int64]:
-    """Ranks of each user's first known item in [cut, before) among the model's ten best.
-
-    Args:
-        flat: without the items that take no part in the training.
-        trends: as of `cut`, [V, F].
-    """
-    items, times, offsets = restrict(flat, count_before(flat.times, flat.offsets, before))
-    num_before, position, _ = find_holdout(items, times, offsets, split_time=cut, known=known)
-    shown = replace(flat, items=items, times=times, offsets=offsets)
-    users = np.flatnonzero(position >= 0)
-    past, past_times, bounds = restrict(shown, num_before)
-    source, bounds = events_of(bounds, users)
-    recommender = Recommender(
-        model,
-        moment=Moment(cut, trends),
-        allowed=known,
-        decoding=Decoding(k=10, filter_seen=filter_seen),
-    )
-    lists, _ = recommender.recommend(past[source], past_times[source], bounds)
-    return ranks_of(lists, items[offsets[users] + position[users]].astype(np.int64))
-
-
 def measure(counted: Tally, *, known_counts: Counts, samples: int, seed: int) -> dict[str, Any]:
     """All metrics of one recommender, as they stand in metrics.json.
 
@@ -143,32 +107,3 @@ def measure(counted: Tally, *, known_counts: Counts, samples: int, seed: int) ->
         result[f"MeanPopularity@{k}"] = mean_popularity(shown, known_counts)
         result[f"Gini@{k}"] = gini(shown[known_counts > 0])
     return result
-
-
-def gate_failures(
-    model: Mapping[str, Any],
-    *,
-    floors: Mapping[str, float],
-    metric: str,
-    max_relative_drop: float | None,
-    previous: Mapping[str, Any] | None,
-) -> list[str]:
-    """What forbids publishing, in words; [] when nothing does.
-
-    `previous` are the metrics of what was served last before this date, None without any.
-    """
-    if model["n"] == 0 and (floors or max_relative_drop is not None):
-        return ["no user has a holdout item, so that nothing was measured"]
-    failures = [
-        f"{name} is {model[name]:.4f}, below its floor of {floor} (gate.floors)"
-        for name, floor in floors.items()
-        if not model[name] >= floor
-    ]
-    if max_relative_drop is not None and previous is not None and metric in previous:
-        allowed = previous[metric] * (1 - max_relative_drop)
-        if model[metric] < allowed:
-            failures.append(
-                f"{metric} is {model[metric]:.4f}, more than gate.max_relative_drop="
-                f"{max_relative_drop} below the {previous[metric]:.4f} of what was served before"
-            )
-    return failures

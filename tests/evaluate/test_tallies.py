@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.baselines import own_most_frequent, popularity
-from diffsasrec.evaluate import Tally, bucket_tallies, gate_failures, list_matrix, measure, tally
+from diffsasrec.evaluate.baselines import own_most_frequent, popularity
+from diffsasrec.evaluate.gate import gate_failures
+from diffsasrec.evaluate.tallies import Tally, bucket_tallies, list_matrix, measure, tally
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import append_entry, append_rollback
 from diffsasrec.lake.run_dir import RunDir

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from diffsasrec.exposure import BINS, binned_quantile, cumulative_shares, exposure_of
+from diffsasrec.evaluate.exposure import BINS, binned_quantile, cumulative_shares, exposure_of
 from diffsasrec.schema import recommendations_schema
 
 VOCAB = pa.table({"item_id": ["a", "b", "c"]})

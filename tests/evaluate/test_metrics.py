@@ -6,7 +6,7 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.metrics import (
+from diffsasrec.evaluate.metrics import (
     bootstrap_intervals,
     bootstrap_means,
     count_ranks,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.baselines import (
+from diffsasrec.evaluate.baselines import (
     NEIGHBOURS,
     Asked,
     Score,
@@ -190,7 +190,9 @@ def test_popularity_ranks_as_a_sort_of_the_whole_catalogue_does(log, k, filter_s
 
 @pytest.mark.parametrize("events_at_once", [1, 2, 3, 100])
 def test_parts_of_the_users_change_nothing(monkeypatch, events_at_once):
-    monkeypatch.setattr("diffsasrec.baselines.EVENTS_AT_ONCE", events_at_once)  # a size, for parts
+    monkeypatch.setattr(
+        "diffsasrec.evaluate.baselines.EVENTS_AT_ONCE", events_at_once
+    )  # a size, for parts
     lists = rank_lists(
         popularity(np.array([0, 0, 0, 5, 0, 0, 0, 9, 0, 7])),
         *flat([[], [7], [], [9], [3, 7], [], [7, 7, 7]]),

@@ -1,0 +1,33 @@
+"""The gate: what figures a night must reach to be published."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def gate_failures(
+    model: Mapping[str, Any],
+    *,
+    floors: Mapping[str, float],
+    metric: str,
+    max_relative_drop: float | None,
+    previous: Mapping[str, Any] | None,
+) -> list[str]:
+    """What forbids publishing, in words; [] when nothing does.
+
+    `previous` are the metrics of what was served last before this date, None without any.
+    """
+    if model["n"] == 0 and (floors or max_relative_drop is not None):
+        return ["no user has a holdout item, so that nothing was measured"]
+    failures = [
+        f"{name} is {model[name]:.4f}, below its floor of {floor} (gate.floors)"
+        for name, floor in floors.items()
+        if not model[name] >= floor
+    ]
+    if max_relative_drop is not None and previous is not None and metric in previous:
+        allowed = previous[metric] * (1 - max_relative_drop)
+        if model[metric] < allowed:
+            failures.append(
+                f"{metric} is {model[metric]:.4f}, more than gate.max_relative_drop="
+                f"{max_relative_drop} below the {previous[metric]:.4f} of what was served before"
+            )
+    return failures
