@@ -34,7 +34,6 @@ import pyarrow as pa
 import ray.data
 import torch
 
-from diffsasrec.batches import Events, make_batch, suited_num_negatives, window_examples
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.training import ModelConfig, TrainStageConfig
 from diffsasrec.decode.decoding import Decoding
@@ -53,7 +52,10 @@ from diffsasrec.sequences.build import build_sequences
 from diffsasrec.sequences.histories import flatten
 from diffsasrec.sequences.split_time import survey_log
 from diffsasrec.times import DAY
-from diffsasrec.update import ROWS_ALONE, Updater
+from diffsasrec.train.batches import make_batch
+from diffsasrec.train.epochs import suited_num_negatives
+from diffsasrec.train.examples import Events, window_examples
+from diffsasrec.train.optimizer import ROWS_ALONE, Updater
 from jobs.activity import night
 from jobs.plan import plan
 from jobs.ray_session import start_ray

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from diffsasrec.batches import suited_num_negatives
 from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainStageConfig
 from diffsasrec.decode.decoding import Decoding
 from diffsasrec.decode.exploration import Exploration
 from diffsasrec.model.features import NUM_TRENDS
 from diffsasrec.model.heads import NUM_MIXED
 from diffsasrec.model.transformer import SequenceModel
+from diffsasrec.train.epochs import suited_num_negatives
 from jobs.rivals import products_alone, rows_scored
 
 BLOCK_SECONDS = 0.016  # between two blocks of an actor

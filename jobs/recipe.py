@@ -8,9 +8,9 @@ from diffsasrec.config.config import Config
 from diffsasrec.config.training import TrainStageConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.phases import Job, Phase, result_path
 from diffsasrec.times import microseconds
-from diffsasrec.train import train
+from diffsasrec.train.phases import Job, Phase, result_path
+from diffsasrec.train.ray_workers import train
 from jobs.warm import Starts, start_path
 
 log = logging.getLogger(__name__)

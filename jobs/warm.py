@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from diffsasrec.batches import stream_seed
 from diffsasrec.config.config import Config
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
@@ -26,6 +25,7 @@ from diffsasrec.model.carry_over import carried_over, same_shape
 from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from diffsasrec.sequences.vocab import reindexing
 from diffsasrec.times import microseconds
+from diffsasrec.train.epochs import stream_seed
 
 log = logging.getLogger(__name__)
 

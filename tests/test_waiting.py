@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from diffsasrec.config.training import TrainConfig
-from diffsasrec.train import _print_progress, start_board, waiting_for_room
+from diffsasrec.train.ray_workers import _print_progress, start_board, waiting_for_room
 
 pytestmark = pytest.mark.ray
 

@@ -13,15 +13,15 @@ from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256, to_json
-from diffsasrec.fit import train_phases
 from diffsasrec.lake.chain import append_entry
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.carry_over import carried_over, same_shape
 from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.phases import Job
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.times import DAY, microseconds
+from diffsasrec.train.phases import Job
+from diffsasrec.train.trainer import train_phases
 from jobs.faults.nights import run_dir, toy_log
 from jobs.recipe import finetune_phases, pretrain_phases, refit_phases
 from jobs.warm import choose_starts, newest_start, start_path

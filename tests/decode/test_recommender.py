@@ -7,7 +7,6 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from diffsasrec.batches import Events, Examples, make_batch
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.decode.decoding import Decoding
 from diffsasrec.decode.encoded_histories import newest
@@ -21,6 +20,8 @@ from diffsasrec.model.objective import Objective
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import events_of, stretches
 from diffsasrec.times import DAY, HOUR
+from diffsasrec.train.batches import make_batch
+from diffsasrec.train.examples import Events, Examples
 
 NUM_ITEMS, K = 40, 5
 SIZES = {

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import diffsasrec.model as model_module
-from diffsasrec.batches import DRAWN, Events, Examples, make_batch
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.model.features import NUM_GAPS, NUM_OWN, NUM_TRENDS
 from diffsasrec.model.heads import NUM_MIXED, Pairs
 from diffsasrec.model.objective import Batch, Objective, batch_loss, in_rows, occurring_items
 from diffsasrec.model.softmax import Extras, Negatives
 from diffsasrec.model.transformer import SequenceModel
+from diffsasrec.train.batches import make_batch
+from diffsasrec.train.examples import DRAWN, Events, Examples
 
 NUM_ITEMS = 20
 SIZES = {

@@ -13,7 +13,7 @@ from test_fit import DIVERGED, DIVERGING, MODELS, make_job, write_run
 
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.ray_cluster import set_up_data
-from diffsasrec.train import outlive_failures, start_board, train
+from diffsasrec.train.ray_workers import outlive_failures, start_board, train
 
 pytestmark = pytest.mark.ray
 

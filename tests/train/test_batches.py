@@ -7,24 +7,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.batches import (
-    DRAWN,
-    Events,
-    Examples,
-    epoch_groups,
-    epoch_steps,
-    group_batches,
-    make_batch,
-    query_examples,
-    spread_query_times,
-    stream_seed,
-    suited_batch_size,
-    window_examples,
-)
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.model.features import event_gaps, gap_buckets
 from diffsasrec.model.objective import Batch
 from diffsasrec.times import DAY
+from diffsasrec.train.batches import make_batch
+from diffsasrec.train.epochs import (
+    epoch_groups,
+    epoch_steps,
+    group_batches,
+    stream_seed,
+    suited_batch_size,
+)
+from diffsasrec.train.examples import (
+    DRAWN,
+    Events,
+    Examples,
+    query_examples,
+    spread_query_times,
+    window_examples,
+)
 
 SIZES = {"hidden_size": 8, "num_blocks": 1, "num_heads": 1, "max_seq_len": 4, "num_slots": 3}
 CAUSAL = ModelConfig(kind="sasrec", attention="causal", **SIZES)

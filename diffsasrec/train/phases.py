@@ -8,12 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diffsasrec.batches import Examples, query_examples, spread_query_times, window_examples
-from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
+from diffsasrec.config.training import ModelConfig, TrainConfig, TrainStageConfig
 from diffsasrec.files.storage import Storage
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Flat, flatten, only_items
-from diffsasrec.sequences.holdout import count_before
 
 
 @dataclass(frozen=True)
@@ -82,51 +80,3 @@ def taking_part(job: Job, phase: Phase, vocab: pa.Table) -> npt.NDArray[np.bool_
         earlier = flat.items[flat.times < phase.trained_before]
         counts += np.bincount(earlier, minlength=len(counts))
     return counts >= job.min_item_count
-
-
-def trained_counts(
-    flat: Flat, phase: Phase, *, min_events: int, num_items: int
-) -> npt.NDArray[np.int64]:
-    """How often each item occurs in what a phase may train on, [V]."""
-    num_events = count_before(flat.times, flat.offsets, phase.trained_before)
-    long_enough = np.repeat(num_events >= min_events, np.diff(flat.offsets))
-    used = (flat.times < phase.trained_before) & long_enough
-    return np.bincount(flat.items[used], minlength=num_items)
-
-
-def batch_times(phase: Phase, time_quantiles: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """The simulated batch times of a phase; none where it trains on windows."""
-    settings = phase.settings
-    if not isinstance(settings, FinetuneConfig):
-        return np.zeros(0, np.int64)
-    return spread_query_times(
-        np.array(time_quantiles, np.int64),
-        before=phase.trained_before,
-        share=settings.query_share,
-        num=settings.query_times,
-    )
-
-
-def bucket_examples(
-    flat: Flat,
-    phase: Phase,
-    model: ModelConfig,
-    *,
-    query_times: npt.NDArray[np.int64],
-    min_events: int,
-) -> Examples:
-    """The examples of one bucket in one phase."""
-    num_events = count_before(flat.times, flat.offsets, phase.trained_before).astype(np.int64)
-    settings = phase.settings
-    if not isinstance(settings, FinetuneConfig):
-        return window_examples(
-            flat.offsets, num_events, max_seq_len=model.max_seq_len, min_events=min_events
-        )
-    return query_examples(
-        flat.times,
-        flat.offsets,
-        np.where(num_events >= min_events, num_events, 0),
-        query_times=query_times,
-        max_seq_len=model.max_seq_len,
-        num_slots=model.num_slots if model.kind == "diffusion" else 1,
-    )

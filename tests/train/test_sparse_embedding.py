@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffsasrec.rows import EmbeddingRows
+from diffsasrec.train.sparse_embedding import EmbeddingRows
 
 NUM_ITEMS, WIDTH, LR, DECAY = 6, 3, 0.1, 0.01
 AVERAGES = [0.1, 0.4, 0.7, 0.9, 0.9, 0.9, 0.9, 0.9]  # of each step
@@ -46,7 +46,9 @@ SEEN = [[0, 1, 4], [1], [], [0, 4, 5], [4], [1, 4], [0, 5], [4]]  # rows 2 and 3
 def test_each_row_is_trained_as_if_it_were_alone_and_averaged_over_all_steps(
     monkeypatch, settled, rows_at_once
 ):
-    monkeypatch.setattr("diffsasrec.rows.ROWS_AT_ONCE", rows_at_once)  # a size, for parts
+    monkeypatch.setattr(
+        "diffsasrec.train.sparse_embedding.ROWS_AT_ONCE", rows_at_once
+    )  # a size, for parts
     rows = EmbeddingRows(start(), start() + 1.0)
     for number, (gradient, ema_decay) in enumerate(zip(gradients(), AVERAGES, strict=True)):
         step(rows, torch.tensor(SEEN[number], dtype=torch.int64), gradient, ema_decay)

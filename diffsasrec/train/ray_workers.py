@@ -17,9 +17,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 
 from diffsasrec.config.training import TrainConfig
 from diffsasrec.errors import DiffsasrecError, InfrastructureError, find_ours
-from diffsasrec.fit import train_phases
-from diffsasrec.phases import Job, Phase
 from diffsasrec.progress import Board, Progress
+from diffsasrec.train.phases import Job, Phase
+from diffsasrec.train.trainer import train_phases
 
 log = logging.getLogger(__name__)
 

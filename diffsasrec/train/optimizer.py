@@ -14,7 +14,7 @@ from diffsasrec.model.checkpoint import is_finite
 from diffsasrec.model.objective import Batch, Objective, batch_loss, in_rows, occurring_items
 from diffsasrec.model.softmax import Negatives
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.rows import EmbeddingRows
+from diffsasrec.train.sparse_embedding import EmbeddingRows
 
 # a step of a larger catalogue updates only the rows of the embedding that it reads
 ROWS_ALONE = 100_000

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +21,6 @@ import torch.distributed
 from safetensors import SafetensorError
 from torch import Tensor
 
-from diffsasrec.batches import (
-    Events,
-    Examples,
-    epoch_groups,
-    epoch_steps,
-    group_batches,
-    make_batch,
-    stream_seed,
-    suited_batch_size,
-    suited_num_negatives,
-)
 from diffsasrec.errors import ConfigError
 from diffsasrec.evaluate.metrics import count_ranks, rank_metrics
 from diffsasrec.files.storage import Storage, to_json
@@ -47,19 +36,18 @@ from diffsasrec.model.features import event_gaps, trend_counts, trend_features
 from diffsasrec.model.objective import Objective
 from diffsasrec.model.softmax import Negatives, draw_negatives
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.phases import (
-    Buckets,
-    Job,
-    Phase,
-    batch_times,
-    bucket_examples,
-    result_path,
-    taking_part,
-    trained_counts,
-)
 from diffsasrec.sequences.histories import Flat
-from diffsasrec.train.validation import validation_ranks
-from diffsasrec.update import (
+from diffsasrec.train.batches import make_batch
+from diffsasrec.train.epochs import (
+    epoch_groups,
+    epoch_steps,
+    group_batches,
+    stream_seed,
+    suited_batch_size,
+    suited_num_negatives,
+)
+from diffsasrec.train.examples import Events, Examples, batch_times, bucket_examples, trained_counts
+from diffsasrec.train.optimizer import (
     ROWS_ALONE,
     Groups,
     Updater,
@@ -67,8 +55,10 @@ from diffsasrec.update import (
     section_name,
     sum_over_ranks,
 )
+from diffsasrec.train.phases import Buckets, Job, Phase, result_path, taking_part
+from diffsasrec.train.ranks import from_rank_0
+from diffsasrec.train.validation import validation_ranks
 
-T = TypeVar("T")
 Tell = Callable[[str, int, int, str], None]  # phase, steps taken, all steps, note
 
 
@@ -456,15 +446,6 @@ def _too_large(job: Job, phase: Phase, device: torch.device, error: Exception) -
         f"model.max_seq_len={job.model.max_seq_len} or model.hidden_size={job.model.hidden_size}, "
         "or train on larger devices"
     )
-
-
-def from_rank_0(get: Callable[[], T], rank: int, world_size: int) -> T:
-    """What `get` gives on rank 0, on every rank."""
-    if world_size == 1:
-        return get()
-    box = [get() if rank == 0 else None]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return cast(T, box[0])
 
 
 def _with_selected_epochs(run: Storage, phase: Phase) -> Phase:

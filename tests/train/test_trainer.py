@@ -24,17 +24,17 @@ from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
-from diffsasrec.fit import train_phases
 from diffsasrec.model.checkpoint import is_finite, load_checkpoint, parse_tensors, save_checkpoint
 from diffsasrec.model.features import trend_counts, trend_features
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.phases import Buckets, Job, Phase, taking_part
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Flat
 from diffsasrec.times import DAY
+from diffsasrec.train.optimizer import count_warmup_steps
+from diffsasrec.train.phases import Buckets, Job, Phase, taking_part
+from diffsasrec.train.trainer import train_phases
 from diffsasrec.train.validation import validation_ranks
-from diffsasrec.update import count_warmup_steps
 
 CUT, END = 20 * DAY, 26 * DAY  # trained on before the one, validated up to the other
 NUM_ITEMS, NUM_USERS, NUM_BUCKETS = 8, 13, 2
@@ -122,7 +122,9 @@ def trained_by_rows(by_rows: bool) -> Iterator[None]:
     """With a catalogue of eight items being large enough for that."""
     with pytest.MonkeyPatch.context() as patch:
         if by_rows:
-            patch.setattr("diffsasrec.fit.ROWS_ALONE", 0)  # a large catalogue takes minutes
+            patch.setattr(
+                "diffsasrec.train.trainer.ROWS_ALONE", 0
+            )  # a large catalogue takes minutes
         yield
 
 
@@ -369,7 +371,9 @@ def test_the_result_of_an_attempt_that_was_faster_stays(tmp_path, monkeypatch):
         (tmp_path / "state/pretrain/result.json").write_text('{"epochs": 7}')  # meanwhile
 
     write_run(tmp_path)
-    monkeypatch.setattr("diffsasrec.fit.save_checkpoint", save_slowly)  # real, then a race
+    monkeypatch.setattr(
+        "diffsasrec.train.trainer.save_checkpoint", save_slowly
+    )  # real, then a race
     train(make_job(tmp_path, MODELS["causal"]), PRETRAIN)
     assert result(tmp_path, "pretrain") == {"epochs": 7}
 

@@ -1,0 +1,166 @@
+"""What a training learns from: windows of histories, and simulated batch times."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from diffsasrec.config.training import FinetuneConfig, ModelConfig
+from diffsasrec.sequences.histories import Flat
+from diffsasrec.sequences.holdout import count_before
+from diffsasrec.train.phases import Phase
+
+Ints = npt.NDArray[np.int64]
+DRAWN = -1  # the boundary of an example whose boundary is drawn anew in every epoch
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of one bucket: stretches [start, end) of its flat events, [n] each."""
+
+    start: Ints
+    boundary: Ints  # absolute too, or DRAWN
+    end: Ints
+    first: Ints  # the user's first event
+    query: Ints  # which batch time the boundary comes from, or DRAWN
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def take(self, chosen: Ints) -> "Examples":
+        return Examples(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    def shifted(self, by: int) -> "Examples":
+        """The same examples where `by` other events come first."""
+        boundary = np.where(self.boundary == DRAWN, DRAWN, self.boundary + by)
+        return Examples(self.start + by, boundary, self.end + by, self.first + by, self.query)
+
+    @staticmethod
+    def concat(parts: list["Examples"]) -> "Examples":
+        return Examples(
+            *(
+                np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(Examples)
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Events:
+    """The flat events that examples point into, [events] each."""
+
+    items: npt.NDArray[np.int32]
+    times: Ints
+    gaps: Ints  # counters.event_gaps
+
+
+def window_examples(
+    offsets: Ints, num_events: Ints, *, max_seq_len: int, min_events: int
+) -> Examples:
+    """Cuts the first `num_events` of every user into windows, so that each is a target once.
+
+    A window has at most max_seq_len + 1 events and shares its first with the window before it.
+    Users with fewer than `min_events` events have none.
+    """
+    targets = np.where(num_events >= min_events, num_events - 1, 0)
+    num_windows = -(-targets // max_seq_len)
+    user = np.repeat(np.arange(len(num_windows)), num_windows)
+    nth = np.arange(len(user)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
+    end = num_events[user] - nth * max_seq_len
+    start = np.maximum(end - max_seq_len - 1, 0)
+    first = offsets[:-1][user]
+    drawn = np.full(len(user), DRAWN)
+    return Examples(first + start, drawn, first + end, first, drawn)
+
+
+def query_examples(
+    times: Ints,
+    offsets: Ints,
+    num_events: Ints,
+    *,
+    query_times: Ints,
+    max_seq_len: int,
+    num_slots: int,
+) -> Examples:
+    """The deployed task inside the training part: a user as of each batch time T'.
+
+    History: the events before T'. Targets: the user's first events at or after it, among the first
+    `num_events`. A user who stays away over several batch times is an example at each: to be asked
+    about people who were long away is part of the task.
+    """
+    first, limit = offsets[:-1], offsets[:-1] + num_events
+    parts = []
+    for query, query_time in enumerate(query_times):
+        running = np.r_[0, np.cumsum(times < query_time)]
+        boundary = first + running[offsets[1:]] - running[first]
+        usable = (boundary > first) & (boundary < limit)
+        part = Examples(
+            start=np.maximum(boundary - max_seq_len, first),
+            boundary=boundary,
+            end=np.minimum(boundary + num_slots, limit),
+            first=first,
+            query=np.full(len(first), query),
+        )
+        parts.append(part.take(np.flatnonzero(usable)))
+    return Examples.concat(parts)
+
+
+def spread_query_times(time_quantiles: Ints, *, before: int, share: float, num: int) -> Ints:
+    """`num` batch times, evenly spread over the last `share` of the events before `before`.
+
+    Evenly by events, not by days: where a log was busy, more can be learned. `time_quantiles` are
+    the times at evenly spaced quantiles of the log, 0 to 1.
+    """
+    grid = np.linspace(0.0, 1.0, len(time_quantiles))
+    end = np.interp(before, time_quantiles.astype(np.float64), grid)
+    places = end * (1.0 - share * np.arange(num, 0, -1) / num)
+    times = np.interp(places, grid, time_quantiles.astype(np.float64)).astype(np.int64)
+    return np.unique(np.minimum(times, before - 1))
+
+
+def trained_counts(
+    flat: Flat, phase: Phase, *, min_events: int, num_items: int
+) -> npt.NDArray[np.int64]:
+    """How often each item occurs in what a phase may train on, [V]."""
+    num_events = count_before(flat.times, flat.offsets, phase.trained_before)
+    long_enough = np.repeat(num_events >= min_events, np.diff(flat.offsets))
+    used = (flat.times < phase.trained_before) & long_enough
+    return np.bincount(flat.items[used], minlength=num_items)
+
+
+def batch_times(phase: Phase, time_quantiles: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """The simulated batch times of a phase; none where it trains on windows."""
+    settings = phase.settings
+    if not isinstance(settings, FinetuneConfig):
+        return np.zeros(0, np.int64)
+    return spread_query_times(
+        np.array(time_quantiles, np.int64),
+        before=phase.trained_before,
+        share=settings.query_share,
+        num=settings.query_times,
+    )
+
+
+def bucket_examples(
+    flat: Flat,
+    phase: Phase,
+    model: ModelConfig,
+    *,
+    query_times: npt.NDArray[np.int64],
+    min_events: int,
+) -> Examples:
+    """The examples of one bucket in one phase."""
+    num_events = count_before(flat.times, flat.offsets, phase.trained_before).astype(np.int64)
+    settings = phase.settings
+    if not isinstance(settings, FinetuneConfig):
+        return window_examples(
+            flat.offsets, num_events, max_seq_len=model.max_seq_len, min_events=min_events
+        )
+    return query_examples(
+        flat.times,
+        flat.offsets,
+        np.where(num_events >= min_events, num_events, 0),
+        query_times=query_times,
+        max_seq_len=model.max_seq_len,
+        num_slots=model.num_slots if model.kind == "diffusion" else 1,
+    )
