@@ -20,9 +20,9 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.lists import ListMaker, Scoring
 from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint
 from diffsasrec.model.features import trend_counts, window_counts
+from diffsasrec.score.bucket_lists import ListMaker, Scoring
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten
 from jobs.publish import broken_rules

@@ -15,8 +15,8 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.inputs.side_tables import read_columns, read_file, table_files
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.ray_tasks import map_tasks
-from diffsasrec.rules import Match, is_listed, match
 from diffsasrec.schema import canonical, like
+from diffsasrec.score.rules import Match, is_listed, match
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from jobs.side_tables import EXCLUDE_KEY, PAIR, copies_of_run, exclusion_copies, side_tables
 

@@ -25,12 +25,12 @@ from diffsasrec.evaluate.tallies import Tally, bucket_tallies, list_matrix, meas
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import read_chain, standing
 from diffsasrec.lake.run_dir import RunDir, run_path
-from diffsasrec.lists import Scoring
 from diffsasrec.model.checkpoint import check_not_trained_past, load_checkpoint, read_description
 from diffsasrec.model.features import WINDOWS
 from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
-from diffsasrec.rules import allowed_items
+from diffsasrec.score.bucket_lists import Scoring
+from diffsasrec.score.rules import allowed_items
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten, only_items, restrict
 from diffsasrec.sequences.vocab import frequent_before_split, index_items

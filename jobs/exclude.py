@@ -18,9 +18,9 @@ from diffsasrec.inputs.side_tables import read_columns
 from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.lake.consumer_copy import lists_of
 from diffsasrec.lake.run_dir import RunDir, run_path
-from diffsasrec.lists import NIGHT_STATE
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.schema import canonical, canonical_type, like, list_offsets, list_values
+from diffsasrec.score.bucket_lists import NIGHT_STATE
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from jobs.side_tables import EXCLUDE_KEY, PAIR, exclusion_copies
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from diffsasrec.audit import audit_bucket
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, RefusedError
 from diffsasrec.files.storage import Storage, sha256
@@ -26,17 +25,18 @@ from diffsasrec.lake.iceberg_sync import follow_chain
 from diffsasrec.lake.manifest import manifest_for
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import DERIVED, OUTPUTS
-from diffsasrec.lists import (
+from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, read_description
+from diffsasrec.ray_cluster import cluster_resources
+from diffsasrec.ray_tasks import map_tasks
+from diffsasrec.score.audit import audit_bucket
+from diffsasrec.score.bucket_lists import (
     Scoring,
     known_history,
     quarantined_users,
     read_bucket,
     scored_users,
 )
-from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, read_description
-from diffsasrec.ray_cluster import cluster_resources
-from diffsasrec.ray_tasks import map_tasks
-from diffsasrec.rules import allowed_items, category_cap, excluded_of
+from diffsasrec.score.rules import allowed_items, category_cap, excluded_of
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import events_of, flatten, restrict
 from jobs.cost import cost_of

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from diffsasrec.config.config import Config
 from diffsasrec.decode.trace import Trace
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.lists import ListMaker, quarantine_of, quarantined_users
-from diffsasrec.online import check_description
+from diffsasrec.score.bucket_lists import ListMaker, quarantine_of, quarantined_users
+from diffsasrec.score.online import check_description
 from jobs.score import night_scoring
 
 KINDS = {  # of steps, in words

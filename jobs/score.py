@@ -24,7 +24,12 @@ from diffsasrec.decode.exploration import Exploration
 from diffsasrec.evaluate.tallies import list_matrix
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.lists import (
+from diffsasrec.model.checkpoint import VOCAB, load_checkpoint, save_tensors
+from diffsasrec.model.features import trend_counts, trend_features, window_counts
+from diffsasrec.progress import Progress
+from diffsasrec.ray_tasks import map_tasks
+from diffsasrec.score.actors import score, unscored_buckets
+from diffsasrec.score.bucket_lists import (
     NIGHT_STATE,
     POPULAR,
     SHOWN,
@@ -35,13 +40,8 @@ from diffsasrec.lists import (
     quarantined_users,
     scored_users,
 )
-from diffsasrec.model.checkpoint import VOCAB, load_checkpoint, save_tensors
-from diffsasrec.model.features import trend_counts, trend_features, window_counts
-from diffsasrec.popular import log_shares
-from diffsasrec.progress import Progress
-from diffsasrec.ray_tasks import map_tasks
-from diffsasrec.rules import allowed_items
-from diffsasrec.score import score, unscored_buckets
+from diffsasrec.score.fallback import log_shares
+from diffsasrec.score.rules import allowed_items
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import events_of, flatten, only_items
 from diffsasrec.sequences.vocab import reindexing, same_items

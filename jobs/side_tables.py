@@ -30,8 +30,8 @@ from diffsasrec.inputs.side_tables import (
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import TABLES
 from diffsasrec.progress import HEARTBEAT
-from diffsasrec.rules import Rules
 from diffsasrec.schema import exactly
+from diffsasrec.score.rules import Rules
 from diffsasrec.sequences.buckets import bucket_name
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, RefusedError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.rules import Match, like, match
+from diffsasrec.score.rules import Match, like, match
 from jobs.effects import (
     ITEMS,
     USERS,

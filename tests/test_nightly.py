@@ -20,7 +20,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.decode.decoding import Decoding
 from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import parse_tensors
-from diffsasrec.online import OnlineRecommender
+from diffsasrec.score.online import OnlineRecommender
 from jobs.faults.nights import DATE, ROOT, digests, run_dir, tiny_config, toy_log
 from jobs.report import config_of, find_run, write_report
 

@@ -18,11 +18,11 @@ from diffsasrec.files.storage import Storage, sha256, to_json
 from diffsasrec.inputs.log_files import InputFile
 from diffsasrec.lake.chain import append_entry, append_rollback, read_chain, standing
 from diffsasrec.lake.run_dir import Reused, RunDir
-from diffsasrec.lists import Scoring
 from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.rules import Rules
 from diffsasrec.schema import sequences_schema
+from diffsasrec.score.bucket_lists import Scoring
+from diffsasrec.score.rules import Rules
 from diffsasrec.times import DAY, microseconds
 from jobs.faults.nights import digests
 from jobs.identity import open_run, source_digest

@@ -35,7 +35,7 @@ from diffsasrec.lake.prune import prune
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.online import check_description
+from diffsasrec.score.online import check_description
 from jobs.command import run_stages
 from jobs.faults.nights import DATE, ROOT, Nights, tiny_config, toy_log
 from jobs.faults.s3_server import BUCKET, SECRET

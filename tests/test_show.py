@@ -20,12 +20,12 @@ from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256, to_json
 from diffsasrec.lake.chain import append_entry, append_rollback
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.lists import NIGHT_STATE, POPULAR, SHOWN, TRENDS, ListMaker
 from diffsasrec.model.checkpoint import save_checkpoint, save_tensors
 from diffsasrec.model.features import trend_counts, trend_features, window_counts
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.popular import log_shares
 from diffsasrec.schema import list_values
+from diffsasrec.score.bucket_lists import NIGHT_STATE, POPULAR, SHOWN, TRENDS, ListMaker
+from diffsasrec.score.fallback import log_shares
 from diffsasrec.sequences.fold import finish, fold
 from diffsasrec.sequences.histories import flatten
 from diffsasrec.sequences.vocab import build_vocab, count_items

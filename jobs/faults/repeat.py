@@ -13,7 +13,7 @@ import ray
 from diffsasrec.config.config import Config
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.score import score
+from diffsasrec.score.actors import score
 from jobs.faults.nights import DATE
 from jobs.faults.workshop import RUN, SCORE, Workshop, different
 from jobs.ray_session import start_ray

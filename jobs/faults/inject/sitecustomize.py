@@ -103,6 +103,9 @@ class Patching(importlib.abc.MetaPathFinder):
         return spec
 
 
-PATCHES = {"stop": ("diffsasrec.files.storage", stop_at), "users": ("diffsasrec.lists", end_at)}
+PATCHES = {
+    "stop": ("diffsasrec.files.storage", stop_at),
+    "users": ("diffsasrec.score.bucket_lists", end_at),
+}
 if wanted := [PATCHES[fault] for fault in PATCHES if fault in FAULTS]:
     sys.meta_path.insert(0, Patching(dict(wanted)))

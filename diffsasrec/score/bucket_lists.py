@@ -15,9 +15,9 @@ from diffsasrec.decode.trace import Trace
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, parse_tensors
-from diffsasrec.popular import PopularLists
-from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
 from diffsasrec.schema import recommendations_schema
+from diffsasrec.score.fallback import PopularLists
+from diffsasrec.score.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
 from diffsasrec.sequences.histories import Flat, UserItems, events_of, flatten, only_items, restrict
 from diffsasrec.sequences.vocab import frequent_before_split, reindexing, same_items
 

@@ -20,9 +20,9 @@ import torch
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.files.s3 import Patience
 from diffsasrec.files.storage import parquet_bytes
-from diffsasrec.lists import ListMaker, Scoring, with_quarantined
 from diffsasrec.memory import keep_freed_memory
-from diffsasrec.narrow import Child, Here, Worker, check_deadly, work_around
+from diffsasrec.score.bucket_lists import ListMaker, Scoring, with_quarantined
+from diffsasrec.score.isolation import Child, Here, Worker, check_deadly, work_around
 from diffsasrec.sequences.buckets import bucket_name
 
 # a bucket that ended its process so often is scored in child processes, and then given up

@@ -10,7 +10,7 @@ import torch
 
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.memory import in_batches, is_out_of_memory
-from diffsasrec.narrow import Child, Here, work_around
+from diffsasrec.score.isolation import Child, Here, work_around
 
 
 def doubling(*deadly: int) -> Callable[[pa.Table], pa.Table]:

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from diffsasrec import popular
-from diffsasrec.popular import PopularLists, log_shares
 from diffsasrec.retrieve.category_cap import CategoryCap
+from diffsasrec.score import fallback as popular
+from diffsasrec.score.fallback import PopularLists, log_shares
 
 VOCAB = pa.table({"item_id": [*"abcdefgh"]})
 SHARES = np.log(np.array([1, 2, 8, 4, 4, 1, 1, 1]) / 22).astype(np.float32)

@@ -13,8 +13,8 @@ from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.model.checkpoint import Checkpoint
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
 from diffsasrec.schema import like
+from diffsasrec.score.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
 
 
 def vocabulary(ids: Sequence[Any], item_type: pa.DataType, counts: Sequence[int]) -> pa.Table:

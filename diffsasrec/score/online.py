@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from diffsasrec.decode.decoding import Decoding
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256
-from diffsasrec.lists import NIGHT_STATE, ListMaker, Scoring
 from diffsasrec.model.checkpoint import CONFIG, read_description
-from diffsasrec.rules import Rules
 from diffsasrec.schema import TIMESTAMP, canonical
+from diffsasrec.score.bucket_lists import NIGHT_STATE, ListMaker, Scoring
+from diffsasrec.score.rules import Rules
 from diffsasrec.sequences.fold import finish, fold
 
 NO_RULES = Rules()

@@ -13,9 +13,8 @@ from test_lists import CONFIG, POPULAR, SCORING, TRENDS, USERS, VOCAB, checkpoin
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.s3 import Patience
 from diffsasrec.files.storage import Storage
-from diffsasrec.lists import Scoring
 from diffsasrec.model.checkpoint import save_checkpoint, save_tensors
-from diffsasrec.score import (
+from diffsasrec.score.actors import (
     MOST_DEATHS,
     Scorer,
     begin_try,
@@ -23,6 +22,7 @@ from diffsasrec.score import (
     end_tries,
     unscored_buckets,
 )
+from diffsasrec.score.bucket_lists import Scoring
 from jobs.faults.nights import injected
 from jobs.faults.proxy import run_proxy, seeded
 from jobs.faults.s3_server import aws_variables

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from diffsasrec.audit import WRONG_USERS as USERS
-from diffsasrec.audit import audit_bucket
 from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.schema import recommendations_schema
+from diffsasrec.score.audit import WRONG_USERS as USERS
+from diffsasrec.score.audit import audit_bucket
 
 VOCAB = pa.table({"item_id": ["a", "b", "c", "d", "e", "f"]})
 ALLOWED = np.array([True, True, True, True, True, False])

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 import torch
 
-from diffsasrec.audit import audit_bucket
 from diffsasrec.config.serving import ScoreConfig
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.decode.decoding import CommitRule, Decoding
@@ -17,19 +16,20 @@ from diffsasrec.decode.exploration import Exploration
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.files.storage import Storage, parquet_bytes
-from diffsasrec.lists import (
+from diffsasrec.model.checkpoint import Checkpoint
+from diffsasrec.model.features import NUM_TRENDS
+from diffsasrec.model.transformer import SequenceModel
+from diffsasrec.schema import recommendations_schema, sequences_schema
+from diffsasrec.score.audit import audit_bucket
+from diffsasrec.score.bucket_lists import (
     Scoring,
     known_history,
     known_trends,
     measured_items,
     score_bucket,
 )
-from diffsasrec.model.checkpoint import Checkpoint
-from diffsasrec.model.features import NUM_TRENDS
-from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.popular import PopularLists
-from diffsasrec.rules import Rules
-from diffsasrec.schema import recommendations_schema, sequences_schema
+from diffsasrec.score.fallback import PopularLists
+from diffsasrec.score.rules import Rules
 from jobs.score import decoding_of
 
 SPLIT = 100
