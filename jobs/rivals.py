@@ -9,8 +9,9 @@ from torch import Tensor
 
 from diffsasrec.config.training import ObjectiveConfig
 from diffsasrec.decode.decoding import Decoding
+from diffsasrec.model.blocks import History
 from diffsasrec.model.objective import Batch, batch_loss
-from diffsasrec.model.transformer import History, SequenceModel
+from diffsasrec.model.transformer import SequenceModel
 
 TILES = ((256, 4096), (512, 2048), (1024, 1024), (2048, 4096))
 LOGITS_OF_PLAIN = 2**28  # 1 GiB of them, and as much again for each of their gradients

@@ -66,7 +66,7 @@ class Config(Section):
     def _check(self) -> Self:
         if self.model.kind == "sasrec" and self.score.decode == "multi":
             raise ValueError(
-                "score.decode=multi needs mask slots, which model.kind=sasrec has not; "
+                "score.decode=multi needs mask slots. model.kind=sasrec has none; "
                 "use single or autoregressive, or model.kind=diffusion"
             )
         slots = self.score.decode != "single" and self.model.kind == "diffusion"

@@ -15,49 +15,6 @@ HAVE_KERNELS = ("cuda",)  # devices on which `decoding.fused` means something
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How lists are made; fields and their meaning are those of the configuration's `score`."""
-
-    k: int
-    decode: Literal["single", "multi", "autoregressive"] = "single"
-    rank: Literal["next_item", "slot"] = "next_item"
-    steps: int = 2
-    rule: CommitRule = field(default_factory=CommitRule)
-    lookahead: float = 0.5
-    exploration: Exploration = field(default_factory=Exploration)
-    shortlist: int = 512
-    fused: bool = False
-    filter_seen: bool = True
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        explored = self.exploration.num_items
-        if self.decode == "multi" and explored and (self.steps < 2 or explored >= self.k):
-            raise ValueError(
-                f"{explored} explored items take the last of {self.steps} steps and places of "
-                f"{self.k}: at least one step and one place must be left"
-            )
-
-    @property
-    def explores(self) -> bool:
-        return self.decode == "multi" and self.exploration.num_items > 0
-
-
-def _check_slots(decoding: Decoding, model: ModelConfig) -> None:
-    if decoding.decode == "multi" and model.kind == "sasrec":
-        raise ConfigError(
-            "decode=multi needs mask slots, which a model of kind sasrec has not; use single or "
-            "autoregressive"
-        )
-    needs_slots = decoding.decode != "single" and model.kind == "diffusion"
-    if needs_slots and decoding.k > model.num_slots:
-        raise ConfigError(
-            f"k={decoding.k} with decode={decoding.decode} needs a model with as many slots, this "
-            f"one has num_slots={model.num_slots}; ask for fewer items, or use single"
-        )
-
-
-@dataclass(frozen=True)
 class CommitRule:
     """Which slots a step commits, besides those that must be for the steps to suffice.
 
@@ -88,3 +45,46 @@ class CommitRule:
         falls_B = ((best_B - log_threshold) / log_decay).clamp(min=0).ceil()
         # min: the fall ends at the best slot also where rounding would stop just above it
         return torch.minimum(log_threshold + falls_B * log_decay, best_B)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How lists are made; fields and their meaning are those of the configuration's `score`."""
+
+    k: int
+    decode: Literal["single", "multi", "autoregressive"] = "single"
+    rank: Literal["next_item", "slot"] = "next_item"
+    steps: int = 2
+    rule: CommitRule = field(default_factory=CommitRule)
+    lookahead: float = 0.5
+    exploration: Exploration = field(default_factory=Exploration)
+    shortlist: int = 512
+    fused: bool = False
+    filter_seen: bool = True
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        explored = self.exploration.num_items
+        if self.decode == "multi" and explored and (self.steps < 2 or explored >= self.k):
+            raise ValueError(
+                f"{explored} explored items take the last of {self.steps} steps and places of "
+                f"{self.k}: at least one step and one place must be left"
+            )
+
+    @property
+    def explores(self) -> bool:
+        return self.decode == "multi" and self.exploration.num_items > 0
+
+
+def check_slots(decoding: Decoding, model: ModelConfig) -> None:
+    if decoding.decode == "multi" and model.kind == "sasrec":
+        raise ConfigError(
+            "decode=multi needs mask slots. A model of kind sasrec has none; use single or "
+            "autoregressive"
+        )
+    needs_slots = decoding.decode != "single" and model.kind == "diffusion"
+    if needs_slots and decoding.k > model.num_slots:
+        raise ConfigError(
+            f"k={decoding.k} with decode={decoding.decode} needs a model with as many slots, this "
+            f"one has num_slots={model.num_slots}; ask for fewer items, or use single"
+        )

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diffsasrec.decode.recommender import Recommender
+from diffsasrec.model.blocks import History
 from diffsasrec.model.diffusion import MASK
 from diffsasrec.model.features import end_ages
-from diffsasrec.model.transformer import History, SequenceModel
+from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import Items, Offsets, Times
 
 
@@ -28,7 +28,7 @@ def newest(items: npt.NDArray[Any], offsets: Offsets, *, max_len: int) -> tuple[
 
 
 @dataclass(frozen=True)
-class _States:
+class EncodedHistories:
     """What a batch's histories say about the next item and about the slots."""
 
     model: SequenceModel
@@ -41,21 +41,22 @@ class _States:
 
     @staticmethod
     def of(
-        recommender: Recommender,
+        model: SequenceModel,
         items: Items,
         times: Times,
         gaps: npt.NDArray[np.int64],
         offsets: Offsets,
-    ) -> "_States":
-        model = recommender.model
+        *,
+        query_time: int,
+        num_slots: int,
+        width: int,
+    ) -> "EncodedHistories":
         device, max_len = model.item_weight.device, model.config.max_seq_len
         items_BL, lengths_B = (x.to(device) for x in newest(items, offsets, max_len=max_len))
         gaps_BL = newest(gaps, offsets, max_len=max_len)[0].to(device)
-        query_times = np.full(len(lengths_B), recommender.query_time)
+        query_times = np.full(len(lengths_B), query_time)
         ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)
-        width = recommender.catalogue.vectors_VW.shape[1]
-        num_slots = recommender.decoding.k
-        return _States(model, items_BL, gaps_BL, lengths_B, ages_B, num_slots, width)
+        return EncodedHistories(model, items_BL, gaps_BL, lengths_B, ages_B, num_slots, width)
 
     @cached_property
     def history(self) -> History:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diffsasrec.decode.decoding import HAVE_KERNELS, Decoding, _check_slots
-from diffsasrec.decode.encoded_histories import _States
+from diffsasrec.decode.decoding import HAVE_KERNELS, Decoding, check_slots
+from diffsasrec.decode.encoded_histories import EncodedHistories
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.multi_step import decode_multi
 from diffsasrec.decode.strategies import Lists, decode_autoregressive, decode_single
@@ -51,7 +51,7 @@ class Recommender:
         decoding: Decoding,
         cap: CategoryCap | None = None,
     ) -> None:
-        _check_slots(decoding, model.config)
+        check_slots(decoding, model.config)
         self.model, self.decoding, self.query_time = model, decoding, moment.query_time
         self.num_uncertain = 0  # users and steps so far for which a shortlist was not enough
         self._device = model.item_weight.device
@@ -157,7 +157,16 @@ class Recommender:
     ) -> Lists:
         decoding = self.decoding
         candidates = self._candidates(items, times, offsets, excluded)
-        states = _States.of(self, items, times, gaps, offsets)
+        states = EncodedHistories.of(
+            self.model,
+            items,
+            times,
+            gaps,
+            offsets,
+            query_time=self.query_time,
+            num_slots=decoding.k,
+            width=self.catalogue.vectors_VW.shape[1],
+        )
         num_users = len(offsets) - 1
         if decoding.decode == "autoregressive":
             return decode_autoregressive(

@@ -1,9 +1,10 @@
-"""The blocks of the transformer."""
+"""The blocks of the transformer, and what they leave of an encoded history for the slots."""
 
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from diffsasrec.model.transformer import History
 
 Cache = list[tuple[Tensor, Tensor]]  # keys and values [B, H, L, E] of every block
 
@@ -50,7 +51,36 @@ class Block(nn.Module):
         return x_BTD + F.dropout(fed_BTD, self.dropout, self.training)
 
 
-def _heads(
+@dataclass(frozen=True)
+class History:
+    """An encoded history: what the slots need of it."""
+
+    items_BL: Tensor
+    lengths_B: Tensor
+    gaps_BL: Tensor | None
+    states_BLD: Tensor | None  # None: not asked for, or bidirectional: they depend on the slots
+    cache: Cache
+    room: int = 0  # places for slots behind the keys and values, which each pass fills anew
+
+    def joined(self, block: int, slot_key: Tensor, slot_value: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of the history and of the slots in one block."""
+        key, value = self.cache[block]
+        num_slots = slot_key.shape[2]
+        if num_slots > self.room:
+            return torch.cat([key, slot_key], dim=2), torch.cat([value, slot_value], dim=2)
+        start = key.shape[2] - self.room
+        stop = start + num_slots
+        key[:, :, start:stop], value[:, :, start:stop] = slot_key, slot_value
+        return key[:, :, :stop], value[:, :, :stop]
+
+    def last_states(self) -> Tensor:
+        """The state of each user's newest event, [B, D]; undefined for an empty history."""
+        assert self.states_BLD is not None
+        rows_B = torch.arange(len(self.lengths_B), device=self.lengths_B.device)
+        return self.states_BLD[rows_B, (self.lengths_B - 1).clamp(min=0)]
+
+
+def slot_heads(
     block: Block, x_BSD: Tensor, history: History, number: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries of the slots, keys and values of the history and the slots, in one block."""

@@ -23,7 +23,6 @@ features, W width of the item vectors (D and the trends), R rows (states to scor
 item of the history), Y pairs (row, item).
 """
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -31,41 +30,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffsasrec.config.training import ModelConfig
-from diffsasrec.model.blocks import Block, Cache, _heads
+from diffsasrec.model.blocks import Block, Cache, History, slot_heads
 from diffsasrec.model.features import NUM_GAPS, NUM_TRENDS
 from diffsasrec.model.heads import CopyScore, OwnItems, Pairs, Trends
 
 # so many tokens are encoded at once where no gradients are wanted: their inner states stay small
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 2**20}
-
-
-@dataclass(frozen=True)
-class History:
-    """An encoded history: what the slots need of it."""
-
-    items_BL: Tensor
-    lengths_B: Tensor
-    gaps_BL: Tensor | None
-    states_BLD: Tensor | None  # None: not asked for, or bidirectional: they depend on the slots
-    cache: Cache
-    room: int = 0  # places for slots behind the keys and values, which each pass fills anew
-
-    def joined(self, block: int, slot_key: Tensor, slot_value: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values of the history and of the slots in one block."""
-        key, value = self.cache[block]
-        num_slots = slot_key.shape[2]
-        if num_slots > self.room:
-            return torch.cat([key, slot_key], dim=2), torch.cat([value, slot_value], dim=2)
-        start = key.shape[2] - self.room
-        stop = start + num_slots
-        key[:, :, start:stop], value[:, :, start:stop] = slot_key, slot_value
-        return key[:, :, :stop], value[:, :, :stop]
-
-    def last_states(self) -> Tensor:
-        """The state of each user's newest event, [B, D]; undefined for an empty history."""
-        assert self.states_BLD is not None
-        rows_B = torch.arange(len(self.lengths_B), device=self.lengths_B.device)
-        return self.states_BLD[rows_B, (self.lengths_B - 1).clamp(min=0)]
 
 
 class SequenceModel(nn.Module):
@@ -237,7 +207,7 @@ class SequenceModel(nn.Module):
         assert history.states_BLD is not None
         x_BSD = self._embed_slots(slots_BS, ages_B)
         for number, block in enumerate(self._blocks()):
-            x_BSD = block.attend(x_BSD, *_heads(block, x_BSD, history, number), mask=mask)
+            x_BSD = block.attend(x_BSD, *slot_heads(block, x_BSD, history, number), mask=mask)
         return history.states_BLD, self.norm(x_BSD)
 
     def denoise_wanted(
@@ -258,8 +228,8 @@ class SequenceModel(nn.Module):
         x_BSD = self._embed_slots(slots_BS, ages_B)
         *blocks, last = self._blocks()
         for number, block in enumerate(blocks):
-            x_BSD = block.attend(x_BSD, *_heads(block, x_BSD, history, number), mask=mask)
-        query, keys, values = _heads(last, x_BSD, history, len(blocks))
+            x_BSD = block.attend(x_BSD, *slot_heads(block, x_BSD, history, number), mask=mask)
+        query, keys, values = slot_heads(last, x_BSD, history, len(blocks))
         # the wanted slots of each user first; behind them, where others have more, any
         users_R, slot_R = wanted_BS.nonzero(as_tuple=True)
         counts_B = wanted_BS.sum(1)
