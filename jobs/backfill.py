@@ -29,9 +29,9 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.progress import duration
 from jobs.command import load, set_up_log
-from jobs.dates import refuse_future
 from jobs.ending import AGAIN, CODES
 from jobs.lake_mark import require_mark
+from jobs.night.run_dates import refuse_future
 
 log = logging.getLogger("jobs.backfill")
 

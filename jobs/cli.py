@@ -29,12 +29,12 @@ from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.ray_cluster import cluster_resources
 from jobs.command import failed
-from jobs.current import standing_of
-from jobs.dates import refuse_future
 from jobs.ending import End, handlers_kept, put_back_handlers
-from jobs.exclude import rested_lists
 from jobs.identity import open_run, published_and_deleted, refuse_changed, refuse_taken
 from jobs.lake_mark import refuse_passing_lake, require_mark
+from jobs.night.exclusions import rested_lists
+from jobs.night.run_dates import refuse_future
+from jobs.night.standing import standing_of
 from jobs.nightly import STAGES
 from jobs.observe import SECONDS, Night, observe, renew_index
 from jobs.preflight import dry_run
@@ -87,7 +87,7 @@ def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
     config = config.located()
     require_mark(Storage.of(config.lake), is_new=arguments.new_lake, is_dry=arguments.dry_run)
     if arguments.rollback_to is not None or arguments.keep is not None:
-        return _maintain(config, arguments, summary)
+        return maintain(config, arguments, summary)
     inputs = list_inputs(config.events, run_date=arguments.date)
     run = open_run(config, arguments.date, inputs, run_id=arguments.run_id)
     summary |= {"run_id": run.run_id, "paths": {"run": run.storage.root}}
@@ -115,7 +115,7 @@ def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
     if arguments.dry_run:
         summary["status"] = "checked"
         return dry_run(config, run, inputs, to_do)
-    threading.Thread(target=_watch, args=(config.stall_timeout, end), daemon=True).start()
+    threading.Thread(target=watch, args=(config.stall_timeout, end), daemon=True).start()
     if to_do:
         start_ray()
         check_resources(config, working(to_do, run.reused), cluster_resources())
@@ -139,7 +139,7 @@ def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
     return 0
 
 
-def _watch(timeout: float, end: End) -> None:
+def watch(timeout: float, end: End) -> None:
     """Ends this process, and with it the run, once nothing has moved for `timeout` seconds.
 
     The run may be in any call of Ray, which waits without end for a node that does not come: only
@@ -160,7 +160,7 @@ def _watch(timeout: float, end: End) -> None:
         end.now()
 
 
-def _maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, Any]) -> int:
+def maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, Any]) -> int:
     """What is done to the published runs of a lake, and to no run."""
     lake = Storage.of(config.lake)
     lake.check_writable()

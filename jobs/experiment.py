@@ -72,13 +72,13 @@ from diffsasrec.sequences.holdout import next_items
 from diffsasrec.sequences.vocab import frequent_before_split
 from diffsasrec.times import DAY
 from jobs.command import set_up_log
-from jobs.evaluate import baseline_scores, holdout_scoring
 from jobs.identity import source_digest
 from jobs.lake_mark import refuse_passing_lake, require_mark
+from jobs.night.baseline_scores import baseline_scores, holdout_scoring
+from jobs.night.scoring import score_buckets
 from jobs.prepare import main as prepare
 from jobs.ray_session import check_resources, start_ray
 from jobs.recipe import finetune_phases, pretrain_phases, run_phases
-from jobs.score import score_buckets
 
 log = logging.getLogger("jobs")
 

@@ -18,9 +18,9 @@ from diffsasrec.lake.chain import Entry, read_chain, shown_instead
 from diffsasrec.lake.claims import deleted, is_claimed
 from diffsasrec.lake.consumer_copy import date_path, shown_parts
 from diffsasrec.lake.run_dir import Reused, RunDir
-from jobs.exclude import lately_published
+from jobs.night.exclusions import lately_published
+from jobs.night.table_copies import digest_tables
 from jobs.reuse import newest_reusable, published_choices
-from jobs.side_tables import digest_tables
 
 
 def open_run(

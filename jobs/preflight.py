@@ -30,8 +30,8 @@ from diffsasrec.schema import canonical_type
 from diffsasrec.times import DAY, iso, microseconds
 from jobs.cost import stage_resources
 from jobs.doubts import doubts
-from jobs.effects import check_sampled_rules
 from jobs.estimate import Size, estimate, plan_table
+from jobs.night.rule_effects import check_sampled_rules
 from jobs.ray_session import check_resources, start_ray
 from jobs.reuse import working
 

@@ -25,8 +25,8 @@ from diffsasrec.sequences.buckets import num_buckets
 from diffsasrec.sequences.build import build_sequences
 from diffsasrec.sequences.split_time import Survey, survey_log
 from diffsasrec.times import iso, microseconds
-from jobs.effects import check_rules
-from jobs.side_tables import copy_tables, previous_vocab_of_run
+from jobs.night.rule_effects import check_rules
+from jobs.night.table_copies import copy_tables, previous_vocab_of_run
 
 log = logging.getLogger(__name__)
 

@@ -11,19 +11,17 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
     run_command("report")
 
 import argparse
-import json
 import sys
 
-from pydantic import ValidationError
-
 from diffsasrec.config.config import Config
-from diffsasrec.errors import ConfigError, DiffsasrecError, at_the_start
+from diffsasrec.errors import DiffsasrecError, at_the_start
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import REPORT
 from jobs.lake_mark import open_lake, require_mark
-from jobs.pages.reading import all_nights, identity_of, read_facts
+from jobs.night.published_runs import config_if_known, find_run
+from jobs.pages.reading import all_nights, read_facts
 from jobs.pages.render import index_page, night_page
 
 INDEX = "reports/index.html"
@@ -46,40 +44,6 @@ def write_index(lake: Storage) -> None:
     lake.write_bytes(INDEX, index_page(nights, current, dates=INDEX_DATES).encode())
 
 
-def find_run(lake: Storage, ds: str | None, run_id: str | None) -> RunDir:
-    """The run that a command line names: what is served now, what a date shows, or that very run.
-
-    Raises:
-        ConfigError: there is none, or there are several.
-    """
-    chain = read_chain(lake)
-    if ds is None:
-        if run_id is not None:
-            raise ConfigError(f"--run-id {run_id}: give its --date as well")
-        if not chain:
-            raise ConfigError(f"nothing is published in {lake.root}; give --date and --run-id")
-        ds, run_id = chain[-1].current["ds"], chain[-1].current["run_id"]
-    known = lake.directories(f"runs/ds={ds}")
-    if run_id is None:
-        shown = [entry.run_id for entry in chain if entry.ds == ds][-1:] or known
-        if len(shown) > 1:
-            raise ConfigError(f"--date {ds} has several runs; give --run-id, one of {list(known)}")
-        run_id = shown[0] if shown else None
-    if run_id is None or run_id not in known:
-        raise ConfigError(f"{lake.url(f'runs/ds={ds}')} has no run {run_id or 'at all'}")
-    identity = identity_of(lake.sub(f"runs/ds={ds}/{run_id}"))
-    return RunDir(lake, ds=ds, run_id=run_id, identity=identity, attempt="report")
-
-
-def config_of(run: RunDir) -> Config | None:
-    """The config of the manifest; None where there is none, or one of another version."""
-    try:
-        manifest = json.loads(run.storage.read_bytes("manifest.json"))
-        return Config.model_validate(manifest["config"])
-    except (FileNotFoundError, ValidationError):
-        return None
-
-
 def main(arguments: argparse.Namespace) -> None:
     try:
         lake = open_lake(arguments.lake)
@@ -88,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
             write_index(lake)
         else:
             run = find_run(lake, arguments.date and arguments.date.isoformat(), arguments.run_id)
-            write_report(run, config_of(run))
+            write_report(run, config_if_known(run))
             print(run.storage.url(REPORT))
         print(lake.url(INDEX))
     except DiffsasrecError as raised:

@@ -25,6 +25,7 @@ from diffsasrec.model.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
 from diffsasrec.model.features import WINDOWS
 from diffsasrec.schema import canonical_type, exactly
 from diffsasrec.times import DAY, microseconds
+from jobs.night.published_runs import metrics_of
 
 log = logging.getLogger(__name__)
 
@@ -260,18 +261,3 @@ def source_manifest(lake: Storage, reused: Reused) -> dict[str, Any]:
         f"{lake.url(reused.source)}, whose weights this night takes over, was pruned meanwhile; "
         "run the same command again"
     )
-
-
-def metrics_of(run: Storage) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The metrics of a published run, and the run that it cites them from; None: they are its own.
-
-    Raises:
-        FileNotFoundError: the run is gone.
-    """
-    try:
-        return json.loads(run.read_bytes("metrics.json")), None
-    except FileNotFoundError:
-        cited = json.loads(run.read_bytes("manifest.json")).get("reused")
-        if cited is None:
-            raise
-        return cited["metrics"], cited

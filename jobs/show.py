@@ -18,20 +18,17 @@ import logging
 import re
 import signal
 import sys
-from datetime import UTC, date, datetime
-from typing import Any
+from datetime import UTC, datetime
 
-from diffsasrec.config.config import Config
-from diffsasrec.config.load import load_config
-from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError, at_the_start
-from diffsasrec.files.storage import Storage, sha256
-from diffsasrec.lake.chain import CHAIN, NAME, Entry, newest_by_date, read_chain
-from diffsasrec.lake.run_dir import RunDir, run_path
+from diffsasrec.errors import ConfigError, DiffsasrecError, at_the_start
+from diffsasrec.files.storage import Storage
+from diffsasrec.lake.chain import CHAIN, read_chain
+from diffsasrec.lake.run_dir import run_path
 from diffsasrec.lake.stages import METRICS
-from jobs.current import way_out
-from jobs.dates import is_future
 from jobs.lake_mark import open_lake, require_lake
-from jobs.reuse import metrics_of
+from jobs.night.published_runs import config_of, metrics_of, open_published
+from jobs.night.run_dates import is_future
+from jobs.night.standing import way_out
 from jobs.show_user import user_lines
 from jobs.summary import metrics_table, warning
 
@@ -68,65 +65,6 @@ def printable(line: str) -> str:
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
         for c in line
     )
-
-
-def open_published(
-    lake: Storage, ds: date | None, run_id: str | None
-) -> tuple[RunDir, dict[str, Any]]:
-    """A published run and its manifest: the one that is named, or what the date shows, or current.
-
-    Raises:
-        ConfigError: there is none.
-        InfrastructureError: the manifest was changed after publishing.
-    """
-    chain = read_chain(lake)
-    entry = _entry_of(lake, chain, None if ds is None else ds.isoformat(), run_id)
-    run = lake.sub(run_path(entry.ds, entry.run_id))
-    try:
-        data = run.read_bytes("manifest.json")
-    except FileNotFoundError:
-        raise ConfigError(f"{run.root} has no manifest.json: it was pruned") from None
-    if sha256(data) != entry.manifest_sha256:
-        raise InfrastructureError(
-            f"{run.root}/manifest.json is not the one that chain entry {entry.number} names "
-            "(sha256); the run directory was changed after publishing"
-        )
-    manifest = json.loads(data)
-    return RunDir(lake, entry.ds, entry.run_id, manifest["identity"], ""), manifest
-
-
-def _entry_of(lake: Storage, chain: list[Entry], ds: str | None, run_id: str | None) -> Entry:
-    if not chain:
-        raise ConfigError(f"--lake {lake.root}: nothing is published there")
-    if ds is None and run_id is None:
-        ds, run_id = chain[-1].current["ds"], chain[-1].current["run_id"]
-    if run_id is None:
-        shown = newest_by_date(chain)
-        if ds not in shown:
-            raise ConfigError(
-                f"--date {ds}: nothing is published for it; the newest are "
-                f"{', '.join(sorted(shown)[-5:])}"
-            )
-        return shown[ds]
-    found = [e for e in chain if e.run_id == run_id and ds in (None, e.ds)]
-    if not found or not NAME.fullmatch(run_id):
-        of_date = "" if ds is None else f" of {ds}"
-        raise ConfigError(f"--run-id {run_id}: no run{of_date} of this name was published")
-    return found[-1]
-
-
-def config_of(manifest: dict[str, Any]) -> Config:
-    """The config that the run was made with; keys that came later have their defaults.
-
-    Raises:
-        ConfigError: another version made it, with keys that are no more.
-    """
-    try:
-        return load_config(json.dumps(manifest["config"]), source="manifest.json")
-    except ConfigError as error:
-        raise ConfigError(
-            f"run {manifest['run_id']} was made by another version; show it with that one ({error})"
-        ) from None
 
 
 def current_lines(lake: Storage) -> list[str]:

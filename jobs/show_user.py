@@ -15,8 +15,8 @@ from diffsasrec.inputs.items import items_of, read_items
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import canonical, canonical_type
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
-from jobs.remake import KINDS, Remade, remake
-from jobs.side_tables import items_of_run
+from jobs.night.replay import KINDS, Remade, remake
+from jobs.night.table_copies import items_of_run
 
 CLOSE = 1e-4  # scores that differ by less are equal: batches of other sizes add up in other orders
 Titles = Callable[[list[Any]], list[str]]

@@ -22,7 +22,8 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import parse_tensors
 from diffsasrec.score.online import OnlineRecommender
 from jobs.faults.nights import DATE, ROOT, digests, run_dir, tiny_config, toy_log
-from jobs.report import config_of, find_run, write_report
+from jobs.night.published_runs import find_run
+from jobs.report import config_of, write_report
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 

@@ -18,9 +18,10 @@ from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.prune import prune
 from jobs.faults.readers import read_chain_end, read_dates
 from jobs.faults.workshop import digests
-from jobs.report import config_of, find_run, write_report
-from jobs.show import config_of as config_shown
-from jobs.show import current_lines, open_published
+from jobs.night.published_runs import config_of as config_shown
+from jobs.night.published_runs import find_run, open_published
+from jobs.report import config_of, write_report
+from jobs.show import current_lines
 from jobs.show_user import user_lines
 
 LAST = "2024-03-01"

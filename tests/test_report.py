@@ -28,10 +28,11 @@ from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import append_entry, append_rollback, read_chain
 from diffsasrec.lake.run_dir import RunDir
 from jobs.faults.nights import ROOT
+from jobs.night.published_runs import find_run
 from jobs.pages.reading import earlier_nights, read_facts
 from jobs.prepare import check_or_record
 from jobs.publish import NOT_IN_MANIFEST
-from jobs.report import REPORT, config_of, find_run, write_index, write_report
+from jobs.report import REPORT, config_of, write_index, write_report
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,9 @@ from diffsasrec.sequences.histories import flatten
 from diffsasrec.sequences.vocab import build_vocab, count_items
 from diffsasrec.times import microseconds
 from jobs.faults.nights import DATE, ROOT, run_dir, tiny_config, toy_log
-from jobs.score import night_scoring
-from jobs.show import config_of, current_lines, newest_metrics, open_published, printable
+from jobs.night.published_runs import config_of, open_published
+from jobs.night.scoring import night_scoring
+from jobs.show import current_lines, newest_metrics, printable
 from jobs.show_user import find_user, is_same, user_lines
 
 ROW = {"n": 9, "Coverage@5": 0.7}

@@ -16,8 +16,8 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.score.actors import score
 from jobs.faults.nights import DATE
 from jobs.faults.workshop import RUN, SCORE, Workshop, different
+from jobs.night.scoring import night_scoring
 from jobs.ray_session import start_ray
-from jobs.score import night_scoring
 
 RERUNS = 10
 

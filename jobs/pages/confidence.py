@@ -9,8 +9,8 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import DiffsasrecError
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.sequences.buckets import bucket_name
+from jobs.night.replay import KINDS, remake
 from jobs.pages.facts import Confidence, Night
-from jobs.remake import KINDS, remake
 
 log = logging.getLogger("jobs")
 

@@ -1,6 +1,5 @@
 """A run directory, and those of earlier nights -> facts. Reads JSON and Parquet."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,9 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import OUTCOME, REPORT
 from diffsasrec.schema import list_values
 from diffsasrec.sequences.buckets import bucket_name
-from jobs.current import why_not_current
-from jobs.dates import is_future
+from jobs.night.published_runs import identity_of, read_json
+from jobs.night.run_dates import is_future
+from jobs.night.standing import why_not_current
 from jobs.pages.confidence import read_confidence
 from jobs.pages.facts import STAGES, Facts, Lists, Night
 from jobs.pages.users import read_users
@@ -38,7 +38,7 @@ def read_facts(run: RunDir, config: Config | None) -> Facts:
         run.lake, run.ds, run.run_id, chain, identity=run.identity, gate=settings.get("gate")
     )
     events = settings.get("events", {})
-    description = _read(run.storage, "checkpoint/config.json") or {}
+    description = read_json(run.storage, "checkpoint/config.json") or {}
     users, no_titles = read_users(run.storage, night, config)
     standing = why_not_current(chain, run.ds, run.run_id, config_path="CONFIG")
     return Facts(
@@ -62,14 +62,8 @@ def known_config(run: Storage, config: Config | None) -> dict[str, Any]:
     """The resolved config: the given one, else that of the manifest, else nothing."""
     if config is not None:
         return config.resolved()
-    found: dict[str, Any] = (_read(run, "manifest.json") or {}).get("config", {})
+    found: dict[str, Any] = (read_json(run, "manifest.json") or {}).get("config", {})
     return found
-
-
-def identity_of(run: Storage) -> str:
-    """The identity of what lies in a run directory; "" where no stage has begun."""
-    begun = _read(run, f"_stages/{STAGES[0]}.begun.json") or {}
-    return str(begun.get("identity", ""))
 
 
 def read_night(
@@ -84,20 +78,20 @@ def read_night(
     """What a run has recorded under an identity; None: its own. `gate`: its config, if known."""
     run = lake.sub(f"runs/ds={ds}/{run_id}")
     identity = identity_of(run) if identity is None else identity
-    markers = {stage: _read(run, f"_stages/{stage}.json") for stage in STAGES}
+    markers = {stage: read_json(run, f"_stages/{stage}.json") for stage in STAGES}
     records = {
         stage: marker["record"]
         for stage, marker in markers.items()
         if marker and marker["identity"] == identity
     }
     metrics, cited = _metrics(run, records, identity)
-    stopped = {} if "prepare" in records else _read(run, STOPPED) or {}
+    stopped = {} if "prepare" in records else read_json(run, STOPPED) or {}
     numbers = tuple(e.number for e in chain if (e.ds, e.run_id) == (ds, run_id))
     night = Night(ds, run_id, "published", "", "", numbers, records, stopped, metrics, cited)
     missing = [stage for stage in STAGES if stage not in records]
     if numbers or not missing:
         return night if numbers else replace(night, status="done")
-    outcome = _read(run, OUTCOME) or {}
+    outcome = read_json(run, OUTCOME) or {}
     if outcome.get("status") in ("failed", "refused") and outcome.get("stage") not in records:
         stage, error = outcome.get("stage") or "", outcome.get("error") or ""
         return replace(night, status=outcome["status"], stage=stage, error=error)
@@ -111,9 +105,9 @@ def _metrics(
     evaluated = records.get("evaluate", {})
     if "reused" in evaluated:
         return evaluated.get("metrics"), evaluated["reused"]
-    begun = _read(run, "_stages/evaluate.begun.json") or {}
+    begun = read_json(run, "_stages/evaluate.begun.json") or {}
     # what an earlier config has left in this directory says nothing of this night
-    return _read(run, "metrics.json") if begun.get("identity") == identity else None, None
+    return read_json(run, "metrics.json") if begun.get("identity") == identity else None, None
 
 
 def _inferred(night: Night, stage: str, gate: dict[str, Any]) -> Night:
@@ -172,14 +166,6 @@ def all_nights(lake: Storage, *, dates: int) -> Iterator[tuple[Night, bool]]:
 
     with ThreadPoolExecutor(READERS) as readers:
         yield from readers.map(read, runs)
-
-
-def _read(storage: Storage, path: str) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(storage.read_bytes(path))
-    except FileNotFoundError:
-        return None
-    return found
 
 
 def _bad_rows(run: Storage, night: Night, time_unit: str | None) -> BadRows | None:

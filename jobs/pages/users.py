@@ -13,8 +13,8 @@ from diffsasrec.errors import DiffsasrecError
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.items import items_of, read_items
 from diffsasrec.sequences.buckets import bucket_name
+from jobs.night.table_copies import items_of_run
 from jobs.pages.facts import Night, ShownItem, User
-from jobs.side_tables import items_of_run
 
 PLACES = (0.1, 0.5, 0.9)  # of the users of a bucket, by the length of their history
 TAIL = 8  # events of a history that are shown

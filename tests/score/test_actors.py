@@ -26,8 +26,9 @@ from diffsasrec.score.bucket_lists import Scoring
 from jobs.faults.nights import injected
 from jobs.faults.proxy import run_proxy, seeded
 from jobs.faults.s3_server import aws_variables
-from jobs.publish import audit_file
-from jobs.score import name_quarantined, sample_buckets
+from jobs.night.expected_lists import audit_file
+from jobs.night.item_counts import sample_buckets
+from jobs.night.scoring import name_quarantined
 
 NAME = "part-00000.parquet"
 

@@ -30,7 +30,7 @@ from diffsasrec.score.bucket_lists import (
 )
 from diffsasrec.score.fallback import PopularLists
 from diffsasrec.score.rules import Rules
-from jobs.score import decoding_of
+from jobs.night.scoring import decoding_of
 
 SPLIT = 100
 ITEMS = ["a", "b", "c", "d", "e", "f", "g", "h"]

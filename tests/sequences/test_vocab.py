@@ -18,7 +18,7 @@ from diffsasrec.sequences.vocab import (
     reindexing,
     same_items,
 )
-from jobs.side_tables import previous_vocab_of_run
+from jobs.night.table_copies import previous_vocab_of_run
 
 
 def count(rows, *, split_time=10, id_type=None):

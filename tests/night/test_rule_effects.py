@@ -10,7 +10,7 @@ from diffsasrec.errors import ConfigError, RefusedError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.score.rules import Match, like, match
-from jobs.effects import (
+from jobs.night.rule_effects import (
     ITEMS,
     USERS,
     check_sampled_rules,

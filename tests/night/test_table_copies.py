@@ -15,8 +15,8 @@ from diffsasrec.inputs.items import read_items
 from diffsasrec.inputs.side_tables import read_item_ids
 from diffsasrec.lake.run_dir import RunDir
 from jobs.identity import open_run
-from jobs.score import night_scoring
-from jobs.side_tables import (
+from jobs.night.scoring import night_scoring
+from jobs.night.table_copies import (
     copy_tables,
     digest_tables,
     exclusion_copies,

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffsasrec.lake.chain import Entry, newest_by_date, read_chain, shown_instead
 from diffsasrec.lake.run_dir import RunDir
-from jobs.dates import is_future
+from jobs.night.run_dates import is_future
 
 Judge = Callable[[str], bool]  # whether a run date lies in the future
 

@@ -17,14 +17,14 @@ from diffsasrec.lake.prune import prune
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import recommendations_schema, sequences_schema
 from diffsasrec.sequences.buckets import bucket_of
-from jobs.exclude import (
+from jobs.night.exclusions import (
     EXCLUDED,
     count_excluded,
     lately_published,
     rested_lists,
     write_excluded,
 )
-from jobs.side_tables import copy_tables, digest_tables
+from jobs.night.table_copies import copy_tables, digest_tables
 
 BUCKETS = 3
 USERS = list(range(6))

@@ -1,0 +1,95 @@
+"""What is counted over all buckets before lists are made: how items fare, and which are shown."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from diffsasrec.config.config import Config
+from diffsasrec.evaluate.tallies import list_matrix
+from diffsasrec.files.storage import Storage
+from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.model.checkpoint import VOCAB, save_tensors
+from diffsasrec.model.features import trend_counts, trend_features, window_counts
+from diffsasrec.ray_tasks import map_tasks
+from diffsasrec.score.bucket_lists import (
+    SHOWN,
+    TRENDS,
+    Scoring,
+    measured_items,
+)
+from diffsasrec.sequences.buckets import bucket_name
+from diffsasrec.sequences.histories import flatten, only_items
+from jobs.night.scoring import score_buckets
+
+SHOWN_USERS = 10_000  # whose lists say what lists show
+
+
+def recent_counts(run: RunDir, prepared: dict[str, Any], *, before: int) -> Any:
+    """`baselines.window_counts` over all buckets, [windows + 1, V]."""
+
+    def count(bucket: int, storage: Storage) -> Any:
+        flat = flatten(storage.read_table(f"sequences/{bucket_name(bucket)}"))
+        return window_counts(flat.items, flat.times, before=before, num_items=prepared["num_items"])
+
+    return sum(map_tasks(count, range(prepared["num_buckets"]), run.storage))
+
+
+def write_trends(run: RunDir, prepared: dict[str, Any], scoring: Scoring) -> None:
+    """The item trends as of the query time, over all buckets, [V, F]."""
+    known = measured_items(scoring, run.storage.read_tables("vocab"))
+
+    def count(bucket: int, storage: Storage, known: npt.NDArray[np.bool_] | None) -> Any:
+        table = storage.read_table(f"sequences/{bucket_name(bucket)}")
+        flat = only_items(flatten(table), known)
+        return trend_counts(
+            flat.items,
+            flat.times,
+            flat.offsets,
+            query_times=np.array([scoring.query_time]),
+            num_items=prepared["num_items"],
+        )
+
+    counts = sum(map_tasks(count, range(prepared["num_buckets"]), run.storage, known))
+    trends = torch.from_numpy(trend_features(counts)[0])
+    save_tensors(run.storage, f"{scoring.state}/{TRENDS}", {"trends": trends}, {})
+
+
+def write_shown(
+    config: Config, scoring: Scoring, num_buckets: int, num_users: int, what: str
+) -> None:
+    """How many of a thousand single-step lists show each item of the weights, [V], for exploring.
+
+    Counted over everyone in the first buckets of a sample's size, as each bucket is a random sample
+    of the users.
+    """
+    if not scoring.decoding.explores:
+        return
+    sample = replace(
+        scoring,
+        active_since=None,  # few of a bucket may be active
+        output=f"{scoring.state}/shown/{scoring.output}",
+        decoding=replace(scoring.decoding, decode="single"),
+    )
+    num_buckets = sample_buckets(num_buckets, num_users)
+    score_buckets(config, sample, num_buckets, f"{what}, what single-step lists show")
+    counted = list(map_tasks(count_items, range(num_buckets), sample))
+    num_lists = max(sum(lists for lists, _ in counted), 1)
+    shown = (1000 / num_lists * sum(counts for _, counts in counted)).astype(np.float32)
+    save_tensors(scoring.run, f"{scoring.state}/{SHOWN}", {"shown": torch.from_numpy(shown)}, {})
+
+
+def sample_buckets(num_buckets: int, num_users: int) -> int:
+    """How many of the buckets have `SHOWN_USERS` of the users in all of them, or as many as are."""
+    return min(math.ceil(num_buckets * SHOWN_USERS / max(num_users, 1)), num_buckets)
+
+
+def count_items(bucket: int, scoring: Scoring) -> tuple[int, npt.NDArray[np.int64]]:
+    """How many lists a bucket has, and how many of them have each item of the weights, [V]."""
+    vocab = scoring.run.read_table(f"{scoring.checkpoint}/{VOCAB}", ["item_id"])
+    table = scoring.run.read_table(f"{scoring.output}/{bucket_name(bucket)}")
+    lists = list_matrix(table, vocab, k=scoring.decoding.k)
+    return len(lists), np.bincount(lists[lists >= 0], minlength=vocab.num_rows)
