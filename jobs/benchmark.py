@@ -57,17 +57,11 @@ from diffsasrec.train.epochs import suited_num_negatives
 from diffsasrec.train.examples import Events, window_examples
 from diffsasrec.train.optimizer import ROWS_ALONE, Updater
 from jobs.activity import night
-from jobs.plan import plan
+from jobs.benchmark_plan import plan
+from jobs.planning.workload import products_alone, rows_scored
 from jobs.ray_session import start_ray
 from jobs.reliability import reliability
-from jobs.rivals import (
-    Reencoding,
-    plain_loss,
-    prepare_with_duckdb,
-    prepare_with_polars,
-    products_alone,
-    rows_scored,
-)
+from jobs.rivals import Reencoding, plain_loss, prepare_with_duckdb, prepare_with_polars
 
 Variants = dict[str, Callable[[], object]]
 SEED = 0

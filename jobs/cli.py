@@ -37,10 +37,11 @@ from jobs.night.run_dates import refuse_future
 from jobs.night.standing import standing_of
 from jobs.nightly import STAGES
 from jobs.observe import SECONDS, Night, observe, renew_index
-from jobs.preflight import dry_run
-from jobs.ray_session import check_resources, start_ray
-from jobs.reuse import working
+from jobs.planning.preflight import dry_run
+from jobs.planning.resources import check_resources
+from jobs.ray_session import start_ray
 from jobs.summary import print_summary
+from jobs.training.weight_reuse import working
 
 log = logging.getLogger("jobs")
 

@@ -32,7 +32,7 @@ from jobs.night.baseline_scores import (
 )
 from jobs.night.published_runs import metrics_of
 from jobs.night.scoring import score_buckets
-from jobs.reuse import cite
+from jobs.training.weight_reuse import cite
 
 log = logging.getLogger(__name__)
 

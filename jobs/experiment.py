@@ -76,9 +76,10 @@ from jobs.identity import source_digest
 from jobs.lake_mark import refuse_passing_lake, require_mark
 from jobs.night.baseline_scores import baseline_scores, holdout_scoring
 from jobs.night.scoring import score_buckets
+from jobs.planning.resources import check_resources
 from jobs.prepare import main as prepare
-from jobs.ray_session import check_resources, start_ray
-from jobs.recipe import finetune_phases, pretrain_phases, run_phases
+from jobs.ray_session import start_ray
+from jobs.training.recipe import finetune_phases, pretrain_phases, run_phases
 
 log = logging.getLogger("jobs")
 

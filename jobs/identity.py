@@ -20,7 +20,7 @@ from diffsasrec.lake.consumer_copy import date_path, shown_parts
 from diffsasrec.lake.run_dir import Reused, RunDir
 from jobs.night.exclusions import lately_published
 from jobs.night.table_copies import digest_tables
-from jobs.reuse import newest_reusable, published_choices
+from jobs.training.weight_reuse import newest_reusable, published_choices
 
 
 def open_run(

@@ -9,9 +9,9 @@ from typing import Any
 
 from diffsasrec.config.config import Config
 from diffsasrec.lake.run_dir import RunDir
-from jobs.recipe import pretrain_phases, run_phases
-from jobs.reuse import spared
-from jobs.warm import choose_starts
+from jobs.training.recipe import pretrain_phases, run_phases
+from jobs.training.warm_start import choose_starts
+from jobs.training.weight_reuse import spared
 
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:

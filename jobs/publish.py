@@ -25,10 +25,10 @@ from diffsasrec.lake.stages import DERIVED, OUTPUTS
 from diffsasrec.model.checkpoint import read_description
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.ray_tasks import map_tasks
-from jobs.cost import cost_of
 from jobs.identity import source_digest
 from jobs.night.expected_lists import audit_file
 from jobs.night.scoring import night_scoring
+from jobs.planning.cost import cost_of
 
 log = logging.getLogger(__name__)
 

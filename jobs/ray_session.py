@@ -3,18 +3,15 @@
 import logging
 import os
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 import ray
 import ray.data
 from ray.exceptions import AuthenticationError
 
-from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.progress import duration
-from diffsasrec.ray_cluster import Nodes, check_cluster, cluster_nodes, set_up_data
+from diffsasrec.ray_cluster import set_up_data
 from jobs.ending import handlers_kept, kill_family
 
 log = logging.getLogger("jobs")
@@ -87,18 +84,3 @@ def _whose_ray() -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no message"])[0]
-
-
-def check_resources(config: Config, stages: list[str], available: Mapping[str, float]) -> None:
-    """Before anything is read: a worker that fits nowhere would be waited for without end."""
-    train, score = config.train, config.score
-    room: dict[str, Any] = {
-        "available": available,
-        "nodes": cluster_nodes() if ray.is_initialized() else [[Nodes(available)]],  # this machine
-    }
-    if {"pretrain", "finetune", "refit"} & set(stages):
-        resources = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
-        check_cluster("train", "worker", train.num_workers, resources, **room)
-    if {"evaluate", "score"} & set(stages):
-        resources = {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}
-        check_cluster("score", "actor", 1, resources, **room)

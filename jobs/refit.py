@@ -9,8 +9,8 @@ from typing import Any
 
 from diffsasrec.config.config import Config
 from diffsasrec.lake.run_dir import RunDir
-from jobs.recipe import refit_phases, run_phases
-from jobs.reuse import take_over
+from jobs.training.recipe import refit_phases, run_phases
+from jobs.training.weight_reuse import take_over
 
 
 def main(config: Config, run: RunDir) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What `jobs.benchmark` measures beside our own: limits, and plain ways to do the same."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,47 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffsasrec.config.training import ObjectiveConfig
-from diffsasrec.decode.decoding import Decoding
 from diffsasrec.model.blocks import History
 from diffsasrec.model.objective import Batch, batch_loss
 from diffsasrec.model.transformer import SequenceModel
 
-TILES = ((256, 4096), (512, 2048), (1024, 1024), (2048, 4096))
 LOGITS_OF_PLAIN = 2**28  # 1 GiB of them, and as much again for each of their gradients
-
-
-def rows_scored(decoding: Decoding) -> int:
-    """States per user that the exact way multiplies with the whole catalogue."""
-    if decoding.decode == "single":
-        return 1
-    if decoding.decode == "autoregressive":
-        return decoding.k
-    explored = decoding.exploration.num_items
-    sure, sure_steps = decoding.k - explored, decoding.steps - bool(explored)
-    rows, filled = 1, 0  # the next item's
-    for step in range(sure_steps):
-        rows += decoding.k - filled if filled < sure else 0
-        filled += -(-(sure - filled) // (sure_steps - step))
-    return rows
-
-
-def products_alone(num_rows: int, num_items: int, width: int) -> Iterator[Callable[[], object]]:
-    """The matrix products of scoring and nothing else, once per shape of a tile."""
-    for rows, columns in TILES:
-        states = torch.randn(rows, width)
-        vectors = torch.randn(num_items, width)
-        buffer = torch.empty(rows * columns)
-
-        def run(
-            states: Tensor = states, vectors: Tensor = vectors, buffer: Tensor = buffer
-        ) -> None:
-            for start in range(0, num_rows, len(states)):
-                some = states[: min(len(states), num_rows - start)]
-                for tile in vectors.split(len(buffer) // len(states)):
-                    out = buffer[: len(some) * len(tile)].view(len(some), len(tile))
-                    torch.mm(some, tile.T, out=out)
-
-        yield run
 
 
 class Reencoding(SequenceModel):

@@ -11,8 +11,8 @@ import pytest
 from diffsasrec.decode.decoding import Decoding
 from diffsasrec.decode.exploration import Exploration
 from jobs.faults.nights import toy_log
-from jobs.plan import GPUS
-from jobs.rivals import prepare_with_duckdb, prepare_with_polars, rows_scored
+from jobs.planning.workload import GPUS, rows_scored
+from jobs.rivals import prepare_with_duckdb, prepare_with_polars
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--users", "8", "--items", "50", "--max-len", "12", "--hidden", "8", "--rounds", "1"]

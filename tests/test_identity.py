@@ -14,7 +14,7 @@ from diffsasrec.lake.run_dir import Reused, RunDir
 from diffsasrec.lake.stages import OUTPUTS
 from jobs.identity import published_and_deleted, refuse_changed, refuse_taken
 from jobs.publish import refuse_overtaken
-from jobs.reuse import Choice, published_choices
+from jobs.training.weight_reuse import Choice, published_choices
 
 
 @pytest.fixture

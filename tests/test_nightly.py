@@ -22,8 +22,8 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import parse_tensors
 from diffsasrec.score.online import OnlineRecommender
 from jobs.faults.nights import DATE, ROOT, digests, run_dir, tiny_config, toy_log
-from jobs.night.published_runs import find_run
-from jobs.report import config_of, write_report
+from jobs.night.published_runs import config_if_known, find_run
+from jobs.report import write_report
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 
@@ -144,8 +144,8 @@ def test_the_report_of_a_night_shows_its_metrics_and_lists(published, tmp_path):
     config, lake, _ = published
     shutil.copytree(lake, tmp_path / "lake")
     run = find_run(Storage.of(str(tmp_path / "lake")), DATE, None)
-    assert config_of(run) == Config.model_validate(config)
-    write_report(run, config_of(run))
+    assert config_if_known(run) == Config.model_validate(config)
+    write_report(run, config_if_known(run))
     html = (run_dir(tmp_path / "lake", "calm") / "report.html").read_text()
     metrics = json.loads((run_dir(lake, "calm") / "metrics.json").read_text())
     rows = {"model": metrics["model"], **metrics["baselines"]}

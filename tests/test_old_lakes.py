@@ -18,9 +18,9 @@ from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.prune import prune
 from jobs.faults.readers import read_chain_end, read_dates
 from jobs.faults.workshop import digests
+from jobs.night.published_runs import config_if_known, find_run, open_published
 from jobs.night.published_runs import config_of as config_shown
-from jobs.night.published_runs import find_run, open_published
-from jobs.report import config_of, write_report
+from jobs.report import write_report
 from jobs.show import current_lines
 from jobs.show_user import user_lines
 
@@ -106,7 +106,7 @@ def test_it_is_shown(lake: Storage):
 
 def test_its_nights_have_reports(lake: Storage):
     run = find_run(lake, LAST, "night-01")
-    write_report(run, config_of(run))
+    write_report(run, config_if_known(run))
     page = (Path(run.storage.root) / "report.html").read_text()
     assert "Published" in page and "Quality" in page
     assert "night-29" in (Path(lake.root) / "reports/index.html").read_text()

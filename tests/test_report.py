@@ -27,12 +27,13 @@ from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import append_entry, append_rollback, read_chain
 from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.lake.stages import REPORT
 from jobs.faults.nights import ROOT
-from jobs.night.published_runs import find_run
+from jobs.night.published_runs import config_if_known, find_run
 from jobs.pages.reading import earlier_nights, read_facts
 from jobs.prepare import check_or_record
 from jobs.publish import NOT_IN_MANIFEST
-from jobs.report import REPORT, config_of, write_index, write_report
+from jobs.report import write_index, write_report
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +173,8 @@ def test_a_run_is_found_by_its_date_or_as_what_is_served(lake: Path):
     storage = Storage.of(str(lake))
     assert find_run(storage, None, None).ds == "2024-03-01"
     assert find_run(storage, "2024-03-03", None).run_id == "x"
-    assert config_of(find_run(storage, "2024-03-01", None)) == settings_of(lake)
-    assert config_of(find_run(storage, "2024-03-03", None)) is None
+    assert config_if_known(find_run(storage, "2024-03-01", None)) == settings_of(lake)
+    assert config_if_known(find_run(storage, "2024-03-03", None)) is None
     for ds, run_id in (("2024-03-09", None), ("2024-03-01", "../x"), (None, "calm")):
         with pytest.raises(ConfigError):
             find_run(storage, ds, run_id)

@@ -8,7 +8,7 @@ import ray
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError
 from diffsasrec.ray_cluster import Nodes, check_cluster, cluster_nodes, count_places
-from jobs.ray_session import check_resources
+from jobs.planning.resources import check_resources
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\n"
 FOUR = {"CPU": 4.0}

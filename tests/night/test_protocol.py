@@ -22,7 +22,7 @@ from diffsasrec.sequences.histories import Flat, flatten, only_items, restrict
 from diffsasrec.sequences.vocab import build_vocab, count_items, frequent_before_split
 from diffsasrec.times import microseconds
 from jobs.evaluate import main as evaluate
-from jobs.recipe import job_of
+from jobs.training.recipe import job_of
 
 Row = tuple[int, str, int]  # user, item, time
 SPLIT = 20

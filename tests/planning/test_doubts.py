@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from diffsasrec.config.load import load_config
 from diffsasrec.times import HOUR, microseconds
-from jobs.doubts import doubts
+from jobs.planning.doubts import doubts
 
 DS = "2024-03-01"
 

@@ -23,8 +23,8 @@ from diffsasrec.times import DAY, microseconds
 from diffsasrec.train.phases import Job
 from diffsasrec.train.trainer import train_phases
 from jobs.faults.nights import run_dir, toy_log
-from jobs.recipe import finetune_phases, pretrain_phases, refit_phases
-from jobs.warm import choose_starts, newest_start, start_path
+from jobs.training.recipe import finetune_phases, pretrain_phases, refit_phases
+from jobs.training.warm_start import choose_starts, newest_start, start_path
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\nmodel: {hidden_size: 8, num_blocks: 1}\n"
 WARM = "train.warm_start=true"

@@ -27,8 +27,16 @@ from diffsasrec.times import DAY, microseconds
 from jobs.faults.nights import digests
 from jobs.identity import open_run, source_digest
 from jobs.night.published_runs import metrics_of
-from jobs.reuse import Choice, age_days, cite, newest_reusable, published_choices, recipe, take_over
 from jobs.score import count_unknown_events
+from jobs.training.weight_reuse import (
+    Choice,
+    age_days,
+    cite,
+    newest_reusable,
+    published_choices,
+    recipe,
+    take_over,
+)
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\nmodel: {hidden_size: 8, num_blocks: 1}\n"
 WEEKLY = "train.every_days=7"

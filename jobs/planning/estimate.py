@@ -3,7 +3,6 @@
 All of it is an estimate, and the table says from what.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Mapping
@@ -24,17 +23,23 @@ from diffsasrec.lake.chain import read_chain
 from diffsasrec.lake.run_dir import run_path
 from diffsasrec.lake.stages import OUTPUTS
 from diffsasrec.model.features import NUM_TRENDS
-from diffsasrec.model.heads import NUM_MIXED
 from diffsasrec.progress import duration
-from jobs.benchmark_arguments import add_plan
-from jobs.cost import Cost, cost_of
-from jobs.plan import GPU_SHARE, GPUS, cpu_rates, plan, training_seconds
+from jobs.planning.cost import Cost, cost_of
+from jobs.planning.workload import (
+    GPU_SHARE,
+    GPUS,
+    Workload,
+    cpu_rates,
+    seconds_on_cpu,
+    seconds_on_gpu,
+    training_seconds,
+)
 
 # rough rates, for a lake without any night
 START_S = 10.0  # until the processes of a stage have started
 ROWS_PER_S = 100_000  # of prepare, per CPU
 LISTS_PER_S = 5_000  # of publish, per CPU: the audit makes each history again
-GPU = "L4"  # the slowest of jobs/plan.py
+GPU = "L4"  # the slowest of jobs/planning/workload.py
 HEAD = 2**20  # bytes of a text file that are looked at
 FOOTERS = 8  # files whose footers are read
 PROCESS = 0.6e9  # bytes of a process that has loaded Ray and torch
@@ -115,7 +120,7 @@ def estimate(
         basis = f"run {night['run_id']} of {night['ds']}, scaled"
     else:
         size, seconds = sampled, by_rates(config, sampled, resources)
-        basis = "rough rates and the model of jobs/plan.py; no night of this lake is published"
+        basis = "rough rates and operations counted; no night of this lake is published"
     cpus = max(resources["publish"]["CPU"], 1.0)
     seconds["publish"] = size.users / LISTS_PER_S / cpus
     cost = cost_of(config, seconds, cluster)
@@ -166,19 +171,30 @@ def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, floa
     """The seconds of stages by what each computes; rates of this machine's CPU are measured."""
     history = max(size.rows / max(size.users, 1.0), 1.0)
     seen = min(history, config.model.max_seq_len)
-    options = _options(config, size, seen)
-    width = config.model.hidden_size + NUM_TRENDS + NUM_MIXED
+    load = Workload(
+        users=size.users,
+        items=max(size.items, 1.0),
+        history=seen,
+        hidden=config.model.hidden_size,
+        blocks=config.model.num_blocks,
+        heads=config.model.num_heads,
+        k=config.score.k,
+        decode=config.score.decode,
+        steps=config.score.steps,
+    )
+    encoding, products = cpu_rates(load)
+    if resources["score"]["GPU"]:
+        each = seconds_on_gpu(load, GPUS[GPU])["fused" if config.score.fused else "shortlist"]
+    else:
+        each = seconds_on_cpu(load, encoding=encoding, products=products)["shortlist"]
+    score = size.users * each / (resources["score"]["GPU"] or resources["score"]["CPU"])
+    num_workers = resources["pretrain"]["GPU"] or resources["pretrain"]["CPU"]
     if resources["pretrain"]["GPU"]:
         encoding = products = GPUS[GPU].bfloat16 * GPU_SHARE
-        num_workers = resources["pretrain"]["GPU"]
-    else:
-        encoding, products = cpu_rates(options, width)
-        num_workers = resources["pretrain"]["CPU"]
-
     pretrain, finetune = (
         seconds / num_workers
         for seconds in training_seconds(
-            options,
+            load,
             config.pretrain,
             config.finetune,
             num_negatives=config.train.num_negatives,
@@ -187,11 +203,6 @@ def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, floa
             products=products,
         )
     )
-    way = "fused" if config.score.fused else "shortlist"
-    device = f"{GPU}, {way}" if resources["score"]["GPU"] else "CPU core, shortlist"
-    hours = next(line["hours"] for line in plan(options) if line["variant"] == device)
-    actors = resources["score"]["GPU"] or resources["score"]["CPU"]
-    score = hours * 3600 / actors
     working = {
         "prepare": size.rows / ROWS_PER_S / max(resources["prepare"]["CPU"], 1.0),
         "pretrain": pretrain,
@@ -201,18 +212,6 @@ def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, floa
         "score": score,
     }
     return {stage: START_S + seconds for stage, seconds in working.items()}
-
-
-def _options(config: Config, size: Size, history: float) -> argparse.Namespace:
-    """Those of `jobs.benchmark plan`."""
-    parser = argparse.ArgumentParser()
-    add_plan(parser)
-    options = parser.parse_args([])
-    options.users, options.items, options.history = size.users, max(size.items, 1.0), history
-    options.hidden, options.blocks = config.model.hidden_size, config.model.num_blocks
-    options.heads, options.k = config.model.num_heads, config.score.k
-    options.decode, options.steps = config.score.decode, config.score.steps
-    return options
 
 
 def memory_of(config: Config, size: Size) -> dict[str, float]:

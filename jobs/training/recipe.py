@@ -11,7 +11,7 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.times import microseconds
 from diffsasrec.train.phases import Job, Phase, result_path
 from diffsasrec.train.ray_workers import train
-from jobs.warm import Starts, start_path
+from jobs.training.warm_start import Starts, start_path
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import pytest
 
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
-from jobs.cost import cost_of, stage_resources
+from jobs.planning.cost import cost_of, stage_resources
 
 CLUSTER = {"CPU": 8.0, "GPU": 2.0}
 
