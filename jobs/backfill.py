@@ -7,7 +7,7 @@ already is skipped; an older date never becomes what is served as current.
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_command
+    from jobs.runner.command import run_command
 
     run_command("backfill")
 
@@ -28,10 +28,10 @@ from diffsasrec.errors import DiffsasrecError, at_the_start
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.progress import duration
-from jobs.command import load, set_up_log
-from jobs.ending import AGAIN, CODES
-from jobs.lake_mark import require_mark
 from jobs.night.run_dates import refuse_future
+from jobs.runner.command import load, set_up_log
+from jobs.runner.ending import AGAIN, CODES
+from jobs.runner.lake_mark import require_mark
 
 log = logging.getLogger("jobs.backfill")
 

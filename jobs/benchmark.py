@@ -7,7 +7,7 @@ that is shared with others.
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_command
+    from jobs.runner.command import run_command
 
     run_command("benchmark")
 
@@ -59,9 +59,9 @@ from diffsasrec.train.optimizer import ROWS_ALONE, Updater
 from jobs.activity import night
 from jobs.benchmark_plan import plan
 from jobs.planning.workload import products_alone, rows_scored
-from jobs.ray_session import start_ray
 from jobs.reliability import reliability
 from jobs.rivals import Reencoding, plain_loss, prepare_with_duckdb, prepare_with_polars
+from jobs.runner.ray_session import start_ray
 
 Variants = dict[str, Callable[[], object]]
 SEED = 0

@@ -1,7 +1,7 @@
 """Lists for the holdout users as of the split -> metrics.json beside the baselines; the gate."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_stages
+    from jobs.runner.command import run_stages
 
     run_stages(("evaluate",))
 

@@ -19,7 +19,7 @@ the first seed. What is finished is not done again.
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_command
+    from jobs.runner.command import run_command
 
     run_command("experiment")
 
@@ -71,14 +71,14 @@ from diffsasrec.sequences.histories import Flat, events_of, flatten, only_items,
 from diffsasrec.sequences.holdout import next_items
 from diffsasrec.sequences.vocab import frequent_before_split
 from diffsasrec.times import DAY
-from jobs.command import set_up_log
-from jobs.identity import source_digest
-from jobs.lake_mark import refuse_passing_lake, require_mark
 from jobs.night.baseline_scores import baseline_scores, holdout_scoring
 from jobs.night.scoring import score_buckets
 from jobs.planning.resources import check_resources
 from jobs.prepare import main as prepare
-from jobs.ray_session import start_ray
+from jobs.runner.command import set_up_log
+from jobs.runner.identity import source_digest
+from jobs.runner.lake_mark import refuse_passing_lake, require_mark
+from jobs.runner.ray_session import start_ray
 from jobs.training.recipe import finetune_phases, pretrain_phases, run_phases
 
 log = logging.getLogger("jobs")

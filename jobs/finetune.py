@@ -1,7 +1,7 @@
 """Pretrained weights -> the measured checkpoint (SFT: the deployed task at batch times)."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_stages
+    from jobs.runner.command import run_stages
 
     run_stages(("finetune",))
 

@@ -15,6 +15,6 @@ Each stage is a file of this directory with a `main(config, run)` and also runs 
 STAGES = ("prepare", "pretrain", "finetune", "evaluate", "refit", "score", "publish")
 
 if __name__ == "__main__":
-    from jobs.command import run_stages
+    from jobs.runner.command import run_stages
 
     run_stages(STAGES)

@@ -1,7 +1,7 @@
 """The log -> checked events, the split, the vocabulary, one row per user."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_stages
+    from jobs.runner.command import run_stages
 
     run_stages(("prepare",))
 

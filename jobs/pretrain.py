@@ -1,7 +1,7 @@
 """Sequences -> weights that know the log before the split (denoising objective)."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_stages
+    from jobs.runner.command import run_stages
 
     run_stages(("pretrain",))
 

@@ -1,7 +1,7 @@
 """The recipe that was measured, run again to the run date: the serving checkpoint."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_stages
+    from jobs.runner.command import run_stages
 
     run_stages(("refit",))
 

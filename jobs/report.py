@@ -6,7 +6,7 @@ Pages are derived from what runs recorded and may be made anew at any time; no s
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_command
+    from jobs.runner.command import run_command
 
     run_command("report")
 
@@ -19,10 +19,10 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import REPORT
-from jobs.lake_mark import open_lake, require_mark
 from jobs.night.published_runs import config_if_known, find_run
 from jobs.pages.reading import all_nights, read_facts
 from jobs.pages.render import index_page, night_page
+from jobs.runner.lake_mark import open_lake, require_mark
 
 INDEX = "reports/index.html"
 INDEX_DATES = 90  # on the page of all nights: a quarter

@@ -1,7 +1,7 @@
 """The serving checkpoint -> a list for every user, one file per bucket."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_stages
+    from jobs.runner.command import run_stages
 
     run_stages(("score",))
 

@@ -8,7 +8,7 @@ Everything is read from the lake and made in this process; no Ray is started, no
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_command
+    from jobs.runner.command import run_command
 
     run_command("show")
 
@@ -25,12 +25,12 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import run_path
 from diffsasrec.lake.stages import METRICS
-from jobs.lake_mark import open_lake, require_lake
 from jobs.night.published_runs import config_of, metrics_of, open_published
 from jobs.night.run_dates import is_future
 from jobs.night.standing import way_out
+from jobs.observe.summary import metrics_table, warning
+from jobs.runner.lake_mark import open_lake, require_lake
 from jobs.show_user import user_lines
-from jobs.summary import metrics_table, warning
 
 LAST_ENTRIES = 5
 DATE_FOLDER = re.compile(r"ds=\d{4}-\d\d-\d\d")

@@ -9,7 +9,7 @@ last line of stdout is the job's own last line, and the exit code is the job's o
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.command import run_command
+    from jobs.runner.command import run_command
 
     run_command("submit")
 
@@ -32,9 +32,9 @@ from ray.job_submission import JobDetails, JobStatus
 
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.progress import duration
-from jobs.command import set_up_log
-from jobs.ending import CODES
 from jobs.head import POLL, Client, Follower, Head
+from jobs.runner.command import set_up_log
+from jobs.runner.ending import CODES
 
 log = logging.getLogger("jobs.submit")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from diffsasrec.errors import ConfigError
-from jobs.arguments import parse_backfill
 from jobs.backfill import Night, backfill, dates_between, night_of, run, summary_of
 from jobs.faults.nights import Nights, tiny_config
+from jobs.runner.arguments import parse_backfill
 
 DATES = ["2026-11-01", "2026-11-02", "2026-11-03"]
 

@@ -36,9 +36,9 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.score.online import check_description
-from jobs.command import run_stages
 from jobs.faults.nights import DATE, ROOT, Nights, tiny_config, toy_log
 from jobs.faults.s3_server import BUCKET, SECRET
+from jobs.runner.command import run_stages
 
 README = (ROOT / "README.md").read_text()
 
@@ -360,7 +360,7 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(text: str, override: str):
 
 STARTED = """
 import sys
-from jobs.cli import start_ray  # before Ray, as in every job
+from jobs.runner.ray_session import start_ray  # before Ray, as in every job
 import ray
 start_ray()
 ray.get([ray.remote(lambda: 1).remote() for _ in range(2)])

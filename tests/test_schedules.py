@@ -12,8 +12,8 @@ import ray
 import yaml
 
 from jobs import submit
-from jobs.arguments import parse_stages, parse_submit
 from jobs.nightly import STAGES
+from jobs.runner.arguments import parse_stages, parse_submit
 
 PROJECT = Path(__file__).parent.parent
 SCHEDULES = PROJECT / "jobs" / "schedules"

@@ -24,8 +24,8 @@ from jobs import prepare
 from jobs.faults.logs import RUN_DATE, Event, Log
 from jobs.faults.parquet_logs import PARQUET_LOGS
 from jobs.faults.text_logs import TEXT_LOGS
-from jobs.identity import open_run
-from jobs.ray_session import start_ray
+from jobs.runner.identity import open_run
+from jobs.runner.ray_session import start_ray
 
 LOGS = PARQUET_LOGS | TEXT_LOGS
 AT_MOST = 120.0  # seconds of one log; more is a hang
@@ -75,7 +75,7 @@ def _prepare(config: Config) -> tuple[int, str, RunDir | None]:
         return 0, "", run
     except DiffsasrecError as error:
         return error.exit_code, str(error), None
-    except Exception as error:  # as jobs.cli: a worker's error of ours, or a failure
+    except Exception as error:  # as in jobs/runner/main.py: a worker's error of ours, or a failure
         ours = find_ours(error)
         return (ours.exit_code, str(ours), None) if ours else (5, repr(error)[:2000], None)
 

@@ -17,7 +17,7 @@ from diffsasrec.score.actors import score
 from jobs.faults.nights import DATE
 from jobs.faults.workshop import RUN, SCORE, Workshop, different
 from jobs.night.scoring import night_scoring
-from jobs.ray_session import start_ray
+from jobs.runner.ray_session import start_ray
 
 RERUNS = 10
 

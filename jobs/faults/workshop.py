@@ -8,7 +8,7 @@ from typing import Any
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.lake.stages import OUTPUTS
 from jobs.faults.nights import DATE, Night, Nights, digests, run_dir, tiny_config, toy_log
-from jobs.identity import source_digest
+from jobs.runner.identity import source_digest
 
 OLD, RUN = "old", "new"  # run ids: of what is published before, and of the night
 NUM_USERS = 60

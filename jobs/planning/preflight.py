@@ -22,7 +22,7 @@ from jobs.planning.doubts import doubts
 from jobs.planning.estimate import Size, estimate, plan_table
 from jobs.planning.log_sample import check_sample, missing_days, sample_lines, take_sample
 from jobs.planning.resources import check_resources
-from jobs.ray_session import start_ray
+from jobs.runner.ray_session import start_ray
 from jobs.training.weight_reuse import working
 
 log = logging.getLogger("jobs")

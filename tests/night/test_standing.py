@@ -11,10 +11,10 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import Entry, append_rollback, read_chain
 from diffsasrec.lake.stages import METRICS
-from jobs.exposition import Facts, exposition
 from jobs.faults.nights import Nights, tiny_config
 from jobs.night.run_dates import is_future, refuse_future
 from jobs.night.standing import standing_of, why_not_current
+from jobs.observe.prometheus import Facts, exposition
 from jobs.pages.reading import read_facts
 from jobs.pages.unusual import notices
 from jobs.show import newest_metrics

@@ -14,7 +14,6 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.items import read_items
 from diffsasrec.inputs.side_tables import read_item_ids
 from diffsasrec.lake.run_dir import RunDir
-from jobs.identity import open_run
 from jobs.night.scoring import night_scoring
 from jobs.night.table_copies import (
     copy_tables,
@@ -24,6 +23,7 @@ from jobs.night.table_copies import (
     previous_vocab_of_run,
     rules_of_run,
 )
+from jobs.runner.identity import open_run
 
 DAY = date(2024, 3, 1)
 

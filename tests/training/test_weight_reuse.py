@@ -25,8 +25,8 @@ from diffsasrec.score.bucket_lists import Scoring
 from diffsasrec.score.rules import Rules
 from diffsasrec.times import DAY, microseconds
 from jobs.faults.nights import digests
-from jobs.identity import open_run, source_digest
 from jobs.night.published_runs import metrics_of
+from jobs.runner.identity import open_run, source_digest
 from jobs.score import count_unknown_events
 from jobs.training.weight_reuse import (
     Choice,

@@ -22,7 +22,7 @@ from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import METRICS, OUTCOME, OUTPUTS, REPORT
 from diffsasrec.model.checkpoint import CONFIG
-from jobs.exposition import Facts, exposition
+from jobs.observe.prometheus import Facts, exposition
 
 log = logging.getLogger("jobs")
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jobs.summary import warning
+from jobs.observe.summary import warning
 
 
 def metrics(model: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A job as a command: its arguments, then its config, and only then what takes seconds to import.
 
-Every module that is a command begins with a call of this; see jobs/arguments.py for the options.
+Every module that is a command begins with a call of this; arguments.py has the options.
 """
 
 import logging
@@ -12,8 +12,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from diffsasrec.errors import ConfigError, DiffsasrecError
-from jobs.arguments import PARSERS, parse_stages
-from jobs.ending import CODES, End, catch_signals
+from jobs.runner.arguments import PARSERS, parse_stages
+from jobs.runner.ending import CODES, End, catch_signals
 
 log = logging.getLogger("jobs")
 
@@ -34,7 +34,7 @@ def run_stages(stages: tuple[str, ...]) -> NoReturn:
         failed(end.summary, error)
         end.print()
         sys.exit(code)
-    import_module("jobs.cli").main(arguments, end)
+    import_module("jobs.runner.main").main(arguments, end)
     sys.exit(0)
 
 

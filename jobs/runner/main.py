@@ -1,4 +1,4 @@
-"""What every stage shares, behind jobs/command.py: run, cluster, last line and exit code."""
+"""What every stage shares, behind runner/command.py: run, cluster, last line and exit code."""
 
 import argparse
 import logging
@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -19,28 +18,27 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import InfrastructureError, at_the_start, find_ours
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
-from diffsasrec.lake.chain import append_rollback, check_create_only
-from diffsasrec.lake.consumer_copy import settle
-from diffsasrec.lake.iceberg_sync import check_entry, follow_chain
+from diffsasrec.lake.chain import check_create_only
 from diffsasrec.lake.iceberg_table import check_table
-from diffsasrec.lake.prune import prune
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.ray_cluster import cluster_resources
-from jobs.command import failed
-from jobs.ending import End, handlers_kept, put_back_handlers
-from jobs.identity import open_run, published_and_deleted, refuse_changed, refuse_taken
-from jobs.lake_mark import refuse_passing_lake, require_mark
 from jobs.night.exclusions import rested_lists
 from jobs.night.run_dates import refuse_future
 from jobs.night.standing import standing_of
 from jobs.nightly import STAGES
-from jobs.observe import SECONDS, Night, observe, renew_index
+from jobs.observe.outcome import Night, observe
+from jobs.observe.summary import print_summary
 from jobs.planning.preflight import dry_run
 from jobs.planning.resources import check_resources
-from jobs.ray_session import start_ray
-from jobs.summary import print_summary
+from jobs.runner.command import failed
+from jobs.runner.ending import End, handlers_kept, put_back_handlers
+from jobs.runner.identity import open_run, published_and_deleted, refuse_changed, refuse_taken
+from jobs.runner.lake_mark import refuse_passing_lake, require_mark
+from jobs.runner.maintenance import maintain
+from jobs.runner.ray_session import start_ray
+from jobs.runner.watchdog import watch
 from jobs.training.weight_reuse import working
 
 log = logging.getLogger("jobs")
@@ -137,58 +135,6 @@ def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
         log.warning("WARNING: %s", summary["note"])
     if summary["status"] == "done" and arguments.stages == STAGES:
         print_summary(config, run)
-    return 0
-
-
-def watch(timeout: float, end: End) -> None:
-    """Ends this process, and with it the run, once nothing has moved for `timeout` seconds.
-
-    The run may be in any call of Ray, which waits without end for a node that does not come: only
-    the end of the process ends that, and the next attempt goes on from what is done.
-    """
-    HEARTBEAT.beat()
-    while (left := timeout - HEARTBEAT.silence()) > 0:
-        time.sleep(min(left, 60.0))
-    error = InfrastructureError(
-        f"{end.summary['stage'] or 'the start'} made no progress for {duration(timeout)} "
-        f"(stall_timeout={timeout:g}): a node or a store does not answer, or the cluster has no "
-        "room for the workers; run the same command again, with a larger stall_timeout if the work "
-        "only takes long"
-    )
-    if end.claim(error.exit_code):
-        failed(end.summary, error)
-        end.leave(error.exit_code, SECONDS)
-        end.now()
-
-
-def maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, Any]) -> int:
-    """What is done to the published runs of a lake, and to no run."""
-    lake = Storage.of(config.lake)
-    lake.check_writable()
-    summary["stage"] = "publish"
-    if arguments.keep is not None:
-        pruned = prune(lake, keep=arguments.keep, grace=config.publish.grace)
-        log.info(
-            "publish: deleted %d run directories%s",
-            len(pruned),
-            "".join(f"\n  {p}" for p in pruned),
-        )
-        summary["counts"] = {"pruned": len(pruned)}
-        renew_index(lake)
-    else:
-        check_create_only(lake, single_writer=config.publish.single_writer)
-        if config.iceberg.table is not None:
-            check_entry(lake, config.iceberg, arguments.rollback_to)
-        entry = append_rollback(lake, arguments.rollback_to, attempt=uuid.uuid4().hex[:12])
-        settle(lake, grace=config.publish.grace)
-        if config.iceberg.table is not None:
-            follow_chain(lake, config.iceberg, ds=entry.ds)
-        log.info(
-            "publish: entry %d serves again what entry %d did", entry.number, arguments.rollback_to
-        )
-        summary |= {"run_id": entry.run_id, "counts": {"chain_number": entry.number}}
-        summary |= {"current": entry.current}
-    summary["status"] = "done"
     return 0
 
 

@@ -14,7 +14,7 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import append_entry, append_rollback
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import DERIVED, METRICS, OUTCOME
-from jobs.observe import SHORT, Night, last_success, observe
+from jobs.observe.outcome import SHORT, Night, last_success, observe
 from jobs.publish import NOT_IN_MANIFEST
 
 CONFIG = load_config("lake: lake\nevents: {path: log.parquet}")

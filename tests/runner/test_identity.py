@@ -12,8 +12,8 @@ from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.prune import prune
 from diffsasrec.lake.run_dir import Reused, RunDir
 from diffsasrec.lake.stages import OUTPUTS
-from jobs.identity import published_and_deleted, refuse_changed, refuse_taken
 from jobs.publish import refuse_overtaken
+from jobs.runner.identity import published_and_deleted, refuse_changed, refuse_taken
 from jobs.training.weight_reuse import Choice, published_choices
 
 

@@ -19,8 +19,8 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import read_chain
 from jobs.faults.nights import DATE, ROOT, Nights, tiny_config
-from jobs.identity import open_run
-from jobs.lake_mark import IN_A_JOB, MARK, has_mark, open_lake, require_lake, require_mark
+from jobs.runner.identity import open_run
+from jobs.runner.lake_mark import IN_A_JOB, MARK, has_mark, open_lake, require_lake, require_mark
 
 
 def config_of(lake: str) -> Config:

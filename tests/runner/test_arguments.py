@@ -12,10 +12,10 @@ import pytest
 from diffsasrec.decode.decoding import Decoding
 from diffsasrec.lake.stages import OUTPUTS
 from jobs import benchmark
-from jobs.arguments import PARSERS, parse_backfill, parse_stages
 from jobs.benchmark_arguments import MEASURES, STEPS
 from jobs.faults.nights import ROOT
 from jobs.nightly import STAGES
+from jobs.runner.arguments import PARSERS, parse_backfill, parse_stages
 
 COMMANDS = ["nightly", *STAGES, *PARSERS]
 SLOW = {"ray", "torch", "pandas", "pyarrow", "numpy", "scipy", "s3fs", "fsspec", "matplotlib"}

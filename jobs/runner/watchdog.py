@@ -1,0 +1,30 @@
+"""The end of a command in which nothing moves any more."""
+
+import time
+
+from diffsasrec.errors import InfrastructureError
+from diffsasrec.progress import HEARTBEAT, duration
+from jobs.observe.outcome import SECONDS
+from jobs.runner.command import failed
+from jobs.runner.ending import End
+
+
+def watch(timeout: float, end: End) -> None:
+    """Ends this process, and with it the run, once nothing has moved for `timeout` seconds.
+
+    The run may be in any call of Ray, which waits without end for a node that does not come: only
+    the end of the process ends that, and the next attempt goes on from what is done.
+    """
+    HEARTBEAT.beat()
+    while (left := timeout - HEARTBEAT.silence()) > 0:
+        time.sleep(min(left, 60.0))
+    error = InfrastructureError(
+        f"{end.summary['stage'] or 'the start'} made no progress for {duration(timeout)} "
+        f"(stall_timeout={timeout:g}): a node or a store does not answer, or the cluster has no "
+        "room for the workers; run the same command again, with a larger stall_timeout if the work "
+        "only takes long"
+    )
+    if end.claim(error.exit_code):
+        failed(end.summary, error)
+        end.leave(error.exit_code, SECONDS)
+        end.now()
