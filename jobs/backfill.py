@@ -29,8 +29,8 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.progress import duration
 from jobs.night.run_dates import refuse_future
+from jobs.process.ending import AGAIN, CODES
 from jobs.runner.command import load, set_up_log
-from jobs.runner.ending import AGAIN, CODES
 from jobs.runner.lake_mark import require_mark
 
 log = logging.getLogger("jobs.backfill")

@@ -12,9 +12,8 @@ Each stage is a file of this directory with a `main(config, run)` and also runs 
 # refit      the same recipe to the run date -> serving checkpoint
 # score      every user -> recommendations
 # publish    audit, chain, lake
-STAGES = ("prepare", "pretrain", "finetune", "evaluate", "refit", "score", "publish")
-
 if __name__ == "__main__":
+    from diffsasrec.lake.stages import STAGES
     from jobs.runner.command import run_stages
 
     run_stages(STAGES)

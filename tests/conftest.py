@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.faults.nights import QUIET
+from jobs.faults.rig.nights import QUIET
 
 os.environ |= QUIET  # before Ray is imported anywhere
 import torch
@@ -14,8 +14,8 @@ if not torch.cuda.is_available():
 
 import pytest
 
-from jobs.faults.nights import Nights, tiny_config, toy_log
-from jobs.faults.s3_server import BUCKET, aws_variables, run_s3
+from jobs.faults.rig.nights import Nights, tiny_config, toy_log
+from jobs.faults.rig.s3_server import BUCKET, aws_variables, run_s3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

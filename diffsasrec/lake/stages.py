@@ -2,7 +2,7 @@
 
 TABLES = "tables"  # the run's own copies of the tables beside the log
 # what each stage writes, below the run directory
-OUTPUTS = {
+OUTPUTS: dict[str, tuple[str, ...]] = {
     "prepare": (TABLES, "quarantine", "vocab", "sequences", "holdout"),
     "pretrain": (
         "state/warm",
@@ -22,5 +22,6 @@ OUTPUTS = {
     "score": ("state/score", "recommendations", "recommendations_quarantine"),
     "publish": ("manifest.json",),
 }
+STAGES = tuple(OUTPUTS)  # in their order
 # what is derived from them for people; no stage reads it, and no manifest lists it
 OUTCOME, METRICS, REPORT = DERIVED = ("outcome.json", "metrics.prom", "report.html")

@@ -1,1 +1,1 @@
-"""What is broken on purpose, to see that nothing is lost; `jobs.reliability` counts it."""
+"""What is broken on purpose, to see that nothing is lost; `jobs.faults.reliability` counts it."""

@@ -21,11 +21,11 @@ from diffsasrec.inputs.log_files import list_inputs
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import list_offsets, list_values
 from jobs import prepare
-from jobs.faults.logs import RUN_DATE, Event, Log
-from jobs.faults.parquet_logs import PARQUET_LOGS
-from jobs.faults.text_logs import TEXT_LOGS
+from jobs.faults.logs.build import RUN_DATE, Event, Log
+from jobs.faults.logs.parquet import PARQUET_LOGS
+from jobs.faults.logs.text import TEXT_LOGS
+from jobs.process.ray_session import start_ray
 from jobs.runner.identity import open_run
-from jobs.runner.ray_session import start_ray
 
 LOGS = PARQUET_LOGS | TEXT_LOGS
 AT_MOST = 120.0  # seconds of one log; more is a hang

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from diffsasrec.files.storage import Storage
-from jobs.faults.nights import DATE, Night, injected
-from jobs.faults.readers import Readers, users_shown
-from jobs.faults.workshop import (
+from jobs.faults.rig.nights import DATE, Night, injected
+from jobs.faults.rig.readers import Readers, users_shown
+from jobs.faults.rig.workshop import (
     NUM_USERS,
     OLD,
     PATIENCE,

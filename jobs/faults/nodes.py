@@ -15,7 +15,16 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
-from jobs.faults.nights import DATE, QUIET, Night, Nights, digests, run_dir, tiny_config, toy_log
+from jobs.faults.rig.nights import (
+    DATE,
+    QUIET,
+    Night,
+    Nights,
+    digests,
+    run_dir,
+    tiny_config,
+    toy_log,
+)
 
 RUN_ID = "kept"  # of all nights: the names of the published files are compared too
 STORE = 100 * 2**20  # bytes of each node's object store

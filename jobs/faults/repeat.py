@@ -14,10 +14,10 @@ from diffsasrec.config.config import Config
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.score.actors import score
-from jobs.faults.nights import DATE
-from jobs.faults.workshop import RUN, SCORE, Workshop, different
+from jobs.faults.rig.nights import DATE
+from jobs.faults.rig.workshop import RUN, SCORE, Workshop, different
 from jobs.night.scoring import night_scoring
-from jobs.runner.ray_session import start_ray
+from jobs.process.ray_session import start_ray
 
 RERUNS = 10
 

@@ -12,7 +12,7 @@ from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.lake.chain import NAME, Entry, newest_by_date, read_chain
 from diffsasrec.lake.run_dir import RunDir, run_path
-from jobs.pages.facts import STAGES
+from diffsasrec.lake.stages import STAGES
 
 
 def find_run(lake: Storage, ds: str | None, run_id: str | None) -> RunDir:

@@ -135,14 +135,14 @@ def _quality(run: RunDir) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def write_page(run: RunDir, config: Config) -> None:
-    from jobs.report import write_report
+    from jobs.report.pages import write_report
 
     write_report(run, config)
 
 
 def renew_index(lake: Storage) -> None:
     """Writes the index of nights anew; what fails is a line in the log."""
-    from jobs.report import write_index
+    from jobs.report.pages import write_index
 
     _write_each({"the index of nights": partial(write_index, lake)})
 

@@ -1,11 +1,15 @@
 """What a dry run knows to be bad of a log and a config, although no stage refuses it."""
 
+import logging
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.config.config import Config
 from diffsasrec.times import DAY, iso, microseconds
+
+log = logging.getLogger("jobs")
 
 LONG_AGO = 7  # days before the run date: the split, trends and lists are of another time
 FEW_USERS = 20  # of so few nothing can be measured
@@ -77,3 +81,8 @@ def _of_rows(config: Config, table: pa.Table, ds: str) -> list[str]:
             "time), and are dropped: was a part of the log written again?"
         )
     return found
+
+
+def warn(text: str) -> None:
+    """A line that stands out: what is known to be bad, although nothing refuses it."""
+    log.warning("WARNING: %s", text)

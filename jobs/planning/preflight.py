@@ -18,11 +18,11 @@ from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.times import microseconds
 from jobs.night.rule_effects import check_sampled_rules
 from jobs.planning.cost import stage_resources
-from jobs.planning.doubts import doubts
+from jobs.planning.doubts import doubts, warn
 from jobs.planning.estimate import Size, estimate, plan_table
 from jobs.planning.log_sample import check_sample, missing_days, sample_lines, take_sample
 from jobs.planning.resources import check_resources
-from jobs.runner.ray_session import start_ray
+from jobs.process.ray_session import start_ray
 from jobs.training.weight_reuse import working
 
 log = logging.getLogger("jobs")
@@ -70,11 +70,6 @@ def dry_run(config: Config, run: RunDir, inputs: list[InputFile], to_do: list[st
     for line in plan_table(known, to_do):
         print(line)
     return 0
-
-
-def warn(text: str) -> None:
-    """A line that stands out: what is known to be bad, although nothing refuses it."""
-    log.warning("WARNING: %s", text)
 
 
 def available_resources() -> dict[str, float]:

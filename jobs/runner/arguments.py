@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
-from jobs.benchmark_arguments import parse_benchmark
-from jobs.nightly import STAGES
+from diffsasrec.lake.stages import STAGES
+from jobs.benchmark.arguments import parse_benchmark
 
 LOCAL = "http://127.0.0.1:8265"  # where `ray dashboard` opens its tunnel
 RUN_DATE = "run date YYYY-MM-DD, exclusive: events from its 00:00 UTC on do not exist for the run"

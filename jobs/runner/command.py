@@ -12,8 +12,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from diffsasrec.errors import ConfigError, DiffsasrecError
+from jobs.process.ending import CODES, End, catch_signals
 from jobs.runner.arguments import PARSERS, parse_stages
-from jobs.runner.ending import CODES, End, catch_signals
 
 log = logging.getLogger("jobs")
 
@@ -39,11 +39,14 @@ def run_stages(stages: tuple[str, ...]) -> NoReturn:
 
 
 def run_command(name: str) -> NoReturn:
-    """Runs `jobs.{name}.main` with its arguments, and exits."""
+    """Runs `main` of the job with its arguments, and exits."""
     arguments = PARSERS[name](sys.argv[1:])
     for number in CODES:  # without a traceback, until a job has handlers of its own
         signal.signal(number, _exit)
-    import_module(f"jobs.{name}").main(arguments)
+    job = import_module(f"jobs.{name}")
+    if hasattr(job, "__path__"):  # a wing
+        job = import_module(f"jobs.{name}.__main__")
+    job.main(arguments)
     sys.exit(0)
 
 

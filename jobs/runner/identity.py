@@ -73,7 +73,7 @@ def _item_type(inputs: list[InputFile], config: Config) -> pa.DataType:
 
 def source_digest() -> str:
     """The sha256 of our own source files."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for path in sorted([*root.glob("diffsasrec/**/*.py"), *root.glob("jobs/**/*.py")]):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())

@@ -21,23 +21,23 @@ from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.lake.chain import check_create_only
 from diffsasrec.lake.iceberg_table import check_table
 from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.lake.stages import STAGES
 from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.ray_cluster import cluster_resources
 from jobs.night.exclusions import rested_lists
 from jobs.night.run_dates import refuse_future
 from jobs.night.standing import standing_of
-from jobs.nightly import STAGES
 from jobs.observe.outcome import Night, observe
 from jobs.observe.summary import print_summary
 from jobs.planning.preflight import dry_run
 from jobs.planning.resources import check_resources
+from jobs.process.ending import End, handlers_kept, put_back_handlers
+from jobs.process.ray_session import start_ray
 from jobs.runner.command import failed
-from jobs.runner.ending import End, handlers_kept, put_back_handlers
 from jobs.runner.identity import open_run, published_and_deleted, refuse_changed, refuse_taken
 from jobs.runner.lake_mark import refuse_passing_lake, require_mark
 from jobs.runner.maintenance import maintain
-from jobs.runner.ray_session import start_ray
 from jobs.runner.watchdog import watch
 from jobs.training.weight_reuse import working
 

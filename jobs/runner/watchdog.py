@@ -5,8 +5,8 @@ import time
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.progress import HEARTBEAT, duration
 from jobs.observe.outcome import SECONDS
+from jobs.process.ending import End
 from jobs.runner.command import failed
-from jobs.runner.ending import End
 
 
 def watch(timeout: float, end: End) -> None:

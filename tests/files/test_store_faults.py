@@ -24,9 +24,9 @@ from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.inputs.log_rows import read_fragment
 from diffsasrec.lake.chain import append_entry, read_chain
 from diffsasrec.lake.run_dir import RunDir
-from jobs.faults.nights import DATE, Nights, tiny_config
-from jobs.faults.proxy import KINDS, Plan, Proxy, run_proxy, seeded
-from jobs.faults.s3_server import aws_variables
+from jobs.faults.rig.nights import DATE, Nights, tiny_config
+from jobs.faults.rig.proxy import KINDS, Plan, Proxy, run_proxy, seeded
+from jobs.faults.rig.s3_server import aws_variables
 
 TABLE = pa.table({"user_id": [1, 2, 3], "items": [["a"], [], ["b", "c"]]})
 LOG = pa.table({"user_id": [1, 1, 2], "item_id": ["a", "b", "a"], "timestamp": [3, 4, 5]})

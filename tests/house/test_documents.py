@@ -1,13 +1,11 @@
 """The README keeps up with the code."""
 
-from pathlib import Path
-
 import pytest
 from pydantic_core import PydanticUndefined
+from sources import ROOT
 
 from diffsasrec.config.load import leaf_keys
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 

@@ -4,8 +4,8 @@ import ast
 from pathlib import Path
 
 import pytest
+from sources import ROOT
 
-ROOT = Path(__file__).parent.parent
 LEVELS = [
     [
         "errors",

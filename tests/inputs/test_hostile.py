@@ -19,7 +19,7 @@ from diffsasrec.schema import events_schema
 from diffsasrec.sequences.fold import fold
 from diffsasrec.times import microseconds
 from jobs.faults.corpus import DROPS, LOGS, config_of, in_microseconds, measure
-from jobs.faults.logs import RUN_DATE
+from jobs.faults.logs.build import RUN_DATE
 from jobs.prepare import check_counts
 
 # found when the split is sought and items are counted, behind what is read here

@@ -24,7 +24,7 @@ from diffsasrec.lake.manifest import manifest_for
 from diffsasrec.lake.prune import prune
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import recommendations_schema
-from jobs.faults.nights import Nights, run_dir, tiny_config
+from jobs.faults.rig.nights import Nights, run_dir, tiny_config
 
 DAY, NEXT_DAY = "2024-03-01", "2024-03-02"
 SCHEMA = recommendations_schema(pa.int64(), pa.string())

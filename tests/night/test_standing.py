@@ -11,13 +11,13 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import Entry, append_rollback, read_chain
 from diffsasrec.lake.stages import METRICS
-from jobs.faults.nights import Nights, tiny_config
+from jobs.faults.rig.nights import Nights, tiny_config
 from jobs.night.run_dates import is_future, refuse_future
 from jobs.night.standing import standing_of, why_not_current
 from jobs.observe.prometheus import Facts, exposition
-from jobs.pages.reading import read_facts
-from jobs.pages.unusual import notices
-from jobs.show import newest_metrics
+from jobs.report.notices import notices
+from jobs.report.read_run import read_facts
+from jobs.show.__main__ import newest_metrics
 
 NOW = datetime(2026, 11, 23, 2, 30, tzinfo=UTC)
 LATE = datetime.fromisoformat("2026-11-23T20:00:00-05:00")  # the 24th in UTC

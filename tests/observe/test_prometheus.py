@@ -2,15 +2,15 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from sources import ROOT
 
 from jobs.observe.prometheus import Facts, exposition
 
-ALERTS = yaml.safe_load((Path(__file__).parent.parent / "jobs/alerts.yaml").read_text())
+ALERTS = yaml.safe_load((ROOT / "jobs/alerts.yaml").read_text())
 ROW = {"n": 9, "NDCG@5": 0.3, "NDCG@5_ci": [0.2, 0.4], "HR@5": 0.5, "MRR@5": 0.2, "Coverage@5": 0.7}
 METRICS = {
     "model": ROW,

@@ -17,7 +17,7 @@ from diffsasrec.inputs.log_files import InputFile, inspect_inputs
 from diffsasrec.lake.chain import append_entry
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.times import microseconds
-from jobs.faults.nights import DATE, toy_log
+from jobs.faults.rig.nights import DATE, toy_log
 from jobs.planning.cost import stage_resources
 from jobs.planning.estimate import Size, as_then, by_rates, memory_of, newest_night, num_distinct
 from jobs.planning.log_sample import Sample, check_sample, missing_days, sample_lines, take_sample

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,8 @@ import torch
 from test_recommend import lists_of, lively_model, random_histories
 
 pytest.importorskip("triton")
+
+from sources import ROOT
 
 from diffsasrec.decode import recommender as recommend
 from diffsasrec.decode.decoding import Decoding
@@ -24,7 +25,6 @@ from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.retrieve.top_k import top_items
 
-ROOT = Path(__file__).parent.parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from diffsasrec.decode.decoding import Decoding
 from diffsasrec.lake.stages import OUTPUTS
-from jobs import benchmark
-from jobs.benchmark_arguments import MEASURES, STEPS
-from jobs.faults.nights import ROOT
+from jobs.benchmark import __main__ as benchmark
+from jobs.benchmark.arguments import MEASURES, STEPS
+from jobs.faults.rig.nights import ROOT
 from jobs.nightly import STAGES
 from jobs.runner.arguments import PARSERS, parse_backfill, parse_stages
 

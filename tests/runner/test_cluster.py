@@ -5,15 +5,14 @@ import copy
 import re
 import shlex
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from sources import ROOT as PROJECT
 
-PROJECT = Path(__file__).parent.parent
 CLUSTER = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
 NODE_TYPES = CLUSTER["available_node_types"]
 

@@ -18,7 +18,7 @@ from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import read_chain
-from jobs.faults.nights import DATE, ROOT, Nights, tiny_config
+from jobs.faults.rig.nights import DATE, ROOT, Nights, tiny_config
 from jobs.runner.identity import open_run
 from jobs.runner.lake_mark import IN_A_JOB, MARK, has_mark, open_lake, require_lake, require_mark
 

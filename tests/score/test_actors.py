@@ -23,9 +23,9 @@ from diffsasrec.score.actors import (
     unscored_buckets,
 )
 from diffsasrec.score.bucket_lists import Scoring
-from jobs.faults.nights import injected
-from jobs.faults.proxy import run_proxy, seeded
-from jobs.faults.s3_server import aws_variables
+from jobs.faults.rig.nights import injected
+from jobs.faults.rig.proxy import run_proxy, seeded
+from jobs.faults.rig.s3_server import aws_variables
 from jobs.night.expected_lists import audit_file
 from jobs.night.item_counts import sample_buckets
 from jobs.night.scoring import name_quarantined

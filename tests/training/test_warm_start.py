@@ -22,7 +22,7 @@ from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.times import DAY, microseconds
 from diffsasrec.train.phases import Job
 from diffsasrec.train.trainer import train_phases
-from jobs.faults.nights import run_dir, toy_log
+from jobs.faults.rig.nights import run_dir, toy_log
 from jobs.training.recipe import finetune_phases, pretrain_phases, refit_phases
 from jobs.training.warm_start import choose_starts, newest_start, start_path
 

@@ -24,7 +24,7 @@ from diffsasrec.schema import sequences_schema
 from diffsasrec.score.bucket_lists import Scoring
 from diffsasrec.score.rules import Rules
 from diffsasrec.times import DAY, microseconds
-from jobs.faults.nights import digests
+from jobs.faults.rig.nights import digests
 from jobs.night.published_runs import metrics_of
 from jobs.runner.identity import open_run, source_digest
 from jobs.score import count_unknown_events

@@ -1,0 +1,105 @@
+"""Rows per second from Parquet to sequences: `jobs.benchmark prepare`."""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+
+from diffsasrec.config.data import EventsConfig
+from diffsasrec.files.storage import Storage
+from diffsasrec.inputs.log_files import InputFile, inspect_inputs
+from diffsasrec.sequences.buckets import num_buckets
+from diffsasrec.sequences.build import build_sequences
+from diffsasrec.sequences.split_time import survey_log
+from jobs.benchmark.measure import SEED, Variants, _median_seconds
+from jobs.benchmark.references import (
+    prepare_with_duckdb,
+    prepare_with_polars,
+)
+from jobs.process.ray_session import start_ray
+
+ROWS_OF_A_FILE = 10_000_000  # of the log of `prepare`
+
+
+def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Rows per second from Parquet to sequences, by Ray Data, beside DuckDB and Polars."""
+    start_ray()
+    directory = tempfile.TemporaryDirectory(prefix="benchmark-")  # lives as long as `prepare`
+    lake = Storage.of(directory.name)
+    files = _write_log(lake.sub("log"), options)
+    events = EventsConfig(path=lake.url("log"), time_unit="s")
+    before = 1_640_000_000_000_000
+
+    def prepare(_: object = directory) -> None:
+        found = inspect_inputs(files, events)
+        survey = survey_log(
+            found,
+            events=events,
+            before=before,
+            quantile=0.95,
+            fixed_time=None,
+            quarantine=lake.sub("quarantine"),
+            check=lambda counts, newest: None,
+            progress=lambda done, total: None,
+        )
+        build_sequences(
+            found,
+            events=events,
+            before=before,
+            split_time=survey.split_time,
+            num=num_buckets(survey.num_users, users_per_bucket=20_000),
+            max_user_events=100_000,
+            min_item_count=1,
+            min_user_events=2,
+            previous_vocab=None,
+            output=lake,
+            progress=lambda done, total: None,
+        )
+
+    log_path = f"{directory.name}/log/*.parquet"
+    variants: Variants = {
+        "prepare": prepare,
+        "duckdb": lambda: prepare_with_duckdb(log_path, directory.name, quantile=0.95),
+        "polars": lambda: prepare_with_polars(log_path, directory.name, quantile=0.95),
+    }
+    if options.variants:
+        variants = {name: variants[name] for name in options.variants.split(",")}
+    for name, seconds in _median_seconds(variants, options.rounds, "cpu"):
+        yield {"variant": name, "rows_per_s": round(options.rows / seconds, 2)}
+    store_gib = ray.cluster_resources()["object_store_memory"] / 2**30
+    yield {"variant": "object store", "gib": round(store_gib, 2), "spilled_mib": _spilled_mib()}
+
+
+def _write_log(directory: Storage, options: argparse.Namespace) -> list[InputFile]:
+    """A random log, in files that fit the memory one at a time."""
+    rng = np.random.default_rng(SEED)
+    files: list[InputFile] = []
+    for start in range(0, options.rows, ROWS_OF_A_FILE):
+        num = min(ROWS_OF_A_FILE, options.rows - start)
+        log = {
+            "user_id": rng.integers(options.users, size=num),
+            "item_id": (options.items * rng.random(num) ** 3).astype(np.int64),
+            "timestamp": rng.integers(1_600_000_000, 1_630_000_000, num),
+        }
+        name = f"part-{len(files):05d}.parquet"
+        directory.write_table(name, pa.table(log))
+        files.append(InputFile(directory.url(name), 0, ""))
+    return files
+
+
+def _spilled_mib() -> int:
+    """What the object store of this Ray has written to disk since it started."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "memory", "--stats-only"]
+    address = ray.get_runtime_context().gcs_address
+    report = subprocess.run(
+        [*command, "--address", address], capture_output=True, text=True, check=True
+    ).stdout
+    spilled = re.search(r"Spilled (\d+) MiB", report)
+    return int(spilled[1]) if spilled else 0

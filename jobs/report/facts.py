@@ -1,0 +1,281 @@
+"""What the report says of a night, as plain numbers: made from what the run recorded."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diffsasrec.evaluate.exposure import Exposure
+from diffsasrec.inputs.quarantine import BadRows
+from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
+from diffsasrec.lake.stages import STAGES
+
+Record = Mapping[str, Any]
+
+REASONS = {  # of quarantine, in words
+    "null_user_id": "no user id",
+    "null_item_id": "no item id",
+    "null_time": "no time",
+    "empty_user_id": "empty user id",
+    "empty_item_id": "empty item id",
+    "invalid_utf8_user_id": "user id is no UTF-8",
+    "invalid_utf8_item_id": "item id is no UTF-8",
+    "wrong_type_user_id": "user id of another type",
+    "wrong_type_item_id": "item id of another type",
+    "unparsable_time": "unreadable time",
+    "time_out_of_range": "time out of range",
+    "negative_time": "time before 1970",
+    "malformed_row": "broken line",
+}
+WITHOUT_LIST = (
+    ("no_event_before_split", "no event before the split"),
+    ("no_event_after_split", "no event after the split"),
+    ("only_new_items_after_split", "only items that are new after the split, or rare before it"),
+)
+
+
+@dataclass(frozen=True)
+class Night:
+    """What one run has recorded."""
+
+    ds: str
+    run_id: str
+    status: str  # published, refused, failed, unfinished; done: all but published
+    stage: str = ""  # where it stopped
+    error: str = ""  # with which message
+    numbers: tuple[int, ...] = ()  # in the chain; more than one after a rollback
+    records: Mapping[str, Record] = field(default_factory=dict)  # by stage, of those that are done
+    stopped: Mapping[str, int] = field(default_factory=dict)  # counts of a prepare that stopped
+    metrics: Record | None = None
+    cited: Record | None = None  # whose figures the metrics are: ds, run_id; None: its own
+
+    def counts(self, stage: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.records.get(stage, {}).get("counts", {})
+        return found or (self.stopped if stage == "prepare" else {})
+
+    def seconds(self, stage: str) -> float | None:
+        return self.records.get(stage, {}).get("seconds")
+
+    @property
+    def num_bad(self) -> int | None:
+        """Rows in quarantine; None where nothing was counted."""
+        counts = self.counts("prepare")
+        if "rows" not in counts:
+            return None
+        return int(counts["rows"] - counts.get("kept", 0) - counts.get(AFTER_RUN_DATE, 0))
+
+    @property
+    def bad_share(self) -> float | None:
+        rows = self.counts("prepare").get("rows")
+        return None if not rows or self.num_bad is None else self.num_bad / rows
+
+    @property
+    def num_lists(self) -> int | None:
+        counts = self.counts("score")
+        return counts.get("model", 0) + counts.get("popular", 0) if counts else None
+
+    @property
+    def k(self) -> int | None:
+        """The largest cut-off that was measured."""
+        names = [n.removeprefix("NDCG@") for n in (self.metrics or {}).get("model", {})]
+        return max((int(n) for n in names if n.isdigit()), default=None)
+
+    @property
+    def _measured(self) -> Record:
+        """The metrics of the model; empty where no user had a holdout item."""
+        model: Record = (self.metrics or {}).get("model", {})
+        return model if model.get("n") else {}
+
+    def metric(self, name: str) -> float | None:
+        """A metric of the model at the largest cut-off, as in metric("NDCG")."""
+        return self._measured.get(f"{name}@{self.k}")
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        found = self._measured.get(f"{name}@{self.k}_ci")
+        return (found[0], found[1]) if found else None
+
+    def best_counter(self) -> tuple[str, float] | None:
+        """The baseline with the best NDCG, and that."""
+        baselines = self.metrics["baselines"] if self.metrics and self._measured else {}
+        values = {name: row[f"NDCG@{self.k}"] for name, row in baselines.items()}
+        return max(values.items(), key=lambda pair: pair[1]) if values else None
+
+    @property
+    def is_no_better(self) -> bool:
+        """Whether a counter is as good as the model."""
+        ndcg, counter = self.metric("NDCG"), self.best_counter()
+        return ndcg is not None and counter is not None and ndcg <= counter[1]
+
+    @property
+    def measured(self) -> str:
+        """The run date of the night that measured."""
+        return self.ds if self.cited is None else str(self.cited["ds"])
+
+    @property
+    def days_since_measured(self) -> int:
+        return (date.fromisoformat(self.ds) - date.fromisoformat(self.measured)).days
+
+
+@dataclass(frozen=True)
+class ShownItem:
+    item_id: str
+    title: str | None
+    note: str  # when it was touched, or how probable it is
+
+
+@dataclass(frozen=True)
+class User:
+    user_id: str
+    source: str
+    history_len: int
+    history: tuple[ShownItem, ...]  # the newest last
+    items: tuple[ShownItem, ...]  # as they are ranked
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The probabilities that the items of some lists had when a step of decoding chose them."""
+
+    step: int  # from 1
+    kind: str  # in words
+    num_slots: int
+    low: float  # a tenth lies below, a tenth above `high`
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What was read of the lists: of some buckets, each a random sample of the users."""
+
+    exposure: Exposure
+    log_counts: npt.NDArray[np.int64]  # events per item of the vocabulary, [V]
+    num_buckets: int
+    num_read: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    night: Night
+    not_current: str = ""  # that another night is served, and how to change it
+    is_stuck: bool = False  # what is served lies in the future
+    earlier: tuple[Night, ...] = ()  # published ones, the newest last
+    config: Record = field(default_factory=dict)  # resolved; empty where it is not known
+    bad: BadRows | None = None
+    trained_before: int | None = None  # of the weights that serve, microseconds
+    model_version: str = ""
+    events_by_day: Mapping[str, int] = field(default_factory=dict)  # an estimate from some buckets
+    lists: Lists | None = None
+    confidence: tuple[Confidence, ...] = ()  # by step; of decoding that has several
+    users: tuple[User, ...] = ()
+    no_titles: str = ""  # why there are none, where a table is configured
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of what went in and came out."""
+
+    label: str
+    number: int
+    kind: str  # total: what is there; drop: what goes; part: of the total above
+    note: str = ""
+
+
+def usual(values: Iterable[float | None]) -> float | None:
+    """The median of the nights that have one."""
+    known = [value for value in values if value is not None]
+    return float(median(known)) if known else None
+
+
+def row_steps(counts: Mapping[str, int]) -> list[Step]:
+    """Rows of the log, step by step down to the events that histories are made of."""
+    if "rows" not in counts:
+        return []
+    kept = counts.get("kept", 0)
+    steps = [Step("rows read", counts["rows"], "total")]
+    steps += [
+        Step(words, counts[name], "drop", f"quarantined: {name}")
+        for name, words in REASONS.items()
+        if counts.get(name)
+    ]
+    steps += _drops(counts, [(AFTER_RUN_DATE, "at or after the run date", "not of this night")])
+    if "events" not in counts:
+        return [*steps, Step("good rows", kept, "total")]
+    steps += _drops(
+        counts,
+        [
+            ("duplicate", "exact duplicates", "same user, item and time"),
+            ("over_max_user_events", "old events of heavy users", "split.max_user_events"),
+            ("rare_item", "of rare items", "split.min_item_count"),
+        ],
+    )
+    dropped = sum(step.number for step in steps if step.kind == "drop")
+    lost = counts["rows"] - dropped - counts["events"]
+    if lost:
+        steps.append(Step("unaccounted for", lost, "drop", "this must not be: a defect"))
+    return [*steps, Step("events", counts["events"], "total")]
+
+
+def _drops(counts: Mapping[str, int], names: list[tuple[str, str, str]]) -> list[Step]:
+    return [
+        Step(label, counts[name], "drop", note) for name, label, note in names if counts.get(name)
+    ]
+
+
+def user_steps(
+    prepared: Mapping[str, int], scored: Mapping[str, int], published: Mapping[str, int]
+) -> list[Step]:
+    """Users with an event, down to the lists by source."""
+    if "users" not in prepared:
+        return []
+    steps = [Step("users", prepared["users"], "total")]
+    if "model" in scored or "popular" in scored:
+        steps += _drops(scored, [("left_out_inactive", "inactive", "score.active_days")])
+        by_model, fallback = scored.get("model", 0), scored.get("popular", 0)
+        steps += [
+            Step("lists", by_model + fallback, "total"),
+            Step("of the model", by_model, "part"),
+            Step("fallback", fallback, "part", "no usable history, or quarantined"),
+            Step("short lists", scored.get("short_lists", 0), "part", "fewer than K items"),
+        ]
+    if "rows" in published:
+        steps.append(Step("lists published", published["rows"], "total"))
+    return steps
+
+
+def holdout_steps(prepared: Mapping[str, int]) -> list[Step]:
+    """Users down to those that the model is measured on."""
+    if "holdout_users" not in prepared:
+        return []
+    drops = [(name, label, "") for name, label in WITHOUT_LIST]
+    return [
+        Step("users", prepared["users"], "total"),
+        *_drops(prepared, drops),
+        Step("holdout users", prepared["holdout_users"], "total"),
+    ]
+
+
+def curves(records: Mapping[str, Record]) -> dict[str, list[dict[str, float]]]:
+    """The epochs of every phase of training, by phase, in the order of their time."""
+    found = [
+        (phase, epochs)
+        for stage in STAGES
+        for phase, epochs in records.get(stage, {}).get("history", {}).items()
+        if epochs
+    ]
+    # a refit has both in one record
+    return dict(sorted(found, key=lambda pair: ("refit" in pair[0], "finetune" in pair[0])))
+
+
+def timings(night: Night, earlier: Iterable[Night]) -> list[tuple[str, float, float | None]]:
+    """Stage, its seconds, and the usual ones."""
+    nights = list(earlier)
+    return [
+        (stage, seconds, usual(past.seconds(stage) for past in nights))
+        for stage in STAGES
+        if (seconds := night.seconds(stage)) is not None
+    ]

@@ -1,0 +1,161 @@
+"""What the weights are worth: notices about their quality, and what was compared at all."""
+
+from collections.abc import Iterator
+
+from jobs.report.facts import Facts, Night, timings, usual
+from jobs.report.parts import Notice, median_of, nights
+
+# A relative drop that readers of the lists would notice; smaller ones are mostly within intervals.
+FAR_BELOW = 0.1
+
+
+def measured_before(facts: Facts) -> list[Night]:
+    """The earlier nights that measured weights of their own, but for the run that is cited."""
+    cited = facts.night.cited or {}
+    whose = (cited.get("ds"), cited.get("run_id"))
+    own = [past for past in facts.earlier if past.metrics and not past.cited]
+    return [past for past in own if (past.ds, past.run_id) != whose]
+
+
+def days(number: int) -> str:
+    return f"{number} day" if number == 1 else f"{number} days"
+
+
+def whose_figures(night: Night) -> str:
+    """Where figures come from that this night has not measured; "" where they are its own."""
+    if night.cited is None:
+        return ""
+    return (
+        f"Measured on the night of {night.measured} (run {night.cited['run_id']}), whose weights "
+        f"serve: {days(night.days_since_measured)} old. Nothing was measured on this night."
+    )
+
+
+def in_a_tile(night: Night) -> str:
+    """The quality in one line."""
+    ndcg, counter = night.metric("NDCG"), night.best_counter()
+    if ndcg is None:
+        return "not known"
+    line = f"NDCG@{night.k} {ndcg:.4f}"
+    if counter is not None:
+        line += f"; {counter[0]} {counter[1]:.4f}"
+    if night.cited is not None:
+        line += f"; of {night.measured}, {days(night.days_since_measured)} old"
+    return line
+
+
+def quality_notices(facts: Facts) -> Iterator[Notice]:
+    night = facts.night
+    if night.metrics is None:
+        if "evaluate" in night.records:
+            yield Notice(
+                "look",
+                "The quality of the weights is not known",
+                "The run has no metrics.json, and its records cite no figures.",
+                "figures of the model beside those of the counters",
+                "Restore metrics.json of this run, or train anew (train.every_days=1).",
+                "published",
+            )
+        return
+    if not night.metrics["model"]["n"]:
+        yield Notice(
+            "bad",
+            "Nothing was measured",
+            "No user has a holdout item.",
+            "hundreds of holdout users",
+            "Bring more history, or move the split (split.quantile).",
+            "quality",
+        )
+        return
+    yield from _no_better(facts)
+    yield from _far_below(facts)
+
+
+def _no_better(facts: Facts) -> Iterator[Notice]:
+    night, counter = facts.night, facts.night.best_counter()
+    if counter is None or not night.is_no_better:
+        return
+    remedy = (
+        "Look at the curves of the training: a loss that did not fall is a matter of learning "
+        "rate or epochs; otherwise see what changed in the log."
+    )
+    if night.cited is not None:
+        remedy = (
+            f"See the report of {night.measured} for the training. These weights serve until they "
+            "are train.every_days old; train.every_days=1 trains on the next night."
+        )
+    yield Notice(
+        "bad",
+        f"The model is no better than {counter[0]}",
+        f"NDCG@{night.k} is {night.metric('NDCG'):.4f}; {counter[0]} has {counter[1]:.4f}. "
+        f"{whose_figures(night)}".strip(),
+        median_of(_versus(facts), len(measured_before(facts))),
+        remedy,
+        "quality",
+    )
+
+
+def _far_below(facts: Facts) -> Iterator[Notice]:
+    night, others = facts.night, measured_before(facts)
+    for name in ("NDCG", "Coverage"):
+        value, before = night.metric(name), usual(past.metric(name) for past in others)
+        interval = night.interval(name)
+        if value is None or before is None or value >= (1 - FAR_BELOW) * before:
+            continue
+        if interval is None or interval[1] < before:
+            yield Notice(
+                "bad",
+                f"{name}@{night.k} is far below the last nights",
+                f"{value:.4f}, {1 - value / before:.0%} below. {whose_figures(night)}".strip(),
+                median_of(f"{before:.4f}", len(others)),
+                "Compare the counters below: if they fell as well, the log has changed; if not, "
+                "the training has. gate.max_relative_drop would refuse such a night.",
+                "quality",
+            )
+
+
+def _versus(facts: Facts) -> str | None:
+    pairs = [(past.metric("NDCG"), past.best_counter()) for past in measured_before(facts)]
+    ratio = usual(value / best[1] for value, best in pairs if value and best and best[1])
+    return None if ratio is None else f"{ratio:.2f} times the best counter"
+
+
+def calm(facts: Facts) -> str:
+    """What a page without notices says: only what was compared is as usual."""
+    night = facts.night
+    about = whose_figures(night)
+    if not facts.earlier:
+        first = (
+            "There is no earlier night to compare with: only what is wrong by itself would show."
+        )
+        return f"{first} {about}".strip()
+    found = compared(facts)
+    same = [name for name, is_so in found.items() if is_so]
+    others = [name for name, is_so in found.items() if not is_so]
+    says = []
+    if same:
+        words = listed(same)
+        verb = "is" if same == ["quality"] else "are"
+        past = nights(len(facts.earlier))
+        says.append(f"{words[0].upper()}{words[1:]} {verb} as usual, beside {past}.")
+    if others:
+        says.append(f"Not compared, for want of figures: {listed(others)}.")
+    return " ".join([*says, about]).strip()
+
+
+def compared(facts: Facts) -> dict[str, bool]:
+    """What can be as usual, and whether both this night and something beside it are known."""
+    night, earlier = facts.night, facts.earlier
+    rows = [past.counts("prepare").get("rows") for past in (night, *earlier)]
+    return {
+        "rows": rows[0] is not None and any(n is not None for n in rows[1:]),
+        "quality": night.metric("NDCG") is not None
+        and any(past.metric("NDCG") is not None for past in measured_before(facts)),
+        "lists": bool(night.num_lists) and any(past.num_lists for past in earlier),
+        "weights": facts.trained_before is not None,  # beside the run date
+        "timings": any(before is not None for _, _, before in timings(night, earlier)),
+    }
+
+
+def listed(words: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -1,0 +1,130 @@
+"""A lake of version 0.1.0 is settled, gone back in, thinned out, shown, and published onto.
+
+tests/lake-0.1.tar.xz holds what commit 8cace82 made of a log of 16 users in /srv/recommender, with
+the configuration below: nights of 2024-02-28, 02-29 and 03-01 with the run ids night-28, night-29
+and night-01, a second run of the last date (again, with seed=1), and a rollback to entry 3.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from lakes import shown, success
+
+from diffsasrec.files.storage import Storage
+from diffsasrec.lake.chain import append_rollback, read_chain
+from diffsasrec.lake.consumer_copy import settle
+from diffsasrec.lake.prune import prune
+from jobs.faults.rig.readers import read_chain_end, read_dates
+from jobs.faults.rig.workshop import digests
+from jobs.night.published_runs import config_if_known, find_run, open_published
+from jobs.night.published_runs import config_of as config_shown
+from jobs.report.pages import write_report
+from jobs.show.__main__ import current_lines
+from jobs.show.user import user_lines
+
+LAST = "2024-03-01"
+CONFIG = {
+    "log_interval": 1,
+    "events": {"path": "/srv/recommender/events.parquet", "time_unit": "s"},
+    "split": {"users_per_bucket": 10},
+    "model": {
+        "hidden_size": 8,
+        "num_blocks": 1,
+        "num_heads": 2,
+        "max_seq_len": 8,
+        "num_slots": 4,
+    },
+    "pretrain": {"epochs": 1, "batch_size": 16},
+    "finetune": {"epochs": 1, "batch_size": 16, "query_times": 3},
+    "train": {"num_workers": 1},
+    "score": {"k": 3, "filter_seen": False, "num_actors": 1},
+    "evaluate": {"ks": [3]},
+    "gate": {"metric": "NDCG@3"},
+    "publish": {"grace": 0},
+}
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Storage:
+    with tarfile.open(Path(__file__).parent / "lake-0.1.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return Storage.of(str(tmp_path / "lake"))
+
+
+def is_whole(lake: Storage) -> bool:
+    return not read_chain_end(lake) and not read_dates(lake)
+
+
+def test_it_is_whole_and_settling_gives_numbers_to_the_parts_of_a_rollback_alone(lake: Storage):
+    before = digests(Path(lake.root))
+    assert is_whole(lake)
+    assert settle(lake, grace=0) == [LAST]
+    assert is_whole(lake)
+    after = digests(Path(lake.root))
+    changed = {path for path, _ in before.items() ^ after.items()}
+    assert all(path.startswith((f"recommendations/ds={LAST}/", ".lock")) for path in changed)
+    assert shown(lake, LAST)[1] == "part-night-01-00000005-00000.parquet"
+    assert settle(lake, grace=0) == []
+
+
+def test_it_can_be_gone_back_in(lake: Storage):
+    append_rollback(lake, 4, attempt="back")
+    assert settle(lake, grace=0) == [LAST]
+    assert success(lake, LAST)["run_id"] == "again"
+    assert shown(lake, LAST) == [
+        "_SUCCESS",
+        "part-again-00000006-00000.parquet",
+        "part-again-00000006-00001.parquet",
+    ]
+    assert is_whole(lake)
+
+
+def test_a_file_that_it_has_lost_comes_back(lake: Storage):
+    lake.delete([f"recommendations/ds={LAST}/part-night-01-00001.parquet"])
+    assert settle(lake, grace=0) == [LAST]
+    assert is_whole(lake)
+
+
+def test_its_old_runs_are_deleted(lake: Storage):
+    assert prune(lake, keep=1, grace=0) == [
+        f"runs/ds={LAST}/again",
+        "runs/ds=2024-02-29/night-29",
+        "runs/ds=2024-02-28/night-28",
+    ]
+    assert is_whole(lake)
+
+
+def test_it_is_shown(lake: Storage):
+    lines = "\n".join(current_lines(lake))
+    assert f"{LAST}, run night-01, by entry 5 of 5" in lines and "NDCG@3" in lines
+    run, manifest = open_published(lake, None, None)
+    lines = "\n".join(user_lines(config_shown(manifest), run, manifest, user="3", last=5))
+    assert "list: by the model" in lines and "the same list" in lines
+
+
+def test_its_nights_have_reports(lake: Storage):
+    run = find_run(lake, LAST, "night-01")
+    write_report(run, config_if_known(run))
+    page = (Path(run.storage.root) / "report.html").read_text()
+    assert "Published" in page and "Quality" in page
+    assert "night-29" in (Path(lake.root) / "reports/index.html").read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.night
+def test_a_night_starts_from_its_weights_rests_its_lists_and_is_published_onto_it(
+    nights, lake: Storage
+):
+    log = str(Path(lake.root).parent / "events.parquet")
+    config = {**CONFIG, "lake": lake.root, "events": {"path": log, "time_unit": "s"}}
+    config["train"] = {"num_workers": 1, "warm_start": True, "every_days": 2}
+    config["score"] = {**CONFIG["score"], "rest_nights": 2}
+    code, last, text = nights.run(config, date="2024-03-02")
+    assert code == 0, text
+    assert last["counts"]["score"]["rested_pairs"] > 0
+    manifest = json.loads((Path(last["paths"]["run"]) / "manifest.json").read_bytes())
+    assert manifest["started_from"]["checkpoint"]["run_id"] == "night-01"
+    assert read_chain(lake)[-1].current == {"ds": "2024-03-02", "run_id": last["run_id"]}
+    assert is_whole(lake)
