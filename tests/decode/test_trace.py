@@ -2,16 +2,7 @@
 
 import numpy as np
 import pytest
-from test_recommend import (
-    MODES,
-    MOMENT,
-    NUM_ITEMS,
-    K,
-    flat,
-    lively_model,
-    random_histories,
-    times_of,
-)
+from histories import MODES, MOMENT, NUM_ITEMS, K, flat, lively_model, random_histories, times_of
 
 from diffsasrec.decode.decoding import Decoding
 from diffsasrec.decode.exploration import Exploration

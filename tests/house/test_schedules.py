@@ -11,7 +11,7 @@ import ray
 import yaml
 from sources import ROOT as PROJECT
 
-from jobs.nightly import STAGES
+from diffsasrec.lake.stages import STAGES
 from jobs.runner.arguments import parse_stages, parse_submit
 from jobs.submit import __main__ as submit
 

@@ -12,8 +12,7 @@ import pytest
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.inputs import log_files as inputs
-from diffsasrec.inputs import text_rows as textlog
+from diffsasrec.inputs import log_rows, text_rows
 from diffsasrec.inputs.log_files import Fragment, inspect_inputs, list_inputs
 from diffsasrec.inputs.log_rows import read_fragment
 
@@ -181,7 +180,7 @@ def test_the_demo_log_can_be_read():
     assert (log.user_type, log.item_type) == (pa.int64(), pa.int64())
     chunk = next(read_fragment(log.fragments[0], events))
     assert chunk.rows.column_names == ["user_id", "item_id", "timestamp"]
-    assert 0 < chunk.rows.num_rows <= inputs.ROWS_PER_CHUNK
+    assert 0 < chunk.rows.num_rows <= log_rows.ROWS_PER_CHUNK
 
 
 @pytest.mark.parametrize("package", ["no_such_package", "no_such_package.inside", ""])
@@ -436,8 +435,8 @@ def test_compressed_text_is_read(tmp_path, name, text):
 
 
 def test_large_files_come_in_chunks_and_lose_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "ROWS_PER_CHUNK", 10)  # a size, so that a small file has chunks
-    monkeypatch.setattr(textlog, "CHUNK_BYTES", 100)  # a size, so that it has chunks
+    monkeypatch.setattr(log_rows, "ROWS_PER_CHUNK", 10)  # a size, so that a small file has chunks
+    monkeypatch.setattr(text_rows, "CHUNK_BYTES", 100)  # a size, so that it has chunks
     users = [f"user-{n}" for n in range(95)]
     columns = {"user_id": users, "item_id": users, "timestamp": list(range(95))}
     lines = [f"user-{n},user-{n},{n}\n" for n in range(95)]
@@ -456,7 +455,7 @@ def test_large_files_come_in_chunks_and_lose_nothing(tmp_path, monkeypatch):
 
 
 def test_a_json_line_longer_than_a_chunk_is_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(textlog, "CHUNK_BYTES", 100)  # a size, so that it has chunks
+    monkeypatch.setattr(text_rows, "CHUNK_BYTES", 100)  # a size, so that it has chunks
     path = tmp_path / "log.jsonl"
     note = b'"note": "' + b"x" * 150 + b'", '
     path.write_bytes(JSONL + JSONL.replace(b'"item_id"', note + b'"item_id"') + JSONL)

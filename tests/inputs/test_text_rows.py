@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.inputs import text_rows as textlog
+from diffsasrec.inputs import text_rows
 from diffsasrec.inputs.text_rows import (
     RAW,
     csv_columns,
@@ -26,7 +26,7 @@ NOTED = b"user_id,item_id,timestamp,note\n"
 def in_chunks(read, data, size, **more):
     """The rows as tuples of bytes and the malformed lines, read in chunks of a size."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(textlog, "CHUNK_BYTES", size)
+        patch.setattr(text_rows, "CHUNK_BYTES", size)
         chunks = list(read(io.BytesIO(data), list(RAW), **more))
     rows = [
         row
@@ -121,7 +121,7 @@ def test_a_header_may_stand_behind_a_byte_order_mark_and_blank_lines():
 
 @pytest.mark.parametrize("read", [csv_of, jsonl_of])
 def test_a_line_without_end_is_refused(read, monkeypatch):
-    monkeypatch.setattr(textlog, "MAX_LINE_BYTES", 1000)  # a size, so that a small file passes it
+    monkeypatch.setattr(text_rows, "MAX_LINE_BYTES", 1000)  # a size, so that a small file passes it
     with pytest.raises(ValueError, match="a line is longer than"):
         read(HEADER + b"x" * 5000, 100)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import diffsasrec.model as model_module
+import diffsasrec.model.transformer as model_module
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.model.features import NUM_GAPS, NUM_OWN, NUM_TRENDS
 from diffsasrec.model.heads import NUM_MIXED, Pairs

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from diffsasrec.lake.stages import STAGES
 from jobs.faults.rig.nights import DATE, Night, Nights, run_dir, tiny_config
-from jobs.nightly import STAGES
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 CODES = {signal.SIGTERM: 5, signal.SIGINT: 130}

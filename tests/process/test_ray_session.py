@@ -10,7 +10,7 @@ START = """
 import logging, sys
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 from diffsasrec.errors import DiffsasrecError
-from jobs.cluster import start_ray
+from jobs.process.ray_session import start_ray
 try:
     start_ray(waits=(0.1, 1.0))
 except DiffsasrecError as error:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_recommend import lists_of, lively_model, random_histories
+from histories import lists_of, lively_model, random_histories
 
 pytest.importorskip("triton")
 

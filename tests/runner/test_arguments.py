@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from diffsasrec.decode.decoding import Decoding
-from diffsasrec.lake.stages import OUTPUTS
+from diffsasrec.lake.stages import OUTPUTS, STAGES
 from jobs.benchmark import __main__ as benchmark
 from jobs.benchmark.arguments import MEASURES, STEPS
 from jobs.faults.rig.nights import ROOT
-from jobs.nightly import STAGES
 from jobs.runner.arguments import PARSERS, parse_backfill, parse_stages
 
 COMMANDS = ["nightly", *STAGES, *PARSERS]

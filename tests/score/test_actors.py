@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from test_lists import CONFIG, POPULAR, SCORING, TRENDS, USERS, VOCAB, checkpoint_of, sequences
+from buckets import CONFIG, POPULAR, SCORING, TRENDS, USERS, VOCAB, checkpoint_of, sequences
 
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.s3 import Patience

@@ -9,7 +9,7 @@ import ray
 import ray.data
 from ray.exceptions import ActorDiedError
 from ray.train import WorkerGroupError
-from test_fit import DIVERGED, DIVERGING, MODELS, make_job, write_run
+from trainings import DIVERGED, DIVERGING, MODELS, make_job, write_run
 
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.ray_cluster import set_up_data
