@@ -7,9 +7,10 @@ already is skipped; an older date never becomes what is served as current.
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.runner.arguments import parse_backfill
     from jobs.runner.command import run_command
 
-    run_command("backfill")
+    run_command("jobs.backfill", parse_backfill)
 
 import argparse
 import json

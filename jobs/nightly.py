@@ -16,4 +16,4 @@ if __name__ == "__main__":
     from diffsasrec.lake.stages import STAGES
     from jobs.runner.command import run_stages
 
-    run_stages(STAGES)
+    run_stages(STAGES, pages="jobs.report.pages")

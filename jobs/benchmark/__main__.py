@@ -7,9 +7,10 @@ that is shared with others.
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.benchmark.arguments import parse_benchmark
     from jobs.runner.command import run_command
 
-    run_command("benchmark")
+    run_command("jobs.benchmark.__main__", parse_benchmark)
 
 import argparse
 import json

@@ -19,9 +19,10 @@ the first seed. What is finished is not done again.
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.experiment.arguments import parse_experiment
     from jobs.runner.command import run_command
 
-    run_command("experiment")
+    run_command("jobs.experiment.__main__", parse_experiment)
 
 import argparse
 import logging

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from diffsasrec.config.config import Config
@@ -33,8 +34,13 @@ SECONDS = 60.0  # for all writers together
 
 @dataclass
 class Night:
-    """What one process does to one run; nothing of a run is observed that has no work left."""
+    """What one process does to one run; nothing of a run is observed that has no work left.
 
+    Args:
+        pages: the module that writes reports, which is imported when one is written.
+    """
+
+    pages: str
     config: Config | None = None
     run: RunDir | None = None
     stage_started: float | None = None  # time.monotonic
@@ -60,7 +66,7 @@ def observe(
     writers: dict[str, Callable[[], Any]] = {
         OUTCOME: partial(write_outcome, night, run, summary, exit_code, ended),
         METRICS: partial(write_metrics, run),
-        REPORT: partial(write_page, run, night.config),
+        REPORT: partial(write_page, night.pages, run, night.config),
     }
     # a store that hangs must not keep a scheduler waiting for the exit code
     thread = threading.Thread(target=_write_each, args=(writers,), daemon=True)
@@ -134,17 +140,13 @@ def _quality(run: RunDir) -> tuple[dict[str, Any] | None, str | None]:
     return _read_json(run.storage, "metrics.json"), run.ds
 
 
-def write_page(run: RunDir, config: Config) -> None:
-    from jobs.report.pages import write_report
-
-    write_report(run, config)
+def write_page(pages: str, run: RunDir, config: Config) -> None:
+    import_module(pages).write_report(run, config)
 
 
-def renew_index(lake: Storage) -> None:
+def renew_index(pages: str, lake: Storage) -> None:
     """Writes the index of nights anew; what fails is a line in the log."""
-    from jobs.report.pages import write_index
-
-    _write_each({"the index of nights": partial(write_index, lake)})
+    _write_each({"the index of nights": lambda: import_module(pages).write_index(lake)})
 
 
 def last_success(lake: Storage) -> float | None:

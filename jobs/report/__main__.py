@@ -6,9 +6,10 @@ Pages are derived from what runs recorded and may be made anew at any time; no s
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
+    from jobs.report.arguments import parse_report
     from jobs.runner.command import run_command
 
-    run_command("report")
+    run_command("jobs.report.__main__", parse_report)
 
 import argparse
 import sys

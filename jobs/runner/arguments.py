@@ -4,32 +4,29 @@ wrongly are answered before anything is imported that takes seconds.
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
 
 from diffsasrec.lake.stages import STAGES
-from jobs.benchmark.arguments import parse_benchmark
 
-LOCAL = "http://127.0.0.1:8265"  # where `ray dashboard` opens its tunnel
 RUN_DATE = "run date YYYY-MM-DD, exclusive: events from its 00:00 UTC on do not exist for the run"
 
 
 def parse_stages(stages: tuple[str, ...], words: Sequence[str]) -> argparse.Namespace:
     """The command line of a night, or of one stage of it."""
     name = "nightly" if stages == STAGES else stages[0]
-    parser = _parser(name, f"Runs {', '.join(stages)} for one date.")
+    parser = new_parser(name, f"Runs {', '.join(stages)} for one date.")
     parser.add_argument("--config", required=True, help="YAML file")
     parser.add_argument("--date", type=day, help=RUN_DATE)
     parser.add_argument(
         "--run-id", type=run_id, help="default: a digest of the date, config, code and inputs"
     )
-    _add_sets(parser)
+    add_sets(parser)
     parser.add_argument("--print-config", action="store_true", help="print it resolved, and exit")
     parser.add_argument(
         "--dry-run", action="store_true", help="check log, lake and cluster, estimate, and exit"
     )
-    _add_new_lake(parser)
+    add_new_lake(parser)
     parser.add_argument("--future", action="store_true", help="a run date after tomorrow is meant")
     parser.set_defaults(stages=stages, is_night=stages == STAGES, rollback_to=None, keep=None)
     if stages == STAGES:
@@ -56,7 +53,7 @@ def parse_stages(stages: tuple[str, ...], words: Sequence[str]) -> argparse.Name
 
 
 def parse_backfill(words: Sequence[str]) -> argparse.Namespace:
-    parser = _parser("backfill", "Runs the nights of a range of dates.")
+    parser = new_parser("backfill", "Runs the nights of a range of dates.")
     parser.add_argument("--config", required=True, help="YAML file")
     for name, what in (("from", "first"), ("to", "last")):
         parser.add_argument(
@@ -67,8 +64,8 @@ def parse_backfill(words: Sequence[str]) -> argparse.Namespace:
             metavar="DATE",
             help=f"the {what} run date YYYY-MM-DD",
         )
-    _add_sets(parser)
-    _add_new_lake(parser)
+    add_sets(parser)
+    add_new_lake(parser)
     parser.add_argument("--future", action="store_true", help="run dates after tomorrow are meant")
     parser.add_argument("--keep-going", action="store_true", help="a failed night ends only itself")
     parser.add_argument(
@@ -82,84 +79,17 @@ def parse_backfill(words: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def parse_submit(words: Sequence[str]) -> argparse.Namespace:
-    parser = _parser(
-        "submit",
-        "Runs a command as a job of a Ray cluster; the same command is the same job.",
-        usage="%(prog)s [options] -- command ...",
-    )
-    parser.add_argument("--address", type=url, help=f"of the dashboard, default {LOCAL}")
-    parser.add_argument(
-        "--timeout", type=float, default=float("inf"), help="seconds, then the job is stopped"
-    )
-    parser.add_argument(
-        "--patience", type=float, default=300.0, help="seconds that the head may not answer"
-    )
-    parser.add_argument("--working-dir", type=Path, default=Path(), help="what travels to the job")
-    parser.add_argument(
-        "--again", action="store_true", help="run it although it succeeded: on late events, say"
-    )
-    parser.add_argument("command", nargs="+", help="what to run there")
-    return parser.parse_args(words)
-
-
-def parse_report(words: Sequence[str]) -> argparse.Namespace:
-    parser = _parser("report", "Makes the report of a night from the lake.")
-    parser.add_argument("--lake", required=True, help="directory or s3://bucket/prefix")
-    parser.add_argument("--date", type=day, help="run date; default: served now")
-    parser.add_argument("--run-id", type=run_id, help="default: what the date shows")
-    parser.add_argument("--index", action="store_true", help="the index of nights alone")
-    return parser.parse_args(words)
-
-
-def parse_show(words: Sequence[str]) -> argparse.Namespace:
-    parser = _parser("show", "Shows what a lake holds.")
-    parser.add_argument("--lake", required=True, help="local directory or s3://bucket/prefix")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--user", metavar="ID", help="history, list, and how the list was filled")
-    what.add_argument("--current", action="store_true", help="what is published now")
-    what.add_argument(
-        "--metrics", action="store_true", help="metrics.prom of the newest run date, as it is"
-    )
-    parser.add_argument("--date", type=day, help="with --user: run date; default: what is current")
-    parser.add_argument(
-        "--run-id", type=run_id, metavar="ID", help="with --user: default: what the date shows"
-    )
-    parser.add_argument(
-        "--last", type=positive, default=10, metavar="N", help="with --user: events that are shown"
-    )
-    return parser.parse_args(words)
-
-
-def parse_experiment(words: Sequence[str]) -> argparse.Namespace:
-    parser = _parser("experiment", "Measures variants of the recipe on one split.")
-    parser.add_argument("--config", required=True, help="YAML file that the variants start from")
-    parser.add_argument("--grid", required=True, help="YAML file: data, seeds, variants")
-    _add_new_lake(parser)
-    return parser.parse_args(words)
-
-
-PARSERS: dict[str, Callable[[Sequence[str]], argparse.Namespace]] = {
-    "backfill": parse_backfill,
-    "submit": parse_submit,
-    "report": parse_report,
-    "show": parse_show,
-    "experiment": parse_experiment,
-    "benchmark": parse_benchmark,
-}
-
-
-def _parser(job: str, description: str, usage: str | None = None) -> argparse.ArgumentParser:
+def new_parser(job: str, description: str, usage: str | None = None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"python -m jobs.{job}", description=description, usage=usage
     )
 
 
-def _add_new_lake(parser: argparse.ArgumentParser) -> None:
+def add_new_lake(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new-lake", action="store_true", help="make a local lake that is new")
 
 
-def _add_sets(parser: argparse.ArgumentParser) -> None:
+def add_sets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", dest="sets")
 
 
@@ -191,9 +121,3 @@ def stage_names(text: str) -> tuple[str, ...]:
             f"unknown stages {sorted(unknown)}; known: {','.join(STAGES)}"
         )
     return tuple(stage for stage in STAGES if stage in names)
-
-
-def url(text: str) -> str:
-    if not re.match(r"https?://", text):
-        raise argparse.ArgumentTypeError(f"{text}: begin it with http:// or https://")
-    return text

@@ -3,9 +3,11 @@
 Every module that is a command begins with a call of this; arguments.py has the options.
 """
 
+import argparse
 import logging
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -13,14 +15,19 @@ from typing import Any, NoReturn
 
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from jobs.process.ending import CODES, End, catch_signals
-from jobs.runner.arguments import PARSERS, parse_stages
+from jobs.runner.arguments import parse_stages
 
 log = logging.getLogger("jobs")
 
 
-def run_stages(stages: tuple[str, ...]) -> NoReturn:
-    """Runs `stages` (or those of --stages) as the command line says, and exits."""
+def run_stages(stages: tuple[str, ...], *, pages: str = "") -> NoReturn:
+    """Runs `stages` (or those of --stages) as the command line says, and exits.
+
+    Args:
+        pages: the module that writes reports and their index; "": the stages write none.
+    """
     arguments = parse_stages(stages, sys.argv[1:])
+    arguments.pages = pages
     set_up_log()
     end = End({"run_id": None, "status": "failed", "stage": None, "counts": {}, "paths": {}})
     catch_signals(end)
@@ -38,15 +45,12 @@ def run_stages(stages: tuple[str, ...]) -> NoReturn:
     sys.exit(0)
 
 
-def run_command(name: str) -> NoReturn:
-    """Runs `main` of the job with its arguments, and exits."""
-    arguments = PARSERS[name](sys.argv[1:])
+def run_command(module: str, parse: Callable[[Sequence[str]], argparse.Namespace]) -> NoReturn:
+    """Runs `main` of a module with what `parse` makes of the command line, and exits."""
+    arguments = parse(sys.argv[1:])
     for number in CODES:  # without a traceback, until a job has handlers of its own
         signal.signal(number, _exit)
-    job = import_module(f"jobs.{name}")
-    if hasattr(job, "__path__"):  # a wing
-        job = import_module(f"jobs.{name}.__main__")
-    job.main(arguments)
+    import_module(module).main(arguments)
     sys.exit(0)
 
 

@@ -48,7 +48,7 @@ Stage = Callable[[Config, RunDir], Mapping[str, Any]]
 
 def main(arguments: argparse.Namespace, end: End) -> NoReturn:
     """Runs stages as a command line says, and exits."""
-    summary, night = end.summary, Night()
+    summary, night = end.summary, Night(arguments.pages)
     end.leave = lambda code, seconds: observe(night, summary, code, seconds=seconds)
     try:
         code = end.settle(_run(arguments, end, night))

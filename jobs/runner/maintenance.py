@@ -29,7 +29,7 @@ def maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, A
             "".join(f"\n  {p}" for p in pruned),
         )
         summary["counts"] = {"pruned": len(pruned)}
-        renew_index(lake)
+        renew_index(arguments.pages, lake)
     else:
         check_create_only(lake, single_writer=config.publish.single_writer)
         if config.iceberg.table is not None:

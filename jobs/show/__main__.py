@@ -9,8 +9,9 @@ Everything is read from the lake and made in this process; no Ray is started, no
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
     from jobs.runner.command import run_command
+    from jobs.show.arguments import parse_show
 
-    run_command("show")
+    run_command("jobs.show.__main__", parse_show)
 
 import argparse
 import json

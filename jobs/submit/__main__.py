@@ -10,8 +10,9 @@ last line of stdout is the job's own last line, and the exit code is the job's o
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
     from jobs.runner.command import run_command
+    from jobs.submit.arguments import parse_submit
 
-    run_command("submit")
+    run_command("jobs.submit.__main__", parse_submit)
 
 import argparse
 import hashlib

@@ -16,7 +16,7 @@ from ray.job_submission import JobSubmissionClient
 
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
 from diffsasrec.progress import duration
-from jobs.runner.arguments import LOCAL
+from jobs.submit.arguments import LOCAL
 
 log = logging.getLogger("jobs.submit")
 

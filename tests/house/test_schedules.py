@@ -12,8 +12,9 @@ import yaml
 from sources import ROOT as PROJECT
 
 from diffsasrec.lake.stages import STAGES
-from jobs.runner.arguments import parse_stages, parse_submit
+from jobs.runner.arguments import parse_stages
 from jobs.submit import __main__ as submit
+from jobs.submit.arguments import parse_submit
 
 SCHEDULES = PROJECT / "jobs" / "schedules"
 RAYJOB = yaml.safe_load((SCHEDULES / "rayjob.yaml").read_text())

@@ -1,45 +1,63 @@
-"""Imports point down, and Ray and pickle stay where they belong."""
+"""The house: which wing may import which, no circles, and what stays in its place."""
 
 import ast
+import graphlib
+import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sources import ROOT
+from sources import ROOT, python_files, shown
 
-LEVELS = [
-    [
-        "errors",
-        "schema",
-        "progress",
-        "memory",
-        "counters",
-        "explore",
-        "rows",
-        "categories",
-        "local",
-        "lakes",
-    ],
-    ["config", "objects", "textlog", "vocab", "metrics", "diffusion", "narrow", "fused"],
-    ["storage"],
-    ["catalogue", "inputs", "rundir", "audit", "iceberg", "exposure"],
-    ["top", "claims", "tables"],
-    ["shortlist", "model", "items", "popular"],
-    ["trace"],
-    ["decode"],
-    ["events", "baselines", "recommend", "checkpoint", "publish"],
-    ["rules", "partitions", "warm", "badrows", "prune"],
-    ["newest"],
-    ["split"],
-    ["sequences"],
-    ["batches", "evaluate", "lists"],
-    ["objective", "phases", "online", "score"],
-    ["update"],
-    ["fit"],
-    ["train"],
-]
-LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
-MAY_USE_RAY = {"events", "split", "sequences", "score", "train"}
-MODULES = sorted(p.stem for p in (ROOT / "diffsasrec").glob("*.py") if p.stem != "__init__")
+GROUND = {"ground"}
+DATA = GROUND | {"config", "files"}
+# what each wing may import besides itself; in the order in which they stand on each other
+MAY_IMPORT = {
+    "ground": set(),
+    "config": GROUND,
+    "files": GROUND | {"config"},
+    "lake": DATA,
+    "inputs": DATA,
+    "sequences": DATA | {"inputs"},
+    "evaluate": GROUND | {"sequences"},
+    "model": DATA | {"sequences"},
+    "retrieve": {"config", "model"},
+    "decode": GROUND | {"config", "sequences", "model", "retrieve"},
+    "train": DATA | {"sequences", "evaluate", "model", "decode"},
+    "score": DATA | {"inputs", "sequences", "model", "retrieve", "decode"},
+}
+LIBRARY = set(MAY_IMPORT)
+SHARED = LIBRARY | {"jobs.process", "jobs.night", "jobs.training", "jobs.planning"}
+MAY_IMPORT |= {
+    "jobs.process": GROUND,
+    "jobs.night": LIBRARY,
+    "jobs.training": LIBRARY | {"jobs.night"},
+    "jobs.planning": LIBRARY | {"jobs.process", "jobs.night", "jobs.training"},
+    "jobs.observe": LIBRARY | {"jobs.night"},
+    "jobs.runner": SHARED | {"jobs.observe"},
+    "jobs": SHARED | {"jobs.runner"},  # the stages, and the commands that run them
+    "jobs.report": LIBRARY | {"jobs.night", "jobs.runner"},
+    "jobs.show": LIBRARY | {"jobs.night", "jobs.runner", "jobs.observe"},
+    "jobs.submit": GROUND | {"jobs.process", "jobs.runner"},
+    "jobs.experiment": SHARED | {"jobs.runner", "jobs"},
+    "jobs.faults": SHARED | {"jobs.runner", "jobs"},
+    "jobs.benchmark": SHARED | {"jobs.runner", "jobs", "jobs.faults"},
+}
+MAY_USE_RAY = {"inputs", "sequences", "train", "score"}
+RAY_FILES = {"diffsasrec/ray_cluster.py", "diffsasrec/ray_tasks.py"}
+NO_TORCH = {"config", "files", "lake", "inputs", "sequences", "evaluate"}
+MOST_FILES, MOST_LINES, MOST_LINES_OF_TESTS = 12, 300, 400
+MOST_LINES_OF_A_FUNCTION, MEDIAN_LINES_OF_A_FUNCTION = 40, 8
+
+SOURCES = python_files("diffsasrec", "jobs")
+TESTS = python_files("tests")
+
+
+def wing_of(path: Path) -> str:
+    top, *inner = path.relative_to(ROOT).parts
+    if top == "diffsasrec":
+        return inner[0] if len(inner) > 1 else "ground"
+    return f"jobs.{inner[0]}" if len(inner) > 1 else "jobs"
 
 
 def imports_of(path: Path) -> set[str]:
@@ -54,33 +72,79 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
-def test_every_module_has_a_level():
-    assert sorted(LEVEL) == MODULES
+def files_imported(path: Path) -> set[Path]:
+    """Those of our own files that a file imports; what only marks a package is none."""
+    found = {ROOT / f"{name.replace('.', '/')}.py" for name in imports_of(path)}
+    return found & set(SOURCES)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_lower_levels(module: str):
-    names = imports_of(ROOT / f"diffsasrec/{module}.py")
-    ours = {n.split(".")[1] for n in names if n.startswith("diffsasrec.")}
-    assert {name for name in ours if LEVEL[name] >= LEVEL[module]} == set()
+def functions(paths: list[Path]) -> Iterator[tuple[str, int]]:
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                yield f"{shown(path)}:{node.name}", node.end_lineno - node.lineno + 1
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_the_library_knows_no_jobs_and_little_ray(module: str):
-    roots = {name.split(".")[0] for name in imports_of(ROOT / f"diffsasrec/{module}.py")}
+def test_every_wing_has_its_place_and_every_place_is_a_wing():
+    assert {wing_of(path) for path in SOURCES if "schedules" not in path.parts} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("wing", MAY_IMPORT)
+def test_a_wing_imports_only_what_it_may(wing: str):
+    mine = [path for path in SOURCES if wing_of(path) == wing]
+    imported = {wing_of(other) for path in mine for other in files_imported(path)}
+    assert imported - {wing} <= MAY_IMPORT[wing]
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graphlib.TopologicalSorter({path: files_imported(path) for path in SOURCES}).prepare()
+
+
+@pytest.mark.parametrize("path", python_files("diffsasrec"), ids=shown)
+def test_the_library_knows_no_jobs_and_little_ray(path: Path):
+    roots = {name.split(".")[0] for name in imports_of(path)}
     assert "jobs" not in roots
-    assert "ray" not in roots or module in MAY_USE_RAY
+    assert "ray" not in roots or wing_of(path) in MAY_USE_RAY or shown(path) in RAY_FILES
+
+
+@pytest.mark.parametrize("wing", sorted(NO_TORCH))
+def test_what_reads_the_log_and_writes_the_lake_needs_no_torch(wing: str):
+    mine = [path for path in SOURCES if wing_of(path) == wing]
+    assert not [path for path in mine if "torch" in {n.split(".")[0] for n in imports_of(path)}]
+
+
+@pytest.mark.parametrize("wing", [w for w in MAY_IMPORT if w not in ("ground", "jobs")])
+def test_a_wing_has_few_files_and_says_nothing_in_its_init(wing: str):
+    mine = [path for path in SOURCES if wing_of(path) == wing]
+    for directory in {path.parent for path in mine}:
+        files = [path for path in mine if path.parent == directory]
+        assert len(files) <= MOST_FILES, directory
+    inits = [path.read_text() for path in mine if path.name == "__init__.py"]
+    assert inits and all(text.startswith('"""') or not text for text in inits)
+
+
+def test_no_file_is_long():
+    assert [shown(p) for p in SOURCES if len(p.read_text().splitlines()) > MOST_LINES] == []
+
+
+def test_no_test_file_is_long():
+    long = [shown(p) for p in TESTS if len(p.read_text().splitlines()) > MOST_LINES_OF_TESTS]
+    assert long == []
+
+
+def test_functions_are_short():
+    lengths = dict(functions(SOURCES + TESTS))
+    assert {n: k for n, k in lengths.items() if k > MOST_LINES_OF_A_FUNCTION} == {}
+    assert statistics.median(lengths.values()) <= MEDIAN_LINES_OF_A_FUNCTION
 
 
 def test_nothing_is_named_after_nothing():
     vague = {"utils", "common", "helpers", "base", "manager", "core", "misc"}
-    assert vague.isdisjoint(MODULES + [p.stem for p in (ROOT / "jobs").glob("*.py")])
+    assert vague.isdisjoint(part for path in SOURCES for part in (path.stem, path.parent.name))
 
 
-SOURCES = [*ROOT.glob("diffsasrec/*.py"), *ROOT.glob("jobs/*.py")]
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SOURCES, ids=shown)
 def test_nothing_is_unpickled(path: Path):
     source = path.read_text().replace("safetensors.torch.load(", "")
     assert {"pickle", "cloudpickle", "shelve", "marshal", "joblib", "dill"}.isdisjoint(

@@ -26,7 +26,7 @@ def run_in(lake: Path, run_id: str = "r1") -> RunDir:
 
 def ended(run: RunDir, stage: str | None, code: int, error: str | None = None) -> dict[str, Any]:
     """outcome.json of a night that has ended in a stage."""
-    night = Night(stage_started=time.monotonic() - 5)
+    night = Night("jobs.report.pages", stage_started=time.monotonic() - 5)
     night.follow(CONFIG, run)
     summary = {"status": "failed" if code else "done", "stage": stage}
     observe(night, summary if error is None else {**summary, "error": error}, code)
@@ -56,13 +56,13 @@ def test_the_error_is_written_without_secrets(tmp_path: Path, monkeypatch):
 
 
 def test_nothing_is_written_of_a_run_without_work(tmp_path: Path):
-    observe(Night(), {"status": "done", "stage": "publish"}, 0)
+    observe(Night("jobs.report.pages"), {"status": "done", "stage": "publish"}, 0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_written_is_a_line_each_and_no_error(tmp_path: Path, caplog):
     (tmp_path / "runs").write_text("a file where a directory should be")
-    night = Night()
+    night = Night("jobs.report.pages")
     night.follow(CONFIG, run_in(tmp_path))
     observe(night, {"status": "done", "stage": "publish"}, 0)
     lines = [record.getMessage() for record in caplog.records]

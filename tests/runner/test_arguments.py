@@ -14,9 +14,10 @@ from diffsasrec.lake.stages import OUTPUTS, STAGES
 from jobs.benchmark import __main__ as benchmark
 from jobs.benchmark.arguments import MEASURES, STEPS
 from jobs.faults.rig.nights import ROOT
-from jobs.runner.arguments import PARSERS, parse_backfill, parse_stages
+from jobs.runner.arguments import parse_backfill, parse_stages
 
-COMMANDS = ["nightly", *STAGES, *PARSERS]
+WINGS = ["benchmark", "experiment", "report", "show", "submit"]
+COMMANDS = ["nightly", "backfill", *STAGES, *WINGS]
 SLOW = {"ray", "torch", "pandas", "pyarrow", "numpy", "scipy", "s3fs", "fsspec", "matplotlib"}
 
 
@@ -33,7 +34,8 @@ def ask(job: str, *words: str) -> tuple[int, str, set[str]]:
 
 def test_every_file_of_jobs_that_is_a_command_is_known():
     files = [path for path in (ROOT / "jobs").glob("*.py") if "__main__" in path.read_text()]
-    assert sorted(path.stem for path in files) == sorted(COMMANDS)
+    wings = [path.parent for path in (ROOT / "jobs").glob("*/__main__.py")]
+    assert sorted(path.stem for path in files + wings) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("job", COMMANDS)
