@@ -15,8 +15,8 @@ from jobs.faults.rig.nights import Nights, tiny_config
 from jobs.night.run_dates import is_future, refuse_future
 from jobs.night.standing import standing_of, why_not_current
 from jobs.observe.prometheus import Facts, exposition
-from jobs.report.notices import notices
 from jobs.report.read_run import read_facts
+from jobs.report.sections.notices import notices
 from jobs.show.__main__ import newest_metrics
 
 NOW = datetime(2026, 11, 23, 2, 30, tzinfo=UTC)

@@ -7,7 +7,6 @@ import pytest
 from recorded import counts_of, metrics_of, microseconds, records_of
 
 from diffsasrec.inputs.quarantine import SCHEMA, BadRows
-from jobs.report.charts import VARIABLES, flow_chart, intervals_chart, scores_chart
 from jobs.report.facts import (
     Facts,
     Night,
@@ -18,9 +17,10 @@ from jobs.report.facts import (
     user_steps,
     usual,
 )
-from jobs.report.notices import notices, where_they_are
-from jobs.report.parts import Table, share, text
-from jobs.report.quality_notices import calm, compared, in_a_tile, measured_before
+from jobs.report.sections.charts import VARIABLES, flow_chart, intervals_chart, scores_chart
+from jobs.report.sections.notices import notices, where_they_are
+from jobs.report.sections.parts import Table, share, text
+from jobs.report.sections.quality import calm, compared, in_a_tile, measured_before
 
 DS = "2024-03-01"
 CALM = Night(

@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.times import DAY, microseconds
 from jobs.report.facts import REASONS, Facts, Night, timings, usual
-from jobs.report.parts import Notice, median_of, share
-from jobs.report.quality_notices import quality_notices
+from jobs.report.sections.parts import Notice, median_of, share
+from jobs.report.sections.quality import quality_notices
 
 # Shares move a little every night; three times the median of earlier ones is no such little.
 BAD_SHARE_FACTOR = 3.0
