@@ -281,7 +281,7 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from diffsasrec import fused
+from diffsasrec.retrieve import top_k_triton as fused
 
 WIDTH = 104  # of the item vectors of a model of width 64
 POINTERS = {"users": "*i64", "groups": "*i64", "hidden": "*i32", "queries": "*" + sys.argv[2]}
