@@ -31,18 +31,19 @@ from jobs.night.baseline_scores import (
     sum_tallies,
 )
 from jobs.night.published_runs import metrics_of
+from jobs.night.records import Evaluated, Prepared
 from jobs.night.scoring import score_buckets
 from jobs.training.weight_reuse import cite
 
 log = logging.getLogger(__name__)
 
 
-def main(config: Config, run: RunDir) -> dict[str, Any]:
-    prepared = run.require("prepare")
+def main(config: Config, run: RunDir) -> Evaluated:
+    prepared = Prepared.of(run)
     run.require("finetune")
     if run.reused is not None:
         return cite(run, run.reused)
-    split_time, num_buckets = prepared["split_time"], prepared["num_buckets"]
+    split_time, num_buckets = prepared.split_time, prepared.num_buckets
     directory = run.storage.sub("checkpoint_measured")
     check_not_trained_past(read_description(directory), split_time=split_time, path=directory.root)
     scoring = holdout_scoring(config, run, prepared, output="evaluation")
@@ -73,7 +74,7 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     }
     run.storage.write_bytes("metrics.json", to_json(metrics))
     check_gate(config, run, metrics["model"])
-    return {"counts": {"holdout_users": metrics["model"]["n"]}, "popular_window": window}
+    return Evaluated(counts={"holdout_users": metrics["model"]["n"]}, popular_window=window)
 
 
 def model_tallies(bucket: int, storage: Storage, config: Config) -> dict[str, Tally]:

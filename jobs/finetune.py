@@ -5,17 +5,16 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
 
     run_stages(("finetune",))
 
-from typing import Any
-
 from diffsasrec.config.config import Config
 from diffsasrec.lake.run_dir import RunDir
+from jobs.night.records import Prepared, Pretrained, Trained
 from jobs.training.recipe import finetune_phases, run_phases
-from jobs.training.weight_reuse import spared
+from jobs.training.weight_reuse import say_spared
 
 
-def main(config: Config, run: RunDir) -> dict[str, Any]:
-    prepared = run.require("prepare")
-    starts = run.require("pretrain").get("started_from")
+def main(config: Config, run: RunDir) -> Trained:
+    prepared, pretrained = Prepared.of(run), Pretrained.of(run)
     if run.reused is not None:
-        return spared(run.reused, "finetune")
-    return run_phases(config, run, finetune_phases(config, prepared, starts))
+        say_spared(run.reused, "finetune")
+        return Trained(counts={}, reused=run.reused.cited())
+    return run_phases(config, run, finetune_phases(config, prepared, pretrained.started_from))

@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import to_json
-from diffsasrec.inputs.log_files import InputFile, inspect_inputs
+from diffsasrec.inputs.log_files import InputFile, Log, inspect_inputs
 from diffsasrec.inputs.newest import Part, check_newest, recorded
 from diffsasrec.inputs.quarantine import STOPPED
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
@@ -22,27 +24,54 @@ from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.progress import Progress
 from diffsasrec.sequences.buckets import num_buckets
-from diffsasrec.sequences.build import build_sequences
+from diffsasrec.sequences.build import Built, build_sequences
 from diffsasrec.sequences.split_time import Survey, survey_log
 from diffsasrec.times import iso, microseconds
+from jobs.night.records import Prepared
 from jobs.night.rule_effects import check_rules
 from jobs.night.table_copies import copy_tables, previous_vocab_of_run
 
 log = logging.getLogger(__name__)
 
 
-def main(config: Config, run: RunDir) -> dict[str, Any]:
-    events, split = config.events, config.split
+def main(config: Config, run: RunDir) -> Prepared:
     inputs = [InputFile(*entry) for entry in run.inputs]  # as the run id was made from them
-    found = inspect_inputs(inputs, events)
-    before = microseconds(run.ds)
+    found = inspect_inputs(inputs, config.events)
     copy_tables(config, run)
     previous_vocab = previous_vocab_of_run(config, run.storage, found.item_type)
     log.info("prepare: reading %d fragments of %d files", len(found.fragments), len(inputs))
-    survey = survey_log(
+    survey = survey_events(config, run, found)
+    check_split(survey, config.events.path)
+    num = num_buckets(survey.num_users, users_per_bucket=config.split.users_per_bucket)
+    built = group_by_user(config, run, found, survey, num=num, previous_vocab=previous_vocab)
+    counts = dict(sorted((survey.counts + built.counts).items()))
+    log.info("prepare: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
+    if not counts.get("holdout_users"):
+        log.warning("prepare: no user has a holdout item; nothing can be measured")
+    return Prepared(
+        counts=counts,
+        rules=check_rules(run, built.vocab, num),
+        num_buckets=num,
+        num_items=built.vocab.num_rows,
+        split_time=survey.split_time,
+        second_cut=survey.second_cut,
+        time_quantiles=survey.time_quantiles,
+        newest=judge_newest(survey.newest, config, run),
+        inputs=[{"path": f.path, "size": f.size, "version": f.version} for f in inputs],
+    )
+
+
+def survey_events(config: Config, run: RunDir, found: Log) -> Survey:
+    """The first pass over the log: counts, quarantine, and the times of the split.
+
+    Raises:
+        InputDataError: the log is too dirty, or has no event before the run date.
+    """
+    split = config.split
+    return survey_log(
         found,
-        events=events,
-        before=before,
+        events=config.events,
+        before=microseconds(run.ds),
         quantile=split.quantile,
         fixed_time=None if split.time is None else microseconds(split.time.isoformat()),
         quarantine=run.storage.sub("quarantine"),
@@ -50,20 +79,31 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         check=lambda counts, newest: check_or_record(counts, config, run, newest),
         progress=Progress("prepare", "fragment", interval=config.log_interval).update,
     )
-    check_split(survey, events.path)
-    num = num_buckets(survey.num_users, users_per_bucket=split.users_per_bucket)
+
+
+def group_by_user(
+    config: Config,
+    run: RunDir,
+    found: Log,
+    survey: Survey,
+    *,
+    num: int,
+    previous_vocab: pa.Table | None,
+) -> Built:
+    """The second pass over the log: a row per user in `num` buckets, the vocabulary, the holdout.
+
+    Raises:
+        InputDataError: every item is too rare.
+    """
     log.info(
         "prepare: %d rows kept of %d, about %d users; grouping by user into %d buckets",
-        survey.counts["kept"],
-        survey.counts["rows"],
-        survey.num_users,
-        num,
+        *(survey.counts["kept"], survey.counts["rows"], survey.num_users, num),
     )
-    progress = Progress("prepare", "bucket", interval=config.log_interval)
+    split = config.split
     built = build_sequences(
         found,
-        events=events,
-        before=before,
+        events=config.events,
+        before=microseconds(run.ds),
         split_time=survey.split_time,
         num=num,
         max_user_events=split.max_user_events,
@@ -71,28 +111,14 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
         previous_vocab=previous_vocab,
         min_user_events=split.min_user_events,
         output=run.storage,
-        progress=progress.update,
+        progress=Progress("prepare", "bucket", interval=config.log_interval).update,
     )
     if not built.counts["items"]:
         raise InputDataError(
-            f"events.path={events.path}: no item has split.min_item_count={split.min_item_count} "
-            "events; lower it or bring more history"
+            f"events.path={config.events.path}: no item has "
+            f"split.min_item_count={split.min_item_count} events; lower it or bring more history"
         )
-    counts = dict(sorted((survey.counts + built.counts).items()))
-    log.info("prepare: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
-    if not counts.get("holdout_users"):
-        log.warning("prepare: no user has a holdout item; nothing can be measured")
-    return {
-        "counts": counts,
-        "rules": check_rules(config, run, built.vocab, num),
-        "num_buckets": num,
-        "num_items": built.vocab.num_rows,
-        "split_time": survey.split_time,
-        "second_cut": survey.second_cut,
-        "time_quantiles": survey.time_quantiles,
-        "newest": judge_newest(survey.newest, config, run),
-        "inputs": [{"path": f.path, "size": f.size, "version": f.version} for f in inputs],
-    }
+    return built
 
 
 def files_to_judge(run: RunDir) -> frozenset[str]:

@@ -5,19 +5,19 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
 
     run_stages(("pretrain",))
 
-from typing import Any
-
 from diffsasrec.config.config import Config
 from diffsasrec.lake.run_dir import RunDir
+from jobs.night.records import Prepared, Pretrained
 from jobs.training.recipe import pretrain_phases, run_phases
 from jobs.training.warm_start import choose_starts
-from jobs.training.weight_reuse import spared
+from jobs.training.weight_reuse import say_spared
 
 
-def main(config: Config, run: RunDir) -> dict[str, Any]:
-    prepared = run.require("prepare")
+def main(config: Config, run: RunDir) -> Pretrained:
+    prepared = Prepared.of(run)
     if run.reused is not None:
-        return spared(run.reused, "pretrain")
+        say_spared(run.reused, "pretrain")
+        return Pretrained(counts={}, reused=run.reused.cited())
     starts = choose_starts(config, run, prepared)
     trained = run_phases(config, run, pretrain_phases(config, prepared, starts))
-    return {**trained, "started_from": starts}
+    return Pretrained(counts=trained.counts, history=trained.history, started_from=starts)

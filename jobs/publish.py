@@ -21,31 +21,33 @@ from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.iceberg_sync import follow_chain
 from diffsasrec.lake.manifest import manifest_for
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.lake.stages import DERIVED, OUTPUTS
+from diffsasrec.lake.stages import DERIVED, STAGES
 from diffsasrec.model.checkpoint import read_description
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.ray_tasks import map_tasks
 from jobs.night.expected_lists import audit_file
+from jobs.night.records import Evaluated, Prepared, Pretrained, Published, Record
 from jobs.night.scoring import night_scoring
 from jobs.planning.cost import cost_of
 from jobs.runner.identity import source_digest
 
 log = logging.getLogger(__name__)
 
+BEFORE = tuple(stage for stage in STAGES if stage != "publish")
 # what a night leaves behind for people is derived, and may be made anew at any time
 NOT_IN_MANIFEST = ("state/", "_stages/", "tensorboard/", "manifest.json", *DERIVED)
 
 
-def main(config: Config, run: RunDir) -> dict[str, Any]:
-    records = {stage: run.require(stage) for stage in OUTPUTS if stage != "publish"}
-    num_buckets = records["prepare"]["num_buckets"]
+def main(config: Config, run: RunDir) -> Published:
+    done = {stage: Record.from_json(run.require(stage)) for stage in BEFORE}
+    num_buckets = Prepared.of(run).num_buckets
     scoring = night_scoring(config, run)
     log.info("publish: auditing %d buckets", num_buckets)
     audited = list(map_tasks(audit_file, range(num_buckets), scoring))
     if broken := [(path, counts) for path, counts, _, _ in audited if counts]:
         raise RefusedError(f"the audit refuses the lists of {run.storage.root}: {in_words(broken)}")
     refuse_empty(sum(found[2] for found in audited), sum(found[3] for found in audited), run)
-    manifest, digest = manifest_for(run, manifest_content(config, run, records))
+    manifest, digest = manifest_for(run, manifest_content(config, run, done))
     with claimed(run.lake, [run.path], attempt=run.attempt, by="publish"):
         refuse_overtaken(run)
         entry, is_ours = append_entry(run.lake, run, digest)
@@ -63,12 +65,12 @@ def main(config: Config, run: RunDir) -> dict[str, Any]:
     published = run.lake.url(f"recommendations/ds={run.ds}")
     rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))
     log.info("publish: %d lists in %s", rows, published)
-    return {"counts": {"rows": rows, "chain_number": entry.number}, "published": published}
+    return Published(counts={"rows": rows, "chain_number": entry.number}, published=published)
 
 
 def refuse_overtaken(run: RunDir) -> None:
     """Refuses to publish what another command of the same run id has begun to clear away."""
-    if any(run.record(stage) is None for stage in OUTPUTS if stage != "publish"):
+    if any(run.record(stage) is None for stage in BEFORE):
         raise ConfigError(
             f"another command works on run {run.run_id} of {run.ds}, from another config, code or "
             "log; leave --run-id out or choose a new one for each"
@@ -92,12 +94,12 @@ def refuse_empty(num_lists: int, num_items: int, run: RunDir) -> None:
         )
 
 
-def manifest_content(
-    config: Config, run: RunDir, records: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
+def manifest_content(config: Config, run: RunDir, done: dict[str, Record]) -> dict[str, Any]:
+    """The manifest of a run; `done`: what the stages before this one recorded."""
+    prepared, pretrained = Prepared.of(run), Pretrained.of(run)
     paths = [info.path for info in run.storage.list()]
     paths = [path for path in paths if not path.startswith(NOT_IN_MANIFEST)]
-    seconds = {stage: record["seconds"] for stage, record in records.items()}
+    seconds = {stage: record.seconds or 0.0 for stage, record in done.items()}
     files = sorted(map_tasks(describe_file, paths, run.storage), key=lambda file: file["path"])
     return {
         "ds": run.ds,
@@ -106,29 +108,29 @@ def manifest_content(
         "config": config.resolved(),
         "config_sha256": config.sha256(),
         "source_sha256": source_digest(),
-        "inputs": records["prepare"]["inputs"],
+        "inputs": prepared.inputs,
         "tables": run.tables,
-        "rules": records["prepare"].get("rules", {}),
-        "split_time": records["prepare"]["split_time"],
+        "rules": prepared.rules,
+        "split_time": prepared.split_time,
         "trained_before": {
             name: read_description(run.storage.sub(name))["trained_before"]
             for name in ("checkpoint_measured", "checkpoint")
             if run.reused is None or name == "checkpoint"
         },
-        "started_from": records["pretrain"].get("started_from"),
-        "reused": citation(run, records["evaluate"]),
+        "started_from": pretrained.started_from,
+        "reused": citation(run, Evaluated.of(run)),
         "rested": list(run.rested),
         "model_version": read_description(run.storage.sub("checkpoint"))["model_version"],
-        "counts": {stage: record["counts"] for stage, record in records.items()},
+        "counts": {stage: record.counts for stage, record in done.items()},
         "seconds": seconds,
         "cost": cost_of(config, seconds, cluster_resources()),
         "files": files,
     }
 
 
-def citation(run: RunDir, evaluated: dict[str, Any]) -> dict[str, Any] | None:
+def citation(run: RunDir, evaluated: Evaluated) -> dict[str, Any] | None:
     """Whose weights serve, and the figures of the night that trained them; None: tonight's."""
-    return None if run.reused is None else run.reused.cited() | {"metrics": evaluated["metrics"]}
+    return None if run.reused is None else run.reused.cited() | {"metrics": evaluated.metrics}
 
 
 def describe_file(path: str, storage: Storage) -> dict[str, Any]:

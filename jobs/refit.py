@@ -5,18 +5,17 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
 
     run_stages(("refit",))
 
-from typing import Any
-
 from diffsasrec.config.config import Config
 from diffsasrec.lake.run_dir import RunDir
+from jobs.night.records import Pretrained, Trained
 from jobs.training.recipe import refit_phases, run_phases
 from jobs.training.weight_reuse import take_over
 
 
-def main(config: Config, run: RunDir) -> dict[str, Any]:
+def main(config: Config, run: RunDir) -> Trained:
     run.require("evaluate")  # nothing is spent on a model that the gate has refused
     if run.reused is not None:
         vocab = run.storage.read_tables("vocab", ["item_id"])
         return take_over(run, run.reused, vocab.schema.field("item_id").type)
-    starts = run.require("pretrain").get("started_from")
+    starts = Pretrained.of(run).started_from
     return run_phases(config, run, refit_phases(config, run, starts))

@@ -7,7 +7,6 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
 
 import logging
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,30 +32,31 @@ from diffsasrec.sequences.vocab import reindexing, same_items
 from diffsasrec.times import microseconds
 from jobs.night.exclusions import count_excluded, write_excluded
 from jobs.night.item_counts import recent_counts, write_shown, write_trends
+from jobs.night.records import Evaluated, Prepared, Scored
 from jobs.night.scoring import night_scoring, score_buckets
 
 log = logging.getLogger(__name__)
 
 
-def main(config: Config, run: RunDir) -> dict[str, Any]:
-    prepared, evaluated = run.require("prepare"), run.require("evaluate")
+def main(config: Config, run: RunDir) -> Scored:
+    prepared, evaluated = Prepared.of(run), Evaluated.of(run)
     run.require("refit")
-    num_buckets = prepared["num_buckets"]
+    num_buckets = prepared.num_buckets
     counts = recent_counts(run, prepared, before=microseconds(run.ds))
     scoring = night_scoring(config, run)
     write_trends(run, prepared, scoring)
-    write_excluded(config, run, prepared)
-    shares = log_shares(counts[evaluated["popular_window"]], counts[-1])
+    write_excluded(run, prepared)
+    shares = log_shares(counts[evaluated.popular_window], counts[-1])
     run.storage.write_table(f"{scoring.state}/{POPULAR}", pa.table({"log_share": shares}))
-    write_shown(config, scoring, num_buckets, prepared["counts"]["users"], "score")
+    write_shown(config, scoring, num_buckets, prepared.counts["users"], "score")
     score_buckets(config, scoring, num_buckets, "score")
     counted = map_tasks(count_lists, range(num_buckets), run.storage, config.score.k)
     lists: Counter[str] = sum(counted, Counter())
-    left_out = prepared["counts"]["users"] - lists["model"] - lists["popular"]
+    left_out = prepared.counts["users"] - lists["model"] - lists["popular"]
     lists += sum(map_tasks(count_excluded, range(num_buckets), run.storage), Counter())
     rest = {"left_out_inactive": left_out, "quarantined_users": count_quarantined(scoring)}
     unknown = count_unknown(run, scoring, num_buckets)
-    return {"counts": lists | rest | count_forbidden(run, scoring) | unknown}
+    return Scored(counts=lists | rest | count_forbidden(run, scoring) | unknown)
 
 
 def count_quarantined(scoring: Scoring) -> int:

@@ -107,7 +107,7 @@ def records_of(ds: str, prepared: dict[str, int], *, seconds: float) -> dict[str
         "evaluate": {"counts": {"holdout_users": 40}, "seconds": 12.5},
         "refit": {"counts": {}, "history": {"refit-finetune": epochs}, "seconds": seconds},
         "score": {"counts": lists},
-        "publish": {"counts": {"rows": USERS, "chain_number": 1}},
+        "publish": {"counts": {"rows": USERS, "chain_number": 1}, "published": "recommendations"},
     }  # fmt: skip
 
 

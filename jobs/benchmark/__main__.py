@@ -24,10 +24,10 @@ import torch
 from diffsasrec.memory import keep_freed_memory
 from jobs.benchmark.night import night
 from jobs.benchmark.plan import plan
-from jobs.benchmark.prepare import _prepare
-from jobs.benchmark.ray_data import _ray
-from jobs.benchmark.score import _score
-from jobs.benchmark.train import _train
+from jobs.benchmark.prepare import prepare
+from jobs.benchmark.ray_data import ray_data
+from jobs.benchmark.score import score
+from jobs.benchmark.train import train
 from jobs.faults.reliability import reliability
 
 
@@ -48,10 +48,10 @@ def main(options: argparse.Namespace) -> None:
 
 
 MEASURES: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
-    "score": _score,
-    "train": _train,
-    "prepare": _prepare,
-    "ray": _ray,
+    "score": score,
+    "train": train,
+    "prepare": prepare,
+    "ray": ray_data,
     "plan": plan,
     "reliability": reliability,
     "night": night,

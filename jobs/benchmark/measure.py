@@ -29,7 +29,7 @@ def _memory_mib(of: str) -> float:
     raise OSError(f"/proc/self/status has no {of}")
 
 
-def _memory_of(run: Callable[[], object]) -> float:
+def memory_of(run: Callable[[], object]) -> float:
     """The peak of memory while `run` works, above what was there before, MiB."""
     run()  # what is made once and kept is no memory of the lists
     give_back_freed_memory()
@@ -39,7 +39,7 @@ def _memory_of(run: Callable[[], object]) -> float:
     return _memory_mib("VmHWM") - before
 
 
-def _median_seconds(variants: Variants, rounds: int, device: str) -> Iterator[tuple[str, float]]:
+def median_seconds(variants: Variants, rounds: int, device: str) -> Iterator[tuple[str, float]]:
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for nth in range(rounds + 1):  # the first is the warm-up
         for name, run in variants.items():
@@ -53,7 +53,7 @@ def _median_seconds(variants: Variants, rounds: int, device: str) -> Iterator[tu
         yield name, statistics.median(values)
 
 
-def _histories(options: argparse.Namespace) -> Histories:
+def random_histories(options: argparse.Namespace) -> Histories:
     """Random items, times and offsets: log-normal lengths, median 30, or all of the longest."""
     rng = np.random.default_rng(SEED)
     lengths = np.full(options.users, options.max_len)
@@ -66,14 +66,14 @@ def _histories(options: argparse.Namespace) -> Histories:
     return items, place * DAY, offsets
 
 
-def _trends(options: argparse.Namespace, histories: Histories) -> npt.NDArray[np.float32]:
+def random_trends(options: argparse.Namespace, histories: Histories) -> npt.NDArray[np.float32]:
     items, times, offsets = histories
     now = np.array([options.max_len * DAY])
     counts = trend_counts(items, times, offsets, query_times=now, num_items=options.items)
     return trend_features(counts)
 
 
-def _model_config(options: argparse.Namespace, *, num_slots: int) -> ModelConfig:
+def model_config(options: argparse.Namespace, *, num_slots: int) -> ModelConfig:
     return ModelConfig(
         hidden_size=options.hidden,
         num_blocks=options.blocks,
@@ -83,6 +83,6 @@ def _model_config(options: argparse.Namespace, *, num_slots: int) -> ModelConfig
     )
 
 
-def _made_once(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+def made_once(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
     made = cache(make)
     return lambda: made()()

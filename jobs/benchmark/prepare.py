@@ -18,7 +18,7 @@ from diffsasrec.inputs.log_files import InputFile, inspect_inputs
 from diffsasrec.sequences.buckets import num_buckets
 from diffsasrec.sequences.build import build_sequences
 from diffsasrec.sequences.split_time import survey_log
-from jobs.benchmark.measure import SEED, Variants, _median_seconds
+from jobs.benchmark.measure import SEED, Variants, median_seconds
 from jobs.benchmark.references import (
     prepare_with_duckdb,
     prepare_with_polars,
@@ -26,55 +26,56 @@ from jobs.benchmark.references import (
 from jobs.process.ray_session import start_ray
 
 ROWS_OF_A_FILE = 10_000_000  # of the log of `prepare`
+BEFORE = 1_640_000_000_000_000  # microseconds: after every event of it
 
 
-def _prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def prepare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows per second from Parquet to sequences, by Ray Data, beside DuckDB and Polars."""
     start_ray()
-    directory = tempfile.TemporaryDirectory(prefix="benchmark-")  # lives as long as `prepare`
-    lake = Storage.of(directory.name)
-    files = _write_log(lake.sub("log"), options)
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
+        lake = Storage.of(directory)
+        files = _write_log(lake.sub("log"), options)
+        log_path = f"{directory}/log/*.parquet"
+        variants: Variants = {
+            "prepare": lambda: _prepare_log(lake, files),
+            "duckdb": lambda: prepare_with_duckdb(log_path, directory, quantile=0.95),
+            "polars": lambda: prepare_with_polars(log_path, directory, quantile=0.95),
+        }
+        if options.variants:
+            variants = {name: variants[name] for name in options.variants.split(",")}
+        for name, seconds in median_seconds(variants, options.rounds, "cpu"):
+            yield {"variant": name, "rows_per_s": round(options.rows / seconds, 2)}
+        store_gib = ray.cluster_resources()["object_store_memory"] / 2**30
+        yield {"variant": "object store", "gib": round(store_gib, 2), "spilled_mib": _spilled_mib()}
+
+
+def _prepare_log(lake: Storage, files: list[InputFile]) -> None:
+    """What the stage prepare does with a log, without its checks."""
     events = EventsConfig(path=lake.url("log"), time_unit="s")
-    before = 1_640_000_000_000_000
-
-    def prepare(_: object = directory) -> None:
-        found = inspect_inputs(files, events)
-        survey = survey_log(
-            found,
-            events=events,
-            before=before,
-            quantile=0.95,
-            fixed_time=None,
-            quarantine=lake.sub("quarantine"),
-            check=lambda counts, newest: None,
-            progress=lambda done, total: None,
-        )
-        build_sequences(
-            found,
-            events=events,
-            before=before,
-            split_time=survey.split_time,
-            num=num_buckets(survey.num_users, users_per_bucket=20_000),
-            max_user_events=100_000,
-            min_item_count=1,
-            min_user_events=2,
-            previous_vocab=None,
-            output=lake,
-            progress=lambda done, total: None,
-        )
-
-    log_path = f"{directory.name}/log/*.parquet"
-    variants: Variants = {
-        "prepare": prepare,
-        "duckdb": lambda: prepare_with_duckdb(log_path, directory.name, quantile=0.95),
-        "polars": lambda: prepare_with_polars(log_path, directory.name, quantile=0.95),
-    }
-    if options.variants:
-        variants = {name: variants[name] for name in options.variants.split(",")}
-    for name, seconds in _median_seconds(variants, options.rounds, "cpu"):
-        yield {"variant": name, "rows_per_s": round(options.rows / seconds, 2)}
-    store_gib = ray.cluster_resources()["object_store_memory"] / 2**30
-    yield {"variant": "object store", "gib": round(store_gib, 2), "spilled_mib": _spilled_mib()}
+    found = inspect_inputs(files, events)
+    survey = survey_log(
+        found,
+        events=events,
+        before=BEFORE,
+        quantile=0.95,
+        fixed_time=None,
+        quarantine=lake.sub("quarantine"),
+        check=lambda counts, newest: None,
+        progress=lambda done, total: None,
+    )
+    build_sequences(
+        found,
+        events=events,
+        before=BEFORE,
+        split_time=survey.split_time,
+        num=num_buckets(survey.num_users, users_per_bucket=20_000),
+        max_user_events=100_000,
+        min_item_count=1,
+        min_user_events=2,
+        previous_vocab=None,
+        output=lake,
+        progress=lambda done, total: None,
+    )
 
 
 def _write_log(directory: Storage, options: argparse.Namespace) -> list[InputFile]:

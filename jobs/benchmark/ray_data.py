@@ -77,7 +77,7 @@ def _gaps(slept: pd.DataFrame) -> tuple[float, float]:
     return float(between.median()), float(within.median()) if len(within) else 0.0
 
 
-def _ray(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def ray_data(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What Ray Data costs per block and per batch, with actors that only sleep."""
     start_ray()
     fitted = [

@@ -1,8 +1,9 @@
 """Lists per second: `jobs.benchmark score`."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,59 +22,40 @@ from diffsasrec.times import DAY
 from jobs.benchmark.measure import (
     SEED,
     Histories,
-    _histories,
-    _median_seconds,
-    _memory_of,
-    _model_config,
-    _trends,
+    Variants,
+    median_seconds,
+    memory_of,
+    model_config,
+    random_histories,
+    random_trends,
 )
 from jobs.benchmark.references import (
     Reencoding,
 )
 from jobs.planning.workload import products_alone, rows_scored
 
+ALONE = "products alone"
 
-def _score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+
+def score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Lists per second, beside the products alone, one step, and encoding at every step."""
-    night = _random_night(options) if options.run is None else _night_of(options)
-    model = night.model.to(options.device, getattr(torch, options.dtype)).eval()
-    recommenders = {}
-
-    def lists(name: str, model: SequenceModel, **settings: Any) -> Callable[[], object]:
-        decoding = Decoding(options.k, filter_seen=not options.keep_seen, **settings)
-        recommenders[name] = recommender = Recommender(
-            model, moment=night.moment, allowed=night.allowed, decoding=decoding
-        )
-        return lambda: recommender.recommend(*night.histories)
-
-    settings = {"decode": options.decode, "steps": options.steps, "shortlist": 0}
-    variants = {"exact": lists("exact", model, **settings)}
-    if options.decode == "multi":
-        variants["shortlist"] = lists(
-            "shortlist", model, **(settings | {"shortlist": Decoding.shortlist})
-        )
-    if options.device == "cuda":
-        variants["fused"] = lists("fused", model, **(settings | {"fused": True}))
-    if options.decode != "single":
-        variants["single step"] = lists("single step", model, decode="single")
-    if options.decode == "multi" and model.config.attention == "prefix":
-        anew = Reencoding(model.config, model.num_items).to(model.item_weight).eval()
-        anew.load_state_dict(model.state_dict())
-        variants["encoding anew"] = lists("encoding anew", anew, **settings)
-    num_users = len(night.histories[2]) - 1
-    exact = recommenders["exact"]
+    inputs = _random_inputs(options) if options.run is None else _inputs_of_run(options)
+    recommenders = _recommenders(options, inputs)
+    num_users = len(inputs.histories[2]) - 1
+    variants: Variants = {
+        name: partial(recommender.recommend, *inputs.histories)
+        for name, recommender in recommenders.items()
+    }
     if options.device == "cpu" and options.dtype == "float32":
-        num_rows = num_users * rows_scored(exact.decoding)
-        products = products_alone(num_rows, *exact.catalogue.vectors_CW.shape)
-        variants |= {f"products alone {n}": run for n, run in enumerate(products)}
+        variants |= _products(recommenders["exact"], num_users)
     if options.variants:
         variants = {name: variants[name] for name in options.variants.split(",")}
-    memory = {name: round(_memory_of(run)) for name, run in variants.items()}
+    memory = {name: round(memory_of(run)) for name, run in variants.items()}
     alone = 0.0
-    for name, seconds in _median_seconds(variants, options.rounds, options.device):
-        figures = {"variant": name, "users": num_users, "items": model.num_items}
+    for name, seconds in median_seconds(variants, options.rounds, options.device):
+        figures = {"variant": name, "users": num_users, "items": inputs.model.num_items}
         figures |= {"users_per_s": round(num_users / seconds, 2), "lists_mib": memory[name]}
-        if name.startswith("products alone"):
+        if name.startswith(ALONE):
             alone = max(alone, num_users / seconds)
             continue
         if name == "shortlist":
@@ -81,11 +63,11 @@ def _score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             figures["uncertain_steps_per_user"] = round(uncertain / num_users, 4)
         yield figures
     if alone:
-        yield {"variant": "products alone", "users": num_users, "users_per_s": round(alone, 2)}
+        yield {"variant": ALONE, "users": num_users, "users_per_s": round(alone, 2)}
 
 
 @dataclass(frozen=True)
-class _Night:
+class _Inputs:
     """What lists are made from."""
 
     model: SequenceModel
@@ -94,17 +76,47 @@ class _Night:
     histories: Histories
 
 
-def _random_night(options: argparse.Namespace) -> _Night:
-    histories = _histories(options)
-    return _Night(
-        SequenceModel(_model_config(options, num_slots=options.k), options.items, seed=SEED),
-        Moment(options.max_len * DAY, _trends(options, histories)[0]),
+def _recommenders(options: argparse.Namespace, inputs: _Inputs) -> dict[str, Recommender]:
+    """The ways in which lists are made, by name."""
+    model = inputs.model.to(options.device, getattr(torch, options.dtype)).eval()
+
+    def recommender(model: SequenceModel, **settings: Any) -> Recommender:
+        decoding = Decoding(options.k, filter_seen=not options.keep_seen, **settings)
+        return Recommender(model, moment=inputs.moment, allowed=inputs.allowed, decoding=decoding)
+
+    settings = {"decode": options.decode, "steps": options.steps, "shortlist": 0}
+    made = {"exact": recommender(model, **settings)}
+    if options.decode == "multi":
+        made["shortlist"] = recommender(model, **(settings | {"shortlist": Decoding.shortlist}))
+    if options.device == "cuda":
+        made["fused"] = recommender(model, **(settings | {"fused": True}))
+    if options.decode != "single":
+        made["single step"] = recommender(model, decode="single")
+    if options.decode == "multi" and model.config.attention == "prefix":
+        anew = Reencoding(model.config, model.num_items).to(model.item_weight).eval()
+        anew.load_state_dict(model.state_dict())
+        made["encoding anew"] = recommender(anew, **settings)
+    return made
+
+
+def _products(exact: Recommender, num_users: int) -> Variants:
+    """The matrix products of the exact lists and nothing else, once per shape of a tile."""
+    num_rows = num_users * rows_scored(exact.decoding)
+    products = products_alone(num_rows, *exact.catalogue.vectors_CW.shape)
+    return {f"{ALONE} {n}": run for n, run in enumerate(products)}
+
+
+def _random_inputs(options: argparse.Namespace) -> _Inputs:
+    histories = random_histories(options)
+    return _Inputs(
+        SequenceModel(model_config(options, num_slots=options.k), options.items, seed=SEED),
+        Moment(options.max_len * DAY, random_trends(options, histories)[0]),
         np.ones(options.items, dtype=bool),
         histories,
     )
 
 
-def _night_of(options: argparse.Namespace) -> _Night:
+def _inputs_of_run(options: argparse.Namespace) -> _Inputs:
     """Trained weights and real histories: those of a run directory, runs/ds=.../..."""
     run = Storage.of(options.run)
     checkpoint = load_checkpoint(run.sub("checkpoint"))
@@ -112,7 +124,7 @@ def _night_of(options: argparse.Namespace) -> _Night:
     flat = flatten(run.read_table(f"sequences/{bucket_name(0)}"))
     offsets = flat.offsets[: options.users + 1]
     # the trends and the lists are as of the run date, the end of what the weights know
-    return _Night(
+    return _Inputs(
         checkpoint.model,
         Moment(checkpoint.trained_before, trends.numpy()),
         checkpoint.candidates(),

@@ -18,18 +18,18 @@ from diffsasrec.train.examples import Events, window_examples
 from diffsasrec.train.optimizer import ROWS_ALONE, Updater
 from jobs.benchmark.measure import (
     SEED,
-    _histories,
-    _made_once,
-    _median_seconds,
-    _model_config,
-    _trends,
+    made_once,
+    median_seconds,
+    model_config,
+    random_histories,
+    random_trends,
 )
 from jobs.benchmark.references import (
     plain_loss,
 )
 
 
-def _train(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def train(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Sequences per second of pretraining, beside its encoder alone and a plain way."""
     task = _Pretraining(options)
     num_negatives = suited_num_negatives(options.items, at_batch_times=False)
@@ -46,8 +46,8 @@ def _train(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         makers["step over all items"] = lambda: task.step(0, by_rows=False)
     if options.variants:
         makers = {name: makers[name] for name in options.variants.split(",")}
-    variants = {name: _made_once(make) for name, make in makers.items()}
-    for name, seconds in _median_seconds(variants, options.rounds, options.device):
+    variants = {name: made_once(make) for name, make in makers.items()}
+    for name, seconds in median_seconds(variants, options.rounds, options.device):
         yield {"variant": name, "sequences_per_s": round(len(task.examples) / seconds, 2)}
 
 
@@ -55,15 +55,15 @@ class _Pretraining:
     """A batch of pretraining again and again, with masks of its own each time."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        items, times, offsets = histories = _histories(options)
+        items, times, offsets = histories = random_histories(options)
         self.events = Events(items, times, event_gaps(times, offsets))
         self.device, self.num_items = torch.device(options.device), options.items
-        self.config, self.settings = _model_config(options, num_slots=10), TrainStageConfig()
+        self.config, self.settings = model_config(options, num_slots=10), TrainStageConfig()
         longest = options.max_len
         examples = window_examples(offsets, np.diff(offsets), max_seq_len=longest, min_events=2)
         self.examples = examples.take(np.arange(min(options.batch_size, len(examples))))
         self.counts_V = torch.from_numpy(np.bincount(items, minlength=options.items) + 1)
-        self.popularity_VF = torch.from_numpy(_trends(options, histories)[0, :, :1])
+        self.popularity_VF = torch.from_numpy(random_trends(options, histories)[0, :, :1])
         self.generator = torch.Generator().manual_seed(SEED)
 
     def objective(self) -> Objective:

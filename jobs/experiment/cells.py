@@ -6,7 +6,6 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from functools import cache
@@ -41,6 +40,7 @@ from diffsasrec.times import DAY
 from jobs.experiment.grid import SASREC, Cell
 from jobs.experiment.table import METRICS
 from jobs.night.baseline_scores import baseline_scores, holdout_scoring
+from jobs.night.records import Prepared
 from jobs.night.scoring import score_buckets
 from jobs.prepare import main as prepare
 from jobs.runner.identity import source_digest
@@ -88,7 +88,7 @@ def open_prepared(cell: Cell) -> RunDir:
     if run.record("prepare") is None:
         log.info("%s: preparing", cell.data)
         run.begin("prepare")
-        run.finish("prepare", dict(prepare(config, run)))
+        run.finish("prepare", prepare(config, run).to_json())
     return run
 
 
@@ -133,12 +133,12 @@ def remembered(run: RunDir, name: str, measure: Any) -> list[dict[str, Any]]:
 
 
 def measure_cell(cell: Cell, run: RunDir, decoding: str) -> list[dict[str, Any]]:
-    config, prepared = cell.config, run.require("prepare")
+    config, prepared = cell.config, Prepared.of(run)
     if run.record("finetune") is None:
         run.finish("finetune", train_cell(cell, run, prepared))
     trained = run.require("finetune")
     scoring = holdout_scoring(config, run, prepared, output=f"evaluation-{decoding}")
-    score_buckets(config, scoring, prepared["num_buckets"], f"{cell.data}, {cell.variant}")
+    score_buckets(config, scoring, prepared.num_buckets, f"{cell.data}, {cell.variant}")
     vocab = run.storage.read_tables("vocab")
     lists = [
         list_matrix(
@@ -146,13 +146,13 @@ def measure_cell(cell: Cell, run: RunDir, decoding: str) -> list[dict[str, Any]]
             vocab,
             k=config.score.k,
         )
-        for bucket in range(prepared["num_buckets"])
+        for bucket in range(prepared.num_buckets)
     ]
     row = measure_lists(np.concatenate(lists), config, run)
     return [{"kind": "model", **row, **{name: trained[name] for name in ("seconds", "sequences")}}]
 
 
-def train_cell(cell: Cell, run: RunDir, prepared: dict[str, Any]) -> dict[str, Any]:
+def train_cell(cell: Cell, run: RunDir, prepared: Prepared) -> dict[str, Any]:
     """Trains, and says how long it took and how many sequences it saw."""
     started = time.monotonic()
     phases = [
@@ -161,20 +161,20 @@ def train_cell(cell: Cell, run: RunDir, prepared: dict[str, Any]) -> dict[str, A
     ]
     until = trained_to(cell, prepared)
     phases = [replace(p, trained_before=min(p.trained_before, until)) for p in phases]
-    counts = run_phases(cell.config, run, phases)["counts"]
+    counts = run_phases(cell.config, run, phases).counts
     seen = sum(count["examples"] * count["epochs"] for count in counts.values())
     return {"seconds": time.monotonic() - started, "sequences": seen}
 
 
-def trained_to(cell: Cell, prepared: Mapping[str, Any]) -> int:
+def trained_to(cell: Cell, prepared: Prepared) -> int:
     if cell.checkpoint_age == "second_cut":
-        return int(prepared["second_cut"])
-    return int(prepared["split_time"] - cell.checkpoint_age * DAY)
+        return prepared.second_cut
+    return int(prepared.split_time - cell.checkpoint_age * DAY)
 
 
 def measure_baselines(cell: Cell, run: RunDir) -> list[dict[str, Any]]:
     """A row per counter, measured as the model is."""
-    config, prepared = cell.config, run.require("prepare")
+    config, prepared = cell.config, Prepared.of(run)
     known = known_of(config, run)
     rows = []
     for name, score in baseline_scores(config, run, prepared, known)[0].items():
@@ -206,7 +206,7 @@ def known_of(config: Config, run: RunDir) -> npt.NDArray[np.bool_]:
 
 def flats_of(run: RunDir, known: npt.NDArray[np.bool_]) -> list[Flat]:
     """The buckets, with the events of the `known` items alone, [V]."""
-    names = [bucket_name(bucket) for bucket in range(run.require("prepare")["num_buckets"])]
+    names = [bucket_name(bucket) for bucket in range(Prepared.of(run).num_buckets)]
     tables = [run.storage.read_table(f"sequences/{name}") for name in names]
     return [only_items(flatten(table), known) for table in tables]
 
@@ -215,7 +215,7 @@ def holdout_of(
     run: RunDir, known: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The holdout items [n], and the next items after the split [n, 10]."""
-    split_time = run.require("prepare")["split_time"]
+    split_time = Prepared.of(run).split_time
     targets, following = [], []
     for flat in flats_of(run, known):
         users = np.flatnonzero(flat.holdout >= 0)

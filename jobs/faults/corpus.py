@@ -24,6 +24,7 @@ from jobs import prepare
 from jobs.faults.logs.build import RUN_DATE, Event, Log
 from jobs.faults.logs.parquet import PARQUET_LOGS
 from jobs.faults.logs.text import TEXT_LOGS
+from jobs.night.records import counts_of
 from jobs.process.ray_session import start_ray
 from jobs.runner.identity import open_run
 
@@ -71,7 +72,7 @@ def _prepare(config: Config) -> tuple[int, str, RunDir | None]:
     try:
         inputs = list_inputs(config.events, run_date=date.fromisoformat(RUN_DATE))
         run = open_run(config, date.fromisoformat(RUN_DATE), inputs, run_id=None)
-        run.finish("prepare", prepare.main(config, run))
+        run.finish("prepare", prepare.main(config, run).to_json())
         return 0, "", run
     except DiffsasrecError as error:
         return error.exit_code, str(error), None
@@ -82,7 +83,7 @@ def _prepare(config: Config) -> tuple[int, str, RunDir | None]:
 
 def account(log: Log, run: RunDir) -> dict[str, Any]:
     """What became of the rows of a log, as its files say."""
-    counts = Counter(run.require("prepare")["counts"])
+    counts = Counter(counts_of(run, "prepare"))
     quarantined = reasons_of(run.storage)
     dropped = Counter({name: counts[name] for name in DROPS if counts[name]})
     events = events_of(run.storage)

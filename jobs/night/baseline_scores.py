@@ -23,15 +23,14 @@ from diffsasrec.score.bucket_lists import Scoring
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten, only_items, restrict
 from jobs.night.item_counts import recent_counts, write_shown, write_trends
+from jobs.night.records import Prepared
 from jobs.night.scoring import scoring_of
 
 Counts = npt.NDArray[np.int64]
 ALL_TIME = len(WINDOWS)  # the row of window_counts behind those of the windows
 
 
-def holdout_scoring(
-    config: Config, run: RunDir, prepared: dict[str, Any], *, output: str
-) -> Scoring:
+def holdout_scoring(config: Config, run: RunDir, prepared: Prepared, *, output: str) -> Scoring:
     """How the holdout users are scored with the measured weights; writes what this needs."""
     scoring = scoring_of(
         config,
@@ -39,20 +38,20 @@ def holdout_scoring(
         checkpoint="checkpoint_measured",
         output=output,
         users="holdout",
-        query_time=prepared["split_time"],
+        query_time=prepared.split_time,
         state="state/evaluate",
     )
     write_trends(run, prepared, scoring)
-    num_users = prepared["counts"].get("holdout_users", 0)
-    write_shown(config, scoring, prepared["num_buckets"], num_users, "evaluate")
+    num_users = prepared.counts.get("holdout_users", 0)
+    write_shown(config, scoring, prepared.num_buckets, num_users, "evaluate")
     return scoring
 
 
 def baseline_scores(
-    config: Config, run: RunDir, prepared: dict[str, Any], allowed: npt.NDArray[np.bool_]
+    config: Config, run: RunDir, prepared: Prepared, allowed: npt.NDArray[np.bool_]
 ) -> tuple[dict[str, Score], int]:
     """The counters that the model is measured beside, and the window of recent popularity."""
-    counts = measured_counts(config, run, prepared, before=prepared["split_time"])
+    counts = measured_counts(config, run, prepared, before=prepared.split_time)
     window = select_window(config, run, prepared, allowed)
     scores = {
         "popular": popularity(counts[ALL_TIME]),
@@ -64,7 +63,7 @@ def baseline_scores(
 
 
 def measured_counts(
-    config: Config, run: RunDir, prepared: dict[str, Any], *, before: int
+    config: Config, run: RunDir, prepared: Prepared, *, before: int
 ) -> npt.NDArray[np.int64]:
     """`recent_counts`, 0 for items with fewer than split.min_item_count events before the time."""
     counts: npt.NDArray[np.int64] = recent_counts(run, prepared, before=before)
@@ -75,7 +74,7 @@ def measured_counts(
 def baseline_tallies(
     config: Config,
     run: RunDir,
-    prepared: dict[str, Any],
+    prepared: Prepared,
     scores: dict[str, Score],
     allowed: npt.NDArray[np.bool_],
     known: npt.NDArray[np.bool_],
@@ -100,7 +99,7 @@ def baseline_tallies(
         )
 
     masks = np.stack([allowed, known])
-    buckets = range(prepared["num_buckets"])
+    buckets = range(prepared.num_buckets)
     return sum_tallies(map_tasks(measure_bucket, buckets, scores, masks, run.storage))
 
 
@@ -112,10 +111,10 @@ def sum_tallies(parts: Any) -> dict[str, Tally]:
 
 
 def select_window(
-    config: Config, run: RunDir, prepared: dict[str, Any], allowed: npt.NDArray[np.bool_]
+    config: Config, run: RunDir, prepared: Prepared, allowed: npt.NDArray[np.bool_]
 ) -> int:
     """The window of recent popularity with the best NDCG on the second cut."""
-    cut = prepared["second_cut"]
+    cut = prepared.second_cut
     counts = measured_counts(config, run, prepared, before=cut)
     names = [f"{row}" for row in range(len(WINDOWS))]
     scores = {name: popularity(counts[int(name)]) for name in names}
@@ -127,7 +126,7 @@ def select_window(
         allowed & (counts[ALL_TIME] > 0),
         counts[ALL_TIME] > 0,
         cut=cut,
-        before=prepared["split_time"],
+        before=prepared.split_time,
     )
     k = max(config.evaluate.ks)
     values = [
@@ -138,12 +137,12 @@ def select_window(
 
 
 def item_knn_baseline(
-    config: Config, run: RunDir, prepared: dict[str, Any], known: npt.NDArray[np.bool_]
+    config: Config, run: RunDir, prepared: Prepared, known: npt.NDArray[np.bool_]
 ) -> Score:
     """Item-kNN from what the first evaluate.item_knn_users users did before the split."""
     parts: list[tuple[Any, Any]] = []
     num_users = 0
-    for bucket in range(prepared["num_buckets"]):  # a bucket is a random sample of the users
+    for bucket in range(prepared.num_buckets):  # a bucket is a random sample of the users
         table = run.storage.read_table(f"sequences/{bucket_name(bucket)}")
         flat = only_items(flatten(table), known)
         items, _, offsets = restrict(flat, flat.num_before)
@@ -156,5 +155,5 @@ def item_knn_baseline(
     items = np.concatenate([items for items, _ in parts])[: offsets[-1]]
     progress = Progress("evaluate", "neighbours of item", interval=config.log_interval)
     return item_knn(
-        item_similarity(items, offsets, num_items=prepared["num_items"], progress=progress.update)
+        item_similarity(items, offsets, num_items=prepared.num_items, progress=progress.update)
     )

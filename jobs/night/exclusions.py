@@ -4,14 +4,12 @@ Both are pairs of user and item, which are brought to the buckets of their users
 """
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.side_tables import read_columns
@@ -22,6 +20,7 @@ from diffsasrec.progress import HEARTBEAT
 from diffsasrec.schema import canonical, canonical_type, like, list_offsets, list_values
 from diffsasrec.score.bucket_lists import NIGHT_STATE
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
+from jobs.night.records import Prepared
 from jobs.night.table_copies import EXCLUDE_KEY, PAIR, exclusion_copies
 
 EXCLUDED = f"{NIGHT_STATE}/excluded"
@@ -59,7 +58,7 @@ def _ds_and_run_id(run: str) -> tuple[str, str]:
     return folder.removeprefix("ds="), run_id
 
 
-def write_excluded(config: Config, run: RunDir, prepared: dict[str, Any]) -> None:
+def write_excluded(run: RunDir, prepared: Prepared) -> None:
     """Writes the pairs of every bucket that has any."""
     files = [("excluded", path) for path in exclusion_copies(run.storage)]
     files += [("rested", path) for path in rested_lists(run)]
@@ -74,11 +73,11 @@ def write_excluded(config: Config, run: RunDir, prepared: dict[str, Any]) -> Non
         )
         .map_batches(
             _read_pairs,
-            fn_kwargs={"lake": run.lake, "user_type": user_type, "num": prepared["num_buckets"]},
+            fn_kwargs={"lake": run.lake, "user_type": user_type, "num": prepared.num_buckets},
             batch_format="pyarrow",
             batch_size=1,
         )
-        .repartition(prepared["num_buckets"], keys=["bucket"])
+        .repartition(prepared.num_buckets, keys=["bucket"])
         .map_batches(
             _write_pairs,
             fn_kwargs={"output": run.storage.sub(EXCLUDED)},

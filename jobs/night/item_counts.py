@@ -23,22 +23,23 @@ from diffsasrec.score.bucket_lists import (
 )
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten, only_items
+from jobs.night.records import Prepared
 from jobs.night.scoring import score_buckets
 
 SHOWN_USERS = 10_000  # whose lists say what lists show
 
 
-def recent_counts(run: RunDir, prepared: dict[str, Any], *, before: int) -> Any:
+def recent_counts(run: RunDir, prepared: Prepared, *, before: int) -> Any:
     """`baselines.window_counts` over all buckets, [windows + 1, V]."""
 
     def count(bucket: int, storage: Storage) -> Any:
         flat = flatten(storage.read_table(f"sequences/{bucket_name(bucket)}"))
-        return window_counts(flat.items, flat.times, before=before, num_items=prepared["num_items"])
+        return window_counts(flat.items, flat.times, before=before, num_items=prepared.num_items)
 
-    return sum(map_tasks(count, range(prepared["num_buckets"]), run.storage))
+    return sum(map_tasks(count, range(prepared.num_buckets), run.storage))
 
 
-def write_trends(run: RunDir, prepared: dict[str, Any], scoring: Scoring) -> None:
+def write_trends(run: RunDir, prepared: Prepared, scoring: Scoring) -> None:
     """The item trends as of the query time, over all buckets, [V, F]."""
     known = measured_items(scoring, run.storage.read_tables("vocab"))
 
@@ -50,10 +51,10 @@ def write_trends(run: RunDir, prepared: dict[str, Any], scoring: Scoring) -> Non
             flat.times,
             flat.offsets,
             query_times=np.array([scoring.query_time]),
-            num_items=prepared["num_items"],
+            num_items=prepared.num_items,
         )
 
-    counts = sum(map_tasks(count, range(prepared["num_buckets"]), run.storage, known))
+    counts = sum(map_tasks(count, range(prepared.num_buckets), run.storage, known))
     trends = torch.from_numpy(trend_features(counts)[0])
     save_tensors(run.storage, f"{scoring.state}/{TRENDS}", {"trends": trends}, {})
 

@@ -41,9 +41,7 @@ SAMPLED = 8  # buckets with whose users the exclusions are compared
 FEW_FILES = 8  # of exclusions, which a dry run reads
 
 
-def check_rules(
-    config: Config, run: RunDir, vocab: pa.Table, num_buckets: int
-) -> dict[str, dict[str, int]]:
+def check_rules(run: RunDir, vocab: pa.Table, num_buckets: int) -> dict[str, dict[str, int]]:
     """How many ids of each rule of a prepared run are known, by key: `ids` and `known`.
 
     The users of exclusions are counted where they belong to the first buckets.

@@ -1,16 +1,17 @@
 """Whether a published night is what is served; where not, what is and how to change it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from diffsasrec.lake.chain import Entry, newest_by_date, read_chain, shown_instead
 from diffsasrec.lake.run_dir import RunDir
+from jobs.night.records import Published
 from jobs.night.run_dates import is_future
 
 Judge = Callable[[str], bool]  # whether a run date lies in the future
 
 
-def standing_of(run: RunDir, published: Mapping[str, Any], config_path: str) -> dict[str, Any]:
+def standing_of(run: RunDir, published: Published, config_path: str) -> dict[str, Any]:
     """What the last line says of a published run: `current`, and a `note` where it is not that.
 
     Its status is `superseded` where its date shows another run.
@@ -18,7 +19,7 @@ def standing_of(run: RunDir, published: Mapping[str, Any], config_path: str) -> 
     chain = read_chain(run.lake)
     found: dict[str, Any] = {"current": chain[-1].current}
     if (other := shown_instead(run.lake, run)) is not None:
-        entry = chain[published["counts"]["chain_number"] - 1]
+        entry = chain[published.counts["chain_number"] - 1]
         return found | {
             "status": "superseded",
             "note": f"run {run.run_id} is published as entry {entry.number}, but {run.ds} shows "

@@ -9,12 +9,11 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from diffsasrec.errors import RefusedError
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE, MALFORMED, REASONS
-from diffsasrec.lake.stages import OUTPUTS
+from diffsasrec.lake.stages import OUTPUTS, REFUSING
 
 QUARANTINED = (*REASONS, MALFORMED)
 DROPPED = (AFTER_RUN_DATE, "duplicate", "over_max_user_events", "rare_item")
 SOURCES = ("model", "popular")
-REFUSING = {"gate": "evaluate", "audit": "publish"}  # and the stages in which they do
 QUALITY = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR", "coverage": "Coverage"}
 
 

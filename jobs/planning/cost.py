@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffsasrec.config.config import Config
+from diffsasrec.lake.stages import WORKERS, Workers
 
 Cost = dict[str, Any]
 
@@ -18,24 +19,18 @@ def stage_resources(config: Config, cluster: Mapping[str, float]) -> dict[str, d
     for kind, each in (("CPU", score.cpus_per_actor), ("GPU", score.gpus_per_actor)):
         if each:
             num_actors = min(num_actors, max(cluster.get(kind, 0.0) // each, 1.0))
-    tasks = {"CPU": cluster.get("CPU", 0.0), "GPU": 0.0}
-    workers = {
-        "CPU": train.num_workers * train.cpus_per_worker,
-        "GPU": train.num_workers * train.gpus_per_worker,
+    kinds: dict[Workers, dict[str, float]] = {
+        "tasks": {"CPU": cluster.get("CPU", 0.0), "GPU": 0.0},
+        "train": {
+            "CPU": train.num_workers * train.cpus_per_worker,
+            "GPU": train.num_workers * train.gpus_per_worker,
+        },
+        "score": {
+            "CPU": num_actors * score.cpus_per_actor,
+            "GPU": num_actors * score.gpus_per_actor,
+        },
     }
-    actors = {
-        "CPU": num_actors * score.cpus_per_actor,
-        "GPU": num_actors * score.gpus_per_actor,
-    }
-    return {
-        "prepare": tasks,
-        "pretrain": workers,
-        "finetune": workers,
-        "evaluate": actors,
-        "refit": workers,
-        "score": actors,
-        "publish": tasks,
-    }
+    return {stage: kinds[workers] for stage, workers in WORKERS.items()}
 
 
 def cost_of(config: Config, seconds: Mapping[str, float], cluster: Mapping[str, float]) -> Cost:

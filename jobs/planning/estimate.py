@@ -21,7 +21,7 @@ from diffsasrec.files.storage import Storage, open_filesystem
 from diffsasrec.inputs.log_files import InputFile
 from diffsasrec.lake.chain import read_chain
 from diffsasrec.lake.run_dir import run_path
-from diffsasrec.lake.stages import OUTPUTS
+from diffsasrec.lake.stages import OUTPUTS, WORKERS, Workers
 from diffsasrec.model.features import NUM_TRENDS
 from diffsasrec.progress import duration
 from jobs.planning.cost import Cost, cost_of
@@ -169,19 +169,7 @@ def as_then(
 
 def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, float]:
     """The seconds of stages by what each computes; rates of this machine's CPU are measured."""
-    history = max(size.rows / max(size.users, 1.0), 1.0)
-    seen = min(history, config.model.max_seq_len)
-    load = Workload(
-        users=size.users,
-        items=max(size.items, 1.0),
-        history=seen,
-        hidden=config.model.hidden_size,
-        blocks=config.model.num_blocks,
-        heads=config.model.num_heads,
-        k=config.score.k,
-        decode=config.score.decode,
-        steps=config.score.steps,
-    )
+    load = workload_of(config, size)
     encoding, products = cpu_rates(load)
     if resources["score"]["GPU"]:
         each = seconds_on_gpu(load, GPUS[GPU])["fused" if config.score.fused else "shortlist"]
@@ -214,6 +202,22 @@ def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, floa
     return {stage: START_S + seconds for stage, seconds in working.items()}
 
 
+def workload_of(config: Config, size: Size) -> Workload:
+    """What a log of this size gives a configured model to compute."""
+    history = max(size.rows / max(size.users, 1.0), 1.0)
+    return Workload(
+        users=size.users,
+        items=max(size.items, 1.0),
+        history=min(history, config.model.max_seq_len),
+        hidden=config.model.hidden_size,
+        blocks=config.model.num_blocks,
+        heads=config.model.num_heads,
+        k=config.score.k,
+        decode=config.score.decode,
+        steps=config.score.steps,
+    )
+
+
 def memory_of(config: Config, size: Size) -> dict[str, float]:
     """Bytes of the largest process of each stage, by what it holds."""
     history = size.rows / max(size.users, 1.0)
@@ -223,15 +227,10 @@ def memory_of(config: Config, size: Size) -> dict[str, float]:
     training = 5 * 4 * numbers + 2 * config.train.buckets_in_memory * bucket
     training += (config.finetune.query_times + 1) * NUM_TRENDS * 4 * size.items
     scoring = 4 * numbers + 4 * size.items * (config.model.hidden_size + NUM_TRENDS) + 2 * bucket
-    by_stage = {
-        "prepare": 100 * size.items + 8 * bucket,
-        "pretrain": training,
-        "finetune": training,
-        "evaluate": scoring,
-        "refit": training,
-        "score": scoring,
-        "publish": scoring,
-    }
+    preparing = 100 * size.items + 8 * bucket
+    by_workers: dict[Workers, float] = {"tasks": preparing, "train": training, "score": scoring}
+    by_stage = {stage: by_workers[workers] for stage, workers in WORKERS.items()}
+    by_stage["publish"] = scoring  # the audit makes histories and rules again
     return {stage: PROCESS + held for stage, held in by_stage.items()}
 
 

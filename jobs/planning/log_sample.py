@@ -162,36 +162,49 @@ def check_sample(
     times = np.concatenate(sample.times)
     middle = int(np.median(times)) if len(times) else None
     if middle is None or not _is_plausible(middle, before):
-        for unit in UNITS if events.time_unit else ():
-            other = _middle_in(sample, found, unit)
-            if other is not None and _is_plausible(other, before):
-                now = "are none" if middle is None else f"lie around {iso(middle)}"
-                raise ConfigError(
-                    f"events.time_unit={events.time_unit}: the times of a sample {now}; in {unit} "
-                    f"they lie around {iso(other)}; set it to {unit}"
-                )
-    rows, bad = sample.counts["rows"], sample.num_bad()
-    if bad > events.max_bad_fraction * rows:
-        reason, number = sample.reasons()[0]
-        message = (
-            f"events.path={events.path}: {bad} of {rows} rows of a sample are bad, more than "
-            f"events.max_bad_fraction={events.max_bad_fraction}; most often {reason} ({number}), "
-            f"as in {sample.examples[reason]}; repair the log, name other columns or raise it"
-        )
-        if sample.is_whole or num_rows is None or bad > events.max_bad_fraction * num_rows:
-            raise InputDataError(message)
-        warn(f"the run may be refused: {message}")
+        _refuse_other_unit(sample, found, events, middle=middle, before=before)
+    _check_bad_rows(sample, events, num_rows)
     if sample.counts["kept"] <= 0:
         raise InputDataError(
-            f"events.path={events.path}: of {rows} rows of a sample none is an event before the "
-            "run date; check --date and events.time_column"
+            f"events.path={events.path}: of {sample.counts['rows']} rows of a sample none is an "
+            "event before the run date; check --date and events.time_column"
         )
-    assert middle is not None, rows
+    assert middle is not None, sample.counts
     if not _is_plausible(middle, before):
         warn(
             f"times lie around {iso(middle)}: if that is not so, correct events.time_column or "
             "time_unit"
         )
+
+
+def _refuse_other_unit(
+    sample: Sample, found: Log, events: EventsConfig, *, middle: int | None, before: int
+) -> None:
+    """Refuses times that make sense in another unit; `middle`: their median as configured."""
+    for unit in UNITS if events.time_unit else ():
+        other = _middle_in(sample, found, unit)
+        if other is not None and _is_plausible(other, before):
+            now = "are none" if middle is None else f"lie around {iso(middle)}"
+            raise ConfigError(
+                f"events.time_unit={events.time_unit}: the times of a sample {now}; in {unit} "
+                f"they lie around {iso(other)}; set it to {unit}"
+            )
+
+
+def _check_bad_rows(sample: Sample, events: EventsConfig, num_rows: float | None) -> None:
+    """Refuses a log with too many bad rows; warns where only the sample has too many."""
+    rows, bad = sample.counts["rows"], sample.num_bad()
+    if bad <= events.max_bad_fraction * rows:
+        return
+    reason, number = sample.reasons()[0]
+    message = (
+        f"events.path={events.path}: {bad} of {rows} rows of a sample are bad, more than "
+        f"events.max_bad_fraction={events.max_bad_fraction}; most often {reason} ({number}), "
+        f"as in {sample.examples[reason]}; repair the log, name other columns or raise it"
+    )
+    if sample.is_whole or num_rows is None or bad > events.max_bad_fraction * num_rows:
+        raise InputDataError(message)
+    warn(f"the run may be refused: {message}")
 
 
 def _is_plausible(time: int, before: int) -> bool:

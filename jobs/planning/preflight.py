@@ -13,7 +13,7 @@ import torch
 from diffsasrec.config.config import Config
 from diffsasrec.inputs.log_files import InputFile, inspect_inputs
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.lake.stages import OUTPUTS
+from diffsasrec.lake.stages import STAGES
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.times import microseconds
 from jobs.night.rule_effects import check_sampled_rules
@@ -34,16 +34,40 @@ def dry_run(config: Config, run: RunDir, inputs: list[InputFile], to_do: list[st
     Raises:
         ConfigError, InputDataError: as the run itself would, hours later.
     """
+    sampled = look_at_log(config, run, inputs)
+    once = "publish" in to_do and not config.publish.single_writer
+    what = ", and creates a file only once" if once else ""
+    log.info("lake: %s can be written to%s", run.lake.root, what)
+    available = available_resources()
+    to_do = working(to_do, run.reused)
+    check_resources(config, to_do, available)
+    for stage in STAGES:
+        log.info("%s: %s", stage, "to do" if stage in to_do else "done, spared or not asked for")
+    resources = stage_resources(config, available)
+    known = estimate(config, run.lake, inputs, sampled, resources, available)
+    for line in plan_table(known, to_do):
+        print(line)
+    return 0
+
+
+def look_at_log(config: Config, run: RunDir, inputs: list[InputFile]) -> Size:
+    """Says what a sample of the log holds, and checks it and the rules; about how large the log is.
+
+    Raises:
+        ConfigError, InputDataError: as the run itself would, hours later.
+    """
     before = microseconds(run.ds)
     found = inspect_inputs(inputs, config.events)
-    size = sum(file.size for file in inputs)
-    log.info("log: %d files, %.1f MB, %d fragments", len(inputs), size / 1e6, len(found.fragments))
+    num_bytes = sum(file.size for file in inputs)
+    log.info(
+        "log: %d files, %.1f MB, %d fragments", len(inputs), num_bytes / 1e6, len(found.fragments)
+    )
     log.info("ids: user %s, item %s", found.user_type, found.item_type)
     sample = take_sample(found, config.events, before=before)
     for line in sample_lines(sample):
         log.info("%s", line)
-    sampled = Size.of_sample(sample.users, sample.items, inputs, config.events.format)
-    check_sample(sample, found, config.events, before=before, num_rows=sampled.rows)
+    size = Size.of_sample(sample.users, sample.items, inputs, config.events.format)
+    check_sample(sample, found, config.events, before=before, num_rows=size.rows)
     distinct = [pa.chunked_array(ids).unique() for ids in (sample.users, sample.items)]
     check_sampled_rules(config, *distinct, is_whole=sample.is_whole)
     if (gap := missing_days(sample, inputs, config.events, run.ds)) is not None:
@@ -57,19 +81,7 @@ def dry_run(config: Config, run: RunDir, inputs: list[InputFile], to_do: list[st
         ds=run.ds,
     ):
         warn(doubt)
-    once = "publish" in to_do and not config.publish.single_writer
-    what = ", and creates a file only once" if once else ""
-    log.info("lake: %s can be written to%s", run.lake.root, what)
-    available = available_resources()
-    to_do = working(to_do, run.reused)
-    check_resources(config, to_do, available)
-    for stage in OUTPUTS:
-        log.info("%s: %s", stage, "to do" if stage in to_do else "done, spared or not asked for")
-    resources = stage_resources(config, available)
-    known = estimate(config, run.lake, inputs, sampled, resources, available)
-    for line in plan_table(known, to_do):
-        print(line)
-    return 0
+    return size
 
 
 def available_resources() -> dict[str, float]:

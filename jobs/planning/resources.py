@@ -7,6 +7,7 @@ import ray
 import ray.data
 
 from diffsasrec.config.config import Config
+from diffsasrec.lake.stages import WORKERS
 from diffsasrec.ray_cluster import Nodes, check_cluster, cluster_nodes
 
 
@@ -17,9 +18,10 @@ def check_resources(config: Config, stages: list[str], available: Mapping[str, f
         "available": available,
         "nodes": cluster_nodes() if ray.is_initialized() else [[Nodes(available)]],  # this machine
     }
-    if {"pretrain", "finetune", "refit"} & set(stages):
+    kinds = {WORKERS[stage] for stage in stages}
+    if "train" in kinds:
         resources = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
         check_cluster("train", "worker", train.num_workers, resources, **room)
-    if {"evaluate", "score"} & set(stages):
+    if "score" in kinds:
         resources = {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}
         check_cluster("score", "actor", 1, resources, **room)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import uuid
+from collections.abc import Callable
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from diffsasrec.lake.consumer_copy import date_path, shown_parts
 from diffsasrec.lake.run_dir import Reused, RunDir
 from jobs.night.exclusions import lately_published
 from jobs.night.table_copies import digest_tables
-from jobs.training.weight_reuse import newest_reusable, published_choices
+from jobs.training.weight_reuse import Choice, newest_reusable, published_choices
 
 
 def open_run(
@@ -31,40 +32,59 @@ def open_run(
     Raises:
         ConfigError: a table beside the log can't be read.
     """
-    lake, tables = Storage.of(config.lake), digest_tables(config)
-    ds, source = run_date.isoformat(), source_digest()
-    tonight = lately_published(lake, ds, config.score.rest_nights)
+    lake, ds = Storage.of(config.lake), run_date.isoformat()
+    listing = tuple((file.path, file.size, file.version) for file in inputs)
+    tables = digest_tables(config)
     # a run lies in its lake, so that the path of the lake tells no run from another
     values = {name: value for name, value in config.resolved().items() if name != "lake"}
-    inputs_of = [(file.path, file.size, file.version) for file in inputs]
-
-    def identity_with(reused: Reused | None, rested: tuple[str, ...]) -> str:
-        whose = [] if reused is None else [[reused.ds, reused.run_id]]
-        parts = [ds, values, source, inputs_of, tables, rested, *whose]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    takes_some = config.train.every_days > 1 or config.score.rest_nights > 0
-    for choice in published_choices(lake, ds) if takes_some else ():
-        # a published run stays the same run, whatever has become of the chain since
-        reused, rested = choice.reused, tonight if choice.rested is None else choice.rested
-        if choice.identity == identity_with(reused, rested):
-            break
-    else:
-        item_type = partial(_item_type, inputs, config)
-        reused = newest_reusable(config, lake, ds, source=source, item_type=item_type)
-        rested = tonight
-    identity = identity_with(reused, rested)
+    source = source_digest()
+    parts = [ds, values, source, listing, tables]
+    item_type = partial(_item_type, inputs, config)
+    taken = taken_over(config, lake, ds, parts, source=source, item_type=item_type)
     return RunDir(
         lake=lake,
         ds=ds,
-        run_id=run_id or identity[:12],
-        identity=identity,
+        run_id=run_id or taken.identity[:12],
+        identity=taken.identity,
         attempt=uuid.uuid4().hex[:12],
-        inputs=tuple(inputs_of),
-        reused=reused,
-        rested=rested,
+        inputs=listing,
+        reused=taken.reused,
+        rested=taken.rested or (),
         tables=tables,
     )
+
+
+def taken_over(
+    config: Config,
+    lake: Storage,
+    ds: str,
+    parts: list[Any],
+    *,
+    source: str,
+    item_type: Callable[[], pa.DataType],
+) -> Choice:
+    """What a run takes from earlier nights: weights, and lists that are not shown again.
+
+    Args:
+        parts: of the identity, all that does not come from earlier nights.
+        source: the sha256 of our own source files.
+        item_type: of the ids of tonight's log; asked for where weights might serve.
+    """
+    tonight = lately_published(lake, ds, config.score.rest_nights)
+    takes_some = config.train.every_days > 1 or config.score.rest_nights > 0
+    for choice in published_choices(lake, ds) if takes_some else ():
+        # a published run stays the same run, whatever has become of the chain since
+        rested = tonight if choice.rested is None else choice.rested
+        if choice.identity == digest_of(parts, rested, choice.reused):
+            return Choice(choice.reused, rested, choice.identity)
+    reused = newest_reusable(config, lake, ds, source=source, item_type=item_type)
+    return Choice(reused, tonight, digest_of(parts, tonight, reused))
+
+
+def digest_of(parts: list[Any], rested: tuple[str, ...], reused: Reused | None) -> str:
+    whose = [] if reused is None else [[reused.ds, reused.run_id]]
+    text = json.dumps([*parts, rested, *whose], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _item_type(inputs: list[InputFile], config: Config) -> pa.DataType:

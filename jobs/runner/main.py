@@ -6,7 +6,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
@@ -17,7 +18,7 @@ import ray.data
 from diffsasrec.config.config import Config
 from diffsasrec.errors import InfrastructureError, at_the_start, find_ours
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
+from diffsasrec.inputs.log_files import InputFile, inspect_inputs, list_inputs
 from diffsasrec.lake.chain import check_create_only
 from diffsasrec.lake.iceberg_table import check_table
 from diffsasrec.lake.run_dir import RunDir
@@ -26,6 +27,7 @@ from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.ray_cluster import cluster_resources
 from jobs.night.exclusions import rested_lists
+from jobs.night.records import Published, Record, counts_of
 from jobs.night.run_dates import refuse_future
 from jobs.night.standing import standing_of
 from jobs.observe.outcome import Night, observe
@@ -43,7 +45,7 @@ from jobs.training.weight_reuse import working
 
 log = logging.getLogger("jobs")
 
-Stage = Callable[[Config, RunDir], Mapping[str, Any]]
+Stage = Callable[[Config, RunDir], Record]
 
 
 def main(arguments: argparse.Namespace, end: End) -> NoReturn:
@@ -79,12 +81,9 @@ def _one_line(error: BaseException) -> str:
 
 
 def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
+    """Does what the command line asks for; the exit code."""
     summary = end.summary
-    config: Config = arguments.loaded
-    refuse_future(arguments.date, is_meant=arguments.future)
-    refuse_passing_lake(config.lake)
-    config = config.located()
-    require_mark(Storage.of(config.lake), is_new=arguments.new_lake, is_dry=arguments.dry_run)
+    config = _usable_config(arguments)
     if arguments.rollback_to is not None or arguments.keep is not None:
         return maintain(config, arguments, summary)
     inputs = list_inputs(config.events, run_date=arguments.date)
@@ -106,11 +105,8 @@ def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
         run.sweep()
         if arguments.is_night:
             night.follow(config, run)
-    if config.iceberg.table is not None and "publish" in arguments.stages:
-        ids = inspect_inputs(inputs, config.events)
-        check_table(config.iceberg, ids.user_type, ids.item_type, create=not arguments.dry_run)
     if "publish" in arguments.stages:
-        check_create_only(run.lake, single_writer=config.publish.single_writer)
+        _check_publication(config, run, inputs, is_dry=arguments.dry_run)
     if arguments.dry_run:
         summary["status"] = "checked"
         return dry_run(config, run, inputs, to_do)
@@ -118,24 +114,40 @@ def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
     if to_do:
         start_ray()
         check_resources(config, working(to_do, run.reused), cluster_resources())
-    for stage in arguments.stages:
+    _run_stages(arguments.stages, config, run, end, night)
+    _conclude(arguments, config, run, summary)
+    return 0
+
+
+def _usable_config(arguments: argparse.Namespace) -> Config:
+    """The config, once its run date and its lake are known to be meant."""
+    config: Config = arguments.loaded
+    refuse_future(arguments.date, is_meant=arguments.future)
+    refuse_passing_lake(config.lake)
+    config = config.located()
+    require_mark(Storage.of(config.lake), is_new=arguments.new_lake, is_dry=arguments.dry_run)
+    return config
+
+
+def _check_publication(
+    config: Config, run: RunDir, inputs: list[InputFile], *, is_dry: bool
+) -> None:
+    """Looks before hours of work whether their result can be published."""
+    if config.iceberg.table is not None:
+        ids = inspect_inputs(inputs, config.events)
+        check_table(config.iceberg, ids.user_type, ids.item_type, create=not is_dry)
+    check_create_only(run.lake, single_writer=config.publish.single_writer)
+
+
+def _run_stages(stages: Sequence[str], config: Config, run: RunDir, end: End, night: Night) -> None:
+    for stage in stages:
         end.yield_to_signal(0.0)
-        summary["stage"], night.stage_started = stage, time.monotonic()
+        end.summary["stage"], night.stage_started = stage, time.monotonic()
         if run.record(stage) is None:
             _run_stage(stage, config, run)
         else:
             log.info("%s: already done, skipped", stage)
-        summary["counts"] |= {stage: run.require(stage)["counts"]}
-    if published := run.record("publish"):
-        summary["paths"] |= {"published": published["published"]}
-    summary["status"] = "done"
-    if published:
-        summary |= standing_of(run, published, arguments.config)
-    if "note" in summary:
-        log.warning("WARNING: %s", summary["note"])
-    if summary["status"] == "done" and arguments.stages == STAGES:
-        print_summary(config, run)
-    return 0
+        end.summary["counts"] |= {stage: counts_of(run, stage)}
 
 
 def _run_stage(stage: str, config: Config, run: RunDir) -> None:
@@ -145,8 +157,23 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     put_back_handlers()  # Ray Train puts one of its own in their place
     run.begin(stage, check=partial(refuse_taken, run))
     function: Stage = import_module(f"jobs.{stage}").main
-    record = dict(function(config, run))
+    record = function(config, run)
     give_back_freed_memory()  # the next stage's workers may be on this machine
     seconds = time.monotonic() - started
-    run.finish(stage, {**record, "seconds": round(seconds, 1)})
+    run.finish(stage, replace(record, seconds=round(seconds, 1)).to_json())
     log.info("%s: done in %s", stage, duration(seconds))
+
+
+def _conclude(
+    arguments: argparse.Namespace, config: Config, run: RunDir, summary: dict[str, Any]
+) -> None:
+    """Says how the run ended, and whether it is what is served."""
+    summary["status"] = "done"
+    if run.record(Published.stage) is not None:
+        published = Published.of(run)
+        summary["paths"] |= {"published": published.published}
+        summary |= standing_of(run, published, arguments.config)
+    if "note" in summary:
+        log.warning("WARNING: %s", summary["note"])
+    if summary["status"] == "done" and arguments.stages == STAGES:
+        print_summary(config, run)

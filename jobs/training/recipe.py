@@ -2,7 +2,7 @@
 
 import json
 import logging
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from diffsasrec.config.config import Config
 from diffsasrec.config.training import TrainStageConfig
@@ -11,7 +11,8 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.times import microseconds
 from diffsasrec.train.phases import Job, Phase, result_path
 from diffsasrec.train.ray_workers import train
-from jobs.training.warm_start import Starts, start_path
+from jobs.night.records import Prepared, Starts, Trained
+from jobs.training.warm_start import start_path
 
 log = logging.getLogger(__name__)
 
@@ -19,14 +20,14 @@ Stage = TypeVar("Stage", bound=TrainStageConfig)
 
 
 def pretrain_phases(
-    config: Config, prepared: dict[str, Any], starts: Starts | None = None
+    config: Config, prepared: Prepared, starts: Starts | None = None
 ) -> list[Phase]:
     """To the split; before it, where epochs are to be selected, to the second cut."""
-    split_time = prepared["split_time"]
+    split_time = prepared.split_time
     selected = Phase(
         name="select-pretrain",
         settings=config.pretrain,
-        trained_before=prepared["second_cut"],
+        trained_before=prepared.second_cut,
         output="state/select-pretrain/checkpoint",
         validate_before=split_time if config.pretrain.patience is not None else None,
     )
@@ -43,13 +44,13 @@ def pretrain_phases(
 
 
 def finetune_phases(
-    config: Config, prepared: dict[str, Any], starts: Starts | None = None
+    config: Config, prepared: Prepared, starts: Starts | None = None
 ) -> list[Phase]:
-    split_time, selects = prepared["split_time"], config.finetune.patience is not None
+    split_time, selects = prepared.split_time, config.finetune.patience is not None
     selected = Phase(
         name="select-finetune",
         settings=config.finetune,
-        trained_before=prepared["second_cut"],
+        trained_before=prepared.second_cut,
         output="state/select-finetune/checkpoint",
         init_from="state/select-pretrain/checkpoint",
         validate_before=split_time,
@@ -98,23 +99,23 @@ def refit_phases(config: Config, run: RunDir, starts: Starts | None = None) -> l
 
 def job_of(config: Config, run: RunDir) -> Job:
     """What all trainings of a run share."""
-    prepared = run.require("prepare")
+    prepared = Prepared.of(run)
     return Job(
         run=run.storage,
         attempt=run.attempt,
-        num_buckets=prepared["num_buckets"],
+        num_buckets=prepared.num_buckets,
         model=config.model,
         train=config.train,
         min_user_events=config.split.min_user_events,
         filter_seen=config.score.filter_seen,
         seed=config.seed,
-        time_quantiles=tuple(prepared["time_quantiles"]),
+        time_quantiles=tuple(prepared.time_quantiles),
         min_item_count=config.split.min_item_count,
-        counted={prepared["split_time"]: "count_before", microseconds(run.ds): "count"},
+        counted={prepared.split_time: "count_before", microseconds(run.ds): "count"},
     )
 
 
-def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, Any]:
+def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> Trained:
     """Trains, and says what was trained in numbers.
 
     Raises:
@@ -135,7 +136,7 @@ def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> dict[str, An
                 "bring more history"
             )
     keys = ("epochs", "steps", "examples", "sent_bytes_per_step", "of_embedding")
-    return {
-        "counts": {name: {key: r[key] for key in keys} for name, r in results.items()},
-        "history": {name: r["history"] for name, r in results.items()},
-    }
+    return Trained(
+        counts={name: {key: r[key] for key in keys} for name, r in results.items()},
+        history={name: r["history"] for name, r in results.items()},
+    )

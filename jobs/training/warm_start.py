@@ -10,7 +10,6 @@ the measured weights, both start from scratch.
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -26,12 +25,11 @@ from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from diffsasrec.sequences.vocab import reindexing
 from diffsasrec.times import microseconds
 from diffsasrec.train.epochs import stream_seed
+from jobs.night.records import Prepared, Start, Starts
 
 log = logging.getLogger(__name__)
 
 STARTS = "state/warm"
-Start = dict[str, Any]  # ds, run_id, checkpoint: a directory of that run; trained_before
-Starts = dict[str, Start]  # by the checkpoint directory of tonight that starts there
 
 
 def start_path(starts: Starts | None, name: str) -> str:
@@ -39,7 +37,7 @@ def start_path(starts: Starts | None, name: str) -> str:
     return f"{STARTS}/{name}" if starts else ""
 
 
-def choose_starts(config: Config, run: RunDir, prepared: Mapping[str, Any]) -> Starts | None:
+def choose_starts(config: Config, run: RunDir, prepared: Prepared) -> Starts | None:
     """Decides once per run where its trainings start, and writes these weights into the run.
 
     Returns:
@@ -49,7 +47,7 @@ def choose_starts(config: Config, run: RunDir, prepared: Mapping[str, Any]) -> S
         return None
     decision = f"{STARTS}/starts.json"
     if not run.storage.exists(decision):
-        limits = {"checkpoint_measured": prepared["split_time"], "checkpoint": microseconds(run.ds)}
+        limits = {"checkpoint_measured": prepared.split_time, "checkpoint": microseconds(run.ds)}
         # the first attempt's decision counts, whatever the chain has become since
         run.storage.create(decision, to_json(newest_starts(run, config.model, limits)))
     starts: Starts = json.loads(run.storage.read_bytes(decision))
@@ -95,8 +93,9 @@ def starts_of(lake: Storage, entry: Entry, model: ModelConfig) -> Iterator[Start
         return  # pruned
     if same_shape(manifest["config"]["model"], model.model_dump(mode="json")):
         for name, trained_before in sorted(manifest["trained_before"].items()):
-            whose = {"ds": entry.ds, "run_id": entry.run_id, "checkpoint": name}
-            yield {**whose, "trained_before": trained_before}
+            yield Start(
+                ds=entry.ds, run_id=entry.run_id, checkpoint=name, trained_before=trained_before
+            )
 
 
 def fits(run: RunDir, start: Start) -> bool:

@@ -21,15 +21,16 @@ from diffsasrec.lake.chain import Entry, read_chain, standing
 from diffsasrec.lake.claims import deleted
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import Reused, RunDir, run_path
+from diffsasrec.lake.stages import SPARED
 from diffsasrec.model.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
 from diffsasrec.model.features import WINDOWS
 from diffsasrec.schema import canonical_type, exactly
 from diffsasrec.times import DAY, microseconds
 from jobs.night.published_runs import metrics_of
+from jobs.night.records import Evaluated, Trained
 
 log = logging.getLogger(__name__)
 
-SPARED = ("pretrain", "finetune", "evaluate", "refit")  # stages that neither train nor measure then
 # Keys on which neither weights nor their measured figures depend. All others belong to the recipe,
 # what a later version adds as well, until it is named here: training once more does no harm.
 BESIDE_THE_RECIPE = (
@@ -192,8 +193,7 @@ def working(stages: list[str], reused: Reused | None) -> list[str]:
     return stages if reused is None else [stage for stage in stages if stage not in SPARED]
 
 
-def spared(reused: Reused, stage: str) -> dict[str, Any]:
-    """The record of a stage that does nothing."""
+def say_spared(reused: Reused, stage: str) -> None:
     log.info(
         "%s: nothing to do, the weights of run %s of %s serve tonight (%d days old)",
         stage,
@@ -201,10 +201,9 @@ def spared(reused: Reused, stage: str) -> dict[str, Any]:
         reused.ds,
         reused.age_days,
     )
-    return {"counts": {}, "reused": reused.cited()}
 
 
-def take_over(run: RunDir, reused: Reused, item_type: pa.DataType) -> dict[str, Any]:
+def take_over(run: RunDir, reused: Reused, item_type: pa.DataType) -> Trained:
     """Copies the weights into the run, which needs no other directory from then on.
 
     Args:
@@ -224,7 +223,8 @@ def take_over(run: RunDir, reused: Reused, item_type: pa.DataType) -> dict[str, 
     made |= with_item_type(made, item_type)
     for name, data in made.items():
         run.storage.create(f"checkpoint/{name}", data)
-    return spared(reused, "refit")
+    say_spared(reused, "refit")
+    return Trained(counts={}, reused=reused.cited())
 
 
 def with_item_type(files: Mapping[str, bytes], item_type: pa.DataType) -> dict[str, bytes]:
@@ -242,11 +242,12 @@ def with_item_type(files: Mapping[str, bytes], item_type: pa.DataType) -> dict[s
     return {VOCAB: data, CONFIG: to_json(description)}
 
 
-def cite(run: RunDir, reused: Reused) -> dict[str, Any]:
+def cite(run: RunDir, reused: Reused) -> Evaluated:
     """The figures of the run that trained the weights; nothing is measured on this night."""
     metrics, _ = metrics_of(run.lake.sub(reused.source))
     window = [width / DAY for width in WINDOWS].index(metrics["recent_popular_days"])
-    return {**spared(reused, "evaluate"), "metrics": metrics, "popular_window": window}
+    say_spared(reused, "evaluate")
+    return Evaluated(counts={}, reused=reused.cited(), metrics=metrics, popular_window=window)
 
 
 def source_manifest(lake: Storage, reused: Reused) -> dict[str, Any]:

@@ -360,7 +360,7 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(text: str, override: str):
 
 STARTED = """
 import sys
-from jobs.runner.ray_session import start_ray  # before Ray, as in every job
+from jobs.process.ray_session import start_ray  # before Ray, as in every job
 import ray
 start_ray()
 ray.get([ray.remote(lambda: 1).remote() for _ in range(2)])

@@ -191,15 +191,16 @@ def test_a_wholly_bad_day_in_a_long_log_stops_the_night(cluster, tmp_path: Path,
         prepared(tmp_path, "x")
     record, _ = prepared(tmp_path, "y", "events.max_bad_fraction_of_newest=1.0")
     assert f"{num_bad} of {num_bad} rows of {YESTERDAY} are bad" in caplog.text
-    assert record["newest"]["worst"]["day"] == 1.0
+    assert record.newest is not None and record.newest["worst"]["day"] == 1.0
     named = {"kind": "day", "name": YESTERDAY, "rows": num_bad, "bad": num_bad}
-    assert (record["newest"]["num_bad"], record["newest"]["bad"]) == (1, [named])
+    assert (record.newest["num_bad"], record.newest["bad"]) == (1, [named])
 
 
 def test_a_bad_file_that_the_night_before_did_not_list_stops_the_night(cluster, tmp_path: Path):
     write_log(tmp_path / "log")
     record, run = prepared(tmp_path, "x")
-    assert record["newest"]["num_bad"] == 0 and set(record["newest"]["worst"]) == {"day"}
+    assert record.newest is not None
+    assert record.newest["num_bad"] == 0 and set(record.newest["worst"]) == {"day"}
     publish(run.lake, YESTERDAY, *run.inputs)
     rows = {"user_id": [1] * 1000, "item_id": ["i1"] * 1000, "timestamp": [None] * 101 + [9] * 899}
     pq.write_table(pa.table(rows), tmp_path / "log" / "more.parquet")

@@ -304,5 +304,5 @@ def test_a_night_publishes_to_the_table_too(published, settings: IcebergConfig, 
     config = load_config(yaml.safe_dump(values))
     identity = json.loads((directory / "_stages/score.json").read_text())["identity"]
     run = RunDir(Storage.of(config.lake), DAY, "calm", identity, "first")
-    assert jobs.publish.main(config, run)["counts"] == {"rows": 60, "chain_number": 1}
+    assert jobs.publish.main(config, run).counts == {"rows": 60, "chain_number": 1}
     assert table_of(settings).scan().to_arrow().num_rows == 60

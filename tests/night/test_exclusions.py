@@ -24,10 +24,12 @@ from jobs.night.exclusions import (
     rested_lists,
     write_excluded,
 )
+from jobs.night.records import Prepared
 from jobs.night.table_copies import copy_tables, digest_tables
 
 BUCKETS = 3
 USERS = list(range(6))
+PREPARED = Prepared(counts={}, num_buckets=BUCKETS, num_items=0, split_time=0, second_cut=0)
 NIGHT = RunDir(Storage.of("unset"), ds="2024-03-05", run_id="r", identity="i", attempt="a")
 
 
@@ -98,7 +100,7 @@ def test_pairs_of_files_and_of_nights_come_to_the_buckets_of_their_users(cluster
     night = resting(night, 2)
     night = replace(night, tables=digest_tables(settings))
     copy_tables(settings, night)
-    write_excluded(settings, night, {"num_buckets": BUCKETS})
+    write_excluded(night, PREPARED)
     excluded, rested = 0, 1
     # user 99 has no bucket file that knows it, 01 is no integer's spelling
     assert pairs_of(night) | {99: None} == {
@@ -113,7 +115,7 @@ def test_pairs_of_files_and_of_nights_come_to_the_buckets_of_their_users(cluster
 
 
 def test_without_rules_nothing_is_written(night, tmp_path):
-    write_excluded(config(tmp_path), night, {"num_buckets": BUCKETS})
+    write_excluded(night, PREPARED)
     assert pairs_of(night) == {} and count_excluded(0, night.storage) == {}
 
 

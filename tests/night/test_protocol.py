@@ -22,6 +22,7 @@ from diffsasrec.sequences.histories import Flat, flatten, only_items, restrict
 from diffsasrec.sequences.vocab import build_vocab, count_items, frequent_before_split
 from diffsasrec.times import microseconds
 from jobs.evaluate import main as evaluate
+from jobs.night.records import Prepared
 from jobs.training.recipe import job_of
 
 Row = tuple[int, str, int]  # user, item, time
@@ -134,7 +135,15 @@ def test_a_holdout_and_its_place_follow_what_is_taken_out():
 def test_every_training_counts_to_its_own_end(tmp_path: Path):
     config = load_config("lake: l\nevents: {path: log}\nsplit: {min_item_count: 7}")
     run = RunDir(Storage.of(str(tmp_path)), "2024-03-01", "r", "i", "a")
-    run.finish("prepare", {"num_buckets": 1, "time_quantiles": [1], "split_time": SPLIT})
+    prepared = Prepared(
+        counts={},
+        num_buckets=1,
+        num_items=0,
+        split_time=SPLIT,
+        second_cut=SPLIT,
+        time_quantiles=[1],
+    )
+    run.finish("prepare", prepared.to_json())
     job = job_of(config, run)
     assert job.min_item_count == 7
     # at any other time, as at the second cut, the buckets are counted
@@ -207,13 +216,19 @@ def test_model_and_counters_are_measured_by_the_rule(cluster, tmp_path: Path, mi
         counts=counts,
         trained_before=SPLIT,
     )
-    prepared = {"num_buckets": 2, "num_items": len(counts), "split_time": SPLIT, "second_cut": 12}
-    run.finish("prepare", {**prepared, "counts": {"holdout_users": len(expected.target)}})
+    prepared = Prepared(
+        counts={"holdout_users": len(expected.target)},
+        num_buckets=2,
+        num_items=len(counts),
+        split_time=SPLIT,
+        second_cut=12,
+    )
+    run.finish("prepare", prepared.to_json())
     run.finish("finetune", {})
 
     record = evaluate(config, run)
 
-    assert record["counts"]["holdout_users"] == len(expected.target)
+    assert record.counts["holdout_users"] == len(expected.target)
     table = pa.concat_tables(
         [run.storage.read_table(f"evaluation/{bucket_name(bucket)}") for bucket in (0, 1)]
     )

@@ -12,6 +12,7 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import Entry, append_rollback, read_chain
 from diffsasrec.lake.stages import METRICS
 from jobs.faults.rig.nights import Nights, tiny_config
+from jobs.night.records import Published
 from jobs.night.run_dates import is_future, refuse_future
 from jobs.night.standing import standing_of, why_not_current
 from jobs.observe.prometheus import Facts, exposition
@@ -107,7 +108,7 @@ def test_a_superseded_run_says_what_serving_it_again_makes_current(tmp_path: Pat
     run = write_night(lake, D1)
     write_night(lake, D2)
     write_night(lake, D1, run_id="again")
-    note = standing_of(run, run.require("publish"), "c")["note"]
+    note = standing_of(run, Published.of(run), "c")["note"]
     assert note.endswith(f"serves it again, and makes {D1}, run calm, current")
 
 
@@ -137,7 +138,7 @@ def test_a_night_that_a_rollback_went_behind_can_be_served_again():
 
 def test_a_run_says_what_is_current_and_superseded_comes_first(tmp_path: Path):
     run = write_night(tmp_path, D1)
-    published = run.require("publish")
+    published = Published.of(run)
     assert standing_of(run, published, "c") == {"current": {"ds": D1, "run_id": "calm"}}
     write_night(tmp_path, D1, run_id="again")
     found = standing_of(run, published, "c")

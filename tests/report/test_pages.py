@@ -17,10 +17,11 @@ from jobs.report.facts import (
     user_steps,
     usual,
 )
-from jobs.report.sections.charts import VARIABLES, flow_chart, intervals_chart, scores_chart
+from jobs.report.sections.charts import flow_chart, intervals_chart, scores_chart
 from jobs.report.sections.notices import notices, where_they_are
 from jobs.report.sections.parts import Table, share, text
 from jobs.report.sections.quality import calm, compared, in_a_tile, measured_before
+from jobs.report.sections.svg import VARIABLES
 
 DS = "2024-03-01"
 CALM = Night(

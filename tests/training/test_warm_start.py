@@ -1,6 +1,7 @@
 """Starting a training from an earlier night: whose weights, which rows, and never past the cut."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from diffsasrec.times import DAY, microseconds
 from diffsasrec.train.phases import Job
 from diffsasrec.train.trainer import train_phases
 from jobs.faults.rig.nights import run_dir, toy_log
+from jobs.night.records import Prepared
 from jobs.training.recipe import finetune_phases, pretrain_phases, refit_phases
 from jobs.training.warm_start import choose_starts, newest_start, start_path
 
@@ -91,8 +93,7 @@ def tonight(lake: Storage, day: int = 20, *, ids: Any = ("a", "b", "c", "d")) ->
     return run
 
 
-SECOND_CUT = {"second_cut": at(12)}
-PREPARED: dict[str, Any] = {"split_time": at(16), **SECOND_CUT}
+PREPARED = Prepared(counts={}, num_buckets=1, num_items=4, split_time=at(16), second_cut=at(12))
 
 
 def named(start: Any) -> tuple[str, str] | None:
@@ -266,7 +267,7 @@ def test_a_warm_start_takes_its_own_number_of_epochs(lake: Storage):
 
 
 def trained(
-    run: RunDir, config: Config, starts: Any, *, split_time: int = PREPARED["split_time"]
+    run: RunDir, config: Config, starts: Any, *, split_time: int = PREPARED.split_time
 ) -> torch.Tensor:
     """The item rows after pretraining to the split, a to d."""
     job = Job(
@@ -280,7 +281,7 @@ def trained(
         seed=0,
         time_quantiles=(at(8), at(20)),
     )
-    phases = tuple(pretrain_phases(config, {"split_time": split_time, **SECOND_CUT}, starts))
+    phases = tuple(pretrain_phases(config, replace(PREPARED, split_time=split_time), starts))
     device = torch.device("cpu")
     train_phases(job, phases, device=device, rank=0, world_size=1, tell=lambda *_: None)
     return load_checkpoint(run.storage.sub("checkpoint_pretrained")).model.item_weight.detach()

@@ -342,7 +342,7 @@ def test_the_checkpoint_is_copied_whole_and_its_own_date_stays(lake: Storage, tm
     assert json.loads((copy / "config.json").read_text())["trained_before"] == microseconds(
         reused.ds
     )
-    assert record["reused"] == {
+    assert record.reused == {
         "ds": "2024-03-01",
         "run_id": "r",
         "trained_before": microseconds("2024-03-01"),
@@ -386,8 +386,9 @@ def test_the_figures_are_those_of_the_night_that_trained(lake: Storage):
     run, reused = taking(lake, 3)
     assert reused.source == "runs/ds=2024-03-02/r"  # which has itself measured nothing
     record = cite(run, reused)
-    assert (record["metrics"], record["popular_window"]) == (METRICS, 0)  # six hours
-    assert record["counts"] == {} and record["reused"]["ds"] == "2024-03-01"
+    assert (record.metrics, record.popular_window) == (METRICS, 0)  # six hours
+    assert record.reused is not None
+    assert record.counts == {} and record.reused["ds"] == "2024-03-01"
     assert not run.storage.exists("metrics.json")
 
 

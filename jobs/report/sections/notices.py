@@ -18,6 +18,20 @@ FEWER_ROWS = 0.1
 # Fallback lists are the same for everyone: one user in five is many where nothing is known yet.
 MANY_FALLBACKS, MANY_SHORT = 0.2, 0.01
 SHARE_FACTOR = 2.0  # of such lists against earlier nights
+POOR_LISTS = {  # by their count in the record: how large a share is many, words, remedy
+    "popular": (
+        MANY_FALLBACKS,
+        "fallback lists",
+        "See why so many users have no usable history: a vocabulary or a filter "
+        "(split.min_item_count, score.allow_path) that leaves little, or new users.",
+    ),
+    "short_lists": (
+        MANY_SHORT,
+        "lists are shorter than K",
+        "See whether rules leave too few candidates: score.deny_path, score.allow_path, "
+        "score.exclude_path, score.max_per_category, score.rest_nights.",
+    ),
+}
 # Machines are shared and stages short: twice the time, and a minute at least, is a change.
 SLOW_FACTOR, SLOW_SECONDS = 2.0, 60.0
 # A log that is delivered every night has an event of the day before the run date.
@@ -166,7 +180,7 @@ def _share_of(counts: object, part: str, whole: str) -> float | None:
 
 
 def _lists(facts: Facts) -> Iterator[Notice]:
-    counts, total = facts.night.counts("score"), facts.night.num_lists
+    total = facts.night.num_lists
     if total == 0:
         yield Notice(
             "bad",
@@ -176,17 +190,15 @@ def _lists(facts: Facts) -> Iterator[Notice]:
             "See score.active_days, and whether the log has any event before the run date.",
             "flow",
         )
-    if not total:
-        return
-    kinds = (
-        ("popular", MANY_FALLBACKS, "fallback lists", "See why so many users have no usable "
-         "history: a vocabulary or a filter (split.min_item_count, score.allow_path) that leaves "
-         "little, or new users."),
-        ("short_lists", MANY_SHORT, "lists are shorter than K", "See whether rules leave too few "
-         "candidates: score.deny_path, score.allow_path, score.exclude_path, "
-         "score.max_per_category, score.rest_nights."),
-    )  # fmt: skip
-    for name, many, words, remedy in kinds:
+    if total:
+        yield from _poor_lists(facts, total)
+        yield from _quarantined_users(facts.night)
+
+
+def _poor_lists(facts: Facts, total: int) -> Iterator[Notice]:
+    """That many lists are the fallback, or shorter than they should be."""
+    counts = facts.night.counts("score")
+    for name, (many, words, remedy) in POOR_LISTS.items():
         value = counts.get(name, 0) / total
         before = usual(
             past.counts("score").get(name, 0) / past.num_lists
@@ -195,17 +207,18 @@ def _lists(facts: Facts) -> Iterator[Notice]:
         )
         limit = many if before is None else max(SHARE_FACTOR * before, MANY_SHORT)
         if value > limit:
-            text = None if before is None else share(before)
-            title = f"{counts[name]:,} {words}"
             yield Notice(
                 "look",
-                title,
+                f"{counts[name]:,} {words}",
                 f"{share(value)} of all.",
-                median_of(text, len(facts.earlier)),
+                median_of(None if before is None else share(before), len(facts.earlier)),
                 remedy,
                 "lists",
             )
-    if ended := counts.get("quarantined_users", 0):
+
+
+def _quarantined_users(night: Night) -> Iterator[Notice]:
+    if ended := night.counts("score").get("quarantined_users", 0):
         yield Notice(
             "bad",
             f"The scoring of {ended:,} users ended its process",
