@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import ray
 import ray.data
+
+# Only this tells what a cluster can scale to: public functions know the running nodes (Ray 2.60).
 from ray._private.state import state
 
 from diffsasrec.errors import ConfigError

@@ -30,13 +30,13 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.progress import duration
 from jobs.night.run_dates import refuse_future
-from jobs.process.ending import AGAIN, CODES
+from jobs.process.ending import CODES, SAME_SIGNAL_SECONDS
 from jobs.runner.command import load, set_up_log
 from jobs.runner.lake_mark import require_mark
 
 log = logging.getLogger("jobs.backfill")
 
-ENDING = 30.0  # seconds that a night has to end when it is told to
+ENDING_SECONDS = 30.0  # that a night has to end when it is told to
 
 
 class Signalled(Exception):
@@ -50,7 +50,7 @@ class Signalled(Exception):
 
 
 @dataclass(frozen=True)
-class Night:
+class DateResult:
     """What became of a date."""
 
     ds: str
@@ -69,20 +69,20 @@ def backfill(
     dates: list[str],
     *,
     published: Callable[[str], str | None],
-    run_night: Callable[[str], Night],
+    run_night: Callable[[str], DateResult],
     keep_going: bool,
-) -> list[Night]:
+) -> list[DateResult]:
     """Runs what is missing, and prints a line per date; ends at a failure unless `keep_going`.
 
     Args:
         published: the run that a date shows, None for a date without one.
         run_night: runs a night to its end.
     """
-    nights: list[Night] = []
+    nights: list[DateResult] = []
     for ds in dates:
         shown = published(ds)
         if shown is not None:
-            night = Night(ds, "skipped", 0, shown, f"already published by run {shown}")
+            night = DateResult(ds, "skipped", 0, shown, f"already published by run {shown}")
         else:
             log.info("backfill: %s, %d of %d", ds, len(nights) + 1, len(dates))
             night = run_night(ds)
@@ -93,7 +93,7 @@ def backfill(
     return nights
 
 
-def run_process(ds: str, *, options: list[str]) -> Night:
+def run_process(ds: str, *, options: list[str]) -> DateResult:
     """Runs `jobs.nightly` for a date; what it prints goes to stderr, all but its last line."""
     started = time.monotonic()
     command = [sys.executable, "-m", "jobs.nightly", *options, "--date", ds]
@@ -110,7 +110,7 @@ def run_process(ds: str, *, options: list[str]) -> Night:
             # a terminal has sent Ctrl-C to the night as well, which takes both for one
             process.send_signal(error.number if isinstance(error, Signalled) else signal.SIGTERM)
             try:
-                process.wait(ENDING)
+                process.wait(ENDING_SECONDS)
             except subprocess.TimeoutExpired:
                 log.warning("backfill: the night does not end; it is killed")
             finally:  # at once after a second signal
@@ -119,23 +119,23 @@ def run_process(ds: str, *, options: list[str]) -> Night:
     return night_of(ds, code, last, time.monotonic() - started)
 
 
-def night_of(ds: str, code: int, last: dict[str, Any], seconds: float) -> Night:
+def night_of(ds: str, code: int, last: dict[str, Any], seconds: float) -> DateResult:
     """A night by its exit code and its last line, {} where there was none."""
     run_id = last.get("run_id")
     if code == 0 and last.get("status") == "superseded":
-        return Night(ds, "superseded", 0, run_id, last["note"])
+        return DateResult(ds, "superseded", 0, run_id, last["note"])
     if code == 0:
         note = f"run {run_id} in {duration(seconds)}"
         if "note" in last:  # expected of an older date: its log has the whole of it
             note += f"; current is {last['current']['ds']}, run {last['current']['run_id']}"
-        return Night(ds, "done", 0, run_id, note)
+        return DateResult(ds, "done", 0, run_id, note)
     if code < 0:  # killed, for want of memory, say
-        return Night(ds, "failed", 5, run_id, f"ended by signal {-code}, exit code 5")
+        return DateResult(ds, "failed", 5, run_id, f"ended by signal {-code}, exit code 5")
     note = f"exit code {code}: {last.get('error', 'see the log')}"
-    return Night(ds, last.get("status", "failed"), code, run_id, note)
+    return DateResult(ds, last.get("status", "failed"), code, run_id, note)
 
 
-def summary_of(nights: list[Night], dates: list[str]) -> tuple[int, dict[str, Any]]:
+def summary_of(nights: list[DateResult], dates: list[str]) -> tuple[int, dict[str, Any]]:
     """The exit code of the first night that failed, or 0, and the last line."""
     counts = {
         "done": sum(night.status == "done" for night in nights),
@@ -183,7 +183,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 def _end(number: int, frame: FrameType | None) -> None:
     global _first
     now = time.monotonic()
-    if _first is None or now - _first > AGAIN:
+    if _first is None or now - _first > SAME_SIGNAL_SECONDS:
         _first = _first or now
         raise Signalled(number)
 

@@ -3,9 +3,10 @@
 import argparse
 import re
 import subprocess
-import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,8 @@ def _write_log(directory: Storage, options: argparse.Namespace) -> list[InputFil
 
 def _spilled_mib() -> int:
     """What the object store of this Ray has written to disk since it started."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "memory", "--stats-only"]
+    ray_command = str(Path(sysconfig.get_path("scripts"), "ray"))
+    command = [ray_command, "memory", "--stats-only"]
     address = ray.get_runtime_context().gcs_address
     report = subprocess.run(
         [*command, "--address", address], capture_output=True, text=True, check=True

@@ -29,7 +29,7 @@ from jobs.process.ray_session import start_ray
 from jobs.runner.identity import open_run
 
 LOGS = PARQUET_LOGS | TEXT_LOGS
-AT_MOST = 120.0  # seconds of one log; more is a hang
+MOST_SECONDS = 120.0  # of one log; more is a hang
 DROPS = ("after_run_date", "duplicate", "over_max_user_events", "rare_item")
 
 
@@ -54,7 +54,7 @@ def measure(cell: dict[str, Any], place: Path) -> dict[str, Any]:
         assert run is not None
         outcome = account(log, run)
         right = not outcome["unaccounted"] and not outcome["wrong"]
-    return {"right": right and seconds < AT_MOST, **outcome, "seconds": round(seconds, 1)}
+    return {"right": right and seconds < MOST_SECONDS, **outcome, "seconds": round(seconds, 1)}
 
 
 def config_of(log: Log, place: Path) -> Config:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffsasrec.files.storage import Storage
-from jobs.faults.rig.nights import DATE, Night, injected
+from jobs.faults.rig.nights import DATE, NightProcess, injected
 from jobs.faults.rig.readers import Readers, users_shown
 from jobs.faults.rig.workshop import (
     NUM_USERS,
@@ -147,7 +147,7 @@ def measure(cell: dict[str, Any], place: Path) -> dict[str, Any]:
     } | outcome
 
 
-def wait_for(reached: Path, night: Night) -> bool:
+def wait_for(reached: Path, night: NightProcess) -> bool:
     """Whether the night came to the point before it ended."""
     while not reached.exists():
         if night.process.poll() is not None:

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from jobs.faults.rig.nights import (
     DATE,
     QUIET,
-    Night,
+    NightProcess,
     Nights,
     digests,
     run_dir,
@@ -99,7 +99,7 @@ def undisturbed(directory: Path) -> dict[str, str]:
     return published(place)
 
 
-def start_night(place: Path, cluster: Cluster) -> Night:
+def start_night(place: Path, cluster: Cluster) -> NightProcess:
     toy_log().to_parquet(place / "events.parquet")
     config = tiny_config(str(place / "events.parquet"), str(place / "lake"))
     config["split"] = {"users_per_bucket": 3}  # files enough to be in the middle of them
@@ -111,7 +111,7 @@ def published(place: Path) -> dict[str, str]:
     return digests(place / "lake", f"recommendations/ds={DATE}/*.parquet")
 
 
-def wait_until(when: str, night: Night, run: Path) -> None:
+def wait_until(when: str, night: NightProcess, run: Path) -> None:
     if when == "shuffle":
         night.wait_for_line("grouping by user")
     elif when == "score":

@@ -23,17 +23,17 @@ from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import METRICS, OUTCOME, OUTPUTS, REPORT
 from diffsasrec.model.checkpoint import CONFIG
-from jobs.observe.prometheus import Facts, exposition
+from jobs.observe.prometheus import MetricFacts, exposition
 
 log = logging.getLogger("jobs")
 
 # with a store that is down: the night is over, and its exit code is waited for
-SHORT = Patience(attempts=2, seconds=20.0)
-SECONDS = 60.0  # for all writers together
+OBSERVER_PATIENCE = Patience(attempts=2, seconds=20.0)
+OBSERVER_SECONDS = 60.0  # for all writers together
 
 
 @dataclass
-class Night:
+class ObservedNight:
     """What one process does to one run; nothing of a run is observed that has no work left.
 
     Args:
@@ -51,7 +51,11 @@ class Night:
 
 
 def observe(
-    night: Night, summary: dict[str, Any], exit_code: int, *, seconds: float = SECONDS
+    night: ObservedNight,
+    summary: dict[str, Any],
+    exit_code: int,
+    *,
+    seconds: float = OBSERVER_SECONDS,
 ) -> None:
     """Writes all files, each on its own; what fails is a line in the log.
 
@@ -62,7 +66,7 @@ def observe(
     if night.run is None or night.config is None:
         return
     ended = datetime.now(UTC)
-    run = replace(night.run, lake=replace(night.run.lake, patience=SHORT))
+    run = replace(night.run, lake=replace(night.run.lake, patience=OBSERVER_PATIENCE))
     writers: dict[str, Callable[[], Any]] = {
         OUTCOME: partial(write_outcome, night, run, summary, exit_code, ended),
         METRICS: partial(write_metrics, run),
@@ -86,7 +90,7 @@ def _write_each(writers: dict[str, Callable[[], Any]]) -> None:
 
 
 def write_outcome(
-    night: Night, run: RunDir, summary: dict[str, Any], exit_code: int, ended: datetime
+    night: ObservedNight, run: RunDir, summary: dict[str, Any], exit_code: int, ended: datetime
 ) -> None:
     records = {stage: record for stage in OUTPUTS if (record := run.record(stage)) is not None}
     seconds = {stage: record["seconds"] for stage, record in records.items()}
@@ -120,7 +124,7 @@ def write_metrics(run: RunDir) -> None:
     has_weights = "refit" in outcome["counts"] and description is not None
     prepared = run.record("prepare") or {}
     metrics, measured = _quality(run) if is_measured else (None, None)
-    facts = Facts(
+    facts = MetricFacts(
         outcome=outcome,
         metrics=metrics,
         last_success=last_success(run.lake),

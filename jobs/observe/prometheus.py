@@ -18,7 +18,7 @@ QUALITY = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR", "coverage": "Coverage
 
 
 @dataclass(frozen=True)
-class Facts:
+class MetricFacts:
     """What is told of a night; None: not known."""
 
     outcome: dict[str, Any]  # as in outcome.json
@@ -30,7 +30,7 @@ class Facts:
     current: dict[str, str] | None = None  # ds and run_id of what is served, once it is published
 
 
-def exposition(facts: Facts) -> bytes:
+def exposition(facts: MetricFacts) -> bytes:
     """All metrics of a night; those of what it has not come to are left out."""
     page = _Page()
     _add_course(page, facts)
@@ -97,7 +97,7 @@ def _seconds(ds: str) -> float:
     return datetime.fromisoformat(ds).replace(tzinfo=UTC).timestamp()
 
 
-def _add_course(page: _Page, facts: Facts) -> None:
+def _add_course(page: _Page, facts: MetricFacts) -> None:
     outcome = facts.outcome
     code, stage = outcome["exit_code"], outcome["stage"]
     if facts.last_success is not None:

@@ -12,7 +12,7 @@ from diffsasrec.sequences.buckets import bucket_name
 from jobs.night.published_runs import metrics_of
 
 NUM_USERS = 3
-TAIL = 5  # events of a history that are shown
+EVENTS_SHOWN = 5  # events of a history that are shown
 
 
 def print_summary(config: Config, run: RunDir) -> None:
@@ -79,9 +79,10 @@ def user_lines(run: RunDir) -> list[str]:
     lines = []
     for user, row in zip(lists["user_id"], lists.to_pylist(), strict=True):
         history = sequences.filter(pc.equal(sequences["user_id"], user)).to_pylist()[0]
+        events = list(zip(history["items"], history["times"], strict=True))
         tail = [
             f"{items[index].as_py()} ({datetime.fromtimestamp(time / 1e6, UTC):%d %b})"
-            for index, time in zip(history["items"][-TAIL:], history["times"][-TAIL:], strict=True)
+            for index, time in events[-EVENTS_SHOWN:]
         ]
         shown = ", ".join(str(item["item_id"]) for item in row["items"])
         lines.append(f"user {row['user_id']}: {row['history_len']} events, last {', '.join(tail)}")

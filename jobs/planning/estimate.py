@@ -36,13 +36,13 @@ from jobs.planning.workload import (
 )
 
 # rough rates, for a lake without any night
-START_S = 10.0  # until the processes of a stage have started
+START_SECONDS = 10.0  # until the processes of a stage have started
 ROWS_PER_S = 100_000  # of prepare, per CPU
 LISTS_PER_S = 5_000  # of publish, per CPU: the audit makes each history again
-GPU = "L4"  # the slowest of jobs/planning/workload.py
-HEAD = 2**20  # bytes of a text file that are looked at
+SLOWEST_GPU = "L4"  # the slowest of jobs/planning/workload.py
+HEAD_BYTES = 2**20  # bytes of a text file that are looked at
 FOOTERS = 8  # files whose footers are read
-PROCESS = 0.6e9  # bytes of a process that has loaded Ray and torch
+PROCESS_BYTES = 0.6e9  # bytes of a process that has loaded Ray and torch
 
 Resources = Mapping[str, Mapping[str, float]]  # by stage and kind
 
@@ -87,7 +87,7 @@ def _bytes_per_row(inputs: list[InputFile], file_format: str) -> float:
             with filesystem.open(path, "rb") as raw:
                 packed = infer_compression(path)
                 opened = compr[packed](raw, mode="r") if packed else raw
-                num_rows += max(opened.read(HEAD).count(b"\n"), 1)
+                num_rows += max(opened.read(HEAD_BYTES).count(b"\n"), 1)
                 num_bytes += min(raw.tell(), file.size)
     return max(num_bytes, 1.0) / max(num_rows, 1.0)
 
@@ -172,13 +172,14 @@ def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, floa
     load = workload_of(config, size)
     encoding, products = cpu_rates(load)
     if resources["score"]["GPU"]:
-        each = seconds_on_gpu(load, GPUS[GPU])["fused" if config.score.fused else "shortlist"]
+        way = "fused" if config.score.fused else "shortlist"
+        each = seconds_on_gpu(load, GPUS[SLOWEST_GPU])[way]
     else:
         each = seconds_on_cpu(load, encoding=encoding, products=products)["shortlist"]
     score = size.users * each / (resources["score"]["GPU"] or resources["score"]["CPU"])
     num_workers = resources["pretrain"]["GPU"] or resources["pretrain"]["CPU"]
     if resources["pretrain"]["GPU"]:
-        encoding = products = GPUS[GPU].bfloat16 * GPU_SHARE
+        encoding = products = GPUS[SLOWEST_GPU].bfloat16 * GPU_SHARE
     pretrain, finetune = (
         seconds / num_workers
         for seconds in training_seconds(
@@ -199,7 +200,7 @@ def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, floa
         "refit": pretrain + finetune,
         "score": score,
     }
-    return {stage: START_S + seconds for stage, seconds in working.items()}
+    return {stage: START_SECONDS + seconds for stage, seconds in working.items()}
 
 
 def workload_of(config: Config, size: Size) -> Workload:
@@ -231,7 +232,7 @@ def memory_of(config: Config, size: Size) -> dict[str, float]:
     by_workers: dict[Workers, float] = {"tasks": preparing, "train": training, "score": scoring}
     by_stage = {stage: by_workers[workers] for stage, workers in WORKERS.items()}
     by_stage["publish"] = scoring  # the audit makes histories and rules again
-    return {stage: PROCESS + held for stage, held in by_stage.items()}
+    return {stage: PROCESS_BYTES + held for stage, held in by_stage.items()}
 
 
 def plan_table(known: Estimate, to_do: list[str]) -> list[str]:

@@ -26,7 +26,7 @@ MOST_ROWS = 1_000_000  # of a sample
 MOST_FRAGMENTS = 64  # that are opened for it
 UNITS = ("s", "ms", "us", "ns")
 LEAST_TIME = 631_152_000_000_000  # 1990: what lies before is hardly an interaction
-SPAN = 400 * DAY  # nor what lies so far behind the run date
+MOST_TIME_AHEAD = 400 * DAY  # nor what lies so far behind the run date
 
 
 @dataclass
@@ -208,7 +208,7 @@ def _check_bad_rows(sample: Sample, events: EventsConfig, num_rows: float | None
 
 
 def _is_plausible(time: int, before: int) -> bool:
-    return LEAST_TIME <= time < before + SPAN
+    return LEAST_TIME <= time < before + MOST_TIME_AHEAD
 
 
 def _middle_in(sample: Sample, found: Log, unit: str) -> int | None:

@@ -22,8 +22,9 @@ from typing import Any, NoReturn
 log = logging.getLogger("jobs")
 
 CODES = {signal.SIGTERM: 5, signal.SIGINT: 130}
-AGAIN = 1.0  # seconds after the first signal in which another is taken for the same: some senders
-# signal a process and then its group, and Ctrl-C reaches all processes of a terminal
+# A second signal within this time of the first is taken for the same one: some senders signal a
+# process and then its group, and Ctrl-C reaches all processes of a terminal.
+SAME_SIGNAL_SECONDS = 1.0
 PATIENCE = 10.0  # seconds for what is left to do when a signal has come
 WATCHED = 0.005  # seconds in which a handler that Ray replaces is put back
 
@@ -187,7 +188,7 @@ def _wait_for_signals(reading: int, end: End) -> None:
             if first is None:
                 first = time.monotonic()
                 threading.Thread(target=end.by_signal, args=(number,), daemon=True).start()
-            elif time.monotonic() - first > AGAIN:
+            elif time.monotonic() - first > SAME_SIGNAL_SECONDS:
                 end.now()
 
 

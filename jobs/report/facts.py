@@ -14,7 +14,7 @@ from diffsasrec.inputs.quarantine import BadRows
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.lake.stages import STAGES
 
-Record = Mapping[str, Any]
+Json = Mapping[str, Any]
 
 REASONS = {  # of quarantine, in words
     "null_user_id": "no user id",
@@ -48,10 +48,10 @@ class Night:
     stage: str = ""  # where it stopped
     error: str = ""  # with which message
     numbers: tuple[int, ...] = ()  # in the chain; more than one after a rollback
-    records: Mapping[str, Record] = field(default_factory=dict)  # by stage, of those that are done
+    records: Mapping[str, Json] = field(default_factory=dict)  # by stage, of those that are done
     stopped: Mapping[str, int] = field(default_factory=dict)  # counts of a prepare that stopped
-    metrics: Record | None = None
-    cited: Record | None = None  # whose figures the metrics are: ds, run_id; None: its own
+    metrics: Json | None = None
+    cited: Json | None = None  # whose figures the metrics are: ds, run_id; None: its own
 
     def counts(self, stage: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.records.get(stage, {}).get("counts", {})
@@ -85,9 +85,9 @@ class Night:
         return max((int(n) for n in names if n.isdigit()), default=None)
 
     @property
-    def _measured(self) -> Record:
+    def _measured(self) -> Json:
         """The metrics of the model; empty where no user had a holdout item."""
-        model: Record = (self.metrics or {}).get("model", {})
+        model: Json = (self.metrics or {}).get("model", {})
         return model if model.get("n") else {}
 
     def metric(self, name: str) -> float | None:
@@ -149,7 +149,7 @@ class Confidence:
 
 
 @dataclass(frozen=True)
-class Lists:
+class ListSample:
     """What was read of the lists: of some buckets, each a random sample of the users."""
 
     exposure: Exposure
@@ -164,12 +164,12 @@ class Facts:
     not_current: str = ""  # that another night is served, and how to change it
     is_stuck: bool = False  # what is served lies in the future
     earlier: tuple[Night, ...] = ()  # published ones, the newest last
-    config: Record = field(default_factory=dict)  # resolved; empty where it is not known
+    config: Json = field(default_factory=dict)  # resolved; empty where it is not known
     bad: BadRows | None = None
     trained_before: int | None = None  # of the weights that serve, microseconds
     model_version: str = ""
     events_by_day: Mapping[str, int] = field(default_factory=dict)  # an estimate from some buckets
-    lists: Lists | None = None
+    lists: ListSample | None = None
     confidence: tuple[Confidence, ...] = ()  # by step; of decoding that has several
     users: tuple[User, ...] = ()
     no_titles: str = ""  # why there are none, where a table is configured
@@ -259,7 +259,7 @@ def holdout_steps(prepared: Mapping[str, int]) -> list[Step]:
     ]
 
 
-def curves(records: Mapping[str, Record]) -> dict[str, list[dict[str, float]]]:
+def curves(records: Mapping[str, Json]) -> dict[str, list[dict[str, float]]]:
     """The epochs of every phase of training, by phase, in the order of their time."""
     found = [
         (phase, epochs)

@@ -25,14 +25,14 @@ from jobs.night.published_runs import identity_of, read_json
 from jobs.night.replay import KINDS, remake
 from jobs.night.run_dates import is_future
 from jobs.night.standing import why_not_current
-from jobs.report.facts import Confidence, Facts, Lists, Night
+from jobs.report.facts import Confidence, Facts, ListSample, Night
 from jobs.report.users import read_users
 
 log = logging.getLogger("jobs")
 MOST_USERS = 64  # whose lists are made once more, in one batch
 MOST_ITEMS = 1_000_000  # whose vectors are loaded for it, some hundred MB
 
-EARLIER = 30  # nights beside which one is seen: a month
+EARLIER_NIGHTS = 30  # nights beside which one is seen: a month
 READERS = 16  # threads
 MOST_BUCKETS = 16  # whose lists are looked at; each is a random sample of the users
 
@@ -138,7 +138,7 @@ def _inferred(night: Night, stage: str, gate: dict[str, Any]) -> Night:
 
 def earlier_nights(lake: Storage, ds: str, chain: list[Entry]) -> tuple[Night, ...]:
     """What the last dates before this one show and no rollback went behind, the newest last."""
-    entries = standing(chain, ds)[:EARLIER][::-1]
+    entries = standing(chain, ds)[:EARLIER_NIGHTS][::-1]
     with ThreadPoolExecutor(READERS) as readers:
         nights = readers.map(lambda entry: read_night(lake, entry.ds, entry.run_id, chain), entries)
         return tuple(night for night in nights if night.records)  # others were pruned
@@ -192,7 +192,7 @@ def _events_by_day(run: Storage, night: Night) -> dict[str, int]:
     return {day: round(found[day] * num_buckets / read) for day in sorted(found)}
 
 
-def _lists(run: Storage, night: Night) -> Lists | None:
+def _lists(run: Storage, night: Night) -> ListSample | None:
     if not night.num_lists:
         return None
     num_buckets = night.records["prepare"]["num_buckets"]
@@ -205,7 +205,7 @@ def _lists(run: Storage, night: Night) -> Lists | None:
         for bucket in range(read)
     ]
     exposure = sum(parts[1:], parts[0])
-    return Lists(exposure, vocab["count"].to_numpy(), num_buckets, read)
+    return ListSample(exposure, vocab["count"].to_numpy(), num_buckets, read)
 
 
 def read_confidence(run: RunDir, night: Night, config: Config | None) -> tuple[Confidence, ...]:

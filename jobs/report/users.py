@@ -16,8 +16,8 @@ from diffsasrec.sequences.buckets import bucket_name
 from jobs.night.table_copies import items_of_run
 from jobs.report.facts import Night, ShownItem, User
 
-PLACES = (0.1, 0.5, 0.9)  # of the users of a bucket, by the length of their history
-TAIL = 8  # events of a history that are shown
+HISTORY_QUANTILES = (0.1, 0.5, 0.9)  # of the users of a bucket, by the length of their history
+EVENTS_SHOWN = 8  # events of a history that are shown
 FALLBACK_BUCKETS = 8  # in which a user with a fallback list is looked for
 
 Titles = Callable[[list[str]], list[str | None]]
@@ -38,11 +38,11 @@ def read_users(run: Storage, night: Night, config: Config | None) -> tuple[tuple
 
 
 def chosen_rows(lists: pa.Table) -> list[int]:
-    """The rows of the users at PLACES of those that the model made a list for."""
+    """The rows of the users at HISTORY_QUANTILES of those that the model made a list for."""
     by_model = np.flatnonzero(lists["source"].to_numpy() == "model")
     lengths = lists["history_len"].to_numpy()[by_model]
     order = by_model[np.argsort(lengths, kind="stable")]
-    places = [round(place * (len(order) - 1)) for place in PLACES] if len(order) else []
+    places = [round(place * (len(order) - 1)) for place in HISTORY_QUANTILES] if len(order) else []
     return [int(order[place]) for place in dict.fromkeys(places)]
 
 
@@ -90,7 +90,7 @@ def _user(run: Storage, bucket: int, row: int, vocab: pa.Array, titles: Titles) 
         user_id=str(shown["user_id"]),
         source=shown["source"],
         history_len=shown["history_len"],
-        history=_items(ids[-TAIL:], days[-TAIL:], titles),
+        history=_items(ids[-EVENTS_SHOWN:], days[-EVENTS_SHOWN:], titles),
         items=_items(listed, notes, titles),
     )
 

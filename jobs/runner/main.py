@@ -30,7 +30,7 @@ from jobs.night.exclusions import rested_lists
 from jobs.night.records import Published, Record, counts_of
 from jobs.night.run_dates import refuse_future
 from jobs.night.standing import standing_of
-from jobs.observe.outcome import Night, observe
+from jobs.observe.outcome import ObservedNight, observe
 from jobs.observe.summary import print_summary
 from jobs.planning.preflight import dry_run
 from jobs.planning.resources import check_resources
@@ -45,12 +45,12 @@ from jobs.training.weight_reuse import working
 
 log = logging.getLogger("jobs")
 
-Stage = Callable[[Config, RunDir], Record]
+StageFunction = Callable[[Config, RunDir], Record]
 
 
 def main(arguments: argparse.Namespace, end: End) -> NoReturn:
     """Runs stages as a command line says, and exits."""
-    summary, night = end.summary, Night(arguments.pages)
+    summary, night = end.summary, ObservedNight(arguments.pages)
     end.leave = lambda code, seconds: observe(night, summary, code, seconds=seconds)
     try:
         code = end.settle(_run(arguments, end, night))
@@ -80,7 +80,7 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0] if text else 'no message'}; see the traceback above"
 
 
-def _run(arguments: argparse.Namespace, end: End, night: Night) -> int:
+def _run(arguments: argparse.Namespace, end: End, night: ObservedNight) -> int:
     """Does what the command line asks for; the exit code."""
     summary = end.summary
     config = _usable_config(arguments)
@@ -139,7 +139,9 @@ def _check_publication(
     check_create_only(run.lake, single_writer=config.publish.single_writer)
 
 
-def _run_stages(stages: Sequence[str], config: Config, run: RunDir, end: End, night: Night) -> None:
+def _run_stages(
+    stages: Sequence[str], config: Config, run: RunDir, end: End, night: ObservedNight
+) -> None:
     for stage in stages:
         end.yield_to_signal(0.0)
         end.summary["stage"], night.stage_started = stage, time.monotonic()
@@ -156,7 +158,7 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     log.info("%s: started", stage)
     put_back_handlers()  # Ray Train puts one of its own in their place
     run.begin(stage, check=partial(refuse_taken, run))
-    function: Stage = import_module(f"jobs.{stage}").main
+    function: StageFunction = import_module(f"jobs.{stage}").main
     record = function(config, run)
     give_back_freed_memory()  # the next stage's workers may be on this machine
     seconds = time.monotonic() - started

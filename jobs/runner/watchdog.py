@@ -4,7 +4,7 @@ import time
 
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.progress import HEARTBEAT, duration
-from jobs.observe.outcome import SECONDS
+from jobs.observe.outcome import OBSERVER_SECONDS
 from jobs.process.ending import End
 from jobs.runner.command import failed
 
@@ -26,5 +26,5 @@ def watch(timeout: float, end: End) -> None:
     )
     if end.claim(error.exit_code):
         failed(end.summary, error)
-        end.leave(error.exit_code, SECONDS)
+        end.leave(error.exit_code, OBSERVER_SECONDS)
         end.now()

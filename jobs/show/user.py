@@ -18,7 +18,8 @@ from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from jobs.night.replay import KINDS, Remade, remake
 from jobs.night.table_copies import items_of_run
 
-CLOSE = 1e-4  # scores that differ by less are equal: batches of other sizes add up in other orders
+# scores that differ by less are equal: batches of other sizes add up in other orders
+SCORE_TOLERANCE = 1e-4
 Titles = Callable[[list[Any]], list[str]]
 
 
@@ -128,7 +129,8 @@ def step_lines(config: Config, shown: dict[str, Any], remade: Remade, titles: Ti
             where = f"slot {slot + 1:>3}  confidence {confidence:.4f}  rank {ranks[item]:>3}"
             lines.append(f"    {where}  {title}")
     if row is not None and is_same(shown, row):
-        return [*lines, f"made again from the run directory: the same list, scores within {CLOSE}"]
+        same = f"the same list, scores within {SCORE_TOLERANCE}"
+        return [*lines, f"made again from the run directory: {same}"]
     lines.append(
         "WARNING: made again from the run directory it is another list: the code, a table of rules "
         "or a library has changed since, or two items are as good as equal. It would be now:"
@@ -142,5 +144,8 @@ def is_same(shown: dict[str, Any], made: dict[str, Any]) -> bool:
     return (
         shown["source"] == made["source"]
         and [i["item_id"] for i in before] == [i["item_id"] for i in now]
-        and all(abs(i["score"] - j["score"]) <= CLOSE for i, j in zip(before, now, strict=True))
+        and all(
+            abs(i["score"] - j["score"]) <= SCORE_TOLERANCE
+            for i, j in zip(before, now, strict=True)
+        )
     )

@@ -35,11 +35,11 @@ from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.progress import duration
 from jobs.process.ending import CODES
 from jobs.runner.command import set_up_log
-from jobs.submit.job_server import POLL, Client, Follower, Head
+from jobs.submit.job_server import POLL_SECONDS, Client, Follower, Head
 
 log = logging.getLogger("jobs.submit")
 
-STOPPING = 120.0  # seconds that a job has to end when it is stopped
+STOPPING_SECONDS = 120.0  # that a job has to end when it is stopped
 NOT_UPLOADED = ["/.git", "/.venv", "/lake", "/reliability", "__pycache__", ".*_cache"]
 # patterns of .gitignore, which holds as well
 NOT_UPLOADED += ["*.egg-info", ".env*", "*.pem", "auth_token", "*.log"]
@@ -166,19 +166,19 @@ def follow(head: Head, submission: str, until: float) -> JobDetails:
             return details
         if time.monotonic() >= until:
             raise Interrupted("its --timeout is over")
-        time.sleep(max(0.0, min(POLL, until - time.monotonic())))
+        time.sleep(max(0.0, min(POLL_SECONDS, until - time.monotonic())))
 
 
 def stop(head: Head, submission: str) -> str:
     """Stops a job and waits for its end; what became of it, in words."""
-    until = time.monotonic() + STOPPING
+    until = time.monotonic() + STOPPING_SECONDS
     while time.monotonic() < until:
         head.call(lambda client: client.stop_job(submission))
         try:
-            return str(follow(head, submission, time.monotonic() + 2 * POLL).status)
+            return str(follow(head, submission, time.monotonic() + 2 * POLL_SECONDS).status)
         except Interrupted:
             continue
-    return f"still running after {duration(STOPPING)}"
+    return f"still running after {duration(STOPPING_SECONDS)}"
 
 
 def run(arguments: argparse.Namespace) -> tuple[int, str]:

@@ -20,13 +20,17 @@ from jobs.submit.arguments import LOCAL
 
 log = logging.getLogger("jobs.submit")
 
-POLL = 2.0  # seconds between two tries
-SILENCE = 300.0  # seconds without a line after which the log is connected anew
+POLL_SECONDS = 2.0  # between two tries
+SILENCE_SECONDS = 300.0  # without a line, after which the log is connected anew
 Result = TypeVar("Result")
 
 
 class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types
-    """Ray's own client, in which a request ends when the head is silent for a minute."""
+    """Ray's own client, in which a request ends when the head is silent for a minute.
+
+    Ray's public client has no timeout (2.60), and a head that hangs would be waited for without
+    end. All of its requests go through `_do_request`.
+    """
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         return super()._do_request(method, endpoint, timeout=60, **options)
@@ -80,7 +84,7 @@ class Head:
                     patience = duration(self.patience)
                     log.warning("%s does not answer; waiting up to %s", self.address, patience)
                 is_first = False
-                time.sleep(min(POLL, self.patience))
+                time.sleep(min(POLL_SECONDS, self.patience))
 
 
 class Follower(threading.Thread):
@@ -115,12 +119,12 @@ class Follower(threading.Thread):
                 asyncio.run(self._stream())
             except (OSError, RuntimeError, aiohttp.ClientError, DiffsasrecError) as error:
                 log.debug("the log of %s broke off: %s", self._job, error)
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
 
     async def _stream(self) -> None:
         chunks = self._head.call(lambda client: client.tail_job_logs(self._job))
         position = 0
-        while (text := await asyncio.wait_for(anext(chunks, None), SILENCE)) is not None:
+        while (text := await asyncio.wait_for(anext(chunks, None), SILENCE_SECONDS)) is not None:
             self.show(text, position)
             position += len(text)
 

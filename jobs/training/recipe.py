@@ -16,7 +16,7 @@ from jobs.training.warm_start import start_path
 
 log = logging.getLogger(__name__)
 
-Stage = TypeVar("Stage", bound=TrainStageConfig)
+Settings = TypeVar("Settings", bound=TrainStageConfig)
 
 
 def pretrain_phases(
@@ -66,7 +66,7 @@ def finetune_phases(
     return [selected, final] if selects else [final]
 
 
-def shortened(settings: Stage, config: Config, starts: Starts | None) -> Stage:
+def shortened(settings: Settings, config: Config, starts: Starts | None) -> Settings:
     """A stage with as many epochs as are left where the training starts warm."""
     if not starts or config.train.warm_epochs is None:
         return settings

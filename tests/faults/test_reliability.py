@@ -13,7 +13,7 @@ from diffsasrec.lake.consumer_copy import settle
 from jobs.faults import race
 from jobs.faults.crashes import POINTS, cells, wait_for
 from jobs.faults.reliability import FIGURES, reliability
-from jobs.faults.rig.nights import Night, Nights, injected, tiny_config
+from jobs.faults.rig.nights import NightProcess, Nights, injected, tiny_config
 from jobs.faults.rig.readers import Readers, wrong_files
 
 pytestmark = pytest.mark.night
@@ -29,7 +29,7 @@ def lake(tmp_path: Path) -> Storage:
     return lake
 
 
-def roll_back(place: Path, lake: Storage, environment: dict[str, str]) -> Night:
+def roll_back(place: Path, lake: Storage, environment: dict[str, str]) -> NightProcess:
     config = tiny_config("no log is read", lake.root)
     return Nights(place, environment).start(config, "--rollback-to", "1", job="publish", date=None)
 

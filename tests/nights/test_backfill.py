@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from diffsasrec.errors import ConfigError
-from jobs.backfill import Night, backfill, dates_between, night_of, run, summary_of
+from jobs.backfill import DateResult, backfill, dates_between, night_of, run, summary_of
 from jobs.faults.rig.nights import Nights, tiny_config
 from jobs.runner.arguments import parse_backfill
 
 DATES = ["2026-11-01", "2026-11-02", "2026-11-03"]
 
 
-def nights_of(codes: list[int], *, keep_going: bool = False, published=()) -> list[Night]:
+def nights_of(codes: list[int], *, keep_going: bool = False, published=()) -> list[DateResult]:
     """A backfill of DATES whose nights end with these codes, in the order in which they run."""
     left = iter(codes)
     return backfill(

@@ -12,14 +12,14 @@ import psutil
 import pytest
 
 from diffsasrec.lake.stages import STAGES
-from jobs.faults.rig.nights import DATE, Night, Nights, run_dir, tiny_config
+from jobs.faults.rig.nights import DATE, NightProcess, Nights, run_dir, tiny_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 CODES = {signal.SIGTERM: 5, signal.SIGINT: 130}
 SECONDS = 15.0  # in which a night has ended; this machine does much else
 
 
-def ended(night: Night, number: signal.Signals) -> tuple[dict, str]:
+def ended(night: NightProcess, number: signal.Signals) -> tuple[dict, str]:
     """Sends a signal to a night: its last line, and its log."""
     night.process.send_signal(number)
     try:

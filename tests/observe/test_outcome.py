@@ -14,7 +14,7 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import append_entry, append_rollback
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import DERIVED, METRICS, OUTCOME
-from jobs.observe.outcome import SHORT, Night, last_success, observe
+from jobs.observe.outcome import OBSERVER_PATIENCE, ObservedNight, last_success, observe
 from jobs.publish import NOT_IN_MANIFEST
 
 CONFIG = load_config("lake: lake\nevents: {path: log.parquet}")
@@ -26,7 +26,7 @@ def run_in(lake: Path, run_id: str = "r1") -> RunDir:
 
 def ended(run: RunDir, stage: str | None, code: int, error: str | None = None) -> dict[str, Any]:
     """outcome.json of a night that has ended in a stage."""
-    night = Night("jobs.report.pages", stage_started=time.monotonic() - 5)
+    night = ObservedNight("jobs.report.pages", stage_started=time.monotonic() - 5)
     night.follow(CONFIG, run)
     summary = {"status": "failed" if code else "done", "stage": stage}
     observe(night, summary if error is None else {**summary, "error": error}, code)
@@ -56,13 +56,13 @@ def test_the_error_is_written_without_secrets(tmp_path: Path, monkeypatch):
 
 
 def test_nothing_is_written_of_a_run_without_work(tmp_path: Path):
-    observe(Night("jobs.report.pages"), {"status": "done", "stage": "publish"}, 0)
+    observe(ObservedNight("jobs.report.pages"), {"status": "done", "stage": "publish"}, 0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_written_is_a_line_each_and_no_error(tmp_path: Path, caplog):
     (tmp_path / "runs").write_text("a file where a directory should be")
-    night = Night("jobs.report.pages")
+    night = ObservedNight("jobs.report.pages")
     night.follow(CONFIG, run_in(tmp_path))
     observe(night, {"status": "done", "stage": "publish"}, 0)
     lines = [record.getMessage() for record in caplog.records]
@@ -71,7 +71,7 @@ def test_what_cannot_be_written_is_a_line_each_and_no_error(tmp_path: Path, capl
 
 
 def test_a_store_that_is_down_is_not_waited_for_long():
-    assert SHORT.attempts * SHORT.seconds <= 60
+    assert OBSERVER_PATIENCE.attempts * OBSERVER_PATIENCE.seconds <= 60
 
 
 def test_metrics_of_an_earlier_config_in_the_same_directory_are_not_tonights(tmp_path: Path):

@@ -8,7 +8,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sources import ROOT
 
-from jobs.observe.prometheus import Facts, exposition
+from jobs.observe.prometheus import MetricFacts, exposition
 
 ALERTS = yaml.safe_load((ROOT / "jobs/alerts.yaml").read_text())
 ROW = {"n": 9, "NDCG@5": 0.3, "NDCG@5_ci": [0.2, 0.4], "HR@5": 0.5, "MRR@5": 0.2, "Coverage@5": 0.7}
@@ -33,14 +33,16 @@ DAY = 86400
 DATE = 1709251200  # 2024-03-01
 
 
-def facts(**changes: Any) -> Facts:
+def facts(**changes: Any) -> MetricFacts:
     metrics = changes.pop("metrics", METRICS)
     current = {"ds": "2024-03-01", "run_id": "calm"}
     trained_before = (DATE - 3 * DAY) * 1_000_000
-    return Facts({**OUTCOME, **changes}, metrics, 1e9, trained_before, NEWEST, current=current)
+    return MetricFacts(
+        {**OUTCOME, **changes}, metrics, 1e9, trained_before, NEWEST, current=current
+    )
 
 
-def samples(told: Facts) -> dict[tuple[str, ...], float]:
+def samples(told: MetricFacts) -> dict[tuple[str, ...], float]:
     """The value of each sample by its name and the values of its labels, these by their names."""
     families = text_string_to_metric_families(exposition(told).decode())
     found = [sample for family in families for sample in family.samples]
@@ -104,7 +106,7 @@ def test_a_refusal_of_the_gate_is_one_and_names_its_stage():
 
 def test_what_a_night_has_not_come_to_is_left_out():
     told = samples(
-        Facts({**OUTCOME, "stage": None, "exit_code": 5, "counts": {}}, None, None, None)
+        MetricFacts({**OUTCOME, "stage": None, "exit_code": 5, "counts": {}}, None, None, None)
     )
     assert told["failed", "start"] == 1
     names = {key[0] for key in told}

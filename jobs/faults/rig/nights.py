@@ -63,7 +63,7 @@ def tiny_config(log: str, lake: str) -> dict[str, Any]:
 
 
 @dataclass
-class Night:
+class NightProcess:
     """A started job; `finish` waits for it."""
 
     process: subprocess.Popen[str]
@@ -120,7 +120,7 @@ class Nights:
         date: str | None = DATE,
         job: str = "nightly",
         new_lake: bool = True,
-    ) -> Night:
+    ) -> NightProcess:
         self._number += 1
         path = self._directory / f"config-{self._number}.yaml"
         path.write_text(yaml.safe_dump(config))
@@ -137,7 +137,7 @@ class Nights:
                 stderr=log,
                 text=True,
             )
-        return Night(process, log_path)
+        return NightProcess(process, log_path)
 
     def run(
         self,

@@ -7,7 +7,15 @@ from typing import Any
 
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.lake.stages import OUTPUTS
-from jobs.faults.rig.nights import DATE, Night, Nights, digests, run_dir, tiny_config, toy_log
+from jobs.faults.rig.nights import (
+    DATE,
+    NightProcess,
+    Nights,
+    digests,
+    run_dir,
+    tiny_config,
+    toy_log,
+)
 from jobs.runner.identity import source_digest
 
 OLD, RUN = "old", "new"  # run ids: of what is published before, and of the night
@@ -70,7 +78,7 @@ class Workshop:
         self.restore(stages, done=True)
         return self.outcome(stages)
 
-    def start(self, stages: Stages, place: Path, environment: dict[str, str]) -> Night:
+    def start(self, stages: Stages, place: Path, environment: dict[str, str]) -> NightProcess:
         nights = Nights(place, environment)
         if not stages:
             return nights.start(self.config(), "--rollback-to", "1", job="publish", date=None)
