@@ -1,4 +1,4 @@
-"""Nights for a range of dates that were missed, oldest first, each in a process of its own.
+"""Runs the nights of a range of missed dates, oldest first, each in a process of its own.
 
     python -m jobs.backfill --config jobs/nightly.yaml --from 2026-11-01 --to 2026-11-07
 
@@ -40,11 +40,11 @@ ENDING_SECONDS = 30.0  # that a night has to end when it is told to
 
 
 class Signalled(Exception):
-    """Somebody wants this command, and so its night, to end."""
+    """A signal came: this command and its night are to end."""
 
     def __init__(self, number: int) -> None:
         name = signal.Signals(number).name
-        super().__init__(f"{name} came, and the night that ran was ended; the same command goes on")
+        super().__init__(f"{name} came, and the running night was ended; the same command goes on")
         self.number = number
         self.exit_code = CODES[signal.Signals(number)]
 
@@ -94,7 +94,7 @@ def backfill(
 
 
 def run_process(ds: str, *, options: list[str]) -> DateResult:
-    """Runs `jobs.nightly` for a date; what it prints goes to stderr, all but its last line."""
+    """Runs `jobs.nightly` for a date; its output goes to stderr, except its last line."""
     started = time.monotonic()
     command = [sys.executable, "-m", "jobs.nightly", *options, "--date", ds]
     last: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def night_of(ds: str, code: int, last: dict[str, Any], seconds: float) -> DateRe
         if "note" in last:  # expected of an older date: its log has the whole of it
             note += f"; current is {last['current']['ds']}, run {last['current']['run_id']}"
         return DateResult(ds, "done", 0, run_id, note)
-    if code < 0:  # killed, for want of memory, say
+    if code < 0:  # killed, as for lack of memory
         return DateResult(ds, "failed", 5, run_id, f"ended by signal {-code}, exit code 5")
     note = f"exit code {code}: {last.get('error', 'see the log')}"
     return DateResult(ds, last.get("status", "failed"), code, run_id, note)

@@ -122,7 +122,7 @@ def group_by_user(
 
 
 def files_to_judge(run: RunDir) -> frozenset[str]:
-    """The input files that the newest night that is served did not list; none on a first night."""
+    """The input files that the newest served night did not list; none on a first night."""
     for entry in standing(read_chain(run.lake), run.ds):
         try:
             listed = read_manifest(run.lake, entry)["inputs"]
@@ -134,7 +134,7 @@ def files_to_judge(run: RunDir) -> frozenset[str]:
 
 
 def judge_newest(newest: Sequence[Part], config: Config, run: RunDir) -> dict[str, Any]:
-    """Warns of the newest days and files that are worse than the log may be; what is recorded."""
+    """Warns of the newest days and files with too many bad rows; what the stage records of them."""
     too_bad = check_newest(newest, config.events)
     for part in too_bad:
         log.warning(
@@ -150,7 +150,7 @@ def judge_newest(newest: Sequence[Part], config: Config, run: RunDir) -> dict[st
 def check_or_record(
     counts: Counter[str], config: Config, run: RunDir, newest: Sequence[Part] = ()
 ) -> None:
-    """Stops a run whose log is too dirty; the counts then lie beside the bad rows, for people."""
+    """Stops a run whose log is too dirty, and leaves the counts beside the bad rows for people."""
     events = config.events
     try:
         check_counts(counts, path=events.path, max_bad_fraction=events.max_bad_fraction)
@@ -161,7 +161,7 @@ def check_or_record(
 
 
 def check_counts(counts: Counter[str], *, path: str, max_bad_fraction: float) -> None:
-    """Stops a run on a log that is too dirty, or that has nothing in it."""
+    """Stops a run whose log is too dirty, or has no event before the run date."""
     rows, kept, late = counts["rows"], counts["kept"], counts[AFTER_RUN_DATE]
     bad = rows - kept - late
     reasons = Counter(
@@ -187,8 +187,8 @@ def check_split(survey: Survey, path: str) -> None:
     first, cut, last = survey.first_time, survey.split_time, survey.last_time
     if first == last:
         raise InputDataError(
-            f"events.path={path}: all events lie at one instant, {iso(first)}, so that none is "
-            "before a split; bring more history, and check events.time_column and events.time_unit"
+            f"events.path={path}: all events lie at one instant, {iso(first)}: none is before "
+            "a split; bring more history, and check events.time_column and events.time_unit"
         )
     if not first < cut <= last:
         raise ConfigError(

@@ -34,7 +34,7 @@ from jobs.runner.identity import source_digest
 log = logging.getLogger(__name__)
 
 BEFORE = tuple(stage for stage in STAGES if stage != "publish")
-# what a night leaves behind for people is derived, and may be made anew at any time
+# DERIVED is for people, and may be made anew at any time
 NOT_IN_MANIFEST = ("state/", "_stages/", "tensorboard/", "manifest.json", *DERIVED)
 
 
@@ -69,7 +69,7 @@ def main(config: Config, run: RunDir) -> Published:
 
 
 def refuse_overtaken(run: RunDir) -> None:
-    """Refuses to publish what another command of the same run id has begun to clear away."""
+    """Refuses to publish a run that another command of the same run id has begun to clear."""
     if any(run.record(stage) is None for stage in BEFORE):
         raise ConfigError(
             f"another command works on run {run.run_id} of {run.ds}, from another config, code or "
@@ -85,7 +85,7 @@ def in_words(broken: list[tuple[str, Counter[str]]]) -> str:
 
 
 def refuse_empty(num_lists: int, num_items: int, run: RunDir) -> None:
-    """Lists that all are empty break no rule, and are nothing to publish."""
+    """Refuses lists that are all empty: they break no rule, but are not worth publishing."""
     if num_lists and not num_items:
         raise RefusedError(
             f"the audit refuses the lists of {run.storage.root}: all {num_lists} of them are "

@@ -60,7 +60,7 @@ def main(config: Config, run: RunDir) -> Scored:
 
 
 def count_quarantined(scoring: Scoring) -> int:
-    """The users whose lists are the fallback because their scoring ends its process."""
+    """How many users have the fallback because their scoring ends its process."""
     try:
         return scoring.run.read_tables(quarantine_of(scoring.output), ["user_id"]).num_rows
     except FileNotFoundError:
@@ -75,14 +75,14 @@ def count_lists(bucket: int, storage: Storage, k: int) -> Counter[str]:
 
 
 def count_forbidden(run: RunDir, scoring: Scoring) -> dict[str, int]:
-    """How many items that the weights know may be recommended to nobody."""
+    """How many of the weights' items may not be recommended to anybody."""
     checkpoint = load_checkpoint(run.storage.sub(scoring.checkpoint))
     trained = checkpoint.candidates()
     return {"forbidden_items": int(trained.sum() - allowed_items(checkpoint, scoring.rules).sum())}
 
 
 def count_unknown(run: RunDir, scoring: Scoring, num_buckets: int) -> dict[str, int]:
-    """What of tonight's log the weights do not know, and the model therefore does not see.
+    """What the weights do not know of tonight's log, so that the model does not see it.
 
     Items of tonight's vocabulary, and their events in the histories of the users that are scored.
     """

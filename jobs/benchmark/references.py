@@ -1,4 +1,4 @@
-"""What `jobs.benchmark` measures beside our own: limits, and plain ways to do the same."""
+"""What `jobs.benchmark` measures beside our own code: plain ways to do the same."""
 
 from collections.abc import Iterator
 from typing import Any

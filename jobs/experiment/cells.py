@@ -94,7 +94,7 @@ def open_prepared(cell: Cell) -> RunDir:
 
 @cache
 def listing_of(events: EventsConfig, day: date) -> tuple[tuple[str, int, str], ...]:
-    """The files of a log, listed once: all cells read the same ones, however it grows meanwhile."""
+    """The files of a log, listed once: all cells read the same ones, even if the log grows."""
     found = list_inputs(events, run_date=day)
     return tuple((file.path, file.size, file.version) for file in found)
 
@@ -205,7 +205,7 @@ def known_of(config: Config, run: RunDir) -> npt.NDArray[np.bool_]:
 
 
 def flats_of(run: RunDir, known: npt.NDArray[np.bool_]) -> list[Flat]:
-    """The buckets, with the events of the `known` items alone, [V]."""
+    """The buckets, with only the events of the `known` items, [V]."""
     names = [bucket_name(bucket) for bucket in range(Prepared.of(run).num_buckets)]
     tables = [run.storage.read_table(f"sequences/{name}") for name in names]
     return [only_items(flatten(table), known) for table in tables]

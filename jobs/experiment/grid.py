@@ -66,7 +66,9 @@ def read_cells(config_path: str, grid_path: str) -> list[Cell]:
     except (ValidationError, yaml.YAMLError) as error:
         raise ConfigError(f"--grid {grid_path}: {error}") from None
     if SASREC in grid.variants:
-        raise ConfigError(f"--grid {grid_path}: {SASREC} is in every table; name yours otherwise")
+        raise ConfigError(
+            f"--grid {grid_path}: {SASREC} is in every table; give yours another name"
+        )
     variants = {SASREC: SASREC_KEYS, **grid.variants}
     cells = []
     for data, entry in grid.data.items():

@@ -1,1 +1,1 @@
-"""What is broken on purpose, to see that nothing is lost; `jobs.faults.reliability` counts it."""
+"""Breaks nights on purpose, to see that nothing is lost; `jobs.faults.reliability` counts it."""

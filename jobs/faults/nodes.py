@@ -1,4 +1,4 @@
-"""Nodes and processes of a cluster die under a night: it ends, and its lists are the same.
+"""Kills nodes and processes of a cluster during a night: its lists must be the same.
 
 The cluster is a Ray of several nodes on this machine: a head without CPUs, on which the night's
 driver runs, and two nodes with two CPUs each. Whatever dies is killed with SIGKILL while it works.
@@ -88,7 +88,7 @@ def start_cluster() -> Iterator[Cluster]:
 
 @cache
 def undisturbed(directory: Path) -> dict[str, str]:
-    """What a night publishes under which nothing dies; run once for all tries."""
+    """What an undisturbed night publishes; it runs once for all tries."""
     place = directory / "nodes-undisturbed"
     if (place / "lake" / "recommendations" / f"ds={DATE}" / "_SUCCESS").exists():
         return published(place)

@@ -78,7 +78,7 @@ def reliability(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def _measure(
     name: str, cells: list[dict[str, Any]], directory: Path, deadline: float
 ) -> list[dict[str, Any]]:
-    """The outcome of every cell of a figure, measured now or before, but for what is left."""
+    """The outcomes of the cells of a figure, measured now or before; without cells out of time."""
     path = directory / f"{name}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     known = {json.dumps(entry["cell"]): entry for entry in map(json.loads, lines)}

@@ -1,6 +1,6 @@
 """What users must not be shown tonight: exclusions of the business, and what they saw lately.
 
-Both are pairs of user and item, which are brought to the buckets of their users by one shuffle.
+Both are pairs of user and item. One shuffle brings them to the buckets of their users.
 """
 
 from collections import Counter
@@ -40,7 +40,7 @@ def rested_lists(run: RunDir) -> list[str]:
     """The files with the lists of the nights that rest, relative to the lake.
 
     Raises:
-        ConfigError: those of a night are gone: what its users were shown is not known any more.
+        ConfigError: those of a night are gone, so that nobody knows what its users were shown.
     """
     found = {night: lists_of(run.lake, *_ds_and_run_id(night)) for night in run.rested}
     if gone := [night for night, files in found.items() if not files]:
@@ -90,7 +90,7 @@ def write_excluded(run: RunDir, prepared: Prepared) -> None:
 
 
 def _read_pairs(batch: pa.Table, *, lake: Storage, user_type: pa.DataType, num: int) -> pa.Table:
-    """The pairs of one file, with rule and bucket, but for users that no log has."""
+    """The pairs of one file with rule and bucket, without users that the log can't have."""
     (rule,), (path,) = batch["rule"].to_pylist(), batch["path"].to_pylist()
     if rule == "excluded":
         pairs = read_columns(path, EXCLUDE_KEY, PAIR)
@@ -124,7 +124,7 @@ def _write_pairs(block: pa.Table, *, output: Storage) -> pa.Table:
 
 
 def count_excluded(bucket: int, run: Storage) -> Counter[str]:
-    """The pairs of a bucket by rule, those of users that the log knows."""
+    """The number of pairs of a bucket by rule, of users that the log knows."""
     path = f"{EXCLUDED}/{bucket_name(bucket)}"
     if not run.exists(path):
         return Counter()

@@ -1,4 +1,4 @@
-"""What is counted over all buckets before lists are made: how items fare, and which are shown."""
+"""Counts over all buckets, before lists are made: trends of items, and which items are shown."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Runs of a lake for those who look at them: by date, by id, or what is served."""
+"""Finds runs of a lake: by date, by id, or what is served."""
 
 import json
 from datetime import date
@@ -66,7 +66,7 @@ def read_json(storage: Storage, path: str) -> dict[str, Any] | None:
 def open_published(
     lake: Storage, ds: date | None, run_id: str | None
 ) -> tuple[RunDir, dict[str, Any]]:
-    """A published run and its manifest: the one that is named, or what the date shows, or current.
+    """A published run and its manifest: the named one, what the date shows, or what is current.
 
     Raises:
         ConfigError: there is none.

@@ -1,4 +1,4 @@
-"""Lists of a published night made once more, with the steps that filled them, for people."""
+"""Makes lists of a published night once more, with the steps that filled them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,7 @@ def remake(config: Config, run: RunDir, name: str, user_ids: pa.Array) -> Remade
     some = bucket.filter(pc.is_in(bucket["user_id"], value_set=user_ids))
     ended = quarantined_users(run.storage.read_table(f"{scoring.output}/{name}", ["user_id"]))
     earlier = f"{quarantine_of(scoring.output)}/{name}"
-    if not len(ended) and run.storage.exists(earlier):  # lists of versions that said it here alone
+    if not len(ended) and run.storage.exists(earlier):  # earlier versions said it only here
         ended = run.storage.read_table(earlier)["user_id"].combine_chunks()
     fallback = bool(pc.any(pc.is_in(ended, value_set=user_ids)).as_py())
     made = maker.lists(some, fallback=fallback, trace=trace)

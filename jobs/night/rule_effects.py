@@ -1,6 +1,6 @@
-"""What the rules of a run mean in its log: counted, and said before anything is trained.
+"""What the rules of a run do in its log: counted and said before anything is trained.
 
-A rule of which the log knows no id does nothing, most often since its ids are written otherwise.
+A rule does nothing where the log knows none of its ids. Most often they are written in another way.
 """
 
 import logging
@@ -29,7 +29,7 @@ KEYS = {
     "previous_vocab": "vocab.previous_path",
 }
 USERS, ITEMS = (f"{EXCLUDE_KEY}, {column}" for column in PAIR)
-MEANS_NOTHING = {  # what comes of a rule of which the log knows no id
+MEANS_NOTHING = {  # what a rule does where the log knows none of its ids
     KEYS["deny"]: "nothing is denied",
     KEYS["allow"]: "nothing is allowed",
     KEYS["items"]: "no item has a title or a category",
@@ -37,8 +37,8 @@ MEANS_NOTHING = {  # what comes of a rule of which the log knows no id
     USERS: "nothing is excluded for anyone",
     ITEMS: "nothing is excluded for anyone",
 }
-SAMPLED = 8  # buckets with whose users the exclusions are compared
-FEW_FILES = 8  # of exclusions, which a dry run reads
+SAMPLED = 8  # buckets whose users are looked up in the exclusions
+FEW_FILES = 8  # of exclusions that a dry run reads
 
 
 def check_rules(run: RunDir, vocab: pa.Table, num_buckets: int) -> dict[str, dict[str, int]]:

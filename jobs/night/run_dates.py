@@ -1,7 +1,6 @@
-"""The one place that asks what day it is, to refuse a run date that has not come.
+"""Refuses run dates in the future. Nothing else asks what day it is.
 
-The clock decides nothing else: which run a command is, and what it makes, follow from the date that
-it is given.
+Which run a command is, and what it makes, follows from the date that it is given.
 """
 
 from datetime import UTC, date, datetime, timedelta

@@ -34,7 +34,7 @@ def standing_of(run: RunDir, published: Published, config_path: str) -> dict[str
 def why_not_current(
     chain: list[Entry], ds: str, run_id: str, *, config_path: str, is_ahead: Judge = is_future
 ) -> str | None:
-    """That a published run is not current, in words; None where it is, or has had its time.
+    """Why a published run is not current, in words; None where it is, or where its time is over.
 
     Args:
         is_ahead: whether a run date lies in the future.
@@ -64,7 +64,7 @@ def why_not_current(
 
 
 def _since(chain: list[Entry]) -> Entry:
-    """The entry since which what is current is so."""
+    """The entry since which the current run is current."""
     since = chain[-1]
     for entry in reversed(chain):
         if entry.current != chain[-1].current:

@@ -1,8 +1,9 @@
-"""Tables beside the log belong to the run: read when it begins, copied into it, read there alone.
+"""The tables beside the log (rules, titles, an earlier vocabulary) as copies of a run.
 
-They are identified by what they hold, so that the same table written again is the same run. The
-copies lie in tables/ of the run directory as Parquet: one file each, of the exclusions one for each
-of theirs. A run of an earlier version has none: there the tables of its config are read.
+They are read when a run begins, copied into it, and then read only there. A digest of their rows
+belongs to the identity of the run: the same table written again is the same run. The copies lie in
+tables/ of the run directory as Parquet, one file for each table, and one for each file of the
+exclusions. A run of an earlier version has no copies: there the tables of its config are read.
 """
 
 import logging
@@ -51,7 +52,7 @@ class SideTable:
 
 
 def side_tables(config: Config) -> dict[str, SideTable]:
-    """Those that the config names, but for the exclusions, by the name of the copy."""
+    """The tables that the config names, without the exclusions, by the name of the copy."""
     found: dict[str, SideTable] = {}
     for name in ("deny", "allow"):
         key = f"score.{name}_path"
@@ -128,7 +129,7 @@ def copy_tables(config: Config, run: RunDir) -> None:
 
 
 def _copy_exclusions(path: str, run: RunDir) -> None:
-    """One file after another, as all of them may be more than fits the memory.
+    """Copies one file after another: together they may not fit the memory.
 
     Files that other jobs have added since the run began are left out.
     """
@@ -165,7 +166,7 @@ def copy_of(name: str) -> str:
 
 
 def copies_of_run(run: Storage) -> dict[str, pa.Table]:
-    """The copies of a run by name, but for the exclusions."""
+    """The copies of a run by name, without the exclusions."""
     names = [info.path.removeprefix(f"{TABLES}/") for info in run.list(TABLES)]
     return {
         name.removesuffix(".parquet"): run.read_table(f"{TABLES}/{name}")
@@ -180,14 +181,14 @@ def exclusion_copies(run: Storage) -> list[str]:
 
 
 def _path_in(run: Storage, name: str, configured: str | None) -> str | None:
-    """Where the table of a run is read: its copy, but in runs that made none."""
+    """Where the table of a run is read: its copy, or the configured path in runs without copies."""
     if configured is None or not run.exists(copy_of(name)):
         return configured
     return run.url(copy_of(name))
 
 
 def items_of_run(config: Config, run: Storage) -> ItemsConfig:
-    """How the table of items is read that belongs to a run."""
+    """How the table of items of a run is read."""
     items = config.items
     path = _path_in(run, "items", items.path)
     if path == items.path:
@@ -200,7 +201,7 @@ def items_of_run(config: Config, run: Storage) -> ItemsConfig:
 
 
 def rules_of_run(config: Config, run: Storage) -> Rules:
-    """Which items may be recommended, by the tables that belong to a run."""
+    """Which items may be recommended, by the tables of a run."""
     return Rules(
         deny_path=_path_in(run, "deny", config.score.deny_path),
         allow_path=_path_in(run, "allow", config.score.allow_path),

@@ -1,4 +1,4 @@
-"""What a night leaves behind for those who watch it: outcome.json, metrics.prom, and more.
+"""Writes what people and monitors watch: outcome.json, metrics.prom, report.html.
 
 These files are derived. The pipeline never reads them, the manifest does not list them, and a
 failure to write one changes nothing about the night. The clocks that are read here decide nothing.
@@ -27,14 +27,14 @@ from jobs.observe.prometheus import MetricFacts, exposition
 
 log = logging.getLogger("jobs")
 
-# with a store that is down: the night is over, and its exit code is waited for
+# where a store is down: the night is over, and a scheduler waits for its exit code
 OBSERVER_PATIENCE = Patience(attempts=2, seconds=20.0)
 OBSERVER_SECONDS = 60.0  # for all writers together
 
 
 @dataclass
 class ObservedNight:
-    """What one process does to one run; nothing of a run is observed that has no work left.
+    """What one process does to one run. A run without work left is not observed.
 
     Args:
         pages: the module that writes reports, which is imported when one is written.

@@ -31,7 +31,7 @@ class MetricFacts:
 
 
 def exposition(facts: MetricFacts) -> bytes:
-    """All metrics of a night; those of what it has not come to are left out."""
+    """All metrics of a night, without those that it has not come to."""
     page = _Page()
     _add_course(page, facts)
     counts = facts.outcome["counts"]
@@ -68,7 +68,7 @@ def exposition(facts: MetricFacts) -> bytes:
 
 
 class _Page:
-    """Gauges in a registry of their own, so that none of this process gets among them."""
+    """Gauges in a registry of their own: it holds none of the process itself."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""What a person sees at the end of a night: the metrics, some lists, and where everything is."""
+"""Prints the end of a night for people: the metrics, some lists, and where everything is."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -36,7 +36,7 @@ def print_summary(config: Config, run: RunDir) -> None:
 
 
 def warning(metrics: dict[str, Any], *, k: int) -> str | None:
-    """That the model is not worth its training, if it is so."""
+    """A warning where the model is not worth its training."""
     baselines = {name: row[f"NDCG@{k}"] for name, row in metrics["baselines"].items()}
     if not baselines:
         return None

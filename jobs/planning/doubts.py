@@ -1,4 +1,4 @@
-"""What a dry run knows to be bad of a log and a config, although no stage refuses it."""
+"""What looks wrong in a log and a config to a dry run, although no stage refuses it."""
 
 import logging
 
@@ -12,8 +12,8 @@ from diffsasrec.times import DAY, iso, microseconds
 log = logging.getLogger("jobs")
 
 LONG_AGO = 7  # days before the run date: the split, trends and lists are of another time
-FEW_USERS = 20  # of so few nothing can be measured
-MANY_DUPLICATES = 0.1  # of the events: a log that was written twice, say
+FEW_USERS = 20  # with fewer, nothing can be measured
+MANY_DUPLICATES = 0.1  # share of the events, as in a log that was written twice
 
 
 def doubts(
@@ -84,5 +84,5 @@ def _of_rows(config: Config, table: pa.Table, ds: str) -> list[str]:
 
 
 def warn(text: str) -> None:
-    """A line that stands out: what is known to be bad, although nothing refuses it."""
+    """Writes a line that stands out in the log."""
     log.warning("WARNING: %s", text)

@@ -25,8 +25,8 @@ log = logging.getLogger("jobs")
 MOST_ROWS = 1_000_000  # of a sample
 MOST_FRAGMENTS = 64  # that are opened for it
 UNITS = ("s", "ms", "us", "ns")
-LEAST_TIME = 631_152_000_000_000  # 1990: what lies before is hardly an interaction
-MOST_TIME_AHEAD = 400 * DAY  # nor what lies so far behind the run date
+LEAST_TIME = 631_152_000_000_000  # 1990: earlier times are hardly interactions
+MOST_TIME_AHEAD = 400 * DAY  # nor are times so far after the run date
 
 
 @dataclass
@@ -95,7 +95,7 @@ def _add_chunk(
 
 
 def _check(raw: pa.Table, found: Log, time_unit: str | None) -> Any:
-    """All good rows are kept, whatever their time: it is looked at here."""
+    """Keeps all good rows: their times are judged here."""
     return check_rows(
         raw,
         time_unit=time_unit,
@@ -125,7 +125,7 @@ def sample_lines(sample: Sample) -> list[str]:
 def missing_days(
     sample: Sample, inputs: list[InputFile], events: EventsConfig, ds: str
 ) -> str | None:
-    """That the log ends more than a day before the run date, where it can be seen."""
+    """A warning where the log ends more than a day before the run date, as far as can be seen."""
     newest = None
     if events.partition_column is not None:
         day = re.compile(rf"{re.escape(events.partition_column)}=(\d{{4}}-\d\d-\d\d)")
@@ -156,7 +156,7 @@ def check_sample(
         num_rows: of the whole log, about; None: the sample is all of it.
 
     Raises:
-        ConfigError: the times make sense in another unit alone.
+        ConfigError: the times make sense only in another unit.
         InputDataError: too many rows are bad, or none is an event before the run date.
     """
     times = np.concatenate(sample.times)

@@ -93,7 +93,7 @@ class End:
             self.print()  # at once: whoever sent the signal may not wait for long
             with suppress(Exception):
                 self.leave(code, PATIENCE)
-        else:  # it ends already: with a store that does not answer, say
+        else:  # it ends already, perhaps with a store that does not answer
             time.sleep(PATIENCE)
         self.now()
 

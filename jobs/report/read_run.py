@@ -220,7 +220,7 @@ def read_confidence(run: RunDir, night: Night, config: Config | None) -> tuple[C
     most = min(MOST_USERS, config.score.batch_size)
     try:
         steps = remake(config, run, name, users.slice(0, most)).trace.steps
-    except DiffsasrecError as error:  # a table of rules has gone since: the rest of the page stands
+    except DiffsasrecError as error:  # a table of rules is gone: the rest of the page stands
         log.warning("report: no confidence of the steps: %s", error)
         return ()
     found = []

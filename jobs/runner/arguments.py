@@ -1,5 +1,5 @@
-"""The command lines of the jobs. They need nothing but Python itself: `--help` and what is written
-wrongly are answered before anything is imported that takes seconds.
+"""The command lines of the jobs. They import nothing that takes seconds, so that `--help` and wrong
+options are answered at once.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""A job as a command: its arguments, then its config, and only then what takes seconds to import.
+"""Runs a job as a command: first its arguments and its config, then the slow imports.
 
-Every module that is a command begins with a call of this; arguments.py has the options.
+Every module that is a command begins with a call of this file; arguments.py has the options.
 """
 
 import argparse

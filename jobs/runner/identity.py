@@ -1,4 +1,4 @@
-"""Which run a command is: a digest of everything that its output depends on names the directory."""
+"""The identity of a run: a digest of everything that its output depends on."""
 
 import hashlib
 import json
@@ -73,7 +73,7 @@ def taken_over(
     tonight = lately_published(lake, ds, config.score.rest_nights)
     takes_some = config.train.every_days > 1 or config.score.rest_nights > 0
     for choice in published_choices(lake, ds) if takes_some else ():
-        # a published run stays the same run, whatever has become of the chain since
+        # a published run stays the same run, however the chain has changed since
         rested = tonight if choice.rested is None else choice.rested
         if choice.identity == digest_of(parts, rested, choice.reused):
             return Choice(choice.reused, rested, choice.identity)
@@ -136,16 +136,16 @@ def refuse_changed(run: RunDir) -> None:
 
 
 def is_known_as_deleted(run: RunDir) -> bool:
-    """Whether this very run was published and its directory deleted since, by --keep."""
+    """Whether --keep has deleted the directory of this very run after it was published."""
     if _entry_of(run) is None or run.storage.exists("manifest.json"):
         return False
     known = deleted(run.lake, run.path)
-    # earlier versions kept nothing of what they deleted, but for the name in the chain
+    # earlier versions kept only the name in the chain of what they deleted
     return run.run_id == run.identity[:12] if known is None else known["identity"] == run.identity
 
 
 def published_and_deleted(run: RunDir) -> dict[str, Any] | None:
-    """How a published run ends whose directory is gone, for the last line; None for any other."""
+    """The last line of a published run whose directory is gone; None for any other run."""
     entry = _entry_of(run)
     if entry is None or not is_known_as_deleted(run):
         return None

@@ -1,9 +1,9 @@
-"""The mark of a local lake, by which a lake is told from a mount that is not there.
+"""The mark of a local lake. It tells a lake from a mount that is not there.
 
-An empty directory may be a new lake or the place of a disk or share that is absent: a night that
-took it for a new lake would fill the root disk, and its lists would be gone with the next mount.
-So a local lake carries a mark from its first night on, made by --new-lake. A store needs none: a
-bucket that is missing is an error.
+An empty directory may be a new lake, or the place of a disk or share that is not mounted. A night
+that takes it for a new lake would fill the root disk, and the next mount would hide its lists. So a
+local lake carries a mark from its first night on, made by --new-lake. A store needs none: a missing
+bucket is an error.
 """
 
 import logging
@@ -81,7 +81,7 @@ def require_lake(lake: Storage) -> None:
 def why_none(lake: Storage) -> str:
     return (
         f"lake={lake.root} is no lake: it has no {MARK} and nothing is published there, which is "
-        "what a mount that is absent looks like"
+        "what a missing mount looks like"
     )
 
 

@@ -1,4 +1,4 @@
-"""What every stage shares, behind runner/command.py: run, cluster, last line and exit code."""
+"""Runs stages: the run, the cluster, the stages one by one, the last line and the exit code."""
 
 import argparse
 import logging
@@ -120,7 +120,7 @@ def _run(arguments: argparse.Namespace, end: End, night: ObservedNight) -> int:
 
 
 def _usable_config(arguments: argparse.Namespace) -> Config:
-    """The config, once its run date and its lake are known to be meant."""
+    """The config, after its run date and its lake were checked."""
     config: Config = arguments.loaded
     refuse_future(arguments.date, is_meant=arguments.future)
     refuse_passing_lake(config.lake)
@@ -132,7 +132,7 @@ def _usable_config(arguments: argparse.Namespace) -> Config:
 def _check_publication(
     config: Config, run: RunDir, inputs: list[InputFile], *, is_dry: bool
 ) -> None:
-    """Looks before hours of work whether their result can be published."""
+    """Checks before hours of work that their result can be published."""
     if config.iceberg.table is not None:
         ids = inspect_inputs(inputs, config.events)
         check_table(config.iceberg, ids.user_type, ids.item_type, create=not is_dry)

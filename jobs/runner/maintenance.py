@@ -1,4 +1,4 @@
-"""What is done to the published runs of a lake, and to no run: rollback and --keep."""
+"""Rollback and --keep, which act on the published runs of a lake."""
 
 import argparse
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger("jobs")
 
 
 def maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, Any]) -> int:
-    """What is done to the published runs of a lake, and to no run."""
+    """Rolls back, or deletes old runs, as the command line says; the exit code."""
     lake = Storage.of(config.lake)
     lake.check_writable()
     summary["stage"] = "publish"

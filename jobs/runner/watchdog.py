@@ -1,4 +1,4 @@
-"""The end of a command in which nothing moves any more."""
+"""Ends a command that makes no progress."""
 
 import time
 
@@ -10,10 +10,10 @@ from jobs.runner.command import failed
 
 
 def watch(timeout: float, end: End) -> None:
-    """Ends this process, and with it the run, once nothing has moved for `timeout` seconds.
+    """Ends this process once there was no progress for `timeout` seconds.
 
-    The run may be in any call of Ray, which waits without end for a node that does not come: only
-    the end of the process ends that, and the next attempt goes on from what is done.
+    Ray may wait without end for a node that does not come. Only the end of the process ends that,
+    and the next attempt goes on from what is done.
     """
     HEARTBEAT.beat()
     while (left := timeout - HEARTBEAT.silence()) > 0:

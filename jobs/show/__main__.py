@@ -1,4 +1,4 @@
-"""What a lake holds, for people: one user's list and how it came about, or what is published now.
+"""Shows what a lake holds: one user's list and how it was made, or what is published now.
 
     python -m jobs.show --lake s3://bucket/recommender --user 17
     python -m jobs.show --lake s3://bucket/recommender --current
@@ -138,9 +138,9 @@ def moment(seconds: float) -> str:
 
 
 def newest_metrics(lake: Storage) -> str:
-    """metrics.prom of the newest run date that has any: of its runs, what was written last.
+    """metrics.prom of the newest run date that has any; the one that was written last.
 
-    A run date in the future comes last: it would hide every night until then.
+    A run date in the future comes last: else it would hide every night until then.
 
     Raises:
         ConfigError: there is none.

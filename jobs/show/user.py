@@ -132,8 +132,8 @@ def step_lines(config: Config, shown: dict[str, Any], remade: Remade, titles: Ti
         same = f"the same list, scores within {SCORE_TOLERANCE}"
         return [*lines, f"made again from the run directory: {same}"]
     lines.append(
-        "WARNING: made again from the run directory it is another list: the code, a table of rules "
-        "or a library has changed since, or two items are as good as equal. It would be now:"
+        "WARNING: made again from the run directory, the list is another one: the code, a table of "
+        "rules or a library has changed since, or two items are nearly equal. The list now:"
     )
     return [*lines, *(list_lines(row, titles) if row else ["  no list"])]
 

@@ -46,7 +46,7 @@ NOT_UPLOADED += ["*.egg-info", ".env*", "*.pem", "auth_token", "*.log"]
 
 
 class Interrupted(Exception):
-    """Somebody wants this command, and so its job, to end."""
+    """A signal came, or the time is over: this command and its job are to end."""
 
     def __init__(self, reason: str, exit_code: int = 5) -> None:
         super().__init__(reason)
@@ -137,7 +137,7 @@ def take_attempt(head: Head, job: str, command: list[str], working_dir: Path, ag
         log.info("%s: submitting %s to %s", submission, shlex.join(command), head.address)
         if head.call(partial(submit, submission, command, runtime_env)):
             return submission
-        # somebody, or a call whose answer was lost, was faster: look once more
+        # another command was faster, or an answer was lost: look once more
         again = is_fresh = False
 
 
@@ -214,7 +214,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
 
 
 def catch_up(head: Head, submission: str, follower: Follower) -> None:
-    """Shows what the stream has not brought."""
+    """Shows the part of the log that the stream did not bring."""
     try:
         text = Head(head.address, 30.0).call(lambda client: client.get_job_logs(submission))
     except DiffsasrecError as error:

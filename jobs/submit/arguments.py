@@ -25,7 +25,7 @@ def parse_submit(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--working-dir", type=Path, default=Path(), help="what travels to the job")
     parser.add_argument(
-        "--again", action="store_true", help="run it although it succeeded: on late events, say"
+        "--again", action="store_true", help="run it although it succeeded, as for late events"
     )
     parser.add_argument("command", nargs="+", help="what to run there")
     return parser.parse_args(words)

@@ -1,10 +1,10 @@
-"""Where a training starts that does not start from scratch: train.warm_start.
+"""Where a warm training starts (train.warm_start).
 
-The measured weights start from weights that saw nothing at or after the split, and those that serve
-from such that saw nothing at or after the run date; each from the newest published ones. In a lake
+The measured weights start from weights that saw nothing at or after the split, the served ones from
+weights that saw nothing at or after the run date; each from the newest published ones. In a lake
 that trains every night these are yesterday's measured and yesterday's served weights: both ways are
-as warm as each other, so that what is measured is what serves. Where nothing may be the start of
-the measured weights, both start from scratch.
+equally warm, so that what is measured is what serves. Where no weights may be the start of the
+measured ones, both start from scratch.
 """
 
 import json
@@ -48,7 +48,7 @@ def choose_starts(config: Config, run: RunDir, prepared: Prepared) -> Starts | N
     decision = f"{STARTS}/starts.json"
     if not run.storage.exists(decision):
         limits = {"checkpoint_measured": prepared.split_time, "checkpoint": microseconds(run.ds)}
-        # the first attempt's decision counts, whatever the chain has become since
+        # the first attempt's decision counts, however the chain has changed since
         run.storage.create(decision, to_json(newest_starts(run, config.model, limits)))
     starts: Starts = json.loads(run.storage.read_bytes(decision))
     if not starts:
@@ -101,8 +101,8 @@ def starts_of(lake: Storage, entry: Entry, model: ModelConfig) -> Iterator[Start
 def fits(run: RunDir, start: Start) -> bool:
     """Whether the weights can be read and know some of tonight's items.
 
-    Those of an earlier version of the code may not fit, and a log that has changed the type of its
-    ids may have other items.
+    Weights of an earlier version of the code may not fit. A log whose ids have changed their type may
+    have other items.
     """
     try:
         checkpoint = load_start(run.lake, start)

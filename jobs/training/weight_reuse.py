@@ -1,4 +1,4 @@
-"""Nights that train nothing: which earlier weights serve them, where train.every_days allows it.
+"""Nights that train nothing (train.every_days): which earlier weights serve them.
 
 The choice is part of the run's identity. It follows from the chain, the manifests that it names and
 the run date, and from no clock, so that the same command takes the same weights again.
@@ -32,7 +32,7 @@ from jobs.night.records import Evaluated, Trained
 log = logging.getLogger(__name__)
 
 # Keys on which neither weights nor their measured figures depend. All others belong to the recipe,
-# what a later version adds as well, until it is named here: training once more does no harm.
+# also those that a later version adds, until they are named here: training once more does no harm.
 BESIDE_THE_RECIPE = (
     "lake",
     "log_interval",
@@ -40,14 +40,14 @@ BESIDE_THE_RECIPE = (
     "events.max_bad_fraction",
     "events.max_bad_fraction_of_newest",
     "events.min_rows_of_newest",
-    "vocab.previous_path",  # an index is but a name: the weights bring their own vocabulary
+    "vocab.previous_path",  # an index is only a name: the weights bring their own vocabulary
     "items.",
     "pretrain.checkpoint_every_steps",
     "finetune.checkpoint_every_steps",
     "train.every_days",
     "train.cpus_per_worker",
     "train.max_failures",
-    # rules say tonight what must not be shown, whatever the weights
+    # rules hold tonight for any weights
     "score.deny_path",
     "score.allow_path",
     "score.exclude_path",
@@ -87,8 +87,8 @@ def newest_reusable(
 
     None: it trains, since train.every_days is 1 or no weights are young enough.
 
-    Weights of other code are not taken: what a change of it means for them nobody can tell. Nor
-    are weights whose items tonight's log can't have.
+    Weights of other code are not taken: nobody can tell what the change means for them. Weights
+    whose items can't be in tonight's log are not taken either.
 
     Args:
         source: the sha256 of our own source files.
@@ -123,7 +123,7 @@ def newest_reusable(
 
 
 def other_ids(lake: Storage, reused: Reused, item_type: pa.DataType) -> list[str]:
-    """That the weights' items can't be those of tonight's log, in words; [] where they can."""
+    """Why the weights' items can't be those of tonight's log, in words; [] where they can."""
     path = f"{reused.source}/checkpoint/{VOCAB}"
     try:
         theirs = lake.read_schema(path).field("item_id").type
@@ -131,8 +131,8 @@ def other_ids(lake: Storage, reused: Reused, item_type: pa.DataType) -> list[str
         return [f"{path}, which is gone"]
     if theirs == item_type:
         return []
-    # a text that is the one spelling of an integer is that integer; whether the texts of a log that
-    # nobody has read yet are such, nobody knows
+    # a text that spells an integer in its one way is that integer; the texts of tonight's log are
+    # not read yet, so nobody knows whether they do
     is_known = canonical_type(theirs) == pa.string() or canonical_type(item_type) != pa.string()
     if is_known and exactly(lake.read_table(path, ["item_id"])["item_id"], item_type) is not None:
         return []
@@ -164,7 +164,7 @@ class Choice:
 
 
 def published_choices(lake: Storage, ds: str) -> Iterator[Choice]:
-    """What the published runs of a date have chosen."""
+    """What the published runs of a date took from earlier nights."""
     for entry in read_chain(lake):
         if entry.ds == ds:
             own = run_path(entry.ds, entry.run_id)
@@ -189,7 +189,7 @@ def age_days(trained_before: int, ds: str) -> int:
 
 
 def working(stages: list[str], reused: Reused | None) -> list[str]:
-    """Those stages that have work to do."""
+    """The stages that have work to do."""
     return stages if reused is None else [stage for stage in stages if stage not in SPARED]
 
 
@@ -204,7 +204,7 @@ def say_spared(reused: Reused, stage: str) -> None:
 
 
 def take_over(run: RunDir, reused: Reused, item_type: pa.DataType) -> Trained:
-    """Copies the weights into the run, which needs no other directory from then on.
+    """Copies the weights into the run. From then on it needs no other directory.
 
     Args:
         item_type: of tonight's ids: that of the copy's vocabulary, and so of tonight's lists.
@@ -259,6 +259,6 @@ def source_manifest(lake: Storage, reused: Reused) -> dict[str, Any]:
             except FileNotFoundError:
                 break
     raise InfrastructureError(
-        f"{lake.url(reused.source)}, whose weights this night takes over, was pruned meanwhile; "
+        f"{lake.url(reused.source)} was pruned meanwhile, and this night takes over its weights; "
         "run the same command again"
     )

@@ -111,7 +111,7 @@ def test_a_directory_that_is_no_lake_is_refused_with_the_command_that_makes_it(
         with pytest.raises(ConfigError) as caught:
             require_mark(lake)
         assert f"lake={root} is no lake" in str(caught.value)
-        assert "what a mount that is absent looks like" in str(caught.value)
+        assert "what a missing mount looks like" in str(caught.value)
         assert str(caught.value).endswith("python -m jobs.nightly --set 'a=b c' --new-lake")
         assert not has_mark(lake)
     assert [path.name for path in tmp_path.rglob("*")] == ["mount"]

@@ -189,7 +189,7 @@ def test_the_list_of_a_user_is_made_again_step_by_step(published, monkeypatch):
         user_lines(config, run, manifest, user="4711", last=3)
     other = config.model_copy(update={"score": config.score.model_copy(update={"k": 3})})
     text = "\n".join(user_lines(other, run, manifest, user="0", last=3))
-    assert "WARNING: made again from the run directory it is another list" in text
+    assert "WARNING: made again from the run directory, the list is another one" in text
 
 
 @pytest.mark.ray

@@ -108,7 +108,7 @@ class NightProcess:
 
 
 class Nights:
-    """Starts jobs with a config of their own, in an environment: on a shared cluster, say."""
+    """Starts jobs, each with a config of its own, in an environment, as on a shared cluster."""
 
     def __init__(self, directory: Path, environment: dict[str, str]) -> None:
         self._directory, self._environment, self._number = directory, environment, 0

@@ -28,7 +28,7 @@ BETWEEN_TWO_HOPS = {"connection", "keep-alive", "transfer-encoding", "expect"}
 CODES = {
     "slow_down": (503, "SlowDown"),
     "error": (500, "InternalError"),
-    # of conditional writes alone: a race, and a store that does not know them
+    # only of conditional writes: a race, and a store that does not know them
     "conflict": (409, "ConditionalRequestConflict"),
     "unconditional": (501, "NotImplemented"),
 }
@@ -45,7 +45,7 @@ def seeded(rate: float, kinds: Sequence[str] = tuple(KINDS), *, seed: int = 0) -
 
 
 class Proxy:
-    """Passes requests on to `target`, but for what `plan` breaks. `plan` may be replaced."""
+    """Passes requests on to `target`, except those that `plan` breaks. `plan` may be replaced."""
 
     def __init__(self, target: str, plan: Plan) -> None:
         self.endpoint = ""

@@ -14,7 +14,7 @@ from jobs.report.sections.quality import in_a_tile
 
 
 def sections(facts: Facts) -> list[Section]:
-    """Those that there is anything to show of, in the order of the page."""
+    """The sections that have something to show, in the order of the page."""
     made: list[Callable[[Facts], Section | None]] = [
         published,
         flow,

@@ -11,13 +11,13 @@ from jobs.report.facts import REASONS, Facts, Night, timings, usual
 from jobs.report.sections.parts import Notice, median_of, share
 from jobs.report.sections.quality import quality_notices
 
-# Shares move a little every night; three times the median of earlier ones is no such little.
+# Shares move a little every night; three times the median of earlier nights is much.
 BAD_SHARE_FACTOR = 3.0
 # Users come and go, logs only grow: a tenth fewer rows than usual is mostly a missing partition.
 FEWER_ROWS = 0.1
 # Fallback lists are the same for everyone: one user in five is many where nothing is known yet.
 MANY_FALLBACKS, MANY_SHORT = 0.2, 0.01
-SHARE_FACTOR = 2.0  # of such lists against earlier nights
+SHARE_FACTOR = 2.0  # of these lists against earlier nights
 POOR_LISTS = {  # by their count in the record: how large a share is many, words, remedy
     "popular": (
         MANY_FALLBACKS,
@@ -196,7 +196,7 @@ def _lists(facts: Facts) -> Iterator[Notice]:
 
 
 def _poor_lists(facts: Facts, total: int) -> Iterator[Notice]:
-    """That many lists are the fallback, or shorter than they should be."""
+    """Many lists are the fallback, or shorter than they should be."""
     counts = facts.night.counts("score")
     for name, (many, words, remedy) in POOR_LISTS.items():
         value = counts.get(name, 0) / total

@@ -10,7 +10,7 @@ FAR_BELOW = 0.1
 
 
 def measured_before(facts: Facts) -> list[Night]:
-    """The earlier nights that measured weights of their own, but for the run that is cited."""
+    """The earlier nights that measured weights of their own, without the cited run."""
     cited = facts.night.cited or {}
     whose = (cited.get("ds"), cited.get("run_id"))
     own = [past for past in facts.earlier if past.metrics and not past.cited]
@@ -22,7 +22,7 @@ def days(number: int) -> str:
 
 
 def whose_figures(night: Night) -> str:
-    """Where figures come from that this night has not measured; "" where they are its own."""
+    """Where cited figures come from; "" where this night measured its own."""
     if night.cited is None:
         return ""
     return (

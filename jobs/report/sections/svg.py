@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Stand-ins, which no chart uses otherwise: each becomes a CSS variable of the page.
+# Stand-ins for colours: each becomes a CSS variable of the page.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 MAIN, OTHER, GOOD, BAD = "#010102", "#010103", "#010104", "#010105"
 VARIABLES = {
