@@ -1,17 +1,21 @@
 """How good a model is while it is trained, on the time cut that training may see."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from diffsasrec.decode.decoding import Decoding
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
-from diffsasrec.evaluate.metrics import ranks_of
+from diffsasrec.evaluate.metrics import count_ranks, rank_metrics, ranks_of
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import Flat, events_of, restrict
 from diffsasrec.sequences.holdout import count_before, find_holdout
+from diffsasrec.train.ranks import Worker
 
 
 def validation_ranks(
@@ -44,3 +48,30 @@ def validation_ranks(
     )
     lists, _ = recommender.recommend(past[source], past_times[source], bounds)
     return ranks_of(lists, items[offsets[users] + position[users]].astype(np.int64))
+
+
+@torch.no_grad()
+def validation_ndcg(
+    model: SequenceModel,
+    weights: dict[str, Tensor],
+    mine: Iterable[Flat],
+    *,
+    ranks_in: Callable[[Flat], npt.NDArray[np.int64]],
+    worker: Worker,
+) -> float:
+    """NDCG@10 of a model with other weights, over the buckets of all ranks.
+
+    The model keeps its own weights, and is left as it is for measuring.
+
+    Args:
+        mine: the buckets of this rank.
+        ranks_in: `validation_ranks` of the model in one bucket.
+    """
+    current = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.load_state_dict(weights)
+    model.eval()
+    ranks = [np.zeros(0, np.int64), *map(ranks_in, mine)]
+    model.load_state_dict(current)
+    counts = count_ranks(np.concatenate(ranks), k=10)
+    summed = worker.sum([float(count) for count in counts])
+    return rank_metrics(np.array(summed), k=10)["NDCG@10"]
