@@ -1,7 +1,6 @@
 """How good a model is while it is trained, on the time cut that training may see."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,8 @@ from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.evaluate.metrics import count_ranks, rank_metrics, ranks_of
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.sequences.histories import Flat, events_of, restrict
-from diffsasrec.sequences.holdout import count_before, find_holdout
+from diffsasrec.sequences.histories import Flat
+from diffsasrec.sequences.holdout import holdout_between
 from diffsasrec.train.ranks import Worker
 
 
@@ -34,20 +33,16 @@ def validation_ranks(
         flat: without the items that take no part in the training.
         trends: as of `cut`, [V, F].
     """
-    items, times, offsets = restrict(flat, count_before(flat.times, flat.offsets, before))
-    num_before, position, _ = find_holdout(items, times, offsets, split_time=cut, known=known)
-    shown = replace(flat, items=items, times=times, offsets=offsets)
-    users = np.flatnonzero(position >= 0)
-    past, past_times, bounds = restrict(shown, num_before)
-    source, bounds = events_of(bounds, users)
+    held = holdout_between(flat.histories, cut=cut, before=before, known=known)
     recommender = Recommender(
         model,
         moment=Moment(cut, trends),
         allowed=known,
         decoding=Decoding(k=10, filter_seen=filter_seen),
     )
-    lists, _ = recommender.recommend(past[source], past_times[source], bounds)
-    return ranks_of(lists, items[offsets[users] + position[users]].astype(np.int64))
+    past = held.past
+    lists, _ = recommender.recommend(past.items, past.times, past.offsets)
+    return ranks_of(lists, held.targets)
 
 
 @torch.no_grad()
