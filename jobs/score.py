@@ -22,12 +22,12 @@ from diffsasrec.score.bucket_lists import (
     POPULAR,
     Scoring,
     quarantine_of,
-    scored_users,
+    scored_histories,
 )
 from diffsasrec.score.fallback import log_shares
 from diffsasrec.score.rules import allowed_items
 from diffsasrec.sequences.buckets import bucket_name
-from diffsasrec.sequences.histories import events_of, flatten
+from diffsasrec.sequences.histories import flatten
 from diffsasrec.sequences.vocab import reindexing, same_items
 from diffsasrec.times import microseconds
 from jobs.night.exclusions import count_excluded, write_excluded
@@ -105,6 +105,5 @@ def count_unknown(run: RunDir, scoring: Scoring, num_buckets: int) -> dict[str, 
 def count_unknown_events(bucket: int, scoring: Scoring, known: npt.NDArray[np.bool_]) -> int:
     """The events in the histories of a bucket's scored users whose items are not `known`, [V]."""
     flat = flatten(scoring.run.read_table(f"sequences/{bucket_name(bucket)}"))
-    users, _ = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
-    source, _ = events_of(flat.offsets, users)
-    return int((~known[flat.items[source]]).sum())
+    _, histories = scored_histories(flat, users=scoring.users, active_since=scoring.active_since)
+    return int((~known[histories.items]).sum())

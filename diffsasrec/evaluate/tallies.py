@@ -1,7 +1,7 @@
 """Lists and holdout items -> the metrics of metrics.json."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ from diffsasrec.evaluate.metrics import (
     ranks_of,
 )
 from diffsasrec.schema import list_offsets, list_values
-from diffsasrec.sequences.histories import Flat, events_of, only_items, restrict
-from diffsasrec.sequences.holdout import count_before, find_holdout
+from diffsasrec.sequences.histories import Flat, only_items
+from diffsasrec.sequences.holdout import holdout_between
 from diffsasrec.sequences.vocab import index_items
 
 Lists = npt.NDArray[np.int64]
@@ -75,19 +75,12 @@ def bucket_tallies(
 
     Histories have the `known` items alone, [V].
     """
-    flat = only_items(flat, known)
-    end = np.iinfo(np.int64).max if before is None else before
-    items, times, offsets = restrict(flat, count_before(flat.times, flat.offsets, end))
-    num_before, position, _ = find_holdout(items, times, offsets, split_time=cut, known=known)
-    users = np.flatnonzero(position >= 0)
-    targets = items[offsets[users] + position[users]].astype(np.int64)
-    past, _, bounds = restrict(replace(flat, items=items, times=times, offsets=offsets), num_before)
-    source, bounds = events_of(bounds, users)
-    histories = (past[source], bounds)
+    held = holdout_between(only_items(flat, known).histories, cut=cut, before=before, known=known)
+    histories = (held.past.items, held.past.offsets)
     result = {}
     for name, score in scores.items():
         lists = rank_lists(score, *histories, allowed=allowed, k=max(ks), filter_seen=filter_seen)
-        result[name] = tally(lists, targets, ks=ks, num_items=len(known))
+        result[name] = tally(lists, held.targets, ks=ks, num_items=len(known))
     return result
 
 

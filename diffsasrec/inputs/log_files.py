@@ -18,7 +18,7 @@ from fsspec.utils import infer_compression
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.files.storage import listing_options, open_filesystem, resolve_package
+from diffsasrec.files.urls import listing_options, open_filesystem, resolve_package
 from diffsasrec.inputs.text_rows import (
     CHUNK_BYTES,
     RAW,

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
-from diffsasrec.files.storage import open_filesystem
+from diffsasrec.files.urls import open_filesystem
 from diffsasrec.inputs.log_files import (
     AGAIN,
     BROKEN,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.files.storage import open_filesystem, resolve_package
+from diffsasrec.files.urls import open_filesystem, resolve_package
 from diffsasrec.inputs.log_files import BROKEN, InputFile, list_files, open_text
 from diffsasrec.inputs.text_rows import CHUNK_BYTES, csv_columns, read_csv
 from diffsasrec.schema import canonical, canonical_type

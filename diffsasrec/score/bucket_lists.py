@@ -18,7 +18,7 @@ from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, parse_tenso
 from diffsasrec.schema import recommendations_schema
 from diffsasrec.score.fallback import PopularLists
 from diffsasrec.score.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
-from diffsasrec.sequences.histories import Flat, UserItems, events_of, flatten, only_items, restrict
+from diffsasrec.sequences.histories import Flat, Histories, UserItems, flatten, only_items
 from diffsasrec.sequences.vocab import frequent_before_split, reindexing, same_items
 
 # below the directory of a scoring's state: the fallback scores, the item trends, what is shown
@@ -84,17 +84,19 @@ def measured_items(scoring: Scoring, run_vocab: pa.Table) -> npt.NDArray[np.bool
     return frequent_before_split(run_vocab, scoring.min_item_count)
 
 
-def scored_users(
-    flat: Flat, *, users: str, active_since: int | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """The users of a bucket that get a list, and how many of their events their list may know."""
+def scored_histories(
+    flat: Flat, *, users: Literal["holdout", "all"], active_since: int | None
+) -> tuple[npt.NDArray[np.int64], Histories]:
+    """The users of a bucket that get a list, and the histories that their lists may know."""
+    histories = flat.histories
     if users == "holdout":
-        return np.flatnonzero(flat.holdout >= 0), flat.num_before
-    lengths = np.diff(flat.offsets).astype(np.int32)
-    if active_since is None:
-        return np.arange(len(lengths)), lengths
-    active = np.r_[0, np.cumsum(flat.times >= active_since)]
-    return np.flatnonzero(active[flat.offsets[1:]] > active[flat.offsets[:-1]]), lengths
+        chosen = np.flatnonzero(flat.holdout >= 0)
+        return chosen, histories.first(flat.num_before).of_users(chosen)
+    chosen = np.arange(len(flat.offsets) - 1)
+    if active_since is not None:
+        active = np.r_[0, np.cumsum(flat.times >= active_since)]
+        chosen = np.flatnonzero(active[flat.offsets[1:]] > active[flat.offsets[:-1]])
+    return chosen, histories.of_users(chosen)
 
 
 def score_bucket(
@@ -117,51 +119,55 @@ def score_bucket(
         known: what histories are made of, `measured_items`.
         trace: takes the steps by which the recommender fills the lists; of one batch of users.
     """
-    flat = only_items(flatten(sequences), known)
-    users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
-    items, times, offsets = restrict(flat, lengths)
-    source, offsets = events_of(offsets, users)
-    items, times = items[source], times[source]
-    history_len = np.diff(offsets).astype(np.int32)
-    items, times, offsets = known_history(items, times, offsets, run_vocab, checkpoint.vocab)
+    users, histories = scored_histories(
+        only_items(flatten(sequences), known),
+        users=scoring.users,
+        active_since=scoring.active_since,
+    )
+    history_len = histories.lengths().astype(np.int32)
+    histories = known_histories(histories, run_vocab, checkpoint.vocab)
     excluded = excluded_of(sequences).of_users(users)
-    by_model = (np.diff(offsets) > 0) & (recommender is not None)
-    k = scoring.decoding.k
-    lists = np.full((len(users), k), -1, np.int64)
-    scores = np.full((len(users), k), -np.inf, np.float32)
+    by_model = (histories.lengths() > 0) & (recommender is not None)
+    lists = np.full((len(users), scoring.decoding.k), -1, np.int64)
+    scores = np.full(lists.shape, -np.inf, np.float32)
     if popular is not None:
         (others,) = np.nonzero(~by_model)
-        seen = UserItems(items.astype(np.int64), offsets).of_users(others)
-        pairs = [excluded.of_users(others), *([seen] if scoring.decoding.filter_seen else [])]
-        lists[others], scores[others] = popular.lists(
-            np.concatenate([p.owners() for p in pairs]),
-            np.concatenate([p.items for p in pairs]),
-            num_users=len(others),
-            k=k,
+        lists[others], scores[others] = _fallback(
+            popular, histories.of_users(others), excluded.of_users(others), scoring.decoding
         )
     if recommender is not None:
         (modelled,) = np.nonzero(by_model)
-        source, bounds = events_of(offsets, modelled)
+        past = histories.of_users(modelled)
         lists[modelled], scores[modelled] = recommender.recommend(
-            items[source], times[source], bounds, excluded=excluded.of_users(modelled), trace=trace
+            past.items,
+            past.times,
+            past.offsets,
+            excluded=excluded.of_users(modelled),
+            trace=trace,
         )
     user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
     return _to_table(user_ids, lists, scores, by_model, history_len, checkpoint)
 
 
-def known_history(
-    items: npt.NDArray[np.int32],
-    times: npt.NDArray[np.int64],
-    offsets: npt.NDArray[np.int64],
-    source: pa.Table,
-    target: pa.Table,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _fallback(
+    popular: PopularLists, histories: Histories, excluded: UserItems, decoding: Decoding
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The popular items without what is excluded for each user, and has been seen."""
+    seen = UserItems(histories.items.astype(np.int64), histories.offsets)
+    pairs = [excluded, *([seen] if decoding.filter_seen else [])]
+    return popular.lists(
+        np.concatenate([p.owners() for p in pairs]),
+        np.concatenate([p.items for p in pairs]),
+        num_users=len(histories.offsets) - 1,
+        k=decoding.k,
+    )
+
+
+def known_histories(histories: Histories, source: pa.Table, target: pa.Table) -> Histories:
     """Histories re-indexed by the checkpoint's vocabulary; what it does not know is left out."""
     if same_items(source, target):
-        return items, times, offsets
-    mapped = reindexing(source, target)[items]
-    keep = mapped >= 0
-    return mapped[keep], times[keep], np.r_[0, np.cumsum(keep)][offsets]
+        return histories
+    return histories.reindexed(reindexing(source, target))
 
 
 def known_trends(

@@ -15,7 +15,8 @@ from diffsasrec.schema import (
     pair_hash,
     sequences_schema,
 )
-from diffsasrec.sequences.holdout import count_before, find_holdout
+from diffsasrec.sequences.histories import count_before
+from diffsasrec.sequences.holdout import find_holdout
 from diffsasrec.sequences.vocab import frequent_before_split, index_items
 
 

@@ -18,6 +18,52 @@ Offsets = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Histories:
+    """Events of users, one user after another, those of a user in order of time.
+
+    Attributes:
+        items: indices of a vocabulary, [events].
+        times: microseconds, [events].
+        offsets: where each user's events start, [users + 1].
+    """
+
+    items: Items
+    times: Times
+    offsets: Offsets
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """How many events each user has, [users]."""
+        return np.diff(self.offsets)
+
+    def owners(self) -> npt.NDArray[np.int64]:
+        """The place of the user of each event, [events]."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.lengths())
+
+    def first(self, lengths: npt.NDArray[np.int64] | npt.NDArray[np.int32]) -> "Histories":
+        """The first `lengths` events of every user, [users]."""
+        place = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.lengths())
+        keep = place < np.repeat(lengths, self.lengths())
+        offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
+        return Histories(self.items[keep], self.times[keep], offsets)
+
+    def before(self, cut: int) -> "Histories":
+        """The events before a time, microseconds."""
+        return self.first(count_before(self.times, self.offsets, cut))
+
+    def of_users(self, users: npt.NDArray[np.int64]) -> "Histories":
+        """Those of some users, in the order given."""
+        source, offsets = events_of(self.offsets, users)
+        return Histories(self.items[source], self.times[source], offsets)
+
+    def reindexed(self, index_V: npt.NDArray[np.int32]) -> "Histories":
+        """The same events by the indices of another vocabulary; items with -1 are left out."""
+        items = index_V[self.items]
+        keep = items >= 0
+        offsets = np.r_[0, np.cumsum(keep)][self.offsets]
+        return Histories(items[keep], self.times[keep], offsets)
+
+
+@dataclass(frozen=True)
 class Flat:
     """Sequences as flat arrays: the form that everything after `prepare` computes on."""
 
@@ -27,6 +73,10 @@ class Flat:
     offsets: npt.NDArray[np.int64]  # [users + 1]
     num_before: npt.NDArray[np.int32]  # [users]
     holdout: npt.NDArray[np.int32]  # [users], -1 for none
+
+    @property
+    def histories(self) -> Histories:
+        return Histories(self.items, self.times, self.offsets)
 
 
 def flatten(sequences: pa.Table) -> Flat:
@@ -67,16 +117,6 @@ def only_items(flat: Flat, known: npt.NDArray[np.bool_] | None) -> Flat:
     )
 
 
-def restrict(
-    flat: Flat, lengths: npt.NDArray[np.int64] | npt.NDArray[np.int32]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The first `lengths` events of every user: flat items, flat times, offsets."""
-    num_events = np.diff(flat.offsets)
-    place = np.arange(len(flat.items)) - np.repeat(flat.offsets[:-1], num_events)
-    keep = place < np.repeat(lengths, num_events)
-    return flat.items[keep], flat.times[keep], np.r_[0, np.cumsum(lengths)].astype(np.int64)
-
-
 @dataclass(frozen=True)
 class UserItems:
     """Some items of each user, one user after another."""
@@ -96,6 +136,22 @@ class UserItems:
     def owners(self) -> npt.NDArray[np.int64]:
         """The place of the user of each item."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+
+def count_before(
+    times: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    cut: int,
+    *,
+    among: npt.NDArray[np.bool_] | None = None,
+) -> npt.NDArray[np.int32]:
+    """How many of each user's events lie before `cut`, [n]; `times` [events], `offsets` [n + 1].
+
+    `among`: the events that count, [events]; None: all.
+    """
+    before = times < cut if among is None else (times < cut) & among
+    running = np.r_[0, np.cumsum(before)]
+    return (running[offsets[1:]] - running[offsets[:-1]]).astype(np.int32)
 
 
 def events_of(

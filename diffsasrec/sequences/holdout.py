@@ -1,25 +1,12 @@
 """The holdout: what each user touches next after the split."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-
-def count_before(
-    times: npt.NDArray[np.int64],
-    offsets: npt.NDArray[np.int64],
-    cut: int,
-    *,
-    among: npt.NDArray[np.bool_] | None = None,
-) -> npt.NDArray[np.int32]:
-    """How many of each user's events lie before `cut`, [n]; `times` [events], `offsets` [n + 1].
-
-    `among`: the events that count, [events]; None: all.
-    """
-    before = times < cut if among is None else (times < cut) & among
-    running = np.r_[0, np.cumsum(before)]
-    return (running[offsets[1:]] - running[offsets[:-1]]).astype(np.int32)
+from diffsasrec.sequences.histories import Histories, count_before
 
 
 def next_items(
@@ -68,19 +55,13 @@ def find_holdout(
         num_before [n]; the holdout's position in the user's history, -1 without one, [n]; how many
         users have none, by reason.
     """
-    num_users = len(offsets) - 1
     num_before = count_before(times, offsets, split_time)
-    num_events = np.diff(offsets)
-    eligible = np.flatnonzero((times >= split_time) & known[items])
-    owner = np.searchsorted(offsets, eligible, side="right") - 1
-    users, first = np.unique(owner, return_index=True)
-    position = np.full(num_users, -1, np.int32)
-    position[users] = eligible[first] - offsets[users]
+    position = _first_eligible(offsets, (times >= split_time) & known[items])
     usable = num_before
     if in_histories is not None:
         usable = count_before(times, offsets, split_time, among=in_histories[items])
     new_user = usable == 0
-    inactive = ~new_user & (num_events == num_before)
+    inactive = ~new_user & (np.diff(offsets) == num_before)
     only_new_items = ~new_user & ~inactive & (position < 0)
     position[new_user] = -1
     reasons = Counter(
@@ -91,3 +72,42 @@ def find_holdout(
         }
     )
     return num_before, position, reasons
+
+
+def _first_eligible(
+    offsets: npt.NDArray[np.int64], eligible: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int32]:
+    """The position of each user's first eligible event, [n]; -1 without one."""
+    places = np.flatnonzero(eligible)
+    owner = np.searchsorted(offsets, places, side="right") - 1
+    users, first = np.unique(owner, return_index=True)
+    position = np.full(len(offsets) - 1, -1, np.int32)
+    position[users] = places[first] - offsets[users]
+    return position
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Users with a holdout: their place, their histories before the cut, the item behind it."""
+
+    users: npt.NDArray[np.int64]
+    past: Histories
+    targets: npt.NDArray[np.int64]
+
+
+def holdout_between(
+    histories: Histories, *, cut: int, before: int | None, known: npt.NDArray[np.bool_]
+) -> Holdout:
+    """The users with a first known item in [cut, before), or at any time after the cut.
+
+    Args:
+        cut, before: microseconds.
+        known: whether an item is known before the cut, [V].
+    """
+    seen = histories if before is None else histories.before(before)
+    num_before, position, _ = find_holdout(
+        seen.items, seen.times, seen.offsets, split_time=cut, known=known
+    )
+    users = np.flatnonzero(position >= 0)
+    targets = seen.items[seen.offsets[users] + position[users]].astype(np.int64)
+    return Holdout(users, seen.first(num_before).of_users(users), targets)

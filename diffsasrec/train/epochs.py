@@ -1,11 +1,26 @@
-"""Which examples form which step of an epoch, on how many workers ever."""
+"""The training set of a phase, and which examples of it form which step of an epoch.
+
+A step is the same on how many workers ever.
+"""
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from diffsasrec.train.examples import Ints
+from diffsasrec.model.features import event_gaps, trend_counts, trend_features
+from diffsasrec.sequences.histories import Flat
+from diffsasrec.train.examples import (
+    Events,
+    Examples,
+    Ints,
+    batch_times,
+    bucket_examples,
+    trained_counts,
+)
+from diffsasrec.train.phases import Buckets, Job, Phase, taking_part
 
 
 def suited_batch_size(num_examples: int) -> int:
@@ -54,3 +69,94 @@ def group_batches(
     order = rng.permutation(num)
     for start in range(0, num, batch_size):
         yield order[start : start + batch_size]
+
+
+class TrainingSet:
+    """What a phase trains on: the examples of every bucket, and the batches that they form.
+
+    Attributes:
+        buckets: the events of the items that take part.
+        query_times: the simulated batch times, microseconds; none where it trains on windows.
+        num_examples: of each bucket.
+        counts_V: how often each item occurs in what is trained on.
+        trends_QVF: the trends as of each batch time and, last, as of the end of what is trained on:
+            for measuring, and for pretraining.
+        batch_size: of the global batch, in examples.
+    """
+
+    def __init__(self, job: Job, phase: Phase, vocab: pa.Table) -> None:
+        self._job, self._phase = job, phase
+        known_V = taking_part(job, phase, vocab)
+        self.buckets = Buckets(job.run, job.train.buckets_in_memory, known_V)
+        self.query_times = batch_times(phase, job.time_quantiles)
+        self._survey(vocab.num_rows)
+        in_all = int(self.num_examples.sum())
+        self.batch_size = phase.settings.batch_size or suited_batch_size(in_all)
+
+    def _survey(self, num_items: int) -> None:
+        """Reads all buckets once and counts what is in them."""
+        moments = np.r_[self.query_times, self._phase.trained_before]
+        self.counts_V = np.zeros(num_items, np.int64)
+        counts: Any = 0
+        num_examples = []
+        for bucket in range(self._job.num_buckets):
+            flat = self.buckets.load(bucket)
+            counts += trend_counts(
+                flat.items, flat.times, flat.offsets, query_times=moments, num_items=num_items
+            )
+            self.counts_V += trained_counts(
+                flat, self._phase, min_events=self._job.min_user_events, num_items=num_items
+            )
+            num_examples.append(len(self._examples(flat)))
+        self.num_examples = np.array(num_examples, np.int64)
+        self.trends_QVF = trend_features(counts)
+
+    def num_steps(self, epoch: int) -> int:
+        groups = self._groups(epoch)
+        return epoch_steps(groups, self.num_examples, batch_size=self.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[tuple[Events, Examples]]:
+        """The global batches of an epoch: flat events, and the examples in them."""
+        for number, group in enumerate(self._groups(epoch)):
+            events, examples = self._load([int(bucket) for bucket in group])
+            for chosen in group_batches(
+                len(examples),
+                batch_size=self.batch_size,
+                seed=self._job.seed,
+                phase=self._phase.name,
+                at=(epoch, number),
+            ):
+                yield events, examples.take(chosen)
+
+    def _load(self, group: list[int]) -> tuple[Events, Examples]:
+        """The events of some buckets one after another, and all examples in them."""
+        flats = [self.buckets.load(bucket) for bucket in group]
+        shifts = np.cumsum([0, *(len(flat.items) for flat in flats[:-1])])
+        parts = [
+            self._examples(flat).shifted(int(shift))
+            for flat, shift in zip(flats, shifts, strict=True)
+        ]
+        events = Events(
+            np.concatenate([flat.items for flat in flats]),
+            np.concatenate([flat.times for flat in flats]),
+            np.concatenate([event_gaps(flat.times, flat.offsets) for flat in flats]),
+        )
+        return events, Examples.concat(parts)
+
+    def _groups(self, epoch: int) -> list[Ints]:
+        return epoch_groups(
+            self.num_examples,
+            seed=self._job.seed,
+            phase=self._phase.name,
+            epoch=epoch,
+            buckets_in_memory=self._job.train.buckets_in_memory,
+        )
+
+    def _examples(self, flat: Flat) -> Examples:
+        return bucket_examples(
+            flat,
+            self._phase,
+            self._job.model,
+            query_times=self.query_times,
+            min_events=self._job.min_user_events,
+        )

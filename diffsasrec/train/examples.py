@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffsasrec.config.training import FinetuneConfig, ModelConfig
-from diffsasrec.sequences.histories import Flat
-from diffsasrec.sequences.holdout import count_before
+from diffsasrec.sequences.histories import Flat, count_before
 from diffsasrec.train.phases import Phase
 
 Ints = npt.NDArray[np.int64]

@@ -14,6 +14,7 @@ from diffsasrec.model.checkpoint import is_finite
 from diffsasrec.model.objective import Batch, Objective, batch_loss, in_rows, occurring_items
 from diffsasrec.model.softmax import Negatives
 from diffsasrec.model.transformer import SequenceModel
+from diffsasrec.train.ranks import sum_over_ranks
 from diffsasrec.train.sparse_embedding import EmbeddingRows
 
 # a step of a larger catalogue updates only the rows of the embedding that it reads
@@ -222,15 +223,6 @@ def section_name(settings: TrainStageConfig) -> str:
 def count_warmup_steps(settings: TrainStageConfig, *, num_steps: int) -> int:
     """The steps of the warm-up of a phase: a share of all, so that a small log leaves it too."""
     return min(settings.warmup_steps, round(settings.warmup_share * num_steps))
-
-
-def sum_over_ranks(values: list[float], *, device: torch.device, world_size: int) -> list[float]:
-    """The sum of each of the values over all ranks, on all of them."""
-    if world_size == 1:
-        return values
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(tensor)
-    return [float(value) for value in tensor]
 
 
 def _parameter_groups(model: SequenceModel, settings: TrainStageConfig) -> list[dict[str, Any]]:

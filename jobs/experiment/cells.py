@@ -33,7 +33,7 @@ from diffsasrec.inputs.log_files import list_inputs
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.progress import duration
 from diffsasrec.sequences.buckets import bucket_name
-from diffsasrec.sequences.histories import Flat, events_of, flatten, only_items, restrict
+from diffsasrec.sequences.histories import Flat, flatten, only_items
 from diffsasrec.sequences.holdout import next_items
 from diffsasrec.sequences.vocab import frequent_before_split
 from diffsasrec.times import DAY
@@ -181,12 +181,12 @@ def measure_baselines(cell: Cell, run: RunDir) -> list[dict[str, Any]]:
         started = time.monotonic()
         lists = []
         for flat in flats_of(run, known):
-            items, _, offsets = restrict(flat, flat.num_before)
-            source, bounds = events_of(offsets, np.flatnonzero(flat.holdout >= 0))
+            users = np.flatnonzero(flat.holdout >= 0)
+            past = flat.histories.first(flat.num_before).of_users(users)
             ranked = rank_lists(
                 score,
-                items[source],
-                bounds,
+                past.items,
+                past.offsets,
                 allowed=known,
                 k=config.score.k,
                 filter_seen=config.score.filter_seen,
@@ -234,8 +234,8 @@ def measure_lists(lists: npt.NDArray[np.int64], config: Config, run: RunDir) -> 
     ranks = ranks_of(lists, targets)
     shown = np.bincount(lists[lists >= 0], minlength=len(known))
     sample = np.random.default_rng(0).permutation(len(lists))[:DIVERSITY_LISTS]
-    parts = [restrict(flat, flat.num_before) for flat in flats_of(run, known)]
-    matrices = [user_items(items, offsets, len(known)) for items, _, offsets in parts]
+    parts = [flat.histories.first(flat.num_before) for flat in flats_of(run, known)]
+    matrices = [user_items(part.items, part.offsets, len(known)) for part in parts]
     histories = scipy.sparse.vstack(matrices, format="csr")
     diversity = intra_list_diversity(lists[sample], histories)
     return {

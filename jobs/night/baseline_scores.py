@@ -21,7 +21,7 @@ from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.score.bucket_lists import Scoring
 from diffsasrec.sequences.buckets import bucket_name
-from diffsasrec.sequences.histories import flatten, only_items, restrict
+from diffsasrec.sequences.histories import flatten, only_items
 from jobs.night.item_counts import recent_counts, write_shown, write_trends
 from jobs.night.records import Prepared
 from jobs.night.scoring import scoring_of
@@ -145,9 +145,9 @@ def item_knn_baseline(
     for bucket in range(prepared.num_buckets):  # a bucket is a random sample of the users
         table = run.storage.read_table(f"sequences/{bucket_name(bucket)}")
         flat = only_items(flatten(table), known)
-        items, _, offsets = restrict(flat, flat.num_before)
-        parts.append((items, np.diff(offsets)))
-        num_users += len(offsets) - 1
+        past = flat.histories.first(flat.num_before)
+        parts.append((past.items, past.lengths()))
+        num_users += len(past.lengths())
         if num_users >= config.evaluate.item_knn_users:
             break
     lengths = np.concatenate([lengths for _, lengths in parts])[: config.evaluate.item_knn_users]

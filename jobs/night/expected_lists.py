@@ -10,14 +10,14 @@ from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint
 from diffsasrec.score.audit import audit_bucket
 from diffsasrec.score.bucket_lists import (
     Scoring,
-    known_history,
+    known_histories,
     quarantined_users,
     read_bucket,
-    scored_users,
+    scored_histories,
 )
 from diffsasrec.score.rules import allowed_items, category_cap, excluded_of
 from diffsasrec.sequences.buckets import bucket_name
-from diffsasrec.sequences.histories import events_of, flatten, restrict
+from diffsasrec.sequences.histories import Histories, UserItems, flatten
 
 
 def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str], int, int]:
@@ -55,28 +55,28 @@ def expected_of(
 
     `quarantined`: the users that could not be scored, as the file of their lists says.
     """
-    run = scoring.run
     sequences = read_bucket(scoring, bucket_name(bucket), checkpoint.vocab)
-    flat = flatten(sequences)
-    users, lengths = scored_users(flat, users=scoring.users, active_since=scoring.active_since)
-    items, times, offsets = restrict(flat, lengths)
-    source, offsets = events_of(offsets, users)
-    history_len = np.diff(offsets).astype(np.int32)
-    items, _, offsets = known_history(
-        items[source], times[source], offsets, run.read_tables("vocab"), checkpoint.vocab
+    users, histories = scored_histories(
+        flatten(sequences), users=scoring.users, active_since=scoring.active_since
     )
+    history_len = histories.lengths().astype(np.int32)
+    histories = known_histories(histories, scoring.run.read_tables("vocab"), checkpoint.vocab)
     user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
     is_quarantined = np.asarray(pc.is_in(user_ids, value_set=quarantined))
-    by_model = (np.diff(offsets) > 0) & ~is_quarantined
+    by_model = (histories.lengths() > 0) & ~is_quarantined
     excluded = excluded_of(sequences).of_users(users)
     return pa.table(
         {
             "user_id": user_ids,
-            "items": pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(items)),
-            "excluded": pa.ListArray.from_arrays(
-                pa.array(excluded.offsets.astype(np.int32)), pa.array(excluded.items)
-            ),
+            "items": _list_column(histories),
+            "excluded": _list_column(excluded),
             "history_len": pa.array(history_len),
             "source": pa.array(np.where(by_model, "model", "popular"), pa.string()),
         }
     )
+
+
+def _list_column(lists: Histories | UserItems) -> pa.ListArray:
+    """The items of each user as a column of lists."""
+    offsets = pa.array(lists.offsets.astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(lists.items))

@@ -17,7 +17,8 @@ from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
 from diffsasrec.config.config import Config
-from diffsasrec.files.storage import Storage, open_filesystem
+from diffsasrec.files.storage import Storage
+from diffsasrec.files.urls import open_filesystem
 from diffsasrec.inputs.log_files import InputFile
 from diffsasrec.lake.chain import read_chain
 from diffsasrec.lake.run_dir import run_path

@@ -18,7 +18,7 @@ from diffsasrec.model.checkpoint import save_checkpoint
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from diffsasrec.sequences.fold import finish, fold
-from diffsasrec.sequences.histories import Flat, flatten, only_items, restrict
+from diffsasrec.sequences.histories import Flat, flatten, only_items
 from diffsasrec.sequences.vocab import build_vocab, count_items, frequent_before_split
 from diffsasrec.times import microseconds
 from jobs.evaluate import main as evaluate
@@ -71,11 +71,11 @@ def vocab_of(folded: pa.Table, min_item_count: int) -> pa.Table:
 def measured_of(flat: Flat, ids: list[str]) -> Expected:
     """The same, as flat arrays have it; without candidates."""
     users = flat.user_ids.to_pylist()
-    items, _, offsets = restrict(flat, flat.num_before)
+    known = flat.histories.first(flat.num_before)
     past, target = {}, {}
     for place in np.flatnonzero(flat.holdout >= 0):
         user = users[place]
-        past[user] = [ids[i] for i in items[offsets[place] : offsets[place + 1]]]
+        past[user] = [ids[i] for i in known.of_users(np.array([place])).items]
         target[user] = ids[flat.items[flat.offsets[place] + flat.holdout[place]]]
     return Expected(Counter(), past, target)
 

@@ -31,12 +31,13 @@ from diffsasrec.model.checkpoint import Checkpoint
 from diffsasrec.schema import recommendations_schema
 from diffsasrec.score.audit import audit_bucket
 from diffsasrec.score.bucket_lists import (
-    known_history,
+    known_histories,
     known_trends,
     measured_items,
     score_bucket,
 )
 from diffsasrec.score.fallback import PopularLists
+from diffsasrec.sequences.histories import Histories
 from jobs.night.scoring import decoding_of
 
 
@@ -316,15 +317,14 @@ def test_seen_items_are_filtered_under_another_vocabulary():
 def test_known_histories_keep_the_times_of_the_items_that_are_left():
     run_vocab = vocabulary(["new", *ITEMS], pa.string(), [9] * 9)
     target = vocabulary(["c", "a"], pa.string(), [9] * 2)
-    items, times, offsets = known_history(
+    histories = Histories(
         np.array([1, 0, 3, 2, 3], np.int32),  # a, new, c; b, c
         np.array([10, 20, 30, 40, 50]),
         np.array([0, 3, 5]),
-        run_vocab,
-        target,
     )
-    assert items.tolist() == [1, 0, 0] and times.tolist() == [10, 30, 50]
-    assert offsets.tolist() == [0, 2, 3]
+    left = known_histories(histories, run_vocab, target)
+    assert left.items.tolist() == [1, 0, 0] and left.times.tolist() == [10, 30, 50]
+    assert left.offsets.tolist() == [0, 2, 3]
 
 
 def test_known_trends_are_in_the_order_of_the_checkpoint():

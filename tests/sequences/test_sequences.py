@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diffsasrec.schema import holdout_schema, pair_hash, sequences_schema
 from diffsasrec.sequences.buckets import bucket_name, bucket_of, num_buckets
 from diffsasrec.sequences.fold import finish, fold
-from diffsasrec.sequences.histories import flatten, restrict
+from diffsasrec.sequences.histories import flatten
 from diffsasrec.sequences.vocab import build_vocab, count_items
 
 
@@ -385,9 +385,10 @@ def test_flatten_brings_user_ids_to_their_canonical_type():
     assert flat.offsets.tolist() == [0]
 
 
-def test_restrict_keeps_the_first_events_of_every_user():
+def test_histories_can_be_cut_to_the_first_events_of_every_user():
     flat = flat_of([("u", "a", 1), ("u", "b", 2), ("u", "c", 3), ("v", "b", 5), ("w", "a", 6)])
-    items, times, offsets = restrict(flat, np.array([2, 0, 1]))
-    assert items.tolist() == [0, 1, 0]
-    assert times.tolist() == [1, 2, 6]
-    assert offsets.tolist() == [0, 2, 2, 3]
+    first = flat.histories.first(np.array([2, 0, 1]))
+    assert first.items.tolist() == [0, 1, 0]
+    assert first.times.tolist() == [1, 2, 6]
+    assert first.offsets.tolist() == [0, 2, 2, 3]
+    assert first.owners().tolist() == [0, 0, 2]

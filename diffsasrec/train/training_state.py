@@ -1,0 +1,108 @@
+"""What a phase saves while it trains: its state, to go on from, and its losses, to look at."""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from functools import partial
+
+from safetensors import SafetensorError
+
+from diffsasrec.files.storage import Storage
+from diffsasrec.model.checkpoint import is_finite, parse_tensors, save_tensors
+from diffsasrec.train.optimizer import Groups
+from diffsasrec.train.ranks import Worker
+
+
+@dataclass
+class State:
+    """What a phase needs to go on, besides its tensors."""
+
+    step: int = 0  # taken so far
+    epoch: int = 0  # finished so far
+    loss_sum: float = 0.0  # over the steps of the unfinished epoch
+    best: float = -1.0
+    best_epoch: int = 0
+    bad_epochs: int = 0
+    stopped: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)  # one per finished epoch
+
+
+class SavedStates:
+    """The states that all attempts at a phase have saved, one file each.
+
+    Attributes:
+        ignored: the paths of files that no training goes on from, each with the reason.
+    """
+
+    def __init__(self, run: Storage, phase: str, *, attempt: str, worker: Worker) -> None:
+        self._run, self._worker = run, worker
+        self._directory = f"state/{phase}"
+        self._of_attempt = f"{self._directory}/{attempt}"
+        self.ignored: list[str] = []
+
+    def save(self, state: State, groups: Groups) -> None:
+        tensors = {
+            f"{kind}.{name}": tensor
+            for kind, group in groups.items()
+            for name, tensor in group.items()
+        }
+        path = f"{self._of_attempt}/step-{state.step:09d}.safetensors"
+        save_tensors(self._run, path, tensors, {"state": json.dumps(asdict(state))})
+        # the one before stays: a reader may be at it
+        self._run.delete([info.path for info in self._run.list(self._of_attempt)][:-2])
+
+    def load(self) -> tuple[State, Groups] | None:
+        """The newest state that all ranks can read, each for itself; None where there is none.
+
+        An attempt beside this one may save and delete at any moment: rank 0 says which file, and
+        where it is gone meanwhile for any rank, it says another one.
+        """
+        refused: set[str] = set()
+        while True:
+            path = self._worker.from_rank_0(partial(self._newest, refused))
+            if path is None:
+                return None
+            loaded = self._read(path)
+            everywhere = self._worker.sum([float(loaded is not None)])
+            if loaded is not None and everywhere[0] == self._worker.world_size:
+                return loaded
+            refused.add(path)
+
+    def _newest(self, refused: set[str]) -> str | None:
+        saved = [info.path for info in self._run.list(self._directory)]
+        saved = [path for path in saved if "/step-" in path and path not in refused]
+        return max(saved, key=lambda path: path.rpartition("/step-")[2], default=None)
+
+    def _read(self, path: str) -> tuple[State, Groups] | None:
+        """What a file holds; None where it is gone, or no training goes on from it."""
+        try:
+            tensors, metadata = parse_tensors(self._run.read_bytes(path))
+            state = State(**json.loads(metadata["state"]))
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, ValueError, TypeError, KeyError):
+            self.ignored.append(f"{path}: it is damaged")
+            return None
+        groups: Groups = {}
+        for name, tensor in tensors.items():
+            if not is_finite(tensor):
+                self.ignored.append(f"{path}: {name} has values that are no finite numbers")
+                return None
+            kind, _, parameter_name = name.partition(".")
+            groups.setdefault(kind, {})[parameter_name] = tensor.to(self._worker.device)
+        return state, groups
+
+
+def write_scalars(run: Storage, phase: str, history: list[dict[str, float]]) -> None:
+    """Writes TensorBoard's file of a phase, whole again after every epoch."""
+    import tensorboardX  # two seconds, and only here
+
+    with tempfile.TemporaryDirectory() as directory:
+        with tensorboardX.SummaryWriter(directory) as writer:
+            for record in history:
+                for key in record.keys() - {"epoch", "step"}:
+                    writer.add_scalar(f"{phase}/{key}", record[key], record["step"])
+        (file,) = os.listdir(directory)
+        with open(os.path.join(directory, file), "rb") as events:
+            run.write_bytes(f"tensorboard/{phase}/events.out.tfevents.0", events.read())
