@@ -14,17 +14,19 @@ from threading import Thread
 
 import pyarrow as pa
 import pytest
+from published import Published
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.secrets import without_secrets
 from diffsasrec.errors import ConfigError, InfrastructureError, find_ours
 from diffsasrec.files.s3 import Patience
-from diffsasrec.files.storage import Storage
+from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.inputs.log_rows import read_fragment
 from diffsasrec.lake.chain import append_entry, read_chain
 from diffsasrec.lake.run_dir import RunDir
-from jobs.faults.rig.nights import DATE, Nights, tiny_config
+from diffsasrec.lake.stages import OUTPUTS
+from jobs.faults.rig.nights import DATE, Nights, digests, run_dir, tiny_config
 from jobs.faults.rig.proxy import KINDS, Plan, Proxy, run_proxy, seeded
 from jobs.faults.rig.s3_server import aws_variables
 
@@ -383,21 +385,20 @@ def test_what_a_worker_s_store_failed_with_is_told_without_the_traceback(cluster
 @pytest.mark.ray
 @pytest.mark.night
 def test_a_night_on_a_failing_store_prepares_what_an_undisturbed_one_does(
-    nights, s3, toy, tmp_path: Path, proxy
+    published: Published, s3, toy, tmp_path: Path, proxy
 ):
     lake = Storage.of(f"{s3}/{tmp_path.name}")
     lake.write_bytes("raw/events.parquet", toy.read_bytes())
     config = tiny_config(f"{lake.root}/raw/", lake.root)
     # a Ray of its own: its workers talk to the proxy too
-    own = Nights(tmp_path / "own", {"AWS_ENDPOINT_URL": proxy.endpoint})
-    (tmp_path / "own").mkdir()
-    made = []
-    for where, run_id in ((nights, "calm"), (own, "rough")):
-        code, _, log = where.run(config, "--stages", "prepare", "--run-id", run_id)
-        assert code == 0, log
-        run = lake.sub(f"runs/ds={DATE}/{run_id}")
-        made.append({f.path: f.version for f in run.list() if f.path.endswith(".parquet")})
-        proxy.num_requests = 0
-        proxy.plan = seeded(0.05, ["slow_down", "error", "reset", "truncated", "lost"], seed=3)
-    assert made[0] == made[1] != {}
+    own = Nights(tmp_path, {"AWS_ENDPOINT_URL": proxy.endpoint})
+    proxy.plan = seeded(0.05, ["slow_down", "error", "reset", "truncated", "lost"], seed=3)
+    code, _, log = own.run(config, "--stages", "prepare", "--run-id", "rough")
+    assert code == 0, log
+    run, calm = lake.sub(f"runs/ds={DATE}/rough"), run_dir(published.lake, "calm")
+    made = {
+        f.path: sha256(run.read_bytes(f.path)) for f in run.list() if f.path.endswith(".parquet")
+    }
+    expected = {k: v for name in OUTPUTS["prepare"] for k, v in digests(calm, f"{name}/*").items()}
+    assert made == expected != {}
     assert proxy.injected.total() >= 3

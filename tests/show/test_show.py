@@ -305,6 +305,7 @@ def run_show(*arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.process
 def test_the_command_shows_a_user_of_a_lake_on_s3_and_refuses_an_unknown_one(made, s3: str):
     lake = f"{s3}/shown"
     _, _, lists = made("score.decode=multi", lake=lake)
