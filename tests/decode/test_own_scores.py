@@ -12,8 +12,6 @@ from diffsasrec.decode.strategies import decode_autoregressive, decode_single
 from diffsasrec.model.softmax import Extras
 from diffsasrec.retrieve.catalogue import Candidates
 
-# --- scores of a user's own items ---
-
 Own = dict[tuple[int, int], float]  # (user, item) -> what is added to the logit
 
 

@@ -33,8 +33,6 @@ from diffsasrec.times import DAY
 from diffsasrec.train.batches import make_batch
 from diffsasrec.train.examples import Events, Examples
 
-# --- what is known as of the query time ---
-
 
 @all_modes
 @pytest.mark.parametrize("filter_seen", [True, False])

@@ -16,8 +16,6 @@ from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.score.online import check_description
 
-# --- checkpoints ---
-
 CONFIG = ModelConfig(hidden_size=8, num_blocks=1, num_heads=2, max_seq_len=4, num_slots=2)
 
 

@@ -23,8 +23,6 @@ from jobs.faults.rig.s3_server import BUCKET
 
 README = (ROOT / "README.md").read_text()
 
-# --- what the README promises to those who run it ---
-
 
 def block(title: str, language: str) -> str:
     """The first code block of a language below a heading or bold title of the README."""

@@ -13,8 +13,6 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.events import fragment_rows, fragments_of, read_events
 from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 
-# --- a log that changes while it is read ---
-
 
 def read_again(path: str, change, *, after_chunks: int = 0) -> None:
     """What a task reads of a log that `change` gets at after the listing."""

@@ -30,8 +30,6 @@ from diffsasrec.lake.chain import (
 from diffsasrec.lake.consumer_copy import copy_to_lake, number_of, settle
 from diffsasrec.lake.run_dir import run_path
 
-# --- the chain ---
-
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Storage:

@@ -33,8 +33,6 @@ from diffsasrec.sequences.histories import Flat
 from diffsasrec.train.phases import Buckets
 from diffsasrec.train.validation import validation_ranks
 
-# --- the number of epochs ---
-
 
 def validation_ndcg(root: Path) -> float:
     """Of the stored weights, over all buckets, with a loop over users."""

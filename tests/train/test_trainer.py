@@ -36,8 +36,6 @@ from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.times import DAY
 from diffsasrec.train.phases import taking_part
 
-# --- one worker ---
-
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_the_loss_falls_and_the_next_item_of_a_circle_is_learned(tmp_path, model):

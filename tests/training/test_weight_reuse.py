@@ -28,9 +28,6 @@ def lake(tmp_path: Path) -> Storage:
     return Storage.of(str(tmp_path))
 
 
-# --- whose weights ---
-
-
 def test_weights_serve_until_they_are_every_days_old(lake: Storage):
     publish(lake, 1)
     assert chosen(lake, 2) == ("2024-03-01", 1)

@@ -33,9 +33,6 @@ def lake(tmp_path: Path) -> Storage:
     return Storage.of(str(tmp_path))
 
 
-# --- what a run makes of them ---
-
-
 def taking(
     lake: Storage, day: int, item_type: Callable[[], pa.DataType] = pa.string
 ) -> tuple[RunDir, Reused]:
