@@ -108,6 +108,64 @@ def slow_capped(items: list[int], taken: list[int], most: int, category: list[in
     return fitting
 
 
+def slow_pairs(
+    states: list[Tensor], allowed: set[int], slots: list[int], rule: CommitRule
+) -> list[tuple[float, int, int]]:
+    """(cost, slot, item) of every open slot with every item that is free."""
+    free = sorted(allowed - set(slots))
+    pairs = []
+    for slot, logits in enumerate(states):
+        if slots[slot] == -1:
+            values = logits[free].double()
+            logprobs = (values - torch.logsumexp(values, dim=0)).tolist()
+            ranked = logprobs if rule.commit == "threshold" else values.tolist()
+            pairs += [(-x, slot, i) for x, i in zip(ranked, free, strict=True)]
+    return pairs
+
+
+def slow_commit(
+    slots: list[int],
+    pairs: list[tuple[float, int, int]],
+    rule: CommitRule,
+    left: int,
+    steps_left: int,
+    cap: tuple[int, list[int]],
+) -> None:
+    """Fills slots, the cheapest pair first: what is sure, and a share of the `left` at least."""
+    pairs = sorted(p for p in pairs if slow_capped([p[2]], slots, *cap))
+    sure = slow_rule(pairs, rule)
+    committed = 0
+    for cost, slot, item in pairs:
+        passes = (cost, slot, item) in sure or committed < math.ceil(left / steps_left)
+        fits = item not in slots and slow_capped([item], slots, *cap)
+        if passes and committed < left and slots[slot] == -1 and fits:
+            slots[slot] = item
+            committed += 1
+
+
+def slow_explore(
+    slots: list[int],
+    states: list[Tensor],
+    next_V: Tensor,
+    allowed: set[int],
+    rarely: tuple[float, Sequence[float]],
+    cap: tuple[int, list[int]],
+) -> None:
+    """Fills one open slot with what is rarely shown; `rarely`: the ratio, and shows per item."""
+    ratio, shown = rarely
+    by_next = sorted(allowed - set(slots), key=lambda item: (-float(next_V[item]), item))
+    free = sorted(slow_capped(by_next, slots, *cap))
+    offers = []
+    for slot in [slot for slot, item in enumerate(slots) if item == -1]:
+        chance = {item: math.exp(float(states[slot][item])) for item in free}
+        best = max(free, key=lambda item: chance[item])
+        rare = max(free, key=lambda item: chance[item] / (1 + shown[item]))
+        item = rare if chance[rare] >= ratio * chance[best] else best
+        offers.append((-chance[item], slot, item))
+    _, slot, item = min(offers)
+    slots[slot] = item
+
+
 def slow_multi(
     table_SJV: Tensor,
     allowed: set[int],
@@ -132,46 +190,21 @@ def slow_multi(
     slots = [-1] * k
     if next_V is None:
         next_V = slot_logits(slots, table_SJV)[0]
+
+    def states() -> list[Tensor]:
+        return [next_V + lookahead * (x - next_V) for x in slot_logits(slots, table_SJV)]
+
     wanted = min(k, len(slow_capped(sorted(allowed), [], *cap)))
     last = steps - 1 if places else steps
     for step in range(last):
-        free = sorted(allowed - set(slots))
-        committed_before = len(allowed) - len(free)
-        left = max(wanted - places, 0) - committed_before
-        if left <= 0:
-            continue
-        pairs = []
-        for slot, logits in enumerate(slot_logits(slots, table_SJV)):
-            if slots[slot] == -1:
-                values = (next_V + lookahead * (logits - next_V))[free].double()
-                logprobs = (values - torch.logsumexp(values, dim=0)).tolist()
-                ranked = logprobs if rule.commit == "threshold" else values.tolist()
-                pairs += [(-x, slot, i) for x, i in zip(ranked, free, strict=True)]
-        pairs = sorted(p for p in pairs if slow_capped([p[2]], slots, *cap))
-        steps_left = last - step
-        sure = slow_rule(pairs, rule)
-        committed = 0
-        for cost, slot, item in pairs:
-            passes = (cost, slot, item) in sure or committed < math.ceil(left / steps_left)
-            fits = item not in slots and slow_capped([item], slots, *cap)
-            if passes and committed < left and slots[slot] == -1 and fits:
-                slots[slot] = item
-                committed += 1
+        left = max(wanted - places, 0) - (k - slots.count(-1))
+        if left > 0:
+            pairs = slow_pairs(states(), allowed, slots, rule)
+            slow_commit(slots, pairs, rule, left, last - step, cap)
     if places:
-        states = slot_logits(slots, table_SJV)
-        for _ in range(wanted - len([item for item in slots if item != -1])):
-            by_next = sorted(allowed - set(slots), key=lambda item: (-float(next_V[item]), item))
-            free = sorted(slow_capped(by_next, slots, *cap))
-            offers = []
-            for slot in [slot for slot, item in enumerate(slots) if item == -1]:
-                logits = next_V + lookahead * (states[slot] - next_V)
-                chance = {item: math.exp(float(logits[item])) for item in free}
-                best = max(free, key=lambda item: chance[item])
-                rare = max(free, key=lambda item: chance[item] / (1 + shown[item]))
-                item = rare if chance[rare] >= ratio * chance[best] else best
-                offers.append((-chance[item], slot, item))
-            _, slot, item = min(offers)
-            slots[slot] = item
+        before = states()
+        for _ in range(wanted - (k - slots.count(-1))):
+            slow_explore(slots, before, next_V, allowed, (ratio, shown), cap)
     filled = [item for item in slots if item != -1]
     everything = sorted(allowed)
     values = next_V[everything].double()

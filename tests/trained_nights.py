@@ -44,9 +44,8 @@ def publish(
     `cited`: the run whose weights it took over, with the time to which they were trained.
     """
     ds, config = f"2024-03-{day:02d}", config_of(*sets)
-    run = RunDir(
-        lake, ds=ds, run_id=run_id, identity=f"identity of {day}", attempt=f"{run_id}-{day}"
-    )
+    identity, attempt = f"identity of {day}", f"{run_id}-{day}"
+    run = RunDir(lake, ds=ds, run_id=run_id, identity=identity, attempt=attempt)
     trained_before = microseconds(ds) if cited is None else cited["trained_before"]
     save_checkpoint(
         run.storage.sub("checkpoint"),
@@ -58,15 +57,13 @@ def publish(
     )
     if cited is None:
         run.storage.write_bytes("metrics.json", to_json(METRICS))
+    paths = [f"checkpoint/{name}" for name in FILES]
     manifest = {
         "identity": run.identity,
         "config": config.resolved(),
         "source_sha256": source,
         "reused": cited and {**cited, "metrics": METRICS},
-        "files": [
-            {"path": f"checkpoint/{n}", "sha256": sha256(run.storage.read_bytes(f"checkpoint/{n}"))}
-            for n in FILES
-        ],
+        "files": [{"path": p, "sha256": sha256(run.storage.read_bytes(p))} for p in paths],
         **(content or {}),
     }
     run.storage.write_bytes("manifest.json", to_json(manifest))

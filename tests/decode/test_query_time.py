@@ -131,18 +131,15 @@ def test_times_matter_to_a_model_that_reads_them_and_to_no_other(attention, deco
     assert not np.allclose(one, other, atol=1e-4)
 
 
-def losses_and_scores(
-    model: SequenceModel, histories: Histories, targets: list[int], *, filter_seen: bool
-) -> tuple[list[float], list[float]]:
-    """The loss of each example of fine-tuning, and the score of its target in the user's list."""
-    flat_items, flat_times, lengths = [], [], [len(history) + 1 for history in histories]
+def fine_tuning_examples(histories: Histories, targets: list[int]) -> tuple[Events, Examples]:
+    """Every history with its target behind it, and an example of each with the boundary between."""
+    items, flat_times, lengths = [], [], [len(history) + 1 for history in histories]
     for history, target in zip(histories, targets, strict=True):
-        flat_items += [*history, target]
+        items += [*history, target]
         flat_times += [*times_of(history), NOW]
     offsets = np.cumsum([0, *lengths])
     times = np.array(flat_times, np.int64)
-    boundary = offsets[1:] - 1
-    first = offsets[:-1]
+    first, boundary = offsets[:-1], offsets[1:] - 1
     examples = Examples(
         np.maximum(boundary - 6, first),
         boundary,
@@ -150,15 +147,23 @@ def losses_and_scores(
         first=first,
         query=np.ones(len(first), np.int64),
     )
+    return Events(np.array(items, np.int32), times, event_gaps(times, offsets)), examples
+
+
+def losses_and_scores(
+    model: SequenceModel, histories: Histories, targets: list[int], *, filter_seen: bool
+) -> tuple[list[float], list[float]]:
+    """The loss of each example of fine-tuning, and the score of its target in the user's list."""
+    events, examples = fine_tuning_examples(histories, targets)
     # the table of another batch time must not be used
     trends_QVF = torch.from_numpy(np.stack([TRENDS[::-1], TRENDS]))
     objective = Objective(
         model, torch.ones(NUM_ITEMS).bool(), trends_QVF, filter_seen=filter_seen
     ).eval()
     losses = []
-    for row in range(len(first)):
+    for row in range(len(histories)):
         batch = make_batch(
-            Events(np.array(flat_items, np.int32), times, event_gaps(times, offsets)),
+            events,
             examples.take(np.array([row])),
             query_times=np.array([0, NOW]),
             model=model.config,
