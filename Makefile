@@ -1,10 +1,11 @@
 # make demo   set everything up in .venv and run one night on this machine
-# make test   set everything up, check the style and the types, run the tests
+# make check  set everything up, check the style and the types, run the quick tests
+# make test   the same with all tests: on a Ray, as processes, whole nights
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo check test lint bench clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +20,9 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not night and not process"
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -1,8 +1,14 @@
-"""One Ray, one S3 server, one toy log per process; nights run as users run them: as processes."""
+"""One Ray and one S3 server per process, one toy log and one published night for all of them.
 
+Nights run as users run them: as processes.
+"""
+
+import fcntl
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from jobs.faults.rig.nights import QUIET
 
@@ -13,14 +19,59 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is
 
 import pytest
+from published import Published
 
 from jobs.faults.rig.nights import Nights, tiny_config, toy_log
 from jobs.faults.rig.s3_server import BUCKET, aws_variables, run_s3
 
+RAY = {"cluster", "head", "own_ray"}  # fixtures that start one
+# files that hold a process for long, the longest first; two processes take them turn by turn
+LONGEST = (
+    "test_published_night",  # makes the night that others copy
+    "test_signals",
+    "test_experiment",
+    "test_recovery",
+    "test_nightly",
+    "test_night_on_s3",
+    "test_submit",
+    "test_old_lakes",
+)
 
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # whole nights first: on two processes all else runs beside them
-    items.sort(key=lambda item: item.get_closest_marker("night") is None)
+    for item in items:
+        if RAY & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
+    items.sort(key=turn_of)
+
+
+def turn_of(item: pytest.Item) -> int:
+    """What takes long goes first, so that all else runs beside it."""
+    name = item.path.stem
+    if name in LONGEST:
+        return LONGEST.index(name)
+    return len(LONGEST) + (item.get_closest_marker("night") is None)
+
+
+def made_once(shared: Path, name: str, make: Callable[[Path], Any]) -> Any:
+    """What `make` gives as JSON for a directory of that name; one process makes it for all."""
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        done = shared / f"{name}.json"
+        if not done.exists():
+            (shared / name).mkdir()
+            done.write_text(json.dumps(make(shared / name)))
+        return json.loads(done.read_text())
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of all processes of this session; what is in it is read and never changed."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    shared.mkdir(exist_ok=True)
+    return shared
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +103,12 @@ def cluster(s3: str) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("log") / "events.parquet"
-    toy_log().to_parquet(path)
-    return path
+def toy(shared: Path) -> Path:
+    def write(directory: Path) -> None:
+        toy_log().to_parquet(directory / "events.parquet")
+
+    made_once(shared, "log", write)
+    return shared / "log" / "events.parquet"
 
 
 @pytest.fixture
@@ -64,10 +117,13 @@ def nights(cluster: dict[str, str], tmp_path: Path) -> Nights:
 
 
 @pytest.fixture(scope="session")
-def published(cluster, toy: Path, tmp_path_factory: pytest.TempPathFactory):
-    """An undisturbed night with a fixed run id: its config, lake and result."""
-    directory = tmp_path_factory.mktemp("night")
-    config = tiny_config(str(toy), str(directory / "lake"))
-    config["score"] |= {"decode": "multi", "filter_seen": True}
-    result = Nights(directory, cluster).run(config, "--run-id", "calm")
-    return config, directory / "lake", result
+def published(cluster: dict[str, str], toy: Path, shared: Path) -> Published:
+    """An undisturbed night with a fixed run id, two workers and two actors that explores."""
+
+    def publish(directory: Path) -> list[Any]:
+        config = tiny_config(str(toy), str(directory / "lake"))
+        config["score"] |= {"decode": "multi", "filter_seen": True}
+        return [config, *Nights(directory, cluster).run(config, "--run-id", "calm")]
+
+    config, *result = made_once(shared, "night", publish)
+    return Published(config, shared / "night" / "lake", tuple(result))

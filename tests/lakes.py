@@ -2,14 +2,20 @@
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from diffsasrec.files.storage import Storage
-from diffsasrec.lake.chain import Entry, append_entry
+from diffsasrec.lake.chain import (
+    Entry,
+    append_entry,
+)
+from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.manifest import manifest_for
 from diffsasrec.lake.run_dir import RunDir
+from jobs.faults.rig.nights import DATE
 
 DAY, NEXT_DAY = "2024-03-01", "2024-03-02"
 LONG = 1e6  # seconds of grace that no test lives to see the end of
@@ -88,3 +94,24 @@ def meanwhile(lake: Storage, verb: str, path: str, happens: Callable[[], object]
     for name in ("create", "replace", "copy", "delete", "delete_tree", "list", "exists"):
         setattr(Watched, name, watch(name, getattr(Storage, name)))
     return Watched(lake.root)
+
+
+def published_lake(root: Path | str, *run_ids: str) -> Storage:
+    """A lake with runs of one date published one after another, three lists in two parts each."""
+    lake = Storage.of(str(root))
+    for run_id in run_ids or ("first",):
+        run = RunDir(lake, ds=DATE, run_id=run_id, identity="i", attempt="a")
+        files = []
+        for number, users in enumerate(([1, 3], [2])):
+            items = [[{"item_id": f"of {run_id}", "score": -1.0, "rank": 1}]] * len(users)
+            table = pa.table({"user_id": users, "items": items})
+            path = f"recommendations/part-{number:05d}.parquet"
+            files.append(run.storage.write_table(path, table))
+        _, digest = manifest_for(run, {"model_version": "v", "files": files})
+        append_entry(lake, run, digest)
+        settle(lake, grace=1e6)
+    return lake
+
+
+def append(lake: Storage, run_id: str, ds: str = DAY, attempt: str = "first") -> Entry:
+    return append_entry(lake, run_of(lake, run_id, ds, attempt), "digest")[0]

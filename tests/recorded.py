@@ -111,6 +111,19 @@ def records_of(ds: str, prepared: dict[str, int], *, seconds: float) -> dict[str
     }  # fmt: skip
 
 
+def records_that_cite(cites: str, run_id: str, ds: str, *, ndcg: float) -> dict[str, Any]:
+    """Of the stages that the night of another date has done for this one."""
+    age = (microseconds(ds) - microseconds(cites)) // DAY
+    reused: dict[str, Any] = {"ds": cites, "run_id": run_id, "age_days": age}
+    reused["trained_before"] = microseconds(cites)
+    stages = ("pretrain", "finetune", "evaluate", "refit")
+    records: dict[str, Any] = {
+        stage: {"counts": {}, "reused": reused, "seconds": 0.0} for stage in stages
+    }
+    records["evaluate"] |= {"metrics": metrics_of(ndcg), "popular_window": 3}
+    return records
+
+
 def write_night(
     lake: Path,
     ds: str,
@@ -134,12 +147,7 @@ def write_night(
     records = records_of(ds, prepared, seconds=seconds)
     trained = ds if cites is None else cites
     if cites is not None:
-        age = (microseconds(ds) - microseconds(cites)) // DAY
-        reused = {"ds": cites, "run_id": run_id, "age_days": age}
-        reused["trained_before"] = microseconds(cites)
-        for stage in ("pretrain", "finetune", "evaluate", "refit"):
-            records[stage] = {"counts": {}, "reused": reused, "seconds": 0.0}
-        records["evaluate"] |= {"metrics": metrics_of(ndcg), "popular_window": 3}
+        records |= records_that_cite(cites, run_id, ds, ndcg=ndcg)
     write_tables(run, ds)
     if bad:
         write_quarantine(run, bad)
@@ -170,47 +178,45 @@ def write_quarantine(run: RunDir, bad: int) -> None:
     run.storage.write_table("quarantine/part-00000.parquet", pa.table(rows))
 
 
+def history_row(user: int, ds: str, rng: np.random.Generator) -> dict[str, Any]:
+    weights = 1 / np.arange(1, ITEMS + 1)
+    length = 0 if user == USERS - 1 else int(rng.integers(2, 120))
+    items = rng.choice(ITEMS, length, p=weights / weights.sum())
+    times = np.sort(microseconds(ds) - rng.integers(1, 60 * DAY, length))
+    known = {"items": items, "times": times, "num_before": 0, "holdout": None}
+    return {"user_id": f"u{user}", **known}
+
+
+def list_row(user: int, length: int, rng: np.random.Generator) -> dict[str, Any]:
+    probable = np.sort(rng.dirichlet(np.ones(K)))[::-1] * 0.5
+    chosen = [0, *rng.choice(np.arange(1, ITEMS), K - 1, replace=False)]
+    return {
+        "user_id": f"u{user}",
+        "items": [
+            {"item_id": item_id(item), "score": float(np.log(p)), "rank": rank}
+            for rank, (item, p) in enumerate(zip(chosen, probable, strict=True), 1)
+        ],
+        "source": "model" if length else "popular",
+        "history_len": length,
+        "model_version": "0123456789ab",
+    }
+
+
 def write_tables(run: RunDir, ds: str) -> None:
     """Vocabulary, histories and lists of one bucket; the last user has the fallback."""
     rng = np.random.default_rng(0)
-    weights = 1 / np.arange(1, ITEMS + 1)
-    sequences, lists = [], []
+    histories, lists = [], []
     counts = np.zeros(ITEMS, np.int64)
     for user in range(USERS):
-        length = 0 if user == USERS - 1 else int(rng.integers(2, 120))
-        items = rng.choice(ITEMS, length, p=weights / weights.sum())
-        times = np.sort(microseconds(ds) - rng.integers(1, 60 * DAY, length))
+        histories.append(history_row(user, ds, rng))
+        items = histories[-1]["items"]
         counts += np.bincount(items, minlength=ITEMS)
-        sequences.append(
-            {
-                "user_id": f"u{user}",
-                "items": items,
-                "times": times,
-                "num_before": 0,
-                "holdout": None,
-            }
-        )
-        probable = np.sort(rng.dirichlet(np.ones(K)))[::-1] * 0.5
-        chosen = [0, *rng.choice(np.arange(1, ITEMS), K - 1, replace=False)]
-        lists.append(
-            {
-                "user_id": f"u{user}",
-                "items": [
-                    {"item_id": item_id(item), "score": float(np.log(p)), "rank": rank}
-                    for rank, (item, p) in enumerate(zip(chosen, probable, strict=True), 1)
-                ],
-                "source": "model" if length else "popular",
-                "history_len": length,
-                "model_version": "0123456789ab",
-            }
-        )
-    name = bucket_name(0)
+        lists.append(list_row(user, len(items), rng))
+    name, strings = bucket_name(0), pa.string()
     ids = pa.array([item_id(n) for n in range(ITEMS)])
-    run.storage.write_table(f"vocab/{name}", pa.table({"item_id": ids, "count": counts}))
-    run.storage.write_table(
-        f"sequences/{name}", pa.Table.from_pylist(sequences, sequences_schema(pa.string()))
-    )
-    run.storage.write_table(
-        f"recommendations/{name}",
-        pa.Table.from_pylist(lists, recommendations_schema(pa.string(), pa.string())),
-    )
+    for directory, table in (
+        ("vocab", pa.table({"item_id": ids, "count": counts})),
+        ("sequences", pa.Table.from_pylist(histories, sequences_schema(strings))),
+        ("recommendations", pa.Table.from_pylist(lists, recommendations_schema(strings, strings))),
+    ):
+        run.storage.write_table(f"{directory}/{name}", table)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import torch
@@ -15,10 +17,11 @@ import torch.multiprocessing
 
 from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
 from diffsasrec.files.storage import Storage
+from diffsasrec.model.features import trend_counts, trend_features
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.times import DAY
-from diffsasrec.train.phases import Job, Phase
+from diffsasrec.train.phases import Buckets, Job, Phase
 from diffsasrec.train.trainer import train_phases
 
 CUT, END = 20 * DAY, 26 * DAY  # trained on before the one, validated up to the other
@@ -140,3 +143,29 @@ def result(root: Path, phase: str) -> dict[str, Any]:
 
 def weights(root: Path, output: str = "checkpoint_pretrained") -> bytes:
     return (root / output / "model.safetensors").read_bytes()
+
+
+def with_dropout(model: ModelConfig) -> ModelConfig:
+    return model.model_copy(update={"dropout": 0.3})
+
+
+def trends_as_of(run: Storage, time: int) -> npt.NDArray[np.float32]:
+    buckets, counts = Buckets(run, 1), 0
+    for flat in map(buckets.load, range(NUM_BUCKETS)):
+        events = (flat.items, flat.times, flat.offsets)
+        counts += trend_counts(*events, query_times=np.array([time]), num_items=NUM_ITEMS)
+    return trend_features(counts)[0]
+
+
+class Death(Exception):
+    pass
+
+
+def die_at(step: int) -> Callable[..., None]:
+    """Ends a training after `step` steps, before anything more is saved."""
+
+    def tell(phase: str, taken: int, total: int, note: str) -> None:
+        if taken == step:
+            raise Death
+
+    return tell

@@ -101,8 +101,8 @@ def starts_of(lake: Storage, entry: Entry, model: ModelConfig) -> Iterator[Start
 def fits(run: RunDir, start: Start) -> bool:
     """Whether the weights can be read and know some of tonight's items.
 
-    Weights of an earlier version of the code may not fit. A log whose ids have changed their type may
-    have other items.
+    Weights of an earlier version of the code may not fit. A log whose ids have changed their type
+    may have other items.
     """
     try:
         checkpoint = load_start(run.lake, start)

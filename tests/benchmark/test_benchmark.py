@@ -24,6 +24,7 @@ def lines_of(*arguments: str) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_score_prints_one_json_line_per_variant(dtype: str):
     lines = lines_of("score", *TINY, "--k", "3", "--decode", "multi", "--dtype", dtype)
@@ -37,6 +38,7 @@ def test_score_prints_one_json_line_per_variant(dtype: str):
         assert (line["users"], line["threads"], line["device"]) == (8, 1, "cpu")
 
 
+@pytest.mark.process
 def test_train_prints_sequences_per_second():
     lines = lines_of("train", *TINY, "--batch-size", "4", "--lengths", "full")
     assert [line["variant"] for line in lines] == ["step", "encoder alone", "plain"]
@@ -56,6 +58,7 @@ def test_the_states_of_the_exact_way_are_counted_step_by_step():
     assert rows_scored(Decoding(10, "multi", steps=2, exploration=two)) == 1 + 10
 
 
+@pytest.mark.process
 def test_a_plan_says_of_every_line_whether_it_was_measured():
     lines = lines_of("plan", "--users", "1e6", "--items", "1e4")
     assert {line["kind"] for line in lines} == {
@@ -66,6 +69,7 @@ def test_a_plan_says_of_every_line_whether_it_was_measured():
     assert all(line["kind"] != "extrapolated" for line in lines if "H200" in line["variant"])
 
 
+@pytest.mark.process
 def test_a_plan_trains_twice_once_to_measure_and_once_to_serve():
     lines = {line["variant"]: line for line in lines_of("plan", "--users", "1e6", "--workers", "4")}
     training = lines["training by 4 x H200"]
@@ -75,6 +79,7 @@ def test_a_plan_trains_twice_once_to_measure_and_once_to_serve():
     assert training["wall_h"] == pytest.approx(training["refit_hours"] * 2 / 4, abs=0.002)
 
 
+@pytest.mark.process
 def test_a_plan_expects_logits_that_stay_on_the_chip_to_be_cheaper():
     lines = lines_of("plan", "--items", "1e6", "--decode", "single")
     hours = {line["variant"]: line["hours"] for line in lines if "users_per_s" in line}

@@ -1,198 +1,27 @@
-"""Decoding, with states that are logits: the item vectors are unit vectors, so that D = V.
-
-Legend: B users, S slots, K list length, V items.
-"""
+"""Lists of every mode of decoding: distinct and allowed, ordered, and those of the slow rule."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
+from slow_decoding import (
+    ADVERSARIES,
+    FILTERS,
+    NOTHING,
+    assert_a_list,
+    candidates_of,
+    denoise_with,
+    multi,
+    random_tables,
+    slow_capped,
+    slow_multi,
+)
 from torch import Tensor
 
 from diffsasrec.decode.decoding import CommitRule
 from diffsasrec.decode.exploration import CHOICES, Exploration
-from diffsasrec.decode.multi_step import decode_multi
-from diffsasrec.decode.strategies import Lists, decode_autoregressive, decode_single
-from diffsasrec.model.softmax import Extras
-from diffsasrec.retrieve.catalogue import Candidates, Catalogue
+from diffsasrec.decode.strategies import decode_autoregressive, decode_single
 from diffsasrec.retrieve.category_cap import CategoryCap
-
-Blocked = list[tuple[int, int]]  # (user, item)
-NOTHING = Exploration(num_items=0)
-
-
-def candidates_of(
-    num_items: int,
-    blocked: Blocked | None = None,
-    denied: list[int] | None = None,
-    shown: Tensor | None = None,
-    cap: CategoryCap | None = None,
-) -> Candidates:
-    allowed_V = torch.ones(num_items, dtype=torch.bool)
-    allowed_V[denied or []] = False
-    users, items = ([pair[side] for pair in blocked or []] for side in (0, 1))
-    return Candidates(
-        Catalogue(torch.eye(num_items), allowed_V, shown, cap),
-        torch.tensor(users, dtype=torch.int64),
-        torch.tensor(items, dtype=torch.int64),
-    )
-
-
-def multi(
-    denoise: Callable[[Tensor], Tensor],
-    candidates: Candidates,
-    *,
-    num_users: int,
-    k: int,
-    steps: int = 10,
-    rule: CommitRule = CommitRule("threshold"),  # noqa: B008
-    lookahead: float = 1.0,
-    exploration: Exploration = NOTHING,
-    next_BD: Tensor | None = None,
-    rank: str = "next_item",
-    shortlist: int = 0,
-) -> Lists:
-    """`next_BD`: by default what the first slot has before anything is committed."""
-    if next_BD is None:
-        next_BD = denoise(torch.full((num_users, k), -1))[:, 0]
-    return decode_multi(
-        next_BD,
-        lambda slots_BK: denoise(slots_BK)[slots_BK == -1],
-        candidates,
-        k=k,
-        steps=steps,
-        rule=rule,
-        lookahead=lookahead,
-        exploration=exploration,
-        rank=rank,
-        shortlist=shortlist,
-    )
-
-
-def slot_logits(slots: list[int], table_SJV: Tensor) -> list[Tensor]:
-    """Logits of each slot of one user: every other slot adds a row that its content chooses."""
-    total_SV = torch.stack([table_SJV[s, item] for s, item in enumerate(slots)])
-    return [table_SJV[s, -2] + 0.3 * (total_SV.sum(0) - total_SV[s]) for s in range(len(slots))]
-
-
-def random_tables(num_users: int, k: int, num_items: int, seed: int, scale: float) -> Tensor:
-    """Per user, slot and content (an item; the two last: no item, the slot itself): logits."""
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(num_users, k, num_items + 2, num_items, generator=generator)
-
-
-def denoise_with(tables: Tensor) -> Callable[[Tensor], Tensor]:
-    def denoise(slots_BK: Tensor) -> Tensor:
-        rows = zip(slots_BK.tolist(), tables, strict=True)
-        return torch.stack([torch.stack(slot_logits(slots, table)) for slots, table in rows])
-
-    return denoise
-
-
-def slow_rule(pairs: list[tuple[float, int, int]], rule: CommitRule) -> set[tuple[float, int, int]]:
-    """Which pairs (cost, slot, item), cheapest first, may be committed in a step."""
-    if rule.commit == "schedule":
-        return set()
-    limit = rule.threshold
-    while math.exp(-pairs[0][0]) < limit:
-        limit *= rule.threshold_decay
-    return {pair for pair in pairs if math.exp(-pair[0]) >= limit}
-
-
-def slow_capped(items: list[int], taken: list[int], most: int, category: list[int]) -> list[int]:
-    """The items that a list can take besides `taken`, one after another; no category: -1."""
-    if not category:
-        return items
-    fitting: list[int] = []
-    for item in items:
-        others = [other for other in [*taken, *fitting] if other >= 0]
-        same = [other for other in others if category[other] == category[item]]
-        if category[item] == -1 or len(same) < most:
-            fitting.append(item)
-    return fitting
-
-
-def slow_multi(
-    table_SJV: Tensor,
-    allowed: set[int],
-    *,
-    k: int,
-    steps: int,
-    rule: CommitRule,
-    rank: str,
-    lookahead: float = 1.0,
-    next_V: Tensor | None = None,
-    places: int = 0,
-    ratio: float = 1.0,
-    shown: Sequence[float] = (),
-    cap: tuple[int, list[int]] = (99, []),
-) -> list[tuple[int, float]]:
-    """The rule of `decode_multi` for one user, with loops: (item, score) pairs.
-
-    Args:
-        places: how many items are explored, by `ratio` and how often each item is `shown`.
-        cap: how many items of a category, and the category of each item.
-    """
-    slots = [-1] * k
-    if next_V is None:
-        next_V = slot_logits(slots, table_SJV)[0]
-    wanted = min(k, len(slow_capped(sorted(allowed), [], *cap)))
-    last = steps - 1 if places else steps
-    for step in range(last):
-        free = sorted(allowed - set(slots))
-        committed_before = len(allowed) - len(free)
-        left = max(wanted - places, 0) - committed_before
-        if left <= 0:
-            continue
-        pairs = []
-        for slot, logits in enumerate(slot_logits(slots, table_SJV)):
-            if slots[slot] == -1:
-                values = (next_V + lookahead * (logits - next_V))[free].double()
-                logprobs = (values - torch.logsumexp(values, dim=0)).tolist()
-                ranked = logprobs if rule.commit == "threshold" else values.tolist()
-                pairs += [(-x, slot, i) for x, i in zip(ranked, free, strict=True)]
-        pairs = sorted(p for p in pairs if slow_capped([p[2]], slots, *cap))
-        steps_left = last - step
-        sure = slow_rule(pairs, rule)
-        committed = 0
-        for cost, slot, item in pairs:
-            passes = (cost, slot, item) in sure or committed < math.ceil(left / steps_left)
-            fits = item not in slots and slow_capped([item], slots, *cap)
-            if passes and committed < left and slots[slot] == -1 and fits:
-                slots[slot] = item
-                committed += 1
-    if places:
-        states = slot_logits(slots, table_SJV)
-        for _ in range(wanted - len([item for item in slots if item != -1])):
-            by_next = sorted(allowed - set(slots), key=lambda item: (-float(next_V[item]), item))
-            free = sorted(slow_capped(by_next, slots, *cap))
-            offers = []
-            for slot in [slot for slot, item in enumerate(slots) if item == -1]:
-                logits = next_V + lookahead * (states[slot] - next_V)
-                chance = {item: math.exp(float(logits[item])) for item in free}
-                best = max(free, key=lambda item: chance[item])
-                rare = max(free, key=lambda item: chance[item] / (1 + shown[item]))
-                item = rare if chance[rare] >= ratio * chance[best] else best
-                offers.append((-chance[item], slot, item))
-            _, slot, item = min(offers)
-            slots[slot] = item
-    filled = [item for item in slots if item != -1]
-    everything = sorted(allowed)
-    values = next_V[everything].double()
-    scores = dict(zip(everything, (values - torch.logsumexp(values, 0)).tolist(), strict=True))
-    if rank == "next_item":
-        filled.sort(key=lambda item: (-scores[item], item))
-    return [(item, scores[item]) for item in filled]
-
-
-def assert_a_list(items: list[int], *, allowed: set[int], k: int) -> None:
-    """K distinct allowed items, or all that are left, and -1 behind them."""
-    length = min(k, len(allowed))
-    assert len(set(items[:length])) == length and set(items[:length]) <= allowed
-    assert items[length:] == [-1] * (k - length)
 
 
 def test_probabilities_are_taken_after_the_filters():
@@ -207,23 +36,6 @@ def test_filters_of_one_user_leave_the_others_alone():
     logits = torch.tensor([[3.0, 2.0, 1.0]]).expand(3, 3)
     lists = decode_single(logits, candidates_of(3, blocked=[(1, 0), (1, 0), (2, 2)]), k=2)
     assert lists.items_BK.tolist() == [[0, 1], [1, 2], [0, 1]]
-
-
-ADVERSARIES = {
-    "all equal": torch.zeros(12),
-    "two levels": torch.tensor([1.0, 0.0]).repeat(6),
-    "one dominates": torch.tensor([0.0] * 7 + [1e4] + [0.0] * 4),
-    "all but one hopeless": torch.tensor([-1e4] * 11 + [0.0]),
-    "steep": -50.0 * torch.arange(12.0),
-}
-FILTERS: dict[str, tuple[Blocked, list[int]]] = {
-    "nothing": ([], []),
-    "the favourites of user 1": ([(1, item) for item in (0, 2, 4, 7, 11)], []),
-    "all but two for user 1": ([(1, item) for item in range(10)], []),
-    "everything for user 1": ([(1, item) for item in range(12)], []),
-    "everything for everyone": ([], list(range(12))),
-    "most by denial": ([(0, 11), (2, 10)], list(range(10))),
-}
 
 
 @pytest.mark.parametrize("filtered", FILTERS)
@@ -478,68 +290,6 @@ def test_a_list_may_be_longer_than_the_choices_of_a_slot():
         assert_a_list(lists.items_BK[user].tolist(), allowed=allowed, k=k)
 
 
-def calls_of_multi(logits_KV: Tensor, *, steps: int, **rule: Any) -> list[int]:
-    """How many slots were filled each time the model was asked."""
-    filled: list[int] = []
-    k, num_items = logits_KV.shape
-
-    def denoise(slots_BK: Tensor) -> Tensor:
-        filled.append(int((slots_BK != -1).sum()))
-        return logits_KV[None]
-
-    candidates, rule = candidates_of(num_items), {"commit": "threshold", **rule}
-    multi(
-        denoise,
-        candidates,
-        num_users=1,
-        k=k,
-        steps=steps,
-        rule=CommitRule(**rule),
-        next_BD=logits_KV[:1],
-    )
-    return filled
-
-
-def test_one_step_fills_every_slot():
-    assert calls_of_multi(torch.zeros(4, 9), steps=1, threshold=1.0) == [0]
-
-
-def test_all_slots_above_the_threshold_are_filled_at_once():
-    sure = 20 * torch.eye(9)[:4]  # each slot is sure of an item of its own
-    assert calls_of_multi(sure, steps=10, threshold=0.9) == [0]
-
-
-def test_slots_below_the_threshold_wait_for_the_next_step():
-    logits = torch.zeros(3, 9)
-    logits[0, 0], logits[1, 1], logits[2, 2] = 20.0, 3.0, 1.0
-    assert calls_of_multi(logits, steps=10, threshold=0.9) == [0, 1, 2]
-
-
-def test_a_schedule_commits_no_more_than_must_be():
-    sure = 20 * torch.eye(9)[:4]
-    assert calls_of_multi(sure, steps=2, commit="schedule") == [0, 2]
-    assert calls_of_multi(sure, steps=10, commit="schedule") == [0, 1, 2, 3]
-
-
-def test_too_few_steps_commit_an_even_share_in_each():
-    unsure = torch.diag(0.2 * torch.arange(9.0))[1:8]  # slots with weak favourites of their own
-    assert calls_of_multi(unsure, steps=3, threshold=1.0) == [0, 3, 5]
-
-
-def test_two_slots_that_want_one_item_do_not_both_get_it():
-    logits = torch.tensor([[[9.0, 1.0, 0.0], [8.0, 2.0, 0.0]]])
-    lists = multi(lambda _: logits, candidates_of(3), num_users=1, k=2, steps=1)
-    assert lists.items_BK.tolist() == [[0, 1]]
-
-
-def test_the_order_of_the_slots_is_kept_when_asked_for():
-    logits = torch.tensor([[[5.0, 4.9, 0.0], [6.0, 0.0, 0.0]]])
-    by_slot = multi(lambda _: logits, candidates_of(3), num_users=1, k=2, steps=1, rank="slot")
-    by_next_item = multi(lambda _: logits, candidates_of(3), num_users=1, k=2, steps=1)
-    assert by_slot.items_BK.tolist() == [[1, 0]]
-    assert by_next_item.items_BK.tolist() == [[0, 1]]
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_a_users_multi_list_does_not_depend_on_its_batch_neighbours(seed):
     tables = random_tables(6, 4, 9, seed, scale=2.0)
@@ -581,122 +331,3 @@ def test_autoregressive_scores_are_those_of_the_first_pass():
     expected = first.log_softmax(1)[0, [0, 2]].tolist()
     assert lists.items_BK.tolist() == [[0, 2]]
     assert lists.scores_BK[0].tolist() == pytest.approx(expected)
-
-
-# --- scores of a user's own items ---
-
-Own = dict[tuple[int, int], float]  # (user, item) -> what is added to the logit
-
-
-class FixedScores:
-    def __init__(self, own: Own) -> None:
-        self.own = own
-
-    def of_rows(self, queries_RW: Tensor, users_R: Tensor) -> Extras:
-        triples = [
-            (row, item, score)
-            for row, user in enumerate(users_R.tolist())
-            for (owner, item), score in sorted(self.own.items())
-            if owner == user
-        ]
-        rows, items, scores = ([triple[n] for triple in triples] for n in range(3))
-        return Extras(
-            torch.tensor(rows, dtype=torch.int64),
-            torch.tensor(items, dtype=torch.int64),
-            torch.tensor(scores, dtype=torch.float32),
-        )
-
-    def among(self, users_P: Tensor, items_P: Tensor) -> "FixedScores":
-        kept = set(zip(users_P.tolist(), items_P.tolist(), strict=True))
-        return FixedScores({pair: score for pair, score in self.own.items() if pair in kept})
-
-    def rise(self, before_RW: Tensor, after_RW: Tensor) -> Tensor:
-        return torch.zeros(len(before_RW))
-
-
-def with_own(candidates: Candidates, own: Own) -> Candidates:
-    """Every state of a user gets the same scores, by row and item as a model gives them."""
-    return replace(candidates, own=FixedScores(own))
-
-
-def in_logits(logits_BV: Tensor, own: Own) -> Tensor:
-    logits_BV = logits_BV.clone()
-    for (user, item), score in own.items():
-        logits_BV[user, item] += score
-    return logits_BV
-
-
-OWN: Own = {(0, 2): 3.0, (2, 0): -4.0, (2, 4): 1.5, (2, 1): -math.inf}
-LOGITS = torch.tensor([[3.0, 2.0, 1.0, 0.0, -1.0]]).repeat(3, 1)
-
-
-def test_own_scores_change_the_ranking_and_the_scores_of_their_users_alone():
-    plain = decode_single(LOGITS, candidates_of(5), k=3)
-    lists = decode_single(LOGITS, with_own(candidates_of(5), OWN), k=3)
-    assert plain.items_BK.tolist() == [[0, 1, 2]] * 3
-    assert lists.items_BK.tolist() == [[2, 0, 1], [0, 1, 2], [2, 4, 3]]
-    assert torch.equal(plain.scores_BK[1], lists.scores_BK[1])
-    expected = in_logits(LOGITS, OWN).log_softmax(1).gather(1, lists.items_BK)
-    assert torch.allclose(lists.scores_BK, expected)
-
-
-@pytest.mark.parametrize("mode", ["single", "multi", "multi by slot", "autoregressive"])
-@pytest.mark.parametrize("seed", range(3))
-def test_own_scores_are_as_if_they_were_in_the_logits(seed, mode):
-    generator = torch.Generator().manual_seed(seed)
-    logits_BSV = 2 * torch.randn(3, 4, 9, generator=generator)
-    chosen = torch.rand(3, 9, generator=generator) < 0.5
-    scores = 2 * torch.randn(3, 9, generator=generator)
-    own = {(user, item): float(scores[user, item]) for user, item in chosen.nonzero().tolist()}
-    plain, extended = (candidates_of(9, [(1, 3), (2, 0)], denied=[5]) for _ in range(2))
-    both = []
-    for logits, candidates in (
-        (torch.stack([in_logits(logits_BSV[:, s], own) for s in range(4)], dim=1), plain),
-        (logits_BSV, with_own(extended, own)),
-    ):
-        if mode == "single":
-            both.append(decode_single(logits[:, 0], candidates, k=4))
-        elif mode == "autoregressive":
-            both.append(
-                decode_autoregressive(
-                    lambda chosen_BJ, logits=logits: logits[:, chosen_BJ.shape[1]],
-                    candidates,
-                    num_users=3,
-                    k=4,
-                    rank="next_item",
-                )
-            )
-        else:
-            both.append(
-                multi(
-                    lambda _, logits=logits: logits,
-                    candidates,
-                    num_users=3,
-                    k=4,
-                    steps=2,
-                    rank="slot" if mode == "multi by slot" else "next_item",
-                )
-            )
-    assert torch.equal(both[0].items_BK, both[1].items_BK)
-    assert torch.allclose(both[0].scores_BK, both[1].scores_BK, atol=1e-5)
-
-
-def test_the_scores_of_a_multi_list_are_those_of_a_single_one():
-    candidates = with_own(candidates_of(5, [(0, 1)]), OWN)
-    single = decode_single(LOGITS, candidates, k=5)
-    several = multi(lambda _: LOGITS[:, None].expand(3, 5, 5), candidates, num_users=3, k=5)
-    one_by_one = decode_autoregressive(
-        lambda _: LOGITS, candidates, num_users=3, k=5, rank="next_item"
-    )
-    assert single.items_BK[0].tolist() == [2, 0, 3, 4, -1]
-    for other in (several, one_by_one):
-        # what an own score of -inf excludes may fill the end of a list, with no probability
-        finite = torch.isfinite(single.scores_BK)
-        assert torch.equal(single.items_BK[finite], other.items_BK[finite])
-        assert torch.allclose(single.scores_BK, other.scores_BK)
-
-
-def test_own_scores_of_a_filtered_item_bring_nothing_back():
-    candidates = with_own(candidates_of(5, [(0, 2)]), OWN)
-    lists = decode_single(LOGITS, candidates, k=5)
-    assert lists.items_BK[0].tolist() == [0, 1, 3, 4, -1]

@@ -17,7 +17,7 @@ from diffsasrec.evaluate.metrics import gains
 from jobs.experiment.cells import listing_of
 from jobs.experiment.grid import SASREC, Cell, read_cells
 from jobs.experiment.table import METRICS, best_baseline, lines_of, table
-from jobs.faults.rig.nights import DATE, ROOT, tiny_config
+from jobs.faults.rig.nights import DATE, ROOT, lean_config
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\nscore: {k: 5}\nevaluate: {ks: [5]}\n"
 LEAST += "gate: {metric: NDCG@5}\n"
@@ -248,7 +248,7 @@ def test_a_counter_that_never_hits_has_a_mean_of_0():
 @pytest.mark.night
 def test_an_experiment_measures_every_cell_once(cluster, toy: Path, tmp_path: Path):
     lake, files = tmp_path / "lake", {name: tmp_path / f"{name}.yaml" for name in ("base", "grid")}
-    files["base"].write_text(yaml.safe_dump(tiny_config(str(toy), str(lake))))
+    files["base"].write_text(yaml.safe_dump(lean_config(str(toy), str(lake))))
     variants = {"default": {}, "multi": {"score.decode": "multi"}}
     grid = {"data": {"toy": {"date": DATE}}, "variants": variants}
     files["grid"].write_text(yaml.safe_dump(grid))

@@ -2,8 +2,6 @@
 
 import itertools
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,17 +12,19 @@ from threading import Thread
 
 import pyarrow as pa
 import pytest
+from published import Published
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.secrets import without_secrets
 from diffsasrec.errors import ConfigError, InfrastructureError, find_ours
 from diffsasrec.files.s3 import Patience
-from diffsasrec.files.storage import Storage
+from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.inputs.log_rows import read_fragment
 from diffsasrec.lake.chain import append_entry, read_chain
 from diffsasrec.lake.run_dir import RunDir
-from jobs.faults.rig.nights import DATE, Nights, tiny_config
+from diffsasrec.lake.stages import OUTPUTS
+from jobs.faults.rig.nights import DATE, Nights, digests, run_dir, tiny_config
 from jobs.faults.rig.proxy import KINDS, Plan, Proxy, run_proxy, seeded
 from jobs.faults.rig.s3_server import aws_variables
 
@@ -296,77 +296,6 @@ def test_credentials_and_signatures_are_taken_out_of_a_message(monkeypatch):
     )
 
 
-CHECK = """
-import os, resource, sys
-from diffsasrec.errors import DiffsasrecError
-from diffsasrec.files.storage import Storage
-{limit}
-try:
-    Storage.of(sys.argv[1]).check_writable()
-except DiffsasrecError as error:
-    print(type(error).__name__, error)
-"""
-
-
-def check_in_a_child(root: Path, *, limit: str = "", before: list[str] | None = None) -> str:
-    command = [*(before or []), sys.executable, "-c", CHECK.format(limit=limit), str(root)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-
-
-def test_a_read_only_directory_is_refused_with_the_remedy(tmp_path: Path):
-    (tmp_path / "lake").mkdir(mode=0o500)
-    said = check_in_a_child(tmp_path / "lake", limit="os.getuid() == 0 and os.setuid(65534)")
-    assert said.startswith(
-        f"ConfigError the lake {tmp_path}/lake can't be written to: writing {tmp_path}/lake"
-    )
-    assert "Permission denied; let the user of this process write there" in said
-
-
-def test_a_limit_on_file_sizes_is_refused_with_the_remedy(tmp_path: Path):
-    said = check_in_a_child(tmp_path, limit="resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))")
-    assert "File too large; the limit on the size of a file is too low: raise it" in said
-
-
-def test_a_full_disk_is_refused_with_the_remedy(tmp_path: Path):
-    mount = f"mount -t tmpfs -o size=4k tmpfs {tmp_path}"
-    own = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    if subprocess.run([*own, mount], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a small disk")
-    filled = f'{mount} && head -c 4096 /dev/zero > {tmp_path}/all && exec "$@"'
-    said = check_in_a_child(tmp_path, before=[*own, filled, "sh"])
-    assert "No space left on device; the disk is full: free space there" in said
-    assert said.startswith("InfrastructureError ")
-
-
-FILL = """
-import sys
-from pathlib import Path
-from diffsasrec.errors import InfrastructureError
-from diffsasrec.files.storage import Storage
-lake = Storage.of(sys.argv[1])
-writes = {
-    "write_bytes": lambda: lake.write_bytes("a/b", b"0" * 2**20),
-    "create": lambda: lake.create("a/b", b"0" * 2**20),
-    "write_file": lambda: lake.write_file("a/b", lambda path: Path(path).write_bytes(b"0" * 2**20)),
-}
-try:
-    writes[sys.argv[2]]()
-except InfrastructureError as error:
-    print("full" if "No space" in str(error) else error, *Path(sys.argv[1]).glob("a/*"))
-"""
-
-
-@pytest.mark.parametrize("verb", ["write_bytes", "create", "write_file"])
-def test_a_write_that_finds_the_disk_full_leaves_nothing_on_it(tmp_path: Path, verb: str):
-    mount = f"mount -t tmpfs -o size=64k tmpfs {tmp_path}"
-    own = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    if subprocess.run([*own, mount], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a small disk")
-    command = [*own, f'{mount} && exec "$@"', "sh", sys.executable, "-c", FILL, str(tmp_path), verb]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    assert said == "full\n"
-
-
 @pytest.mark.ray
 def test_what_a_worker_s_store_failed_with_is_told_without_the_traceback(cluster):
     import ray
@@ -383,21 +312,20 @@ def test_what_a_worker_s_store_failed_with_is_told_without_the_traceback(cluster
 @pytest.mark.ray
 @pytest.mark.night
 def test_a_night_on_a_failing_store_prepares_what_an_undisturbed_one_does(
-    nights, s3, toy, tmp_path: Path, proxy
+    published: Published, s3, toy, tmp_path: Path, proxy
 ):
     lake = Storage.of(f"{s3}/{tmp_path.name}")
     lake.write_bytes("raw/events.parquet", toy.read_bytes())
     config = tiny_config(f"{lake.root}/raw/", lake.root)
     # a Ray of its own: its workers talk to the proxy too
-    own = Nights(tmp_path / "own", {"AWS_ENDPOINT_URL": proxy.endpoint})
-    (tmp_path / "own").mkdir()
-    made = []
-    for where, run_id in ((nights, "calm"), (own, "rough")):
-        code, _, log = where.run(config, "--stages", "prepare", "--run-id", run_id)
-        assert code == 0, log
-        run = lake.sub(f"runs/ds={DATE}/{run_id}")
-        made.append({f.path: f.version for f in run.list() if f.path.endswith(".parquet")})
-        proxy.num_requests = 0
-        proxy.plan = seeded(0.05, ["slow_down", "error", "reset", "truncated", "lost"], seed=3)
-    assert made[0] == made[1] != {}
+    own = Nights(tmp_path, {"AWS_ENDPOINT_URL": proxy.endpoint})
+    proxy.plan = seeded(0.05, ["slow_down", "error", "reset", "truncated", "lost"], seed=3)
+    code, _, log = own.run(config, "--stages", "prepare", "--run-id", "rough")
+    assert code == 0, log
+    run, calm = lake.sub(f"runs/ds={DATE}/rough"), run_dir(published.lake, "calm")
+    made = {
+        f.path: sha256(run.read_bytes(f.path)) for f in run.list() if f.path.endswith(".parquet")
+    }
+    expected = {k: v for name in OUTPUTS["prepare"] for k, v in digests(calm, f"{name}/*").items()}
+    assert made == expected != {}
     assert proxy.injected.total() >= 3

@@ -1,46 +1,28 @@
 """What must never happen: code from data, damaged weights, paths from ids, secrets in the open."""
 
 import ast
-import fnmatch
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
-import duckdb
-import numpy as np
-import pandas as pd
 import psutil
-import pyarrow as pa
 import pytest
 import s3fs
-import safetensors.torch
-import torch
+from lakes import published_lake
 from sources import python_files, shown
 
-from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.load import load_config
-from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
-from diffsasrec.files.storage import Storage, parquet_bytes, sha256, to_json
-from diffsasrec.inputs.log_files import inspect_inputs, list_files, list_inputs
-from diffsasrec.lake.chain import append_entry
+from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.consumer_copy import settle
-from diffsasrec.lake.manifest import manifest_for
 from diffsasrec.lake.prune import prune
-from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
-from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.score.online import check_description
 from jobs.faults.rig.nights import DATE, ROOT, Nights, tiny_config, toy_log
 from jobs.faults.rig.s3_server import BUCKET, SECRET
 from jobs.runner.command import run_stages
-
-README = (ROOT / "README.md").read_text()
 
 # --- nothing that is read is ever run ---
 
@@ -70,149 +52,6 @@ def test_no_source_file_can_unpickle_or_evaluate_what_it_reads(path: Path):
     forbidden = {"pickle", "cloudpickle", "shelve", "marshal", "joblib", "dill", "allow_pickle"}
     forbidden |= {"torch.load", "torch.jit.load", "yaml.load", "eval()", "exec()", *UNPICKLING}
     assert names_of(ast.parse(path.read_text())) & forbidden == set()
-
-
-# --- checkpoints ---
-
-CONFIG = ModelConfig(hidden_size=8, num_blocks=1, num_heads=2, max_seq_len=4, num_slots=2)
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Storage:
-    storage = Storage.of(str(tmp_path / "checkpoint"))
-    save_checkpoint(
-        storage,
-        weights=SequenceModel(CONFIG, 3).state_dict(),
-        config=CONFIG,
-        vocab=vocab_of(3),
-        counts=np.array([5, 0, 2]),
-        trained_before=1000,
-    )
-    return storage
-
-
-def vocab_of(num: int) -> pa.Table:
-    names = [f"item-{n}" for n in range(num)]
-    return pa.table({"item_id": names, "index": pa.array(range(num), pa.int32())})
-
-
-def forge(storage: Storage, name: str | None = None, data: bytes = b"", **keys: object) -> None:
-    """Replaces a file and what config.json says, with digests that fit."""
-    description = json.loads(storage.read_bytes("config.json"))
-    if name is not None:
-        storage.write_bytes(name, data)
-        description["sha256"][name] = sha256(data)
-        description["model_version"] = description["sha256"]["model.safetensors"][:12]
-    description |= keys
-    kept = {key: value for key, value in description.items() if value is not None}
-    storage.write_bytes("config.json", to_json(kept))
-
-
-def refusal(storage: Storage) -> str:
-    with pytest.raises(InfrastructureError) as caught:
-        load_checkpoint(storage)
-    assert "restore it or train again" in str(caught.value)
-    return str(caught.value)
-
-
-def weights(storage: Storage) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load(storage.read_bytes("model.safetensors"))
-
-
-def test_weights_of_another_shape_are_refused(saved: Storage):
-    tensors = weights(saved)
-    tensors["items.weight"] = torch.zeros(4, 8)
-    forge(saved, "model.safetensors", safetensors.torch.save(tensors))
-    message = refusal(saved)
-    assert f"{saved.root}/model.safetensors does not fit config.json" in message
-    assert "items.weight" in message
-
-
-def test_weights_of_another_model_are_refused(saved: Storage):
-    other = SequenceModel(CONFIG.model_copy(update={"num_blocks": 2}), 3).state_dict()
-    forge(saved, "model.safetensors", safetensors.torch.save(other))
-    assert "model.safetensors does not fit config.json" in refusal(saved)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_finite_numbers_are_refused(saved: Storage, value: float):
-    tensors = weights(saved)
-    tensors["items.weight"][1, 2] = value
-    forge(saved, "model.safetensors", safetensors.torch.save(tensors))
-    # code 2: they were saved so, and a retry of the night would read them again
-    with pytest.raises(ConfigError, match=r"has values in items\.weight .* learning_rate"):
-        load_checkpoint(saved)
-
-
-@pytest.mark.parametrize("length", [0, 4, 100, -100])
-def test_cut_weights_are_refused_even_under_a_fitting_digest(saved: Storage, length: int):
-    forge(saved, "model.safetensors", saved.read_bytes("model.safetensors")[:length])
-    assert "model.safetensors is no safetensors file" in refusal(saved)
-
-
-@pytest.mark.parametrize("num", [2, 4])
-def test_a_vocabulary_of_another_size_is_refused(saved: Storage, num: int):
-    vocab = vocab_of(num).append_column("count", pa.array([1] * num))
-    forge(saved, "vocab.parquet", parquet_bytes(vocab))
-    assert "vocab.parquet does not number 3 items" in refusal(saved)
-
-
-def test_a_vocabulary_in_another_order_is_refused(saved: Storage):
-    vocab = vocab_of(3).append_column("count", pa.array([1] * 3)).take([2, 0, 1])
-    forge(saved, "vocab.parquet", parquet_bytes(vocab))
-    assert "vocab.parquet does not number 3 items" in refusal(saved)
-
-
-@pytest.mark.parametrize("data", [b"", b"PAR1", parquet_bytes(vocab_of(3))])
-def test_what_is_no_vocabulary_is_refused(saved: Storage, data: bytes):
-    forge(saved, "vocab.parquet", data)
-    assert "vocab.parquet is no vocabulary" in refusal(saved)
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
-def test_what_is_no_description_is_refused(saved: Storage, data: bytes):
-    saved.write_bytes("config.json", data)
-    assert f"{saved.root}/config.json " in refusal(saved)
-
-
-@pytest.mark.parametrize("key", ["model", "num_items", "trained_before", "model_version", "sha256"])
-def test_a_missing_key_of_the_description_is_named(saved: Storage, key: str):
-    forge(saved, **{key: None})
-    assert f"config.json lacks keys: {key}" in refusal(saved)
-
-
-def test_unknown_keys_of_the_description_are_named(saved: Storage):
-    forge(saved, code="import os")
-    assert "config.json has unknown keys: code" in refusal(saved)
-
-
-def test_missing_and_unknown_keys_of_the_model_are_named(saved: Storage):
-    model = CONFIG.model_dump(mode="json")
-    forge(saved, model={**model, "depth": 3})
-    assert "has unknown keys: model.depth" in refusal(saved)
-    forge(saved, model={key: value for key, value in model.items() if key != "trends"})
-    assert "lacks keys: model.trends" in refusal(saved)
-    forge(saved, model={**model, "hidden_size": -8})
-    assert "config.json describes no model" in refusal(saved)
-
-
-def test_a_version_of_other_weights_is_refused(saved: Storage):
-    forge(saved, model_version="0" * 12)
-    assert "config.json has a model_version of other weights" in refusal(saved)
-
-
-def test_a_description_changed_after_publishing_is_refused(saved: Storage, tmp_path: Path):
-    run = Storage.of(str(tmp_path))
-    with pytest.raises(ConfigError, match=r"no manifest\.json"):
-        check_description(run)
-    digest = sha256(saved.read_bytes("config.json"))
-    files = [{"path": "checkpoint/config.json", "sha256": digest}]
-    run.write_bytes("manifest.json", to_json({"files": files}))
-    check_description(run)
-    forge(saved, model={**CONFIG.model_dump(mode="json"), "num_heads": 1})  # its weights still fit
-    load_checkpoint(saved)
-    with pytest.raises(InfrastructureError, match=r"config\.json is not the file that was pub"):
-        check_description(run)
 
 
 # --- names ---
@@ -262,24 +101,6 @@ def test_a_chain_entry_can_name_nothing_outside_of_the_lake(tmp_path: Path, forg
 
 
 ENTRY = "recommendations/_published/00000001.json"
-
-
-def published_lake(root: Path | str, *run_ids: str) -> Storage:
-    """A lake with runs of one date published one after another, three lists in two parts each."""
-    lake = Storage.of(str(root))
-    for run_id in run_ids or ("first",):
-        run = RunDir(lake, ds=DATE, run_id=run_id, identity="i", attempt="a")
-        files = []
-        for number, users in enumerate(([1, 3], [2])):
-            items = [[{"item_id": f"of {run_id}", "score": -1.0, "rank": 1}]] * len(users)
-            table = pa.table({"user_id": users, "items": items})
-            path = f"recommendations/part-{number:05d}.parquet"
-            files.append(run.storage.write_table(path, table))
-        _, digest = manifest_for(run, {"model_version": "v", "files": files})
-        append_entry(lake, run, digest)
-        settle(lake, grace=1e6)
-    return lake
-
 
 # --- a stage whose ids are paths, with real credentials in its environment ---
 
@@ -423,126 +244,3 @@ def test_a_client_without_its_token_is_refused(own_ray, token: dict[str, str]):
     )
     assert joined.returncode != 0 and "joined" not in joined.stdout
     assert "nauthenticated" in joined.stderr or "InvalidAuthToken" in joined.stderr, joined.stderr
-
-
-# --- what the README promises to those who run it ---
-
-
-def block(title: str, language: str) -> str:
-    """The first code block of a language below a heading or bold title of the README."""
-    text = README[README.index(title) :]
-    return text.split(f"```{language}\n", 1)[1].split("```", 1)[0]
-
-
-# what each call to S3 needs of a policy, on the object or bucket that it names
-RIGHTS = {
-    "ListObjectsV2": "s3:ListBucket",
-    "HeadBucket": "s3:ListBucket",
-    "HeadObject": "s3:GetObject",
-    "GetObject": "s3:GetObject",
-    "PutObject": "s3:PutObject",
-    "CopyObject": "s3:PutObject",
-    "CreateMultipartUpload": "s3:PutObject",
-    "UploadPart": "s3:PutObject",
-    "UploadPartCopy": "s3:PutObject",
-    "CompleteMultipartUpload": "s3:PutObject",
-    "AbortMultipartUpload": "s3:AbortMultipartUpload",
-    "DeleteObject": "s3:DeleteObject",
-    "DeleteObjects": "s3:DeleteObject",
-}
-Right = tuple[str, str, str | None]  # action, resource, listed prefix
-
-
-def rights_of(operation: str, parameters: dict[str, str]) -> set[Right]:
-    bucket = f"arn:aws:s3:::{parameters['Bucket']}"
-    action = RIGHTS[operation]
-    if action == "s3:ListBucket":
-        return {(action, bucket, parameters.get("Prefix"))}
-    source = parameters.get("CopySource")
-    needed: set[Right] = {(action, f"{bucket}/{parameters['Key']}", None)}
-    if source is not None:
-        path = source if isinstance(source, str) else f"{source['Bucket']}/{source['Key']}"
-        needed.add(("s3:GetObject", f"arn:aws:s3:::{path}", None))
-    return needed
-
-
-def listed(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
-
-
-def allows(statement: dict, right: Right) -> bool:
-    action, resource, prefix = right
-    prefixes = statement.get("Condition", {"StringLike": {"s3:prefix": ["*"]}})["StringLike"]
-    return (
-        action in listed(statement["Action"])
-        and any(fnmatch.fnmatchcase(resource, r) for r in listed(statement["Resource"]))
-        and (
-            action != "s3:ListBucket"
-            or any(fnmatch.fnmatchcase(prefix or "", p) for p in prefixes["s3:prefix"])
-        )
-    )
-
-
-@pytest.fixture
-def calls(s3: str) -> Iterator[list[tuple[str, dict]]]:
-    """Every call to S3 that is made in this process, as it is made."""
-    made: list[tuple[str, dict]] = []
-
-    def note(params: dict, model: object, **_: object) -> None:
-        made.append((model.name, params))
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    filesystem = Storage(s3)._fs()
-    filesystem.connect()
-    filesystem.s3.meta.events.register("provide-client-params.s3", note)
-    yield made
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-def use_everything(s3: str) -> None:
-    """What a night does to the log and the lake, by all the verbs that it has for that."""
-    for path in ("log", "log/", "log/*.parquet", "log/events.parquet"):
-        events = EventsConfig(path=f"{s3}/{path}", time_unit="s")
-        inspect_inputs(list_inputs(events, run_date=date.fromisoformat(DATE)), events)
-    list_files(f"{s3}/log")
-    lake = published_lake(f"{s3}/recommender", "first", "second")
-    lake.check_writable()
-    assert lake.has_create_only()
-    assert lake.list("runs") and not lake.exists("nothing") and not lake.list("nothing")
-    with pytest.raises(FileNotFoundError):
-        lake.read_bytes("nothing")
-    lake.read_tables(f"runs/ds={DATE}/first/recommendations", ["user_id"])
-    lake.write_bytes("large", bytes(110 * 2**20))  # in parts
-    lake.create("large-too", bytes(110 * 2**20))
-    lake.copy("large", "copied")
-    lake.delete(["large", "large-too", "copied", "nothing"])
-    settle(lake, grace=0)
-    assert prune(lake, keep=1, grace=0)
-
-
-def test_the_policy_of_the_readme_is_enough_and_not_more(s3: str, calls: list, tmp_path: Path):
-    toy_log().to_parquet(tmp_path / "events.parquet")
-    upload = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
-    upload.put_file(str(tmp_path / "events.parquet"), f"{BUCKET}/log/events.parquet")
-    text = re.sub("LOG-BUCKET|LAKE-BUCKET", BUCKET, block("**Rights.**", "json"))
-    policy = json.loads(text)["Statement"]
-    use_everything(s3)
-    needed = {right for call in calls for right in rights_of(*call)}
-    assert len(needed) > 30
-    assert [r for r in sorted(needed, key=str) if not any(allows(s, r) for s in policy)] == []
-    granted = {(s["Sid"], action) for s in policy for action in listed(s["Action"])}
-    used = {(s["Sid"], right[0]) for s in policy for right in needed if allows(s, right)}
-    # asked for only where an upload in parts breaks off
-    assert granted - used == {("KeepTheLake", "s3:AbortMultipartUpload")}
-
-
-def test_the_readers_of_the_readme_see_the_newest_run_and_nothing_else(tmp_path: Path):
-    published_lake(tmp_path / "lake", "first", "second")
-    sql = block("Readers that follow the chain", "sql").replace("'lake/", f"'{tmp_path}/lake/")
-    rows = duckdb.connect().execute(sql).fetchall()
-    assert sorted(row[:2] for row in rows) == [(user, "of second") for user in (1, 2, 3)]
-    scope: dict = {}
-    code = block("Spark, pandas and whatever", "python")
-    exec(code.replace("s3://bucket/recommender", f"{tmp_path}/lake"), scope)
-    assert sorted(pd.read_parquet(scope["path"]).user_id) == [1, 2, 3]
-    assert scope["path"].endswith(f"runs/ds={DATE}/second/recommendations")

@@ -1,7 +1,6 @@
 """The Iceberg table follows the chain: one snapshot per change, on a real catalog in SQLite."""
 
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from catalogs import catalog_of, settings_in
+from published import Published
 
 import jobs.publish
 from diffsasrec.config.load import load_config
@@ -279,6 +279,7 @@ def test_files_of_an_earlier_partitioning_are_refused(lake: Storage, settings: I
         follow_chain(lake, settings, ds=DAY)
 
 
+@pytest.mark.process
 def test_a_rollback_from_the_command_line_puts_the_partition_back(
     lake: Storage, settings: IcebergConfig, tmp_path: Path
 ):
@@ -294,14 +295,12 @@ def test_a_rollback_from_the_command_line_puts_the_partition_back(
 
 @pytest.mark.ray
 @pytest.mark.night
-def test_a_night_publishes_to_the_table_too(published, settings: IcebergConfig, tmp_path: Path):
-    values, calm_lake, _ = published
-    shutil.copytree(calm_lake, tmp_path / "lake")
-    directory = run_dir(tmp_path / "lake", "calm")
-    shutil.rmtree(tmp_path / "lake/recommendations")
-    (directory / "manifest.json").unlink()
-    values = values | {"lake": str(tmp_path / "lake"), "iceberg": settings.model_dump()}
-    config = load_config(yaml.safe_dump(values))
+def test_a_night_publishes_to_the_table_too(
+    published: Published, settings: IcebergConfig, tmp_path: Path
+):
+    values, lake = published.copied(tmp_path / "lake", before="publish")
+    directory = run_dir(lake, "calm")
+    config = load_config(yaml.safe_dump(values | {"iceberg": settings.model_dump()}))
     identity = json.loads((directory / "_stages/score.json").read_text())["identity"]
     run = RunDir(Storage.of(config.lake), DAY, "calm", identity, "first")
     assert jobs.publish.main(config, run).counts == {"rows": 60, "chain_number": 1}

@@ -195,6 +195,7 @@ except InfrastructureError as error:
 """
 
 
+@pytest.mark.process
 def test_a_state_that_the_disk_refuses_is_told_with_the_remedy(tmp_path):
     command = [sys.executable, "-c", TOO_LARGE, str(tmp_path)]
     said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout

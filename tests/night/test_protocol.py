@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
@@ -183,18 +184,9 @@ def slow_metrics(lists: dict[int, list[str]], expected: Expected, k: int) -> dic
     }
 
 
-@pytest.mark.parametrize("min_item_count", [1, 4])
-def test_model_and_counters_are_measured_by_the_rule(cluster, tmp_path: Path, min_item_count: int):
-    text = f"lake: {tmp_path}\nevents: {{path: log}}\nsplit: {{min_item_count: {min_item_count}}}\n"
-    text += "model: {hidden_size: 8, num_blocks: 1, max_seq_len: 20}\n"
-    text += "score: {k: 4, filter_seen: false}\nevaluate: {ks: [4], bootstrap_samples: 9}\n"
-    config = load_config(text)
-    run = RunDir(Storage.of(str(tmp_path)), "2024-03-01", "r", "i", "a")
-    folded = folded_of(log_with_late_items())
-    expected = reference(ordered_of(folded), min_item_count)
-    vocab = vocab_of(folded, min_item_count)
-    late = set(vocab["item_id"].to_pylist()) - set(expected.known)
-    assert bool(late) == (min_item_count > 1) and len(expected.target) > 30
+def prepared_run(config: Config, folded: pa.Table, vocab: pa.Table, expected: Expected) -> RunDir:
+    """A run whose log is prepared in two buckets, with random weights that are to be measured."""
+    run = RunDir(Storage.of(config.lake), "2024-03-01", "r", "i", "a")
     run.storage.write_table("vocab/part-00000.parquet", vocab)
     buckets = bucket_of(folded["user_id"].combine_chunks(), 2)
     for bucket in (0, 1):
@@ -203,7 +195,7 @@ def test_model_and_counters_are_measured_by_the_rule(cluster, tmp_path: Path, mi
             vocab,
             split_time=SPLIT,
             user_type=pa.int64(),
-            min_item_count=min_item_count,
+            min_item_count=config.split.min_item_count,
         )
         for name, table in zip(("sequences", "holdout"), tables[:2], strict=True):
             run.storage.write_table(f"{name}/{bucket_name(bucket)}", table)
@@ -225,16 +217,29 @@ def test_model_and_counters_are_measured_by_the_rule(cluster, tmp_path: Path, mi
     )
     run.finish("prepare", prepared.to_json())
     run.finish("finetune", {})
+    return run
+
+
+@pytest.mark.parametrize("min_item_count", [1, 4])
+def test_model_and_counters_are_measured_by_the_rule(cluster, tmp_path: Path, min_item_count: int):
+    text = f"lake: {tmp_path}\nevents: {{path: log}}\nsplit: {{min_item_count: {min_item_count}}}\n"
+    text += "model: {hidden_size: 8, num_blocks: 1, max_seq_len: 20}\n"
+    text += "score: {k: 4, filter_seen: false}\nevaluate: {ks: [4], bootstrap_samples: 9}\n"
+    folded = folded_of(log_with_late_items())
+    expected = reference(ordered_of(folded), min_item_count)
+    vocab = vocab_of(folded, min_item_count)
+    late = set(vocab["item_id"].to_pylist()) - set(expected.known)
+    assert bool(late) == (min_item_count > 1) and len(expected.target) > 30
+    config = load_config(text)
+    run = prepared_run(config, folded, vocab, expected)
 
     record = evaluate(config, run)
 
     assert record.counts["holdout_users"] == len(expected.target)
-    table = pa.concat_tables(
-        [run.storage.read_table(f"evaluation/{bucket_name(bucket)}") for bucket in (0, 1)]
-    )
-    lengths = dict(zip(table["user_id"].to_pylist(), table["history_len"].to_pylist(), strict=True))
+    rows = run.storage.read_tables("evaluation").to_pylist()
+    lengths = {row["user_id"]: row["history_len"] for row in rows}
     assert lengths == {user: len(past) for user, past in expected.past.items()}
-    lists = {r["user_id"]: [i["item_id"] for i in r["items"]] for r in table.to_pylist()}
+    lists = {row["user_id"]: [item["item_id"] for item in row["items"]] for row in rows}
     assert {item for items in lists.values() for item in items} <= set(expected.known)
     metrics = json.loads(run.storage.read_bytes("metrics.json"))
     own = {u: best(Counter(past), expected) for u, past in expected.past.items()}

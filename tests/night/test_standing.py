@@ -188,6 +188,7 @@ def test_a_run_in_the_future_does_not_hide_the_metrics_of_the_newest_night(tmp_p
     assert newest_metrics(lake) == "near\n"
 
 
+@pytest.mark.process
 def test_a_night_in_the_future_is_refused_unless_it_is_meant(tmp_path: Path):
     config = tiny_config("/nowhere/*.parquet", str(tmp_path / "lake"))
     nights = Nights(tmp_path, {})

@@ -94,6 +94,7 @@ def test_a_night_that_is_not_current_is_done_and_says_what_is():
     assert night.note == "run mine in 1:15; current is 2026-11-23, run calm"
 
 
+@pytest.mark.process
 def test_as_a_command_it_skips_what_is_published_and_ends_as_the_night_that_fails(tmp_path: Path):
     chain = tmp_path / "lake" / "recommendations" / "_published"
     chain.mkdir(parents=True)

@@ -1,13 +1,12 @@
 """Nights that are killed, that overlap, or in which one user ends every process."""
 
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from published import Published, add_done
 
 from jobs.faults.rig.nights import DATE, Nights, digests, injected, run_dir
 
@@ -16,29 +15,35 @@ pytestmark = [pytest.mark.ray, pytest.mark.night]
 PARTS = f"recommendations/ds={DATE}/*.parquet"
 
 
-def test_a_killed_training_worker_changes_nothing(published, nights, tmp_path: Path):
-    config, calm_lake, _ = published
-    config = {**config, "lake": str(tmp_path / "lake")}
-    night = nights.start(config, "--run-id", "calm", "--stages", "prepare,pretrain")
-    night.wait_for_file(run_dir(tmp_path / "lake", "calm"), "state/pretrain/*/step-*")
+def test_a_killed_training_worker_changes_nothing(
+    published: Published, nights: Nights, tmp_path: Path
+):
+    config, lake = published.copied(tmp_path / "lake", before="pretrain")
+    night = nights.start(config, "--run-id", "calm", "--stages", "pretrain")
+    night.wait_for_file(run_dir(lake, "calm"), "state/pretrain/*/step-*")
     # Ray writes nothing of its own into the lake, whose faults it could not bear
-    assert not (run_dir(tmp_path / "lake", "calm") / "state" / "ray").exists()
+    assert not (run_dir(lake, "calm") / "state" / "ray").exists()
     named = psutil.process_iter(["cmdline"])
     next(p for p in named if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])).kill()
     code, _, log = night.finish()
     assert code == 0, log
     weights = "checkpoint_pretrained/*.safetensors"
-    mine = digests(run_dir(tmp_path / "lake", "calm"), weights)
-    assert mine == digests(run_dir(calm_lake, "calm"), weights) != {}
+    mine = digests(run_dir(lake, "calm"), weights)
+    assert mine == digests(run_dir(published.lake, "calm"), weights) != {}
 
 
-def test_a_night_killed_again_and_again_publishes_the_same_bytes(published, nights, tmp_path: Path):
-    config, calm_lake, _ = published
-    config = {**config, "lake": str(tmp_path / "lake")}
+def test_a_night_killed_again_and_again_publishes_the_same_bytes(
+    published: Published, nights: Nights, tmp_path: Path
+):
+    config = {**published.config, "lake": str(tmp_path / "lake")}
     in_prepare = nights.start(config, "--run-id", "calm")
     in_prepare.wait_for_line("prepare: reading")
     time.sleep(1)
     in_prepare.kill()
+    in_pretrain = nights.start(config, "--run-id", "calm")
+    in_pretrain.wait_for_line("pretrain: started")
+    in_pretrain.kill()
+    add_done(published, tmp_path / "lake", ("pretrain", "finetune", "evaluate"))
     for output in (
         "state/refit-finetune/*/step-*",
         "recommendations/part-*",
@@ -48,43 +53,29 @@ def test_a_night_killed_again_and_again_publishes_the_same_bytes(published, nigh
         night.kill()
     code, last, log = nights.run(config, "--run-id", "calm")
     assert (code, last["status"]) == (0, "done"), log
-    assert digests(tmp_path / "lake", PARTS) == digests(calm_lake, PARTS) != {}
+    assert digests(tmp_path / "lake", PARTS) == digests(published.lake, PARTS) != {}
 
 
-@pytest.fixture
-def unscored(published, tmp_path: Path) -> Iterator[tuple[dict, Path]]:
-    """The config and the lake of the undisturbed night, as before its lists were made."""
-    config, lake, _ = published
-    shutil.copytree(lake, tmp_path / "kept")
-    run = run_dir(lake, "calm")
-    for stage in ("score", "publish"):
-        (run / f"_stages/{stage}.json").unlink()
-    (run / "manifest.json").unlink()
-    shutil.rmtree(run / "recommendations")
-    shutil.rmtree(lake / "recommendations")
-    yield config, lake
-    shutil.rmtree(lake)
-    shutil.copytree(tmp_path / "kept", lake)
-
-
-def test_two_attempts_that_overlap_publish_the_same_bytes_once(unscored, nights, tmp_path: Path):
-    config, lake = unscored
+def test_two_attempts_that_overlap_publish_the_same_bytes_once(
+    published: Published, nights: Nights, tmp_path: Path
+):
+    config, lake = published.copied(tmp_path / "lake", before="score")
     attempts = [nights.start(config, "--run-id", "calm") for _ in range(2)]
     results = [attempt.finish() for attempt in attempts]
     assert [code for code, _, _ in results] == [0, 0], results
-    assert digests(lake, PARTS) == digests(tmp_path / "kept", PARTS) != {}
+    assert digests(lake, PARTS) == digests(published.lake, PARTS) != {}
     assert len(list(lake.glob("recommendations/_published/*"))) == 1
 
 
-def test_a_user_who_ends_every_process_costs_one_list(unscored, tmp_path: Path):
-    config, lake = unscored
+def test_a_user_who_ends_every_process_costs_one_list(published: Published, tmp_path: Path):
+    config, lake = published.copied(tmp_path / "lake", before="score")
     own_ray = Nights(tmp_path, injected(users=[7]))
     code, last, log = own_ray.run(config, "--run-id", "calm")
     assert code == 0, log
     assert last["counts"]["score"]["quarantined_users"] == 1
     rows, undisturbed = (
         {row["user_id"]: row for row in pq.read_table(root / "recommendations").to_pylist()}
-        for root in (run_dir(lake, "calm"), run_dir(tmp_path / "kept", "calm"))
+        for root in (run_dir(lake, "calm"), run_dir(published.lake, "calm"))
     )
     assert [user for user, row in rows.items() if row["source"] == "popular"] == [7]
     for user in rows.keys() - {7}:

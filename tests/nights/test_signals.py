@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from diffsasrec.lake.stages import STAGES
-from jobs.faults.rig.nights import DATE, NightProcess, Nights, run_dir, tiny_config
+from jobs.faults.rig.nights import DATE, NightProcess, Nights, lean_config, run_dir
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 CODES = {signal.SIGTERM: 5, signal.SIGINT: 130}
@@ -53,7 +53,7 @@ def wait_until_none(mark: str) -> None:
 def unhurried(cluster, toy: Path, tmp_path_factory) -> Iterator[tuple[Nights, dict, Path]]:
     """A night that is broken off in each of its stages, one after another."""
     directory = tmp_path_factory.mktemp("signals")
-    config = tiny_config(str(toy), str(directory / "lake"))
+    config = lean_config(str(toy), str(directory / "lake"))
     config["log_interval"] = 0.05  # a training is seen in its midst
     yield Nights(directory, cluster), config, directory
 
@@ -94,7 +94,7 @@ def test_after_all_these_signals_the_same_command_publishes(unhurried):
 )
 def test_a_ray_of_its_own_ends_with_the_night(toy: Path, tmp_path: Path, line, number):
     mark = uuid.uuid4().hex
-    night = Nights(tmp_path, {"MARK": mark}).start(tiny_config(str(toy), str(tmp_path / "lake")))
+    night = Nights(tmp_path, {"MARK": mark}).start(lean_config(str(toy), str(tmp_path / "lake")))
     night.wait_for_line(line)
     if number == signal.SIGTERM:
         deadline = time.monotonic() + 60
@@ -110,7 +110,7 @@ def test_a_night_that_is_over_keeps_its_code_when_a_signal_comes_while_ray_ends(
 ):
     mark = uuid.uuid4().hex
     nights = Nights(tmp_path, {"MARK": mark})
-    config = tiny_config(str(toy), str(tmp_path / "lake"))
+    config = lean_config(str(toy), str(tmp_path / "lake"))
     night = nights.start(config, "--stages", "prepare")
     night.wait_for_line("prepare: done in")
     time.sleep(0.3)
@@ -123,7 +123,7 @@ def test_a_night_that_is_over_keeps_its_code_when_a_signal_comes_while_ray_ends(
 
 
 def test_a_signal_during_the_start_has_its_last_line_too(toy: Path, tmp_path: Path):
-    config = tiny_config(str(toy), str(tmp_path / "lake"))
+    config = lean_config(str(toy), str(tmp_path / "lake"))
     night = Nights(tmp_path, {}).start(config)
     time.sleep(1.5)  # while Ray and torch are imported
     last, _ = ended(night, signal.SIGINT)
@@ -132,7 +132,7 @@ def test_a_signal_during_the_start_has_its_last_line_too(toy: Path, tmp_path: Pa
 
 def test_a_backfill_ends_its_night_with_it(toy: Path, tmp_path: Path):
     mark = uuid.uuid4().hex
-    config = tiny_config(str(toy), str(tmp_path / "lake"))
+    config = lean_config(str(toy), str(tmp_path / "lake"))
     night = Nights(tmp_path, {"MARK": mark}).start(
         config, "--from", DATE, "--to", DATE, date=None, job="backfill"
     )

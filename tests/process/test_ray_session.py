@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from jobs.faults.rig.nights import QUIET, ROOT
 
 START = """
@@ -33,6 +35,7 @@ def start(**variables: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.process
 def test_a_ray_that_does_not_start_is_tried_again_and_then_explained():
     first, second, last = start(RAY_TMPDIR="/proc/nowhere")
     assert first.startswith("no Ray starts on this machine: FileNotFoundError: [Errno 2]")

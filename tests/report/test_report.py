@@ -147,6 +147,7 @@ def test_ids_and_titles_are_escaped(lake: Path):
     assert "<b>0" not in html
 
 
+@pytest.mark.process
 def test_a_report_is_made_anew_from_the_lake_alone_with_the_same_bytes(lake: Path):
     before = page_of(lake).read_bytes()
     command = [
@@ -214,6 +215,7 @@ def test_a_night_is_seen_beside_earlier_ones_that_no_rollback_went_behind(tmp_pa
     assert [night.ds for night in nights] == ["2024-03-01", "2024-03-02"]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium here: apt-get install chromium")
 def test_a_browser_shows_it_on_every_screen_without_a_request_or_a_complaint(
     lake: Path, tmp_path: Path

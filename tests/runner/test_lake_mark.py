@@ -178,6 +178,7 @@ def config(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "words",
     [
@@ -198,6 +199,7 @@ def test_a_command_that_writes_refuses_a_mount_that_is_absent(words, config, tmp
     assert list((tmp_path / "mnt").iterdir()) == []
 
 
+@pytest.mark.process
 def test_an_experiment_refuses_a_mount_that_is_absent_too(config, tmp_path: Path):
     grid = tmp_path / "grid.yaml"
     grid.write_text("data: {toy: {date: 2024-03-01}}")
@@ -205,12 +207,14 @@ def test_an_experiment_refuses_a_mount_that_is_absent_too(config, tmp_path: Path
     assert code == 2 and "is no lake" in said and "--new-lake" in said, said
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("option", ["--current", "--metrics", "--user=1"])
 def test_showing_says_that_there_is_no_lake(option: str, tmp_path: Path):
     code, said = job("jobs.show", "--lake", f"{tmp_path}/mnt", option)
     assert code == 2 and f"lake={tmp_path}/mnt is no lake" in said, said
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [["--index"], []])
 def test_a_report_is_written_into_no_absent_mount(words: list[str], tmp_path: Path):
     code, said = job("jobs.report", "--lake", f"{tmp_path}/mnt", *words)
@@ -218,6 +222,7 @@ def test_a_report_is_written_into_no_absent_mount(words: list[str], tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_with_new_lake_a_first_night_begins_and_the_next_needs_no_flag(config, tmp_path: Path):
     nights, lake = Nights(tmp_path, {}), tmp_path / "mnt/lake"
     values = yaml.safe_load(Path(config).read_text())
@@ -226,6 +231,7 @@ def test_with_new_lake_a_first_night_begins_and_the_next_needs_no_flag(config, t
     assert nights.run(values, job="prepare", new_lake=False)[0] == 3
 
 
+@pytest.mark.process
 def test_a_lake_that_goes_away_with_a_job_is_refused_before_it_is_marked(tmp_path: Path):
     path = tmp_path / "my.yaml"
     path.write_text("lake: passing\nevents: {path: /nowhere}")

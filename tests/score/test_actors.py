@@ -122,6 +122,7 @@ def test_a_run_that_ends_takes_back_its_open_tries_and_no_others(scoring):
     assert left == [f"state/tries/{NAME}.0", "state/tries/part-00001.parquet.0"]
 
 
+@pytest.mark.process
 def test_after_two_deaths_child_processes_make_the_same_bytes(scoring):
     score_after(scoring, 0)
     undisturbed = scoring.run.read_bytes(f"recommendations/{NAME}")
@@ -131,6 +132,7 @@ def test_after_two_deaths_child_processes_make_the_same_bytes(scoring):
     assert scoring.run.list("state/tries") == []
 
 
+@pytest.mark.process
 def test_a_user_who_ends_every_process_gets_the_fallback_and_is_named(scoring, monkeypatch):
     score_after(scoring, 0)
     undisturbed = lists(scoring)
@@ -168,6 +170,7 @@ def quarantine_in_vain(scoring: Scoring, monkeypatch: pytest.MonkeyPatch) -> Non
     in_the_way.unlink()
 
 
+@pytest.mark.process
 def test_the_quarantine_of_an_attempt_that_wrote_no_lists_counts_nothing(scoring, monkeypatch):
     quarantine_in_vain(scoring, monkeypatch)
     score_after(scoring, 0)
@@ -178,6 +181,7 @@ def test_the_quarantine_of_an_attempt_that_wrote_no_lists_counts_nothing(scoring
     assert scoring.run.list("recommendations_quarantine") == []
 
 
+@pytest.mark.process
 def test_of_two_attempts_that_overlap_the_lists_that_stay_say_who_is_quarantined(
     scoring, monkeypatch
 ):
@@ -217,6 +221,7 @@ def test_a_user_for_whom_memory_runs_out_gets_the_fallback_and_is_named(scoring,
     assert scoring.run.list("state/tries") == []
 
 
+@pytest.mark.process
 def test_more_such_users_than_allowed_stop_the_run(scoring, monkeypatch):
     both = [user for user in USERS if user[0] in (2, 5)]
     scoring.run.write_table(f"sequences/{NAME}", sequences(both))

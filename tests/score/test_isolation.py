@@ -50,6 +50,7 @@ def minus_one(rows: pa.Table) -> pa.Table:
 ROWS = pa.table({"x": [10, 11, 12, 13, 14]})
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("deadly", "expected", "places"),
     [
@@ -66,11 +67,13 @@ def test_rows_that_end_the_process_are_found_and_the_others_keep_their_results(
     assert (table["x"].to_pylist(), found) == (expected, places)
 
 
+@pytest.mark.process
 def test_more_deadly_rows_than_allowed_are_an_error_that_names_the_limit():
     with Child(doubling, 10, 12) as child, pytest.raises(InfrastructureError, match="users=1"):
         work_around(ROWS, child, instead=minus_one, most=1)
 
 
+@pytest.mark.process
 def test_no_rows_give_no_rows():
     with Child(doubling) as child:
         table, found = work_around(ROWS.slice(0, 0), child, instead=minus_one, most=0)
@@ -99,6 +102,7 @@ def test_rows_for_which_the_memory_does_not_suffice_are_worked_on_by_fewer(
     assert (table["x"].to_pylist(), found) == (expected, places)
 
 
+@pytest.mark.process
 def test_a_child_process_outlives_that_its_memory_runs_out():
     with Child(made_here, 2, 13) as child:
         table, found = work_around(ROWS, child, instead=minus_one, most=2)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256, to_json
@@ -210,6 +211,48 @@ def test_a_night_leaves_its_outcome_metrics_and_cost(published):
 # --- a run that is made here, of real parts, without a cluster ---
 
 
+def write_prepared(run: RunDir, log: pd.DataFrame) -> tuple[pa.Table, pa.Table]:
+    """The vocabulary and the histories of a log, all of it before the split."""
+    now = microseconds(DATE)
+    events = pa.table({"user_id": log.user_id, "item_id": log.item_id})
+    events = events.append_column("timestamp", pa.array(log.timestamp * 1_000_000))
+    folded, _ = fold(events, max_user_events=1000)
+    counts = count_items(
+        list_values(folded["item_ids"]), list_values(folded["times"]).to_numpy(), split_time=now
+    )
+    vocab = build_vocab(counts, min_item_count=1, item_type=pa.string(), previous=None)
+    sequences, _, _ = finish(folded, vocab, split_time=now, user_type=pa.int64())
+    run.storage.write_table("vocab/part-00000.parquet", vocab)
+    run.storage.write_table("sequences/part-00000.parquet", sequences)
+    return vocab, sequences
+
+
+def write_night_state(run: RunDir, sequences: pa.Table, num_items: int) -> None:
+    """What scoring knows of the night: trends, how often items are shown, and the popular ones."""
+    flat, now = flatten(sequences), microseconds(DATE)
+    histories = (flat.items, flat.times, flat.offsets)
+    counts = trend_counts(*histories, query_times=np.array([now]), num_items=num_items)
+    trends = torch.from_numpy(trend_features(counts)[0])
+    save_tensors(run.storage, f"{NIGHT_STATE}/{TRENDS}", {"trends": trends}, {})
+    shown = torch.arange(num_items, dtype=torch.float32)
+    save_tensors(run.storage, f"{NIGHT_STATE}/{SHOWN}", {"shown": shown}, {})
+    recent = window_counts(flat.items, flat.times, before=now, num_items=num_items)
+    shares = pa.table({"log_share": log_shares(recent[0], recent[-1])})
+    run.storage.write_table(f"{NIGHT_STATE}/{POPULAR}", shares)
+
+
+def publish_files(run: RunDir, config: Config) -> dict[str, Any]:
+    """The manifest of a run whose files are all there."""
+    files = [
+        {"path": info.path, "rows": 1, "sha256": sha256(run.storage.read_bytes(info.path))}
+        for info in run.storage.list()
+    ]
+    manifest = {"identity": "identity", "config": config.resolved(), "files": files}
+    run.storage.write_bytes("manifest.json", to_json(manifest))
+    append_entry(run.lake, run, sha256(to_json(manifest)))
+    return manifest
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Callable[..., tuple[RunDir, dict[str, Any], pa.Table]]:
     """Makes a published run with random weights: the run, its manifest, and its lists."""
@@ -222,53 +265,19 @@ def made(tmp_path: Path) -> Callable[..., tuple[RunDir, dict[str, Any], pa.Table
         raw["items"] = {"path": str(tmp_path / "items.parquet"), "title_column": "title"}
         config = load_config(json.dumps(raw), sets)
         run = RunDir(Storage.of(lake), DATE, "made", "identity", "attempt")
-        now = microseconds(DATE)
-        events = pa.table({"user_id": log.user_id, "item_id": log.item_id})
-        events = events.append_column("timestamp", pa.array(log.timestamp * 1_000_000))
-        folded, _ = fold(events, max_user_events=1000)
-        counts = count_items(
-            list_values(folded["item_ids"]), list_values(folded["times"]).to_numpy(), split_time=now
-        )
-        vocab = build_vocab(counts, min_item_count=1, item_type=pa.string(), previous=None)
-        sequences, _, _ = finish(folded, vocab, split_time=now, user_type=pa.int64())
-        run.storage.write_table("vocab/part-00000.parquet", vocab)
-        run.storage.write_table("sequences/part-00000.parquet", sequences)
-        model = SequenceModel(config.model, vocab.num_rows, seed=1)
+        vocab, sequences = write_prepared(run, log)
         save_checkpoint(
             run.storage.sub("checkpoint"),
-            weights=model.state_dict(),
+            weights=SequenceModel(config.model, vocab.num_rows, seed=1).state_dict(),
             config=config.model,
             vocab=vocab,
             counts=vocab["count"].to_numpy(),
-            trained_before=now,
+            trained_before=microseconds(DATE),
         )
-        flat = flatten(sequences)
-        trends = trend_features(
-            trend_counts(
-                flat.items,
-                flat.times,
-                flat.offsets,
-                query_times=np.array([now]),
-                num_items=vocab.num_rows,
-            )
-        )[0]
-        state = f"{NIGHT_STATE}/{TRENDS}"
-        save_tensors(run.storage, state, {"trends": torch.from_numpy(trends)}, {})
-        shown = torch.arange(vocab.num_rows, dtype=torch.float32)
-        save_tensors(run.storage, f"{NIGHT_STATE}/{SHOWN}", {"shown": shown}, {})
-        recent = window_counts(flat.items, flat.times, before=now, num_items=vocab.num_rows)
-        shares = pa.table({"log_share": log_shares(recent[0], recent[-1])})
-        run.storage.write_table(f"{NIGHT_STATE}/{POPULAR}", shares)
+        write_night_state(run, sequences, vocab.num_rows)
         lists = ListMaker(night_scoring(config, run), "cpu").lists(sequences)
         run.storage.write_table("recommendations/part-00000.parquet", lists)
-        files = [
-            {"path": info.path, "rows": 1, "sha256": sha256(run.storage.read_bytes(info.path))}
-            for info in run.storage.list()
-        ]
-        manifest = {"identity": "identity", "config": config.resolved(), "files": files}
-        run.storage.write_bytes("manifest.json", to_json(manifest))
-        append_entry(run.lake, run, sha256(to_json(manifest)))
-        return run, manifest, lists
+        return run, publish_files(run, config), lists
 
     return make
 
@@ -305,6 +314,7 @@ def run_show(*arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.process
 def test_the_command_shows_a_user_of_a_lake_on_s3_and_refuses_an_unknown_one(made, s3: str):
     lake = f"{s3}/shown"
     _, _, lists = made("score.decode=multi", lake=lake)

@@ -1,6 +1,5 @@
 """Starting a training from an earlier night: whose weights, which rows, and never past the cut."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from published import Published
 
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
@@ -23,7 +23,7 @@ from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.times import DAY, microseconds
 from diffsasrec.train.phases import Job
 from diffsasrec.train.trainer import train_phases
-from jobs.faults.rig.nights import run_dir, toy_log
+from jobs.faults.rig.nights import Nights, toy_log
 from jobs.night.records import Prepared
 from jobs.training.recipe import finetune_phases, pretrain_phases, refit_phases
 from jobs.training.warm_start import choose_starts, newest_start, start_path
@@ -226,17 +226,16 @@ def test_a_retry_starts_where_the_first_attempt_did(lake: Storage):
 @pytest.mark.ray
 @pytest.mark.night
 def test_a_warm_night_over_a_log_with_other_ids_trains_from_scratch(
-    published, nights, tmp_path: Path
+    published: Published, nights: Nights, tmp_path: Path
 ):
-    config, lake, _ = published
+    config, _ = published.copied(tmp_path / "lake")
     events = toy_log()
     events["item_id"] = events.item_id.str.removeprefix("item-").astype(int)
     events.to_parquet(tmp_path / "events.parquet")
-    config = {**config, "lake": str(lake), "train": {"warm_start": True}}
+    config["train"] = {"num_workers": 1, "warm_start": True}
     config["events"] = {**config["events"], "path": str(tmp_path / "events.parquet")}
     stages = ["--run-id", "other-ids", "--stages", "prepare,pretrain"]
     code, _, log = nights.run(config, *stages, date="2024-03-02")
-    shutil.rmtree(run_dir(lake, "other-ids", "2024-03-02"))
     assert code == 0, log
     assert "has item ids of type string, tonight they are int64; it knows 0 of" in log
     assert "pretrain: from scratch" in log

@@ -62,6 +62,14 @@ def tiny_config(log: str, lake: str) -> dict[str, Any]:
     }
 
 
+def lean_config(log: str, lake: str) -> dict[str, Any]:
+    """A toy night by one worker and one actor, without exploring: two thirds of the time."""
+    config = tiny_config(log, lake)
+    config["train"] = {"num_workers": 1}
+    config["score"] |= {"num_actors": 1, "explore_items": 0}
+    return config
+
+
 @dataclass
 class NightProcess:
     """A started job; `finish` waits for it."""

@@ -1,5 +1,4 @@
-"""Legend: B sequences, L tokens, R scored rows, V items, D hidden size, X pairs (user, item), Y
-pairs (row, item)."""
+"""The softmax over the catalogue: whole, by sampled negatives, and with scores of single pairs."""
 
 import math
 
@@ -7,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_rows import certain, random_rows, seeded
 from torch import Tensor
 
 from diffsasrec.model import softmax as diffusion
-from diffsasrec.model.diffusion import EPS, forward_process, stratified_levels
 from diffsasrec.model.softmax import (
     LOGITS_PER_CHUNK,
     Extras,
@@ -22,65 +21,9 @@ from diffsasrec.model.softmax import (
 )
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def random_rows(num_rows: int, num_items: int, size: int, seed: int = 0) -> list[Tensor]:
-    """States [R, D], targets [R] and item vectors [V, D]."""
-    generator = seeded(seed)
-    return [
-        torch.randn(num_rows, size, generator=generator),
-        torch.randint(num_items, (num_rows,), generator=generator),
-        torch.randn(num_items, size, generator=generator),
-    ]
-
-
 def slow_nll(state: Tensor, target: int, weight_VD: Tensor, candidates: list[int]) -> float:
     logits = {v: float(state.double() @ weight_VD[v].double()) for v in candidates}
     return math.log(sum(math.exp(logit) for logit in logits.values())) - logits[target]
-
-
-def certain(*items: int) -> Negatives:
-    """Negatives that are in every sample."""
-    return Negatives(torch.tensor(items), torch.zeros(len(items)))
-
-
-@given(num=st.integers(1, 300), seed=st.integers(0, 1000))
-@settings(deadline=None)
-def test_levels_lie_one_in_each_stratum(num, seed):
-    levels = stratified_levels(num, seeded(seed)).sort().values.double()
-    strata = (levels - levels[0]) * num  # 0, 1, 2, ... when they are evenly spaced
-    assert torch.allclose(strata, torch.arange(num).double(), atol=1e-3)
-    assert levels[0] >= 0 and levels[-1] <= 1 and levels[0] < 1 / num + 1e-6
-
-
-def test_levels_come_in_random_order():
-    levels = stratified_levels(100, seeded())
-    assert not torch.equal(levels, levels.sort().values)
-
-
-@given(seed=st.integers(0, 1000))
-@settings(deadline=None)
-def test_only_maskable_tokens_are_masked(seed):
-    maskable_BL = torch.rand(5, 7, generator=seeded(seed)) < 0.5
-    is_masked_BL, _ = forward_process(maskable_BL, torch.ones(5), seeded(seed + 1))
-    assert torch.equal(is_masked_BL, maskable_BL)  # at level 1 every one of them
-
-
-def test_the_share_of_masked_tokens_is_the_mean_probability():
-    maskable_BL = torch.ones(1000, 50, dtype=torch.bool)
-    levels_B = stratified_levels(1000, seeded())
-    is_masked_BL, p_mask_BL = forward_process(maskable_BL, levels_B, seeded(1))
-    assert float(p_mask_BL.mean()) == pytest.approx(0.5, abs=0.01)
-    assert float(is_masked_BL.float().mean()) == pytest.approx(float(p_mask_BL.mean()), abs=0.01)
-
-
-def test_each_sequence_is_masked_at_its_own_level():
-    maskable_BL = torch.ones(3, 20_000, dtype=torch.bool)
-    is_masked_BL, p_mask_BL = forward_process(maskable_BL, torch.tensor([0.0, 0.5, 1.0]), seeded())
-    assert p_mask_BL[:, 0].tolist() == pytest.approx([EPS, 0.5 + EPS / 2, 1.0])
-    assert is_masked_BL.float().mean(1).tolist() == pytest.approx([EPS, 0.5, 1.0], abs=0.01)
 
 
 def test_item_nll_equals_the_double_loop():
@@ -111,8 +54,8 @@ def test_items_that_are_no_candidates_get_no_gradient():
 
 
 MANY = 2**17
-assert LOGITS_PER_CHUNK // MANY == 64  # rows in a chunk: 150 rows are three chunks
 
+assert LOGITS_PER_CHUNK // MANY == 64  # rows in a chunk: 150 rows are three chunks
 
 EVERY = Negatives(torch.arange(MANY), torch.zeros(MANY))
 
@@ -214,16 +157,6 @@ def test_a_negative_that_is_the_target_is_left_out():
     states, _, weight = random_rows(1, 5, 3)
     nll = item_nll(states, torch.tensor([2]), weight, torch.zeros(5), negatives=certain(2))
     assert nll.tolist() == [0.0]  # nothing is left to compete with
-
-
-def test_the_expected_denoising_loss_is_the_sum_over_all_maskable_tokens():
-    nll_BL = torch.rand(1, 8, generator=seeded()).expand(20_000, 8)
-    maskable_BL = torch.ones(20_000, 8, dtype=torch.bool)
-    maskable_BL[:, 6:] = False
-    levels_B = 0.3 + 0.7 * stratified_levels(20_000, seeded(1))
-    masked, p_mask_BL = forward_process(maskable_BL, levels_B, seeded(2))
-    mean = float((nll_BL[masked] / p_mask_BL[masked]).sum()) / 20_000
-    assert mean == pytest.approx(float(nll_BL[0, :6].sum()), rel=0.02)
 
 
 @pytest.mark.parametrize("logits_at_once", [1, 20, 10**6])

@@ -1,0 +1,201 @@
+"""What is known as of the query time, and what of it reaches the lists."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from histories import (
+    CONFIGS,
+    MOMENT,
+    NOW,
+    NOWHERE,
+    NUM_ITEMS,
+    OFF,
+    TRENDS,
+    Histories,
+    K,
+    all_modes,
+    lists_of,
+    lively_model,
+    random_histories,
+    times_of,
+)
+
+from diffsasrec.config.training import ObjectiveConfig
+from diffsasrec.decode.decoding import Decoding
+from diffsasrec.decode.exploration import Exploration
+from diffsasrec.decode.moment import Moment
+from diffsasrec.model.features import event_gaps
+from diffsasrec.model.objective import Objective
+from diffsasrec.model.transformer import SequenceModel
+from diffsasrec.times import DAY
+from diffsasrec.train.batches import make_batch
+from diffsasrec.train.examples import Events, Examples
+
+
+@all_modes
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_permuted_users_have_permuted_lists(attention, decode, filter_seen):
+    model, histories = lively_model(attention), random_histories(20, 12)
+    order = np.random.default_rng(1).permutation(20)
+    decoding = Decoding(K, decode, filter_seen=filter_seen, batch_size=20)
+    items, scores = lists_of(model, histories, decoding)
+    other_items, other_scores = lists_of(model, [histories[user] for user in order], decoding)
+    assert np.array_equal(items[order], other_items)
+    assert np.allclose(scores[order], other_scores, atol=1e-5)
+
+
+def copying_model(attention: str) -> SequenceModel:
+    """Whatever a user had before is far more probable than all else."""
+    model = lively_model(attention)
+    assert model.copy_score is not None
+    with torch.no_grad():
+        model.copy_score.out.weight.zero_()
+        model.copy_score.out.bias.fill_(200.0)
+    return model
+
+
+@all_modes
+def test_an_item_older_than_the_models_window_may_still_be_copied(attention, decode):
+    histories = [[30, 31, 1, 2, 3, 1, 2, 3], [39, 0, 0, 0, 0, 0, 0]]  # six events are read
+    items, _ = lists_of(copying_model(attention), histories, Decoding(K, decode, filter_seen=False))
+    assert sorted(items[0].tolist()) == [1, 2, 3, 30, 31]
+    assert sorted(items[1, :2].tolist()) == [0, 39]
+
+
+@all_modes
+def test_filtered_lists_know_nothing_of_a_copy_score(attention, decode):
+    histories = random_histories(20, 12)
+    plain, copying = (
+        lists_of(make(attention), histories, Decoding(K, decode))
+        for make in (lively_model, copying_model)
+    )
+    assert np.array_equal(plain[0], copying[0]) and np.array_equal(plain[1], copying[1])
+
+
+@all_modes
+def test_trends_change_the_lists_of_a_model_that_reads_them_and_of_no_other(attention, decode):
+    histories, other = random_histories(20, 12), Moment(NOW, TRENDS[::-1].copy())
+    model = lively_model(attention, copy_score=False)
+    lists = [lists_of(model, histories, Decoding(K, decode), moment=m)[0] for m in (MOMENT, other)]
+    assert (lists[0] != lists[1]).any(1).all()
+    blind = lively_model(attention, copy_score=False, trends=False)
+    decoding = Decoding(K, decode, exploration=NOWHERE)
+    lists = [lists_of(blind, histories, decoding, moment=m)[0] for m in (MOMENT, other)]
+    assert np.array_equal(lists[0], lists[1])
+
+
+def test_explored_items_are_shown_less_the_lower_the_ratio():
+    model, histories = lively_model("prefix", **OFF), random_histories(20, 12)
+    single = lists_of(model, histories, Decoding(K))[0]
+    shown = np.bincount(single.ravel(), minlength=NUM_ITEMS).astype(np.float32)
+    means, plain = [], lists_of(model, histories, Decoding(K, "multi", exploration=NOWHERE))[0]
+    for ratio in (1.0, 0.6, 0.01):
+        decoding = Decoding(K, "multi", exploration=Exploration(2, ratio))
+        lists = lists_of(model, histories, decoding, moment=replace(MOMENT, shown=shown))[0]
+        shared = [len(set(row) & set(other)) for row, other in zip(lists, plain, strict=True)]
+        assert min(shared) >= K - 3  # the sure ones of fewer steps may differ by one
+        means.append(shown[lists].mean())
+    assert means[0] > means[1] > means[2]
+
+
+def test_lookahead_leads_from_the_list_of_the_single_step_to_that_of_the_slots():
+    model, histories = lively_model("prefix", **OFF), random_histories(20, 12)
+    single = lists_of(model, histories, Decoding(K))[0]
+    plain = Decoding(K, "multi", exploration=NOWHERE)
+    lists = [lists_of(model, histories, replace(plain, lookahead=x))[0] for x in (0.0, 0.5, 1.0)]
+    assert np.array_equal(single, lists[0])
+    assert (lists[0] != lists[1]).any() and (lists[1] != lists[2]).any()
+
+
+@pytest.mark.parametrize("wrong", [{"k": 1}, {"steps": 1}, {"exploration": Exploration(K)}])
+def test_exploring_must_leave_a_step_and_a_place(wrong):
+    with pytest.raises(ValueError, match="explored items"):
+        replace(Decoding(K, "multi"), **wrong)
+
+
+@pytest.mark.parametrize("part", ["time_inputs", "copy_score"])
+@all_modes
+def test_times_matter_to_a_model_that_reads_them_and_to_no_other(attention, decode, part):
+    histories = random_histories(20, 12)
+    decoding = Decoding(K, decode, filter_seen=False, exploration=NOWHERE)
+    slower = [[NOW - 3 * (NOW - time) for time in times_of(history)] for history in histories]
+    for flags, differ in (({part: True}, True), ({}, False)):
+        model = lively_model(attention, **(OFF | flags))
+        one, other = (lists_of(model, histories, decoding, times=t) for t in (None, slower))
+        assert np.array_equal(one[1], other[1]) != differ
+    later = Moment(NOW + 100 * DAY, TRENDS)
+    model = lively_model(attention, **(OFF | {part: True}))
+    one, other = (lists_of(model, histories, decoding, moment=m)[1] for m in (MOMENT, later))
+    assert not np.allclose(one, other, atol=1e-4)
+
+
+def fine_tuning_examples(histories: Histories, targets: list[int]) -> tuple[Events, Examples]:
+    """Every history with its target behind it, and an example of each with the boundary between."""
+    items, flat_times, lengths = [], [], [len(history) + 1 for history in histories]
+    for history, target in zip(histories, targets, strict=True):
+        items += [*history, target]
+        flat_times += [*times_of(history), NOW]
+    offsets = np.cumsum([0, *lengths])
+    times = np.array(flat_times, np.int64)
+    first, boundary = offsets[:-1], offsets[1:] - 1
+    examples = Examples(
+        np.maximum(boundary - 6, first),
+        boundary,
+        offsets[1:],
+        first=first,
+        query=np.ones(len(first), np.int64),
+    )
+    return Events(np.array(items, np.int32), times, event_gaps(times, offsets)), examples
+
+
+def losses_and_scores(
+    model: SequenceModel, histories: Histories, targets: list[int], *, filter_seen: bool
+) -> tuple[list[float], list[float]]:
+    """The loss of each example of fine-tuning, and the score of its target in the user's list."""
+    events, examples = fine_tuning_examples(histories, targets)
+    # the table of another batch time must not be used
+    trends_QVF = torch.from_numpy(np.stack([TRENDS[::-1], TRENDS]))
+    objective = Objective(
+        model, torch.ones(NUM_ITEMS).bool(), trends_QVF, filter_seen=filter_seen
+    ).eval()
+    losses = []
+    for row in range(len(histories)):
+        batch = make_batch(
+            events,
+            examples.take(np.array([row])),
+            query_times=np.array([0, NOW]),
+            model=model.config,
+            objective=ObjectiveConfig(next_item=0.0, random_mask=0.0, suffix_mask=1.0),
+            generator=torch.Generator().manual_seed(0),
+            rank=0,
+            world_size=1,
+        )
+        losses.append(float(sum(objective(batch, None)).detach()))
+    decoding = Decoding(NUM_ITEMS, filter_seen=filter_seen)
+    items, scores = lists_of(model, histories, decoding)
+    return losses, [
+        float(scores[row][items[row] == target][0]) for row, target in enumerate(targets)
+    ]
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+@pytest.mark.parametrize("off", ["nothing", *OFF])
+@pytest.mark.parametrize("attention", CONFIGS)
+def test_fine_tuning_minimises_minus_the_score_that_a_list_shows(attention, off, filter_seen):
+    flags = {} if off == "nothing" else {off: False}
+    histories = [[item for item in h if item != 39] or [1] for h in random_histories(12, 12)]
+    targets = [39 if filter_seen or n % 2 else history[0] for n, history in enumerate(histories)]
+    losses, scores = losses_and_scores(
+        lively_model(attention, **flags), histories, targets, filter_seen=filter_seen
+    )
+    assert [-score for score in scores] == pytest.approx(losses, abs=1e-3)
+
+
+@all_modes
+def test_a_model_of_half_precision_makes_lists_with_counters(attention, decode):
+    model = lively_model(attention).to(torch.bfloat16)
+    items, scores = lists_of(model, random_histories(9, 9), Decoding(K, decode, filter_seen=False))
+    assert all(len(set(row)) == K and min(row) >= 0 for row in items.tolist())
+    assert np.isfinite(scores).all()

@@ -1,0 +1,161 @@
+"""The columns of a log: which must be there, of which types, and the same in every file."""
+
+import pyarrow as pa
+import pytest
+from written_logs import COLUMNS, CSV, JSONL, inspected, raw_rows, refusal, write
+
+from diffsasrec.errors import ConfigError
+from diffsasrec.inputs.log_files import Fragment
+
+# --- columns ---
+
+
+@pytest.mark.parametrize(
+    ("column", "key"),
+    [
+        ("user_id", "events.user_column"),
+        ("item_id", "events.item_column"),
+        ("timestamp", "events.time_column"),
+    ],
+)
+def test_a_missing_column_is_named_with_its_key_and_the_columns_that_are_there(
+    tmp_path, column, key
+):
+    path = write(tmp_path / "log.parquet", pa.table({**COLUMNS, "price": [1, 2]}).drop(column))
+    message = refusal(path)
+    assert f"{path} has no column {column} ({key})" in message
+    assert "price" in message
+
+
+def test_a_missing_column_is_named_for_csv_and_json_lines_too(tmp_path):
+    csv, jsonl = tmp_path / "log.csv", tmp_path / "log.jsonl"
+    csv.write_bytes(CSV)
+    jsonl.write_bytes(JSONL)
+    expected = "has no column when (events.time_column); its columns: user_id, item_id, timestamp"
+    assert expected in refusal(csv, format="csv", time_column="when")
+    assert expected in refusal(jsonl, format="jsonl", time_column="when")
+
+
+def test_the_file_that_misses_a_column_is_the_one_that_is_named(tmp_path):
+    write(tmp_path / "a.parquet")
+    write(tmp_path / "b.parquet", pa.table(COLUMNS).drop("item_id"))
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'b.parquet'} has no column item_id")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    arrays = [pa.array(["u"]), pa.array([1]), pa.array([5]), pa.array(["v"])]
+    names = ["user_id", "item_id", "timestamp", "user_id"]
+    path = write(tmp_path / "log.parquet", pa.table(arrays, names=names))
+    assert "has more than one column user_id" in refusal(path)
+    csv = tmp_path / "log.csv"
+    csv.write_bytes(b"user_id,item_id,timestamp,user_id\nu,1,5,v\n")
+    assert "has more than one column user_id" in refusal(csv, format="csv")
+
+
+def test_another_column_may_be_there_twice(tmp_path):
+    arrays = [*map(pa.array, COLUMNS.values()), pa.array([1, 2]), pa.array([1, 2])]
+    path = write(tmp_path / "log.parquet", pa.table(arrays, names=[*COLUMNS, "x", "x"]))
+    assert [row["user_id"] for row in raw_rows(path)] == ["u", "v"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("user_id", pa.array([1.0, 2.0])),
+        ("item_id", pa.array([True, False])),
+        ("user_id", pa.array([None, None], pa.null())),
+        ("user_id", pa.array([b"u", b"v"])),
+    ],
+)
+def test_an_id_column_of_another_type_is_refused(tmp_path, column, values):
+    path = write(tmp_path / "log.parquet", {**COLUMNS, column: values})
+    message = refusal(path)
+    assert f"{path}: column {column} is {values.type}" in message
+    assert "ids must be integers or strings" in message
+
+
+# --- the schema over several files ---
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "type_name"),
+    [
+        ("item_id", pa.array([1, 2], pa.int32()), "int32"),
+        ("item_id", pa.array(["1", "2"]), "string"),
+        ("timestamp", pa.array([5, 6], pa.timestamp("ms")), "timestamp[ms]"),
+        ("user_id", pa.array([1, 2]), "int64"),
+    ],
+)
+def test_a_file_of_another_schema_is_named_with_both_types(tmp_path, column, values, type_name):
+    write(tmp_path / "a.parquet")
+    other = write(tmp_path / "b.parquet", {**COLUMNS, column: values})
+    message = refusal(tmp_path)
+    assert message.startswith(f"{other}: column {column} is {type_name}, but ")
+    assert str(tmp_path / "a.parquet") in message
+
+
+def test_strings_of_every_kind_go_together(tmp_path):
+    for n, kind in enumerate([pa.string(), pa.large_string()]):
+        users = pa.array(COLUMNS["user_id"]).cast(kind)
+        write(tmp_path / f"{n}.parquet", {**COLUMNS, "user_id": users})
+    users = pa.array(COLUMNS["user_id"]).dictionary_encode()
+    write(tmp_path / "2.parquet", {**COLUMNS, "user_id": users})
+    assert inspected(tmp_path).user_type == pa.string()
+    assert [row["user_id"] for row in raw_rows(tmp_path)] == ["u", "v"] * 3
+
+
+def test_other_columns_may_differ_between_files(tmp_path):
+    write(tmp_path / "a.parquet", {"price": [1.5, 2.5], **COLUMNS})
+    write(tmp_path / "b.parquet", {**COLUMNS, "price": ["x", "y"]})
+    assert len(raw_rows(tmp_path)) == 4
+
+
+def test_ids_keep_the_type_of_the_log(tmp_path):
+    users = pa.array([1, 2], pa.uint16())
+    log = inspected(write(tmp_path / "log.parquet", {**COLUMNS, "user_id": users}))
+    assert (log.user_type, log.item_type) == (pa.uint16(), pa.int64())
+
+
+@pytest.mark.parametrize(("id_type", "expected"), [("int64", pa.int64()), ("string", pa.string())])
+def test_the_type_of_ids_can_be_set(tmp_path, id_type, expected):
+    log = inspected(write(tmp_path / "log.parquet"), id_type=id_type)
+    assert (log.user_type, log.item_type) == (expected, expected)
+
+
+@pytest.mark.parametrize(("name", "text"), [("csv", CSV), ("jsonl", JSONL)])
+def test_text_ids_are_strings_unless_set(tmp_path, name, text):
+    path = tmp_path / f"log.{name}"
+    path.write_bytes(text)
+    assert inspected(path, format=name).item_type == pa.string()
+    assert inspected(path, format=name, id_type="int64").item_type == pa.int64()
+
+
+# --- the time column ---
+
+
+def test_integer_times_without_a_unit_are_a_config_error(tmp_path):
+    message = refusal(write(tmp_path / "log.parquet"), ConfigError, time_unit=None)
+    assert "events.time_unit is not set" in message
+    assert "timestamp is int64" in message
+
+
+def test_timestamps_with_a_unit_are_a_config_error(tmp_path):
+    path = write(
+        tmp_path / "log.parquet", {**COLUMNS, "timestamp": pa.array([5, 6], pa.timestamp("ms"))}
+    )
+    assert "remove events.time_unit" in refusal(path, ConfigError, time_unit="ms")
+    assert inspected(path, time_unit=None).fragments == [Fragment(str(path), 0)]
+
+
+@pytest.mark.parametrize(
+    "times", [pa.array([5.0, 6.0]), pa.array([5, 6], pa.date32()), pa.array([True, False])]
+)
+def test_a_time_column_of_another_type_is_refused(tmp_path, times):
+    path = write(tmp_path / "log.parquet", {**COLUMNS, "timestamp": times})
+    assert f"column timestamp is {times.type}; times must be" in refusal(path)
+
+
+@pytest.mark.parametrize("unit", [None, "s"])
+def test_string_times_go_with_a_unit_and_without(tmp_path, unit):
+    path = write(tmp_path / "log.parquet", {**COLUMNS, "timestamp": ["5", "6"]})
+    assert len(inspected(path, time_unit=unit).fragments) == 1

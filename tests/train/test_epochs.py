@@ -1,0 +1,111 @@
+"""The number of epochs, which the figures of the validation decide."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from safetensors.torch import load_file
+from trainings import (
+    CUT,
+    END,
+    MODELS,
+    NUM_BUCKETS,
+    NUM_ITEMS,
+    PRETRAIN,
+    SELECT,
+    make_job,
+    result,
+    train,
+    trends_as_of,
+    with_dropout,
+    write_run,
+)
+
+from diffsasrec.files.storage import Storage
+from diffsasrec.model.checkpoint import load_checkpoint
+from diffsasrec.model.transformer import SequenceModel
+from diffsasrec.sequences.histories import Flat
+from diffsasrec.train.phases import Buckets
+from diffsasrec.train.validation import validation_ranks
+
+
+def validation_ndcg(root: Path) -> float:
+    """Of the stored weights, over all buckets, with a loop over users."""
+    run = Storage.of(str(root))
+    model = load_checkpoint(run.sub("checkpoint_pretrained")).model
+    gains = []
+    for bucket in range(NUM_BUCKETS):
+        ranks = validation_ranks(
+            model,
+            Buckets(run, 1).load(bucket),
+            cut=CUT,
+            before=END,
+            trends=trends_as_of(run, CUT),
+            known=np.ones(NUM_ITEMS, bool),
+            filter_seen=False,
+        )
+        gains += [1 / np.log2(rank + 1) if rank else 0.0 for rank in ranks.tolist()]
+    return float(np.mean(gains))
+
+
+def test_early_stopping_keeps_the_best_weights_and_their_epoch(tmp_path):
+    write_run(tmp_path)
+    settings = SELECT.settings.model_copy(update={"epochs": 40, "patience": 3})
+    train(make_job(tmp_path, MODELS["prefix"]), replace(SELECT, settings=settings))
+    selected = result(tmp_path, "pretrain")
+    values = [epoch["NDCG@10"] for epoch in selected["history"]]
+    assert selected["epochs"] == values.index(max(values)) + 1  # of equal ones the first
+    assert len(values) == selected["epochs"] + 3 < 40  # three epochs without a better one
+    assert values[0] < max(values) == pytest.approx(validation_ndcg(tmp_path))
+
+
+def test_validation_changes_nothing_about_the_training(tmp_path):
+    states = []
+    for name, validate_before in (("with", END), ("without", None)):
+        write_run(tmp_path / name)
+        job = make_job(tmp_path / name, with_dropout(MODELS["prefix"]))
+        train(job, replace(SELECT, validate_before=validate_before))
+        states.append(load_file(next((tmp_path / name).rglob("step-000000012.safetensors"))))
+    for name, tensor in states[1].items():
+        assert torch.equal(tensor, states[0][name]), name
+
+
+def test_a_later_phase_trains_for_the_selected_number_of_epochs(tmp_path):
+    write_run(tmp_path)
+    again = replace(PRETRAIN, name="again", output="again", epochs_from="pretrain")
+    settings = SELECT.settings.model_copy(update={"epochs": 5, "patience": 1, "learning_rate": 1.0})
+    train(make_job(tmp_path, MODELS["causal"]), replace(SELECT, settings=settings), again)
+    epochs = result(tmp_path, "pretrain")["epochs"]
+    assert epochs < 5  # a learning rate of 1 spoils the weights soon
+    assert len(result(tmp_path, "again")["history"]) == epochs
+
+
+def test_validation_ranks_of_four_users_by_hand():
+    model = SequenceModel(MODELS["causal"], 12).eval()
+    torch.nn.init.zeros_(model.items.weight)  # every list is the known items by index
+    histories = [  # (item, time); the cut is at 10, the end at 20
+        [(0, 1), (1, 2), (5, 10), (6, 11)],
+        [(0, 1), (11, 12), (7, 13)],  # 11 is not known before the cut: the next one counts
+        [(3, 9), (4, 20)],  # its only later event is beyond the end
+        [(2, 15)],  # nothing before the cut
+    ]
+    events = [event for history in histories for event in history]
+    flat = Flat(
+        user_ids=pa.array(range(4)),
+        items=np.array([item for item, _ in events], np.int32),
+        times=np.array([time for _, time in events]),
+        offsets=np.array([0, 4, 7, 9, 10]),
+        num_before=np.zeros(4, np.int32),  # of the split: the cut here is another one
+        holdout=np.full(4, -1, np.int32),
+    )
+    known = np.arange(12) < 11
+    options = {"cut": 10, "before": 20, "trends": None, "known": known}
+    unfiltered = validation_ranks(model, flat, filter_seen=False, **options)
+    filtered = validation_ranks(model, flat, filter_seen=True, **options)
+    assert unfiltered.tolist() == [6, 8]  # items 5 and 7 behind five and seven others
+    assert filtered.tolist() == [4, 7]  # without the items seen before the cut
