@@ -144,7 +144,7 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     log.info("%s: started", stage)
     put_back_handlers()  # Ray Train puts one of its own in their place
     run.begin(stage, check=partial(refuse_taken, run))
-    function: Stage = import_module(f"jobs.{stage}").main
+    function: Stage = import_module(f"..{stage}", __spec__.parent).main
     record = dict(function(config, run))
     give_back_freed_memory()  # the next stage's workers may be on this machine
     seconds = time.monotonic() - started
