@@ -4,6 +4,17 @@ when it is imported.
 
 import os
 
+
+def called(job: str) -> str:
+    """The words that call a job: as a module in a checkout, by our command where it is installed.
+
+    An installed package has the jobs as `diffsasrec.jobs`, so that none is named `jobs` there.
+    """
+    if __name__ == "jobs":
+        return f"python -m jobs.{job}"
+    return f"diffsasrec {'night' if job == 'nightly' else job}"
+
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")

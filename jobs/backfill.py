@@ -10,7 +10,7 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
     from jobs.runner.arguments import parse_backfill
     from jobs.runner.command import run_command
 
-    run_command("jobs.backfill", parse_backfill)
+    run_command(__spec__, parse_backfill)
 
 import argparse
 import json
@@ -96,7 +96,7 @@ def backfill(
 def run_process(ds: str, *, options: list[str]) -> DateResult:
     """Runs `jobs.nightly` for a date; its output goes to stderr, except its last line."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "jobs.nightly", *options, "--date", ds]
+    command = [sys.executable, "-m", f"{__spec__.parent}.nightly", *options, "--date", ds]
     last: dict[str, Any] = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

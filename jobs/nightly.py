@@ -16,4 +16,4 @@ if __name__ == "__main__":
     from diffsasrec.lake.stages import STAGES
     from jobs.runner.command import run_stages
 
-    run_stages(STAGES, pages="jobs.report.pages")
+    run_stages(STAGES, pages=f"{__spec__.parent}.report.pages")

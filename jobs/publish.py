@@ -3,7 +3,7 @@
 if __name__ == "__main__":  # before what follows, which takes seconds to import
     from jobs.runner.command import run_stages
 
-    run_stages(("publish",), pages="jobs.report.pages")
+    run_stages(("publish",), pages=f"{__spec__.parent}.report.pages")
 
 import io
 import logging

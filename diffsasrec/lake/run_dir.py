@@ -66,7 +66,7 @@ class RunDir:
         if record is None:
             raise ConfigError(
                 f"stage {stage} of run {self.run_id} for {self.ds} is not done; run "
-                f"python -m jobs.{stage} with the same config, date and run id first"
+                f"stage {stage} with the same config, date and run id first"
             )
         return record
 

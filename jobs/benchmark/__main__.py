@@ -10,7 +10,7 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
     from jobs.benchmark.arguments import parse_benchmark
     from jobs.runner.command import run_command
 
-    run_command("jobs.benchmark.__main__", parse_benchmark)
+    run_command(__spec__, parse_benchmark)
 
 import argparse
 import json

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from jobs.faults.reliability import add_arguments as add_figures
+from jobs.runner.arguments import new_parser
 
 DECODINGS = ("single", "multi", "autoregressive")
 STEPS = 2  # as Decoding.steps, in a file that needs torch
@@ -21,9 +22,7 @@ MEASURES = {
 
 
 def parse_benchmark(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.benchmark", description="Measures this machine."
-    )
+    parser = new_parser("benchmark", "Measures this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     parsers = {name: commands.add_parser(name, help=text) for name, text in MEASURES.items()}
     for name in ("score", "train"):

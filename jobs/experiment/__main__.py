@@ -22,7 +22,7 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
     from jobs.experiment.arguments import parse_experiment
     from jobs.runner.command import run_command
 
-    run_command("jobs.experiment.__main__", parse_experiment)
+    run_command(__spec__, parse_experiment)
 
 import argparse
 import logging

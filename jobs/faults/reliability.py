@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from diffsasrec.errors import RefusedError
@@ -61,7 +62,7 @@ def reliability(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     deadline = time.monotonic() + 60 * options.minutes
     wrong = []
     for name in options.figures:
-        figure = import_module(f"jobs.faults.{name}")
+        figure = _figure(name)
         tries = [json.loads(json.dumps(cell)) for cell in figure.cells(short=options.short)]
         results = _measure(name, tries, options.directory, deadline)
         counted = {"tries": len(results), "right": sum(result["right"] for result in results)}
@@ -73,6 +74,10 @@ def reliability(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             f"{len(wrong)} tries did not end right: {'; '.join(wrong[:5])}; what they left lies in "
             f"{options.directory}"
         )
+
+
+def _figure(name: str) -> ModuleType:
+    return import_module(f".{name}", __spec__.parent)
 
 
 def _measure(
@@ -88,7 +93,10 @@ def _measure(
             place = (directory / f"{name}-{number:04d}").absolute()
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-            entry = {"cell": cell, **import_module(f"jobs.faults.{name}").measure(cell, place)}
+            entry = {
+                "cell": cell,
+                **_figure(name).measure(cell, place),
+            }
             known[json.dumps(cell)] = entry
             with path.open("a") as file:
                 file.write(json.dumps(entry) + "\n")

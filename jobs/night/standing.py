@@ -5,6 +5,7 @@ from typing import Any
 
 from diffsasrec.lake.chain import Entry, newest_by_date, read_chain, shown_instead
 from diffsasrec.lake.run_dir import RunDir
+from jobs import called
 from jobs.night.records import Published
 from jobs.night.run_dates import is_future
 
@@ -122,4 +123,4 @@ def _besides(
 
 
 def _rollback(config_path: str, number: int) -> str:
-    return f"python -m jobs.publish --config {config_path} --rollback-to {number}"
+    return f"{called('publish')} --config {config_path} --rollback-to {number}"

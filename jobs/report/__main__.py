@@ -9,7 +9,7 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
     from jobs.report.arguments import parse_report
     from jobs.runner.command import run_command
 
-    run_command("jobs.report.__main__", parse_report)
+    run_command(__spec__, parse_report)
 
 import argparse
 import sys

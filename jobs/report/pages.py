@@ -10,6 +10,7 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import REPORT, STAGES
+from jobs import called
 from jobs.report.facts import Facts, Night
 from jobs.report.read_run import all_nights, read_facts
 from jobs.report.sections.night import sections
@@ -35,7 +36,7 @@ COLUMNS = ("NDCG", "Best counter", "Coverage", "Lists", "Bad rows", "Seconds")
 def _environment() -> Environment:
     # ids and titles come from the log: everything is escaped
     return Environment(
-        loader=PackageLoader("jobs.report"),
+        loader=PackageLoader(__name__.removesuffix(".pages")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -54,6 +55,7 @@ def night_page(facts: Facts) -> str:
         notices=notices(facts),
         calm=calm(facts),
         past=past,
+        report=called("report"),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from diffsasrec.lake.stages import STAGES
+from jobs import called
 
 RUN_DATE = "run date YYYY-MM-DD, exclusive: events from its 00:00 UTC on do not exist for the run"
 
@@ -80,9 +81,7 @@ def parse_backfill(words: Sequence[str]) -> argparse.Namespace:
 
 
 def new_parser(job: str, description: str, usage: str | None = None) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"python -m jobs.{job}", description=description, usage=usage
-    )
+    return argparse.ArgumentParser(prog=called(job), description=description, usage=usage)
 
 
 def add_new_lake(parser: argparse.ArgumentParser) -> None:

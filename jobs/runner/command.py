@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -41,16 +42,23 @@ def run_stages(stages: tuple[str, ...], *, pages: str = "") -> NoReturn:
         failed(end.summary, error)
         end.print()
         sys.exit(code)
-    import_module("jobs.runner.main").main(arguments, end)
+    import_module(".main", __spec__.parent).main(arguments, end)
     sys.exit(0)
 
 
-def run_command(module: str, parse: Callable[[Sequence[str]], argparse.Namespace]) -> NoReturn:
-    """Runs `main` of a module with what `parse` makes of the command line, and exits."""
+def run_command(
+    spec: ModuleSpec | None, parse: Callable[[Sequence[str]], argparse.Namespace]
+) -> NoReturn:
+    """Runs `main` of a module with what `parse` makes of the command line, and exits.
+
+    Args:
+        spec: the `__spec__` of the module, which tells by which name it is imported.
+    """
+    assert spec is not None  # of every module that -m runs
     arguments = parse(sys.argv[1:])
     for number in CODES:  # without a traceback, until a job has handlers of its own
         signal.signal(number, _exit)
-    import_module(module).main(arguments)
+    import_module(spec.name).main(arguments)
     sys.exit(0)
 
 

@@ -6,11 +6,12 @@ import uuid
 from collections.abc import Callable
 from datetime import date
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
 
+import diffsasrec
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
@@ -93,11 +94,22 @@ def _item_type(inputs: list[InputFile], config: Config) -> pa.DataType:
 
 def source_digest() -> str:
     """The sha256 of our own source files."""
-    root = Path(__file__).parents[2]
     digest = hashlib.sha256()
-    for path in sorted([*root.glob("diffsasrec/**/*.py"), *root.glob("jobs/**/*.py")]):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    for name, path in sorted(_sources().items()):
+        digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _sources() -> dict[PurePath, Path]:
+    """Our own source files by their name in a checkout, whichever way they are installed."""
+    library, jobs = Path(diffsasrec.__file__).parent, Path(__file__).parents[1]
+    found = {
+        PurePath(root.name, path.relative_to(root)): path
+        for root in (library, jobs)
+        for path in root.glob("**/*.py")
+    }
+    # an installed package has the jobs within the library
+    return {name: path for name, path in found.items() if name.parts[:2] != ("diffsasrec", "jobs")}
 
 
 def refuse_taken(run: RunDir) -> None:

@@ -158,7 +158,7 @@ def _run_stage(stage: str, config: Config, run: RunDir) -> None:
     log.info("%s: started", stage)
     put_back_handlers()  # Ray Train puts one of its own in their place
     run.begin(stage, check=partial(refuse_taken, run))
-    function: StageFunction = import_module(f"jobs.{stage}").main
+    function: StageFunction = import_module(f"..{stage}", __spec__.parent).main
     record = function(config, run)
     give_back_freed_memory()  # the next stage's workers may be on this machine
     seconds = time.monotonic() - started

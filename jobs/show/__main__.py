@@ -11,7 +11,7 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
     from jobs.runner.command import run_command
     from jobs.show.arguments import parse_show
 
-    run_command("jobs.show.__main__", parse_show)
+    run_command(__spec__, parse_show)
 
 import argparse
 import json

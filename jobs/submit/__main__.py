@@ -12,7 +12,7 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
     from jobs.runner.command import run_command
     from jobs.submit.arguments import parse_submit
 
-    run_command("jobs.submit.__main__", parse_submit)
+    run_command(__spec__, parse_submit)
 
 import argparse
 import hashlib

@@ -30,7 +30,7 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
             names = [node.module or ""]
         roots = {name.split(".")[0] for name in names} - {"diffsasrec", "jobs"} - ELSEWHERE
         packages = {PACKAGES.get(root, root).lower() for root in roots - sys.stdlib_module_names}

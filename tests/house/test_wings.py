@@ -60,6 +60,13 @@ def wing_of(path: Path) -> str:
     return f"jobs.{inner[0]}" if len(inner) > 1 else "jobs"
 
 
+def absolute(node: ast.ImportFrom, path: Path) -> str:
+    """The module that an import in a file names, which may be relative to the file's package."""
+    parts = path.relative_to(ROOT).parts[:-1]
+    above = parts[: len(parts) - node.level + 1] if node.level else ()
+    return ".".join([*above, *filter(None, [node.module])])
+
+
 def imports_of(path: Path) -> set[str]:
     """Every module that a file imports, as a dotted name."""
     names: set[str] = set()
@@ -67,8 +74,8 @@ def imports_of(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, path
-            names |= {node.module or "", *(f"{node.module}.{a.name}" for a in node.names)}
+            module = absolute(node, path)
+            names |= {module, *(f"{module}.{a.name}" for a in node.names)}
     return names
 
 
@@ -95,6 +102,15 @@ def test_a_wing_imports_only_what_it_may(wing: str):
     mine = [path for path in SOURCES if wing_of(path) == wing]
     imported = {wing_of(other) for path in mine for other in files_imported(path)}
     assert imported - {wing} <= MAY_IMPORT[wing]
+
+
+@pytest.mark.parametrize("path", python_files("jobs"), ids=shown)
+def test_jobs_name_each_other_relatively_for_an_installed_package_has_them_elsewhere(path: Path):
+    tree = ast.walk(ast.parse(path.read_text()))
+    named = [node for node in tree if isinstance(node, ast.ImportFrom) and node.level == 0]
+    assert not [node.lineno for node in named if (node.module or "").split(".")[0] == "jobs"]
+    assert "import jobs" not in path.read_text()
+    assert 'module("jobs' not in path.read_text() and 'module(f"jobs' not in path.read_text()
 
 
 def test_no_files_import_each_other_in_a_circle():

@@ -127,9 +127,9 @@ def test_requiring_a_stage_that_is_not_done_names_it(run: RunDir):
         run.require("refit")
 
 
-def test_requiring_a_stage_of_another_identity_names_the_command(run: RunDir):
+def test_requiring_a_stage_of_another_identity_names_the_stage(run: RunDir):
     run.finish("refit", {"steps": 7})
-    with pytest.raises(ConfigError, match=r"python -m jobs\.refit "):
+    with pytest.raises(ConfigError, match="run stage refit with"):
         replace(run, identity="other").require("refit")
 
 

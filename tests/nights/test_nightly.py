@@ -157,7 +157,7 @@ def test_a_stage_alone_says_which_stage_is_missing(nights, toy, tmp_path: Path):
     config = tiny_config(str(toy), str(tmp_path / "lake"))
     code, last, _ = nights.run(config, job="score")
     assert code == 2
-    assert "jobs.prepare" in last["error"]
+    assert "run stage prepare with" in last["error"]
 
 
 @pytest.mark.parametrize(

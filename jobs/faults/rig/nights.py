@@ -19,6 +19,8 @@ import psutil
 import yaml
 
 ROOT = Path(__file__).parents[3]
+JOBS = __name__.removesuffix(".faults.rig.nights")
+IN_CHECKOUT = JOBS == "jobs"  # then it is found from ROOT alone
 DATE = "2024-03-01"
 QUIET = {  # a Ray that starts fast, says little and gives each worker one thread
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -133,13 +135,13 @@ class Nights:
         path = self._directory / f"config-{self._number}.yaml"
         path.write_text(yaml.safe_dump(config))
         log_path = self._directory / f"log-{self._number}.txt"
-        command = [sys.executable, "-m", f"jobs.{job}", "--config", str(path)]
+        command = [sys.executable, "-m", f"{JOBS}.{job}", "--config", str(path)]
         command += [] if date is None else ["--date", date]
         command += ["--new-lake"] * new_lake  # harmless where there is one
         with log_path.open("w") as log:
             process = subprocess.Popen(
                 [*command, *arguments],
-                cwd=ROOT,
+                cwd=ROOT if IN_CHECKOUT else None,
                 env={**os.environ, **QUIET, **self._environment},
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -173,5 +175,5 @@ def digests(directory: Path, pattern: str = "**/*") -> dict[str, str]:
 
 def injected(**faults: Any) -> dict[str, str]:
     """The environment of a job in which `jobs/faults/rig/inject` does what it is told."""
-    paths = [str(ROOT / "jobs/faults/rig/inject"), str(ROOT)]
+    paths = [str(Path(__file__).parent / "inject"), *[str(ROOT)] * IN_CHECKOUT]
     return {"DIFFSASREC_FAULTS": json.dumps(faults), "PYTHONPATH": os.pathsep.join(paths)}
