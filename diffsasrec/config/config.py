@@ -64,6 +64,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        self._check_slots()
+        self._check_kernels()
+        if self.score.decode == "multi":
+            self._check_steps()
+        self._check_categories()
+        self._check_patience()
+        self._check_metrics()
+        return self
+
+    def _check_slots(self) -> None:
         if self.model.kind == "sasrec" and self.score.decode == "multi":
             raise ValueError(
                 "score.decode=multi needs mask slots. model.kind=sasrec has none; "
@@ -75,6 +85,8 @@ class Config(Section):
                 f"score.k={self.score.k} with score.decode={self.score.decode} needs "
                 f"model.num_slots >= {self.score.k}, it is {self.model.num_slots}"
             )
+
+    def _check_kernels(self) -> None:
         check_gpus("score.gpus_per_actor", self.score.gpus_per_actor)
         if self.score.fused and not self.score.gpus_per_actor:
             raise ValueError(
@@ -86,14 +98,16 @@ class Config(Section):
                 f"score.fused=true decides nothing at score.k={self.score.k}: the kernels find at "
                 f"most {FUSED_MOST} items; leave score.fused out"
             )
-        if self.score.decode == "multi":
-            self._check_steps()
+
+    def _check_categories(self) -> None:
         categories = self.items.path is not None and self.items.category_column is not None
         if self.score.max_per_category is not None and not categories:
             raise ValueError(
                 f"score.max_per_category={self.score.max_per_category} needs items.path and "
                 "items.category_column, which say what an item's category is"
             )
+
+    def _check_patience(self) -> None:
         if self.train.warm_start:
             for name, stage in (("pretrain", self.pretrain), ("finetune", self.finetune)):
                 if stage.patience is not None:
@@ -102,6 +116,8 @@ class Config(Section):
                         "scratch; with train.warm_start set it to null, and train.warm_epochs to "
                         "how long from there"
                     )
+
+    def _check_metrics(self) -> None:
         if max(self.evaluate.ks) > self.score.k:
             raise ValueError(
                 f"evaluate.ks={list(self.evaluate.ks)} goes beyond score.k={self.score.k}; "
@@ -115,7 +131,6 @@ class Config(Section):
         for name in watched:
             if name not in known:
                 raise ValueError(f"gate: {name} is not measured; known: {', '.join(known)}")
-        return self
 
     def _check_steps(self) -> None:
         score = self.score

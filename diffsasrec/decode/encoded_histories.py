@@ -11,9 +11,9 @@ from torch import Tensor
 
 from diffsasrec.model.blocks import History
 from diffsasrec.model.diffusion import MASK
-from diffsasrec.model.features import end_ages
+from diffsasrec.model.features import end_ages, event_gaps
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.sequences.histories import Items, Offsets, Times
+from diffsasrec.sequences.histories import Histories, Offsets
 
 
 def newest(items: npt.NDArray[Any], offsets: Offsets, *, max_len: int) -> tuple[Tensor, Tensor]:
@@ -42,17 +42,17 @@ class EncodedHistories:
     @staticmethod
     def of(
         model: SequenceModel,
-        items: Items,
-        times: Times,
-        gaps: npt.NDArray[np.int64],
-        offsets: Offsets,
+        histories: Histories,
         *,
         query_time: int,
         num_slots: int,
         width: int,
     ) -> "EncodedHistories":
         device, max_len = model.item_weight.device, model.config.max_seq_len
-        items_BL, lengths_B = (x.to(device) for x in newest(items, offsets, max_len=max_len))
+        times, offsets = histories.times, histories.offsets
+        newest_items = newest(histories.items, offsets, max_len=max_len)
+        items_BL, lengths_B = (x.to(device) for x in newest_items)
+        gaps = event_gaps(times, offsets)
         gaps_BL = newest(gaps, offsets, max_len=max_len)[0].to(device)
         query_times = np.full(len(lengths_B), query_time)
         ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)

@@ -9,11 +9,11 @@ from torch import Tensor
 from diffsasrec.config.serving import FUSED_MOST
 from diffsasrec.decode.decoding import CommitRule
 from diffsasrec.decode.exploration import CHOICES, Exploration
+from diffsasrec.decode.masked_slots import MaskedSlots, StateSource, by_slot, commit
 from diffsasrec.decode.strategies import Lists, _rank
 from diffsasrec.decode.trace import Trace
 from diffsasrec.model.diffusion import MASK
 from diffsasrec.retrieve.catalogue import Candidates
-from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.retrieve.shortlist import (
     SLACK,
     Shortlist,
@@ -22,7 +22,8 @@ from diffsasrec.retrieve.shortlist import (
     logits_of,
     own_among,
 )
-from diffsasrec.retrieve.top_k import Top, top_items
+from diffsasrec.retrieve.tiles import Top
+from diffsasrec.retrieve.top_k import top_items
 
 # a catalogue of fewer times the shortlist is scored sooner as a whole
 WORTH = 16
@@ -45,9 +46,7 @@ def decode_multi(
     """Denoises K masked slots per user in at most `steps` steps.
 
     Args:
-        next_BD: the states of a single slot, which know the next item best.
-        denoise: slots [B, K] -> states [R, D] of those that are masked, by user and slot.
-        lookahead: how far from `next_BD` a slot is scored: 0 there, 1 at its own state.
+        next_BD, denoise, lookahead: see `StateSource`.
         shortlist: how many items per user the steps look at where that provably suffices; 0: all.
             It changes no list. A rule that needs probabilities looks at all.
 
@@ -56,61 +55,58 @@ def decode_multi(
     exploring, its items have the last step to themselves, and come from those that are most
     probable as the next one; the sure ones have the steps before.
     """
-    assert steps > 1 or not exploration.num_items, (steps, exploration)
-    num_users = len(next_BD)
-    slots_BK = torch.full((num_users, k), MASK, device=next_BD.device)
-
-    def masked(slots_BK: Tensor) -> _Masked:
-        users_R, slot_R = (slots_BK == MASK).nonzero(as_tuple=True)
-        states_RD = torch.lerp(next_BD[users_R], denoise(slots_BK), lookahead)
-        return _Masked(users_R, slot_R, states_RD)
-
-    first = masked(slots_BK)
-    num_likely = CHOICES + k - 1 if exploration.num_items else 0  # all but one may be taken by then
+    num_explored = exploration.num_items
+    assert steps > 1 or not num_explored, (steps, exploration)
+    source = StateSource(next_BD, denoise, lookahead, trace, candidates)
+    slots_BK = torch.full((len(next_BD), k), MASK, device=next_BD.device)
+    first = source.masked(slots_BK)
+    num_likely = CHOICES + k - 1 if num_explored else 0  # all but one may be taken by then
     search = _Search.of(next_BD, first, candidates, rule, size=shortlist, num_likely=num_likely)
-    wanted_B = candidates.num_left(num_users).clamp(max=k)
-    sure_B = (wanted_B - exploration.num_items).clamp(min=0)
-    sure_steps = steps - 1 if exploration.num_items else steps
-    for step in range(sure_steps):
-        left_B = sure_B - (slots_BK != MASK).sum(1)
-        at_least_B = (left_B + sure_steps - step - 1) // (sure_steps - step)
-        if left_B.any():
-            before_BK, rows = slots_BK, masked(slots_BK) if step else first
-            slots_BK = search.commit(before_BK, rows, at_least_B, left_B)
-            if trace is not None:
-                trace.note("commit", before_BK, slots_BK, rows.by_slot(slots_BK), candidates)
-    if exploration.num_items and (num_left := int((wanted_B - (slots_BK != MASK).sum(1)).max())):
-        before_BK, rows = slots_BK, masked(slots_BK)
-        for _ in range(num_left):
-            left_B = wanted_B - (slots_BK != MASK).sum(1)
-            slots_BK = search.explore(slots_BK, rows, exploration, left_B)
-        if trace is not None:
-            trace.note("explore", before_BK, slots_BK, rows.by_slot(slots_BK), candidates)
+    wanted_B = candidates.num_left(len(next_BD)).clamp(max=k)
+    sure_B = (wanted_B - num_explored).clamp(min=0)
+    slots_BK = _committed(slots_BK, first, source, search, sure_B, steps - (num_explored > 0))
+    if num_explored:
+        slots_BK = _explored(slots_BK, source, search, wanted_B, exploration)
     lists = _rank(slots_BK, next_BD, search.normaliser_B, candidates, rank)
     return replace(lists, num_uncertain=search.num_uncertain)
 
 
-@dataclass(frozen=True)
-class _Masked:
-    """Masked slots by user and slot, and their states."""
+def _committed(
+    slots_BK: Tensor,
+    first: MaskedSlots,
+    source: StateSource,
+    search: "_Search",
+    sure_B: Tensor,
+    num_steps: int,
+) -> Tensor:
+    """The slots after the steps that commit the surest items, `sure_B` of each user."""
+    for step in range(num_steps):
+        left_B = sure_B - (slots_BK != MASK).sum(1)
+        at_least_B = (left_B + num_steps - step - 1) // (num_steps - step)
+        if left_B.any():
+            before_BK, rows = slots_BK, source.masked(slots_BK) if step else first
+            slots_BK = search.commit(before_BK, rows, at_least_B, left_B)
+            source.note("commit", before_BK, slots_BK, rows)
+    return slots_BK
 
-    users_R: Tensor
-    slot_R: Tensor
-    states_RD: Tensor
 
-    def still(self, slots_BK: Tensor, left_B: Tensor) -> "_Masked":
-        """Those that are masked yet, of users that have any left."""
-        is_open_R = (slots_BK[self.users_R, self.slot_R] == MASK) & (left_B > 0)[self.users_R]
-        return self if is_open_R.all() else self.take(is_open_R)
-
-    def take(self, chosen: Tensor) -> "_Masked":
-        return _Masked(self.users_R[chosen], self.slot_R[chosen], self.states_RD[chosen])
-
-    def by_slot(self, slots_BK: Tensor) -> Tensor:
-        """The states [B, K, D], 0 for the other slots."""
-        states_BKD = self.states_RD.new_zeros((*slots_BK.shape, self.states_RD.shape[1]))
-        states_BKD[self.users_R, self.slot_R] = self.states_RD
-        return states_BKD
+def _explored(
+    slots_BK: Tensor,
+    source: StateSource,
+    search: "_Search",
+    wanted_B: Tensor,
+    exploration: Exploration,
+) -> Tensor:
+    """The slots after the last step, which gives what is left to rare items, one after another."""
+    num_left = int((wanted_B - (slots_BK != MASK).sum(1)).max())
+    if not num_left:
+        return slots_BK
+    before_BK, rows = slots_BK, source.masked(slots_BK)
+    for _ in range(num_left):
+        left_B = wanted_B - (slots_BK != MASK).sum(1)
+        slots_BK = search.explore(slots_BK, rows, exploration, left_B)
+    source.note("explore", before_BK, slots_BK, rows)
+    return slots_BK
 
 
 @dataclass
@@ -128,7 +124,7 @@ class _Search:
     @staticmethod
     def of(
         next_BD: Tensor,
-        first: _Masked,
+        first: MaskedSlots,
         candidates: Candidates,
         rule: CommitRule,
         *,
@@ -150,7 +146,7 @@ class _Search:
         return _Search(next_BD, candidates, rule, top.normaliser_R, None, likely_BM)
 
     def commit(
-        self, slots_BK: Tensor, masked: _Masked, at_least_B: Tensor, left_B: Tensor
+        self, slots_BK: Tensor, masked: MaskedSlots, at_least_B: Tensor, left_B: Tensor
     ) -> Tensor:
         """The slots after a step that fills at least and at most so many of each user."""
         rows = masked.still(slots_BK, left_B)
@@ -160,8 +156,8 @@ class _Search:
         unsure_B = torch.ones_like(left_B, dtype=torch.bool)
         if self.shortlist is not None:
             top = self.shortlist.top(rows.states_RD, rows.users_R, slots_BK, m)
-            confidence_BKM, items_BKM = _by_slot(top, rows, slots_BK)
-            found_BK, lowest_B = _commit(
+            confidence_BKM, items_BKM = by_slot(top, rows, slots_BK)
+            found_BK, lowest_B = commit(
                 slots_BK, confidence_BKM, items_BKM, at_least_B, left_B, self.rule, cap
             )
             bound_R = self.shortlist.bound(rows.states_RD, rows.users_R)
@@ -183,15 +179,13 @@ class _Search:
             )
             if self.rule.needs_probabilities:
                 top = top._replace(logits_RM=top.logits_RM - top.normaliser_R[:, None])
-            confidence_BKM, items_BKM = _by_slot(top, rows, slots_BK)
+            confidence_BKM, items_BKM = by_slot(top, rows, slots_BK)
             due_B, left_B = at_least_B * unsure_B, left_B * unsure_B
-            slots_BK, _ = _commit(
-                slots_BK, confidence_BKM, items_BKM, due_B, left_B, self.rule, cap
-            )
+            slots_BK, _ = commit(slots_BK, confidence_BKM, items_BKM, due_B, left_B, self.rule, cap)
         return slots_BK
 
     def explore(
-        self, slots_BK: Tensor, masked: _Masked, exploration: Exploration, left_B: Tensor
+        self, slots_BK: Tensor, masked: MaskedSlots, exploration: Exploration, left_B: Tensor
     ) -> Tensor:
         """The slots after one more item for each user that has any left."""
         choices_BM = ascending(self._choices(slots_BK, CHOICES))
@@ -205,8 +199,8 @@ class _Search:
         place_R1 = exploration.choice(logits_RM, shown_RM)[:, None]
         chosen = Top(logits_RM.gather(1, place_R1), items_RM.gather(1, place_R1), logits_RM[:0])
         one_B = (left_B > 0).long()
-        found = _by_slot(chosen, rows, slots_BK)
-        return _commit(slots_BK, *found, one_B, one_B, self.rule, catalogue.cap)[0]
+        found = by_slot(chosen, rows, slots_BK)
+        return commit(slots_BK, *found, one_B, one_B, self.rule, catalogue.cap)[0]
 
     def _choices(self, slots_BK: Tensor, num: int) -> Tensor:
         """The most probable next items besides those in the slots, [B, M]."""
@@ -227,55 +221,3 @@ class _Search:
             )
             items_BM[users_B] = top.items_RM
         return items_BM
-
-
-def _by_slot(top: Top, rows: _Masked, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidences and items of open slots, [B, K, M]; -inf and -1 for the others."""
-    shape = (*slots_BK.shape, top.items_RM.shape[1])
-    confidence_BKM = top.logits_RM.new_full(shape, -torch.inf)
-    confidence_BKM[rows.users_R, rows.slot_R] = top.logits_RM
-    items_BKM = top.items_RM.new_full(shape, -1)
-    items_BKM[rows.users_R, rows.slot_R] = top.items_RM
-    return confidence_BKM, items_BKM
-
-
-def _commit(
-    slots_BK: Tensor,
-    confidence_BKM: Tensor,
-    items_BKM: Tensor,
-    at_least_B: Tensor,
-    left_B: Tensor,
-    rule: CommitRule,
-    cap: CategoryCap | None,
-) -> tuple[Tensor, Tensor]:
-    """Greedy assignment of distinct items to masked slots, most confident first.
-
-    Of c items that a step commits, c - 1 can be taken from a slot by others: c candidates suffice,
-    under a cap c that a list can take together.
-
-    Returns:
-        the slots, and the lowest confidence that was due per user: -inf where too few were found.
-    """
-    num_users, k, num_choices = confidence_BKM.shape
-    slots_BK = slots_BK.clone()
-    user_B = torch.arange(num_users, device=slots_BK.device)
-    passing_B = rule.passing(confidence_BKM)
-    lowest_B = torch.full_like(confidence_BKM[:, 0, 0], torch.inf)
-    for nth in range(k):
-        due_B = nth < at_least_B
-        due_BKM = (confidence_BKM >= passing_B[:, None, None]) | due_B[:, None, None]
-        best_B, flat_B = confidence_BKM.masked_fill(~due_BKM, -torch.inf).flatten(1).max(1)
-        commit_B = (nth < left_B) & (best_B > -torch.inf)
-        lowest_B = torch.where(commit_B | due_B, best_B, lowest_B)
-        if not commit_B.any():
-            break
-        user, flat = user_B[commit_B], flat_B[commit_B]
-        slot, item = flat // num_choices, items_BKM.flatten(1)[user, flat]
-        slots_BK[user, slot] = item
-        confidence_BKM[user, slot] = -torch.inf
-        taken_BKM = items_BKM[user] == item[:, None, None]
-        if cap is not None:
-            full_BX = cap.is_full(items_BKM[user].flatten(1), slots_BK[user])
-            taken_BKM = taken_BKM | full_BX.view_as(taken_BKM)
-        confidence_BKM[user] = confidence_BKM[user].masked_fill(taken_BKM, -torch.inf)
-    return slots_BK, lowest_B

@@ -19,12 +19,11 @@ from diffsasrec.decode.strategies import Lists, decode_autoregressive, decode_si
 from diffsasrec.decode.trace import Trace
 from diffsasrec.errors import ConfigError
 from diffsasrec.memory import in_batches
-from diffsasrec.model.features import event_gaps
 from diffsasrec.model.heads import own_pairs
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
-from diffsasrec.sequences.histories import Items, Offsets, Times, UserItems, events_of
+from diffsasrec.sequences.histories import Histories, Items, Offsets, Times, UserItems
 
 
 class Recommender:
@@ -100,22 +99,13 @@ class Recommender:
         all_items = np.full((num_users, k), -1, np.int64)
         all_scores = np.full((num_users, k), -np.inf, np.float32)
         excluded = excluded or UserItems.nothing(num_users)
-        gaps = event_gaps(times, offsets)
-        order = np.argsort(
-            np.minimum(np.diff(offsets), self.model.config.max_seq_len), kind="stable"
-        )
+        histories = Histories(items, times, offsets)
+        length_B = np.minimum(histories.lengths(), self.model.config.max_seq_len)
+        order = np.argsort(length_B, kind="stable")
 
         def decode(start: int, stop: int) -> None:
             users = np.sort(order[start:stop])
-            source, bounds = events_of(offsets, users)
-            lists = self._batch(
-                items[source],
-                times[source],
-                gaps[source],
-                bounds,
-                excluded.of_users(users),
-                trace,
-            )
+            lists = self._batch(histories.of_users(users), excluded.of_users(users), trace)
             all_items[users] = lists.items_BK.cpu().numpy()
             all_scores[users] = lists.scores_BK.float().cpu().numpy()
             self.num_uncertain += lists.num_uncertain
@@ -126,15 +116,14 @@ class Recommender:
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
-    def _candidates(
-        self, items: Items, times: Times, offsets: Offsets, excluded: UserItems
-    ) -> Candidates:
+    def _candidates(self, histories: Histories, excluded: UserItems) -> Candidates:
+        items, offsets = histories.items, histories.offsets
         blocked, own = [excluded], None
         if self.decoding.filter_seen:
             blocked.append(UserItems(items.astype(np.int64), offsets))
         elif self.model.copy_score is not None:
             query_times = np.full(len(offsets) - 1, self.query_time)
-            pairs = own_pairs(items, times, offsets, query_times).to(self._device)
+            pairs = own_pairs(items, histories.times, offsets, query_times).to(self._device)
             trends_VF = self._trends_VF
             own = self.model.own_items(
                 pairs, None if trends_VF is None else trends_VF[pairs.items_X]
@@ -146,28 +135,16 @@ class Recommender:
             own,
         )
 
-    def _batch(
-        self,
-        items: Items,
-        times: Times,
-        gaps: npt.NDArray[np.int64],
-        offsets: Offsets,
-        excluded: UserItems,
-        trace: Trace | None,
-    ) -> Lists:
-        decoding = self.decoding
-        candidates = self._candidates(items, times, offsets, excluded)
+    def _batch(self, histories: Histories, excluded: UserItems, trace: Trace | None) -> Lists:
+        decoding, num_users = self.decoding, len(histories.offsets) - 1
+        candidates = self._candidates(histories, excluded)
         states = EncodedHistories.of(
             self.model,
-            items,
-            times,
-            gaps,
-            offsets,
+            histories,
             query_time=self.query_time,
             num_slots=decoding.k,
             width=self.catalogue.vectors_VW.shape[1],
         )
-        num_users = len(offsets) - 1
         if decoding.decode == "autoregressive":
             return decode_autoregressive(
                 states.next,

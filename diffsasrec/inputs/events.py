@@ -97,36 +97,55 @@ def scan(
     part-NNNNN.parquet.
     """
 
-    def scan_batch(batch: pa.Table) -> Iterator[pa.Table]:
-        for number, fragment in fragments_of(batch):
-            counts: Counter[str] = Counter()
-            partials, bad = [], []
-            for chunk, checked in read_events(
-                fragment, events=events, log_types=(log.user_type, log.item_type), before=before
-            ):
-                counts += checked.counts
-                if chunk.malformed:
-                    counts += Counter(
-                        {"rows": len(chunk.malformed), MALFORMED: len(chunk.malformed)}
-                    )
-                rows = quarantine_rows(checked, chunk, events, fragment.path)
-                partials.append(statistics(checked.events, rows))
-                if rows is not None:
-                    bad.append(rows)
-            if bad:
-                quarantine.write_table(f"part-{number:05d}.parquet", pa.concat_tables(bad))
-            yield pa.table(
-                {
-                    "path": pa.array([fragment.path], pa.string()),
-                    "counts": pa.array([json.dumps(counts)], pa.string()),
-                    "statistics": pa.array([_to_ipc(partials)], pa.binary()),
-                }
-            )
-
-    results = fragments_dataset(log).map_batches(scan_batch, batch_format="pyarrow", batch_size=1)
+    results = fragments_dataset(log).map_batches(
+        _scan_batch,
+        fn_kwargs={
+            "log": log,
+            "events": events,
+            "before": before,
+            "statistics": statistics,
+            "quarantine": quarantine,
+        },
+        batch_format="pyarrow",
+        batch_size=1,
+    )
     for row in results.iter_rows():
         table = pa.ipc.open_stream(row["statistics"]).read_all()
         yield row["path"], Counter(json.loads(row["counts"])), table
+
+
+def _scan_batch(
+    batch: pa.Table,
+    *,
+    log: Log,
+    events: EventsConfig,
+    before: int,
+    statistics: Callable[[pa.Table, pa.Table | None], pa.Table],
+    quarantine: Storage,
+) -> Iterator[pa.Table]:
+    """One row per fragment: its file, its counts and its statistics, packed."""
+    for number, fragment in fragments_of(batch):
+        counts: Counter[str] = Counter()
+        partials, bad = [], []
+        for chunk, checked in read_events(
+            fragment, events=events, log_types=(log.user_type, log.item_type), before=before
+        ):
+            counts += checked.counts
+            if chunk.malformed:
+                counts += Counter({"rows": len(chunk.malformed), MALFORMED: len(chunk.malformed)})
+            rows = quarantine_rows(checked, chunk, events, fragment.path)
+            partials.append(statistics(checked.events, rows))
+            if rows is not None:
+                bad.append(rows)
+        if bad:
+            quarantine.write_table(f"part-{number:05d}.parquet", pa.concat_tables(bad))
+        yield pa.table(
+            {
+                "path": pa.array([fragment.path], pa.string()),
+                "counts": pa.array([json.dumps(counts)], pa.string()),
+                "statistics": pa.array([_to_ipc(partials)], pa.binary()),
+            }
+        )
 
 
 def _to_ipc(tables: list[pa.Table]) -> bytes:

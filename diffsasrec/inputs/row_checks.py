@@ -60,7 +60,7 @@ def check_rows(
     users, wrong_user = _read_ids(raw["user_id"].combine_chunks(), user_type)
     items, wrong_item = _read_ids(raw["item_id"].combine_chunks(), item_type)
     times, wrong_time, out_of_range = read_times(raw["timestamp"].combine_chunks(), time_unit)
-    masks = (
+    code = _first_reason(
         _is_null(raw["user_id"]),
         _is_null(raw["item_id"]),
         _is_null(raw["timestamp"]),
@@ -74,26 +74,35 @@ def check_rows(
         out_of_range,
         times < 0,
     )
-    code = np.full(raw.num_rows, len(REASONS), dtype=np.int32)
-    for number, mask in reversed(list(enumerate(masks))):
-        code[mask] = number
-    is_good = code == len(REASONS)
-    is_kept = is_good & (times < before)
-    counts = Counter(
-        {
-            REASONS[n]: int(c)
-            for n, c in zip(*np.unique(code[~is_good], return_counts=True), strict=True)
-        }
-    )
-    counts += Counter({AFTER_RUN_DATE: int((is_good & ~is_kept).sum())})
-    counts += Counter(rows=raw.num_rows, kept=int(is_kept.sum()))
     events = pa.table(
         {"user_id": users, "item_id": items, "timestamp": pa.array(times)},
         schema=events_schema(user_type, item_type),
     )
-    names = pa.array(REASONS, pa.string()).take(pa.array(code[~is_good]))
-    bad = raw.filter(pa.array(~is_good)).append_column("reason", names)
-    return Checked(events.filter(pa.array(is_kept)), bad, counts)
+    is_kept = (code == len(REASONS)) & (times < before)
+    return Checked(events.filter(pa.array(is_kept)), _bad(raw, code), _count(code, is_kept))
+
+
+def _bad(raw: pa.Table, code: npt.NDArray[np.int32]) -> pa.Table:
+    """The rows to which a reason applies, with it."""
+    is_bad = code < len(REASONS)
+    names = pa.array(REASONS, pa.string()).take(pa.array(code[is_bad]))
+    return raw.filter(pa.array(is_bad)).append_column("reason", names)
+
+
+def _first_reason(*masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """The number of the first of `REASONS` that applies to each row; behind the last for none."""
+    code = np.full(len(masks[0]), len(REASONS), dtype=np.int32)
+    for number, mask in reversed(list(enumerate(masks))):
+        code[mask] = number
+    return code
+
+
+def _count(code: npt.NDArray[np.int32], is_kept: npt.NDArray[np.bool_]) -> Counter[str]:
+    is_good = code == len(REASONS)
+    numbers, counted = np.unique(code[~is_good], return_counts=True)
+    counts = Counter({REASONS[n]: int(c) for n, c in zip(numbers, counted, strict=True)})
+    counts += Counter({AFTER_RUN_DATE: int((is_good & ~is_kept).sum())})
+    return counts + Counter(rows=len(code), kept=int(is_kept.sum()))
 
 
 def _is_null(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:

@@ -161,9 +161,6 @@ def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> 
     ratio = np.where(count > 1, age[last] / (between + 1.0), 0.0)
     from_end = offsets[1:][user_X] - 1 - order[last]
     distinct = np.bincount(user_X, minlength=len(lengths))
-    end_age = np.zeros(len(lengths))
-    some = lengths > 0
-    end_age[some] = (query_times_B[some] - times[offsets[1:][some] - 1]) / DAY
     columns = [
         count,
         *recent,
@@ -174,7 +171,15 @@ def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> 
         from_end,
         lengths[user_X],
         distinct[user_X],
-        end_age[user_X],
+        _days_since_end(times, offsets, query_times_B)[user_X],
     ]
     features_XC = np.stack([np.log1p(column) / 3 for column in columns], axis=1).astype(np.float32)
     return OwnItems(user_X, item_X, features_XC)
+
+
+def _days_since_end(times: Ints, offsets: Ints, query_times_B: Ints) -> npt.NDArray[np.float64]:
+    """The days between the end of each history and its query; 0 for none, [B]."""
+    days = np.zeros(len(offsets) - 1)
+    some = np.diff(offsets) > 0
+    days[some] = (query_times_B[some] - times[offsets[1:][some] - 1]) / DAY
+    return days

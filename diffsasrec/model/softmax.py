@@ -193,11 +193,7 @@ def _sampled_nll(
     rows_Y, items_Y = extras.rows_Y, extras.items_Y
     num_items = len(weight_VD)
     positive_R = positive_R + extras.of_pairs(place_R, targets_R, num_items=num_items)
-    column_V = torch.full((num_items,), -1, device=items_Y.device)
-    column_V[negatives_N] = torch.arange(len(negatives_N), device=items_Y.device)
-    drawn_Y = column_V[items_Y] >= 0
-    paired_RN = torch.zeros(negative_RN.shape, dtype=torch.bool, device=items_Y.device)
-    paired_RN[rows_Y[drawn_Y], column_V[items_Y[drawn_Y]]] = True
+    paired_RN = _paired(extras, negatives_N, num_rows=len(targets_R), num_items=num_items)
     negative_RN = negative_RN.masked_fill(paired_RN, -torch.inf)
     own_Y = (states_RD[rows_Y] * weight_VD[items_Y]).sum(-1).float() + extras.scores_Y
     own_Y = own_Y + bias_V[items_Y]
@@ -210,6 +206,18 @@ def _sampled_nll(
     total_R = total_R + torch.exp(negative_RN - highest_R[:, None]).sum(1)
     total_R = total_R.index_add(0, rows_Y, torch.exp(own_Y - highest_R[rows_Y]))
     return torch.log(total_R) + highest_R - positive_R
+
+
+def _paired(extras: Extras, negatives_N: Tensor, *, num_rows: int, num_items: int) -> Tensor:
+    """Whether a negative is in a pair of the row, [R, N]."""
+    rows_Y, items_Y = extras.rows_Y, extras.items_Y
+    column_V = torch.full((num_items,), -1, device=items_Y.device)
+    column_V[negatives_N] = torch.arange(len(negatives_N), device=items_Y.device)
+    drawn_Y = column_V[items_Y] >= 0
+    shape = (num_rows, len(negatives_N))
+    paired_RN = torch.zeros(shape, dtype=torch.bool, device=items_Y.device)
+    paired_RN[rows_Y[drawn_Y], column_V[items_Y[drawn_Y]]] = True
+    return paired_RN
 
 
 def softmax_loss(

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from diffsasrec.model.diffusion import MASK
 from diffsasrec.retrieve.catalogue import Candidates, OwnScores
-from diffsasrec.retrieve.top_k import Top, capped, ordered_top, top_items
+from diffsasrec.retrieve.tiles import Top, ordered_top
+from diffsasrec.retrieve.top_k import capped, top_items
 
 # a state drifts from step to step: the list is made for so many times the first distance
 DRIFT = 1.5

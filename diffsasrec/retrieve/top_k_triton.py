@@ -118,47 +118,74 @@ def _group_maxima(
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     is_row = row < num_rows
     user = tl.load(users + row, mask=is_row, other=0)
-    peak = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
+    peak, total = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
     part = tl.program_id(1)
     for tile in range(part * TILES, (part + 1) * TILES):
-        column = (tile * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)
-        logits = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for start in range(0, WIDTH, DEPTH):
-            at = start + tl.arange(0, DEPTH)
-            query = tl.load(
-                queries + row[:, None] * WIDTH + at[None, :],
-                mask=is_row[:, None] & (at < WIDTH)[None, :],
-                other=0.0,
-            )
-            vector = tl.load(
-                vectors + column[None, :] * WIDTH + at[:, None],
-                mask=(column < num_items)[None, :] & (at < WIDTH)[:, None],
-                other=0.0,
-            )
-            # three products of halves of the digits: as exact as float32, on tensor cores
-            logits = tl.dot(query, vector, logits, input_precision="tf32x3")
+        logits = _products(
+            queries, row, is_row, vectors, tile, num_items, WIDTH, ROWS, COLUMNS, DEPTH
+        )
         group = tile * (COLUMNS // GROUP) + tl.arange(0, COLUMNS // GROUP)
         is_group = is_row[:, None] & (group < num_groups)[None, :]
-        word = tl.load(
-            hidden + user[:, None] * num_groups + group[None, :], mask=is_group, other=-1
-        )
-        bit = (word[:, :, None] >> tl.arange(0, GROUP)[None, None, :]) & 1
+        words = hidden + user[:, None] * num_groups + group[None, :]
         logits = tl.reshape(logits, (ROWS, COLUMNS // GROUP, GROUP))
-        logits = tl.where(bit == 0, logits, float("-inf"))
+        logits = _shown(logits, tl.load(words, mask=is_group, other=-1), GROUP)
         highest = tl.max(logits, axis=2)
         tl.store(maxima + row[:, None] * num_groups + group[None, :], highest, mask=is_group)
         if NORMALISE:
-            higher = tl.maximum(peak, tl.max(highest, axis=1))
-            # while all is hidden: -inf less -inf would be no number
-            base = tl.where(higher == float("-inf"), 0.0, higher)
-            sums = tl.sum(tl.sum(tl.exp(logits - base[:, None, None]), axis=2), axis=1)
-            total = total * tl.exp(peak - base) + sums
-            peak = higher
+            peak, total = _with_exponentials(peak, total, logits, highest)
     if NORMALISE:
-        place = row * tl.num_programs(1) + part
-        tl.store(peaks + place, peak, mask=is_row)
-        tl.store(totals + place, total, mask=is_row)
+        tl.store(peaks + row * tl.num_programs(1) + part, peak, mask=is_row)
+        tl.store(totals + row * tl.num_programs(1) + part, total, mask=is_row)
+
+
+@triton.jit
+def _products(
+    queries,
+    row,
+    is_row,
+    vectors,
+    tile,
+    num_items,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """The logits of some rows and the items of a tile."""
+    column = (tile * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)
+    logits = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, WIDTH, DEPTH):
+        at = start + tl.arange(0, DEPTH)
+        query = tl.load(
+            queries + row[:, None] * WIDTH + at[None, :],
+            mask=is_row[:, None] & (at < WIDTH)[None, :],
+            other=0.0,
+        )
+        vector = tl.load(
+            vectors + column[None, :] * WIDTH + at[:, None],
+            mask=(column < num_items)[None, :] & (at < WIDTH)[:, None],
+            other=0.0,
+        )
+        # three products of halves of the digits: as exact as float32, on tensor cores
+        logits = tl.dot(query, vector, logits, input_precision="tf32x3")
+    return logits
+
+
+@triton.jit
+def _shown(logits, word, GROUP: tl.constexpr):
+    """The logits by group; -inf where the bit of the item is set in the word of its group."""
+    bit = (word[:, :, None] >> tl.arange(0, GROUP)[None, None, :]) & 1
+    return tl.where(bit == 0, logits, float("-inf"))
+
+
+@triton.jit
+def _with_exponentials(peak, total, logits, highest):
+    """The peak so far, and the sum of exponentials below it, with those of a tile."""
+    higher = tl.maximum(peak, tl.max(highest, axis=1))
+    # while all is hidden: -inf less -inf would be no number
+    base = tl.where(higher == float("-inf"), 0.0, higher)
+    sums = tl.sum(tl.sum(tl.exp(logits - base[:, None, None]), axis=2), axis=1)
+    return higher, total * tl.exp(peak - base) + sums
 
 
 def group_logits(

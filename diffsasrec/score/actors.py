@@ -171,19 +171,7 @@ def score(
     if not buckets:
         return result
     whose = uuid.uuid4().hex
-    resources: dict[str, Any] = {"num_cpus": cpus_per_actor}
-    if gpus_per_actor:
-        resources["num_gpus"] = gpus_per_actor
-    scored = ray.data.from_items(
-        [{"bucket": bucket} for bucket in buckets], override_num_blocks=len(buckets)
-    ).map_batches(
-        Scorer,
-        fn_constructor_args=(scoring, "cuda" if gpus_per_actor else "cpu", whose),
-        batch_format="pyarrow",
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_actors, len(buckets))),
-        **resources,
-    )
+    scored = _scored(scoring, buckets, whose, num_actors, cpus_per_actor, gpus_per_actor)
     try:
         for done, row in enumerate(scored.iter_rows(), 1):
             result.num_uncertain += row["uncertain"]
@@ -195,3 +183,27 @@ def score(
         end_open(scoring, whose)
         raise
     return result
+
+
+def _scored(
+    scoring: Scoring,
+    buckets: list[int],
+    whose: str,
+    num_actors: int,
+    cpus_per_actor: float,
+    gpus_per_actor: float,
+) -> ray.data.Dataset:
+    """What the actors make of the buckets, one row each; nothing is begun yet."""
+    resources: dict[str, Any] = {"num_cpus": cpus_per_actor}
+    if gpus_per_actor:
+        resources["num_gpus"] = gpus_per_actor
+    return ray.data.from_items(
+        [{"bucket": bucket} for bucket in buckets], override_num_blocks=len(buckets)
+    ).map_batches(
+        Scorer,
+        fn_constructor_args=(scoring, "cuda" if gpus_per_actor else "cpu", whose),
+        batch_format="pyarrow",
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_actors, len(buckets))),
+        **resources,
+    )

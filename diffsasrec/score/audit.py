@@ -45,22 +45,14 @@ def audit_bucket(
     lists = _Lists.of(recommendations, vocab, len(allowed))
     seen, excluded = (_pairs(expected[name], len(allowed)) for name in ("items", "excluded"))
     filtered = np.union1d(seen, excluded) if filter_seen else excluded
-    broken = Counter(
-        _broken_items(lists, seen if filter_seen else seen[:0], excluded, allowed, by_score)
-    )
-    wrong_length = lists.lengths != _wanted_lengths(
-        filtered, allowed, cap, k=k, num_users=len(lists.lengths)
-    )
+    forbidden = seen if filter_seen else seen[:0]
+    broken = Counter(_broken_items(lists, forbidden, excluded, allowed, by_score))
+    wanted_lengths = _wanted_lengths(filtered, allowed, cap, k=k, num_users=len(lists.lengths))
+    wrong_length = lists.lengths != wanted_lengths
     if cap is not None:
         broken[f"list: more than {cap.most} items of a category"] = _num_over(lists, cap)
     broken[f"list: not {k} items although there are as many candidates"] = int(wrong_length.sum())
-    for column, wanted in (
-        ("history_len", expected["history_len"]),
-        ("source", expected["source"]),
-        ("model_version", pa.scalar(model_version)),
-    ):
-        same = pc.equal(recommendations[column], wanted).fill_null(False)
-        broken[f"{column}: not what it must be"] = len(same) - (pc.sum(same).as_py() or 0)
+    broken.update(_wrong_columns(recommendations, expected, model_version))
     return +broken
 
 
@@ -100,6 +92,19 @@ def _pairs(lists: pa.ChunkedArray, num_items: int) -> npt.NDArray[np.int64]:
     offsets, items = list_offsets(lists), list_values(lists).to_numpy().astype(np.int64)
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     return np.unique(owner * num_items + items)
+
+
+def _wrong_columns(
+    recommendations: pa.Table, expected: pa.Table, model_version: str
+) -> dict[str, int]:
+    """How many rows have another value in a column than expected."""
+    wanted = {name: expected[name] for name in ("history_len", "source")}
+    wanted["model_version"] = pa.scalar(model_version)
+    wrong = {}
+    for column, values in wanted.items():
+        same = pc.equal(recommendations[column], values).fill_null(False)
+        wrong[f"{column}: not what it must be"] = len(same) - (pc.sum(same).as_py() or 0)
+    return wrong
 
 
 def _num_over(lists: _Lists, cap: CategoryCap) -> int:

@@ -119,10 +119,9 @@ def score_bucket(
         known: what histories are made of, `measured_items`.
         trace: takes the steps by which the recommender fills the lists; of one batch of users.
     """
+    flat = only_items(flatten(sequences), known)
     users, histories = scored_histories(
-        only_items(flatten(sequences), known),
-        users=scoring.users,
-        active_since=scoring.active_since,
+        flat, users=scoring.users, active_since=scoring.active_since
     )
     history_len = histories.lengths().astype(np.int32)
     histories = known_histories(histories, run_vocab, checkpoint.vocab)
@@ -132,21 +131,22 @@ def score_bucket(
     scores = np.full(lists.shape, -np.inf, np.float32)
     if popular is not None:
         (others,) = np.nonzero(~by_model)
-        lists[others], scores[others] = _fallback(
-            popular, histories.of_users(others), excluded.of_users(others), scoring.decoding
-        )
+        theirs = histories.of_users(others), excluded.of_users(others)
+        lists[others], scores[others] = _fallback(popular, *theirs, scoring.decoding)
     if recommender is not None:
         (modelled,) = np.nonzero(by_model)
-        past = histories.of_users(modelled)
-        lists[modelled], scores[modelled] = recommender.recommend(
-            past.items,
-            past.times,
-            past.offsets,
-            excluded=excluded.of_users(modelled),
-            trace=trace,
-        )
+        theirs = histories.of_users(modelled), excluded.of_users(modelled)
+        lists[modelled], scores[modelled] = _by_model(recommender, *theirs, trace)
     user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
     return _to_table(user_ids, lists, scores, by_model, history_len, checkpoint)
+
+
+def _by_model(
+    recommender: Recommender, histories: Histories, excluded: UserItems, trace: Trace | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    return recommender.recommend(
+        histories.items, histories.times, histories.offsets, excluded=excluded, trace=trace
+    )
 
 
 def _fallback(

@@ -55,23 +55,50 @@ def build_sequences(
     progress: Callable[[int, int], None],
 ) -> Built:
     """The shuffle, the vocabulary, and the files sequences/, holdout/ and vocab/ below `output`."""
-    folded = (
-        fragments_dataset(log)
-        .map_batches(
-            _read_with_bucket,
-            fn_kwargs={"log": log, "events": events, "before": before, "num": num},
-            batch_format="pyarrow",
-            batch_size=1,
-        )
-        .repartition(num, keys=["bucket"])
-        .map_batches(
-            _fold_buckets,
-            fn_kwargs={"max_user_events": max_user_events, "split_time": split_time},
-            batch_format="pyarrow",
-            batch_size=None,
-        )
+    reading = {"log": log, "events": events, "before": before, "num": num}
+    folding = {"max_user_events": max_user_events, "split_time": split_time}
+    folded = _folded_log(reading, folding)
+    counts, item_counts = _counted(folded, min_item_count=min_item_count)
+    vocab = build_vocab(
+        item_counts,
+        min_item_count=min_item_count,
+        item_type=log.item_type,
+        previous=previous_vocab,
+    )
+    output.write_table(f"vocab/{bucket_name(0)}", vocab)
+    finishing = {"split_time": split_time, "user_type": log.user_type}
+    finishing |= {"min_item_count": min_item_count, "min_user_events": min_user_events}
+    written: set[int] = set()
+    for bucket, bucket_counts in _write_buckets(folded, vocab, output, finishing):
+        assert bucket not in written, bucket
+        counts += bucket_counts
+        written.add(bucket)
+        progress(len(written), num)
+    # a bucket that no user falls into still has its files: N is a fact of the run
+    nobody = fold(_events_of(log).empty_table(), max_user_events=max_user_events)[0]
+    for bucket in set(range(num)) - written:
+        _write_files(output, bucket, *finish(nobody, vocab, **finishing)[:2])
+    return Built(vocab, counts)
+
+
+def _folded_log(reading: dict[str, Any], folding: dict[str, Any]) -> ray.data.Dataset:
+    """The shuffle by bucket: one row per bucket, as `_fold_buckets` makes it.
+
+    Args:
+        reading: arguments of `_read_with_bucket`.
+        folding: arguments of `_fold_buckets`.
+    """
+    return (
+        fragments_dataset(reading["log"])
+        .map_batches(_read_with_bucket, fn_kwargs=reading, batch_format="pyarrow", batch_size=1)
+        .repartition(reading["num"], keys=["bucket"])
+        .map_batches(_fold_buckets, fn_kwargs=folding, batch_format="pyarrow", batch_size=None)
         .materialize()
     )
+
+
+def _counted(folded: ray.data.Dataset, *, min_item_count: int) -> tuple[Counter[str], pa.Table]:
+    """What the folds dropped and which items are rare, and the counts of all items."""
     counts: Counter[str] = Counter()
     item_counts: list[pa.Table] = []
     for row in folded.select_columns(["dropped", "item_counts"]).iter_rows():
@@ -79,20 +106,13 @@ def build_sequences(
         item_counts = [merge_counts([*item_counts, _unpack(row["item_counts"])])]
     counts["items"] = pc.sum(pc.greater_equal(item_counts[0]["count"], min_item_count)).as_py()
     counts["rare_items"] = item_counts[0].num_rows - counts["items"]
-    vocab = build_vocab(
-        item_counts[0],
-        min_item_count=min_item_count,
-        item_type=log.item_type,
-        previous=previous_vocab,
-    )
-    output.write_table(f"vocab/{bucket_name(0)}", vocab)
-    finishing = {
-        "split_time": split_time,
-        "user_type": log.user_type,
-        "min_item_count": min_item_count,
-        "min_user_events": min_user_events,
-    }
-    written = set()
+    return counts, item_counts[0]
+
+
+def _write_buckets(
+    folded: ray.data.Dataset, vocab: pa.Table, output: Storage, finishing: dict[str, Any]
+) -> Iterator[tuple[int, Counter[str]]]:
+    """Writes the files of all buckets that have users; yields each with its counts."""
     results = folded.map_batches(
         _write_bucket,
         fn_kwargs={"vocab": ray.put(vocab), "output": output, "finishing": finishing},
@@ -100,15 +120,7 @@ def build_sequences(
         batch_size=1,
     )
     for row in results.iter_rows():
-        assert row["bucket"] not in written, row["bucket"]
-        counts += Counter(json.loads(row["counts"]))
-        written.add(row["bucket"])
-        progress(len(written), num)
-    # a bucket that no user falls into still has its files: N is a fact of the run
-    nobody = fold(_events_of(log).empty_table(), max_user_events=max_user_events)[0]
-    for bucket in set(range(num)) - written:
-        _write_files(output, bucket, *finish(nobody, vocab, **finishing)[:2])
-    return Built(vocab, counts)
+        yield row["bucket"], Counter(json.loads(row["counts"]))
 
 
 def _events_of(log: Log) -> pa.Schema:

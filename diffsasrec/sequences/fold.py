@@ -15,9 +15,11 @@ from diffsasrec.schema import (
     pair_hash,
     sequences_schema,
 )
-from diffsasrec.sequences.histories import count_before
+from diffsasrec.sequences.histories import Histories, count_before
 from diffsasrec.sequences.holdout import find_holdout
 from diffsasrec.sequences.vocab import frequent_before_split, index_items
+
+Ints = npt.NDArray[np.int64]
 
 
 def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[str]]:
@@ -31,28 +33,12 @@ def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[s
     """
     users, items = (events[name].combine_chunks() for name in ("user_id", "item_id"))
     times = events["timestamp"].to_numpy()
-    user_code, item_code = _rank_of_id(users), _rank_of_id(items)
-    order = np.lexsort((times, user_code))
-    tied = (user_code[order][1:] == user_code[order][:-1]) & (times[order][1:] == times[order][:-1])
-    # the others are in their places already
-    (places,) = np.nonzero(np.r_[False, tied][: len(order)] | np.r_[tied, False][: len(order)])
-    rows = order[places]
-    hashes = pair_hash(users.take(pa.array(rows)), items.take(pa.array(rows)))
-    # the item last: it decides only between items whose hashes collide
-    among = np.lexsort((item_code[rows], hashes, times[rows], user_code[rows]))
-    order[places] = rows[among]
-    user_code, item_code, times = user_code[order], item_code[order], times[order]
-    same = (
-        (user_code[1:] == user_code[:-1])
-        & (times[1:] == times[:-1])
-        & (item_code[1:] == item_code[:-1])
-    )
-    keep = np.r_[True, ~same][: len(order)]
+    codes = _rank_of_id(users), _rank_of_id(items)
+    order = _time_order(users, items, times, *codes)
+    user_code, item_code, times = codes[0][order], codes[1][order], times[order]
+    keep = ~_repeats(user_code, item_code, times)
     starts = np.flatnonzero(np.r_[True, user_code[1:] != user_code[:-1]][: len(order)])
-    running = np.cumsum(keep)
-    ends = np.r_[starts[1:], len(order)][: len(starts)]
-    num_left = np.repeat(running[ends - 1], ends - starts) - running
-    within_cap = num_left < max_user_events
+    within_cap = _num_later(keep, starts) < max_user_events
     dropped = Counter(
         duplicate=int((~keep).sum()), over_max_user_events=int((keep & ~within_cap).sum())
     )
@@ -69,6 +55,35 @@ def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[s
         }
     )
     return table, dropped
+
+
+def _time_order(
+    users: pa.Array, items: pa.Array, times: Ints, user_code: Ints, item_code: Ints
+) -> Ints:
+    """The rows by user and time, ties by hash."""
+    order = np.lexsort((times, user_code))
+    tied = (user_code[order][1:] == user_code[order][:-1]) & (times[order][1:] == times[order][:-1])
+    # the others are in their places already
+    (places,) = np.nonzero(np.r_[False, tied][: len(order)] | np.r_[tied, False][: len(order)])
+    rows = order[places]
+    hashes = pair_hash(users.take(pa.array(rows)), items.take(pa.array(rows)))
+    # the item last: it decides only between items whose hashes collide
+    among = np.lexsort((item_code[rows], hashes, times[rows], user_code[rows]))
+    order[places] = rows[among]
+    return order
+
+
+def _repeats(*columns: Ints) -> npt.NDArray[np.bool_]:
+    """Whether each row is equal to the one before it in all columns."""
+    same = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
+    return np.r_[False, same][: len(columns[0])]
+
+
+def _num_later(keep: npt.NDArray[np.bool_], starts: Ints) -> Ints:
+    """How many kept rows of the same user follow each row; `starts`: each user's first row."""
+    running = np.cumsum(keep)
+    ends = np.r_[starts[1:], len(keep)][: len(starts)]
+    return np.repeat(running[ends - 1], ends - starts) - running
 
 
 def _rank_of_id(ids: pa.Array) -> npt.NDArray[np.int64]:
@@ -95,47 +110,68 @@ def finish(
     have fewer than `min_item_count` events before the split, which stay in the sequences:
     `only_items` takes them out where something is measured.
     """
-    indices = index_items(list_values(folded["item_ids"]), vocab)
-    # an earlier vocabulary keeps rows of items that are too rare now, with a count of 0
-    keep = (indices >= 0) & np.r_[vocab["count"].to_numpy() > 0, False][indices]
-    old = list_offsets(folded["item_ids"])
-    offsets = np.r_[0, np.cumsum(keep)][old]
-    items, times = indices[keep], list_values(folded["times"]).to_numpy()[keep]
+    histories = _known_events(folded, vocab)
+    items, times, offsets = histories.items, histories.times, histories.offsets
     known = frequent_before_split(vocab, min_item_count)
     num_before, position, no_holdout = find_holdout(
         items, times, offsets, split_time=split_time, known=known, in_histories=known
     )
     num_measured = count_before(times, offsets, split_time, among=known[items])
-    list_offsets_32 = pa.array(offsets.astype(np.int32))
-    has_holdout = position >= 0
-    sequences = pa.table(
-        {
-            "user_id": folded["user_id"].combine_chunks().cast(user_type),
-            "items": pa.ListArray.from_arrays(list_offsets_32, pa.array(items)),
-            "times": pa.ListArray.from_arrays(list_offsets_32, pa.array(times)),
-            "num_before": pa.array(num_before),
-            "holdout": pa.array(position, mask=~has_holdout),
-        },
-        schema=sequences_schema(user_type),
-    )
-    event = offsets[:-1][has_holdout] + position[has_holdout]
-    item_type = vocab.schema.field("item_id").type
-    holdout = pa.table(
-        {
-            "user_id": sequences["user_id"].filter(pa.array(has_holdout)),
-            "item_id": vocab["item_id"].combine_chunks().take(pa.array(items[event])),
-            "timestamp": pa.array(times[event]).cast(TIMESTAMP),
-        },
-        schema=holdout_schema(user_type, item_type),
-    )
+    user_ids = folded["user_id"].combine_chunks().cast(user_type)
+    sequences = _sequences(user_ids, histories, num_before, position)
+    holdout = _holdout(user_ids, histories, position, vocab)
     counts = Counter(
-        rare_item=int((~keep).sum()),
+        rare_item=len(list_values(folded["item_ids"])) - len(items),
         events=len(items),
         events_before_split=int(num_before.sum()),
         rare_before_split=int((num_before - num_measured).sum()),
         users=folded.num_rows,
         users_too_short_before_split=int((num_measured < min_user_events).sum()),
-        users_without_history=int((np.diff(offsets) == 0).sum()),
+        users_without_history=int((histories.lengths() == 0).sum()),
         holdout_users=holdout.num_rows,
     )
     return sequences, holdout, counts + no_holdout
+
+
+def _known_events(folded: pa.Table, vocab: pa.Table) -> Histories:
+    """The events of folded rows by the indices of a vocabulary, rare items out."""
+    indices = index_items(list_values(folded["item_ids"]), vocab)
+    # an earlier vocabulary keeps rows of items that are too rare now, with a count of 0
+    keep = (indices >= 0) & np.r_[vocab["count"].to_numpy() > 0, False][indices]
+    times = list_values(folded["times"]).to_numpy()
+    offsets = np.r_[0, np.cumsum(keep)][list_offsets(folded["item_ids"])]
+    return Histories(indices[keep], times[keep], offsets)
+
+
+def _sequences(
+    user_ids: pa.Array,
+    histories: Histories,
+    num_before: npt.NDArray[np.int32],
+    position: npt.NDArray[np.int32],
+) -> pa.Table:
+    offsets = pa.array(histories.offsets.astype(np.int32))
+    return pa.table(
+        {
+            "user_id": user_ids,
+            "items": pa.ListArray.from_arrays(offsets, pa.array(histories.items)),
+            "times": pa.ListArray.from_arrays(offsets, pa.array(histories.times)),
+            "num_before": pa.array(num_before),
+            "holdout": pa.array(position, mask=position < 0),
+        },
+        schema=sequences_schema(user_ids.type),
+    )
+
+
+def _holdout(
+    user_ids: pa.Array, histories: Histories, position: npt.NDArray[np.int32], vocab: pa.Table
+) -> pa.Table:
+    has_holdout = position >= 0
+    event = histories.offsets[:-1][has_holdout] + position[has_holdout]
+    return pa.table(
+        {
+            "user_id": user_ids.filter(pa.array(has_holdout)),
+            "item_id": vocab["item_id"].combine_chunks().take(pa.array(histories.items[event])),
+            "timestamp": pa.array(histories.times[event]).cast(TIMESTAMP),
+        },
+        schema=holdout_schema(user_ids.type, vocab.schema.field("item_id").type),
+    )

@@ -7,6 +7,7 @@ before a time.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -194,15 +195,7 @@ def survey_log(
     check(first.counts, first.newest)
     hourly = merge_histograms(first.hours)
 
-    def refine(low: int, high: int, width: int) -> pa.Table:
-        def statistics(table: pa.Table, _: pa.Table | None) -> pa.Table:
-            times = table["timestamp"].to_numpy()
-            inside = times[(times >= low) & (times < high)]
-            return histogram(inside, origin=low, width=width)
-
-        passes = scan(log, statistics=statistics, **whole)
-        return merge_histograms([table for _, _, table in passes if table.num_columns])
-
+    refine = partial(_refined, log, **whole)
     split_time = exact_quantile(hourly, quantile, refine) if fixed_time is None else fixed_time
     return Survey(
         counts=first.counts,
@@ -214,3 +207,24 @@ def survey_log(
         time_quantiles=time_quantiles(hourly),
         newest=first.newest,
     )
+
+
+def _refined(
+    log: Log,
+    low: int,
+    high: int,
+    width: int,
+    *,
+    events: EventsConfig,
+    before: int,
+    quarantine: Storage,
+) -> pa.Table:
+    """Another pass over the log: the histogram of the times in [low, high), in bins of `width`."""
+
+    def statistics(table: pa.Table, _: pa.Table | None) -> pa.Table:
+        times = table["timestamp"].to_numpy()
+        inside = times[(times >= low) & (times < high)]
+        return histogram(inside, origin=low, width=width)
+
+    passes = scan(log, events=events, before=before, statistics=statistics, quarantine=quarantine)
+    return merge_histograms([table for _, _, table in passes if table.num_columns])

@@ -1,6 +1,6 @@
 """Examples -> a batch: what of it is masked, and what is asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.model.diffusion import MASK, forward_process, stratified_levels
 from diffsasrec.model.features import end_ages
-from diffsasrec.model.heads import own_pairs
+from diffsasrec.model.heads import Pairs, own_pairs
 from diffsasrec.model.objective import Batch
 from diffsasrec.sequences.histories import stretches
 from diffsasrec.train.examples import DRAWN, Events, Examples, Ints
@@ -32,47 +32,47 @@ def make_batch(
 
     A rank without a row gets one that counts nothing. `query_times`: what `Examples.query` means.
     """
-    items = events.items
     plan = _draw_plan(examples, model, objective, generator)
-    rows = np.arange(rank, len(examples), world_size)
-    counts = len(rows) > 0
-    rows = rows if counts else np.zeros(1, np.int64)
-    width = plan.width_L
-    place_T = np.arange(plan.exists_BT.shape[1])
-    first_event_B1 = (plan.boundary - plan.lengths)[rows, None]
-    source_BT = np.where(
-        place_T < width,
-        first_event_B1 + place_T,
-        plan.boundary[rows, None] + place_T - width,
-    )
-    masked_BT, scored_BL = plan.masked_BT[rows], plan.scored_BL[rows]
-    targets_BT = torch.from_numpy(_take(items, source_BT, plan.exists_BT[rows]))
-    inputs_BT = targets_BT.masked_fill(masked_BT, MASK)
-    in_history_BL = plan.exists_BT[rows, :width]
-    query = examples.query[rows]
-    ages_B = pairs = None
-    if (query != DRAWN).all():
-        source, offsets = stretches(examples.first[rows], examples.boundary[rows])
-        own = (events.items[source], events.times[source], offsets, query_times[query])
-        ages_B = torch.from_numpy(end_ages(*own[1:]))
-        pairs = own_pairs(*own)
+    counts = rank < len(examples)
+    rows = np.arange(rank, len(examples), world_size) if counts else np.zeros(1, np.int64)
+    mine, width = plan.of_rows(rows), plan.width_L
+    source_BT = mine.source()
+    targets_BT = torch.from_numpy(_take(events.items, source_BT, mine.exists_BT))
+    inputs_BT = targets_BT.masked_fill(mine.masked_BT, MASK)
+    ages_B, pairs = _at_query_times(events, examples, rows, query_times)
     return Batch(
         history_BL=inputs_BT[:, :width],
-        gaps_BL=torch.from_numpy(_take(events.gaps, source_BT[:, :width], in_history_BL)),
+        gaps_BL=torch.from_numpy(_take(events.gaps, source_BT[:, :width], mine.in_history_BL)),
         ages_B=ages_B,
-        queries_B=torch.from_numpy(query),
+        queries_B=torch.from_numpy(examples.query[rows]),
         pairs=pairs,
-        lengths_B=torch.from_numpy(plan.lengths[rows]),
+        lengths_B=torch.from_numpy(mine.lengths),
         slots_BS=inputs_BT[:, width:],
-        num_slots_B=torch.from_numpy(plan.num_slots[rows]),
+        num_slots_B=torch.from_numpy(mine.num_slots),
         targets_BT=targets_BT,
-        next_BL=torch.from_numpy(_take(items, source_BT[:, :width] + 1, scored_BL)),
-        scored_BL=torch.from_numpy(scored_BL & counts),
-        masked_BT=masked_BT & counts,
-        p_mask_BT=plan.p_mask_BT[rows],
+        next_BL=torch.from_numpy(_take(events.items, source_BT[:, :width] + 1, mine.scored_BL)),
+        scored_BL=torch.from_numpy(mine.scored_BL & counts),
+        masked_BT=mine.masked_BT & counts,
+        p_mask_BT=mine.p_mask_BT,
         num_scored=int(plan.scored_BL.sum()),
         num_maskable=plan.num_maskable,
     )
+
+
+def _at_query_times(
+    events: Events, examples: Examples, rows: Ints, query_times: Ints
+) -> tuple[Tensor | None, Pairs | None]:
+    """The ages of the histories' ends and their own items as of each row's query time.
+
+    None while the boundaries are drawn: there is no query then.
+    """
+    query = examples.query[rows]
+    if (query == DRAWN).any():
+        return None, None
+    source, offsets = stretches(examples.first[rows], examples.boundary[rows])
+    items, times = events.items[source], events.times[source]
+    ages_B = torch.from_numpy(end_ages(times, offsets, query_times[query]))
+    return ages_B, own_pairs(items, times, offsets, query_times[query])
 
 
 def _take(values: npt.NDArray[Any], source: Ints, exists: npt.NDArray[np.bool_]) -> Ints:
@@ -94,6 +94,32 @@ class _Plan:
     p_mask_BT: Tensor
     num_maskable: int
 
+    @property
+    def in_history_BL(self) -> npt.NDArray[np.bool_]:
+        return self.exists_BT[:, : self.width_L]
+
+    def of_rows(self, rows: Ints) -> "_Plan":
+        """Some rows; `num_maskable` stays that of the global batch."""
+        return replace(
+            self,
+            boundary=self.boundary[rows],
+            lengths=self.lengths[rows],
+            num_slots=self.num_slots[rows],
+            exists_BT=self.exists_BT[rows],
+            scored_BL=self.scored_BL[rows],
+            masked_BT=self.masked_BT[rows],
+            p_mask_BT=self.p_mask_BT[rows],
+        )
+
+    def source(self) -> Ints:
+        """Where the event of each place lies: of the history, then of the slots, [B, T]."""
+        place_T = np.arange(self.exists_BT.shape[1])
+        boundary_B1 = self.boundary[:, None]
+        first_event_B1 = (self.boundary - self.lengths)[:, None]
+        return np.where(
+            place_T < self.width_L, first_event_B1 + place_T, boundary_B1 + place_T - self.width_L
+        )
+
 
 _NEXT, _RANDOM, _SUFFIX = 0, 1, 2  # mask patterns: one slot, the forward process, all slots
 
@@ -109,35 +135,24 @@ def _draw_plan(
     single masked slot instead. The forward process reaches into a history only if that is not
     causal.
     """
-    num = len(examples)
     pretraining = bool((examples.boundary == DRAWN).all())
     is_sasrec = model.kind == "sasrec"
     is_dense = is_sasrec or (model.attention == "prefix" and pretraining)
-    draws = torch.rand((2, num), generator=generator).numpy()
-    shares = np.cumsum(_pattern_shares(model, objective, is_dense=is_dense))
-    pattern = np.searchsorted(shares[:-1] / shares[-1], draws[0], side="right")
-    if pretraining:
-        longest = np.minimum(examples.end - examples.start - 1, model.num_slots)
-    else:
-        longest = examples.end - examples.boundary
-    num_slots = np.where(pattern == _RANDOM, longest, 1 + (draws[1] * longest).astype(np.int64))
-    num_slots = np.where(pattern == _NEXT, 1, num_slots)
+    shares = _pattern_shares(model, objective, is_dense=is_dense)
+    most = model.num_slots if pretraining else None
+    pattern, num_slots = _draw_slots(examples, shares, generator, most=most)
     boundary = examples.end - num_slots if pretraining else examples.boundary
     lengths = np.minimum(boundary - examples.start, model.max_seq_len)
 
     width = max(int(lengths.max(initial=1)), 1)
-    place_T = np.arange(width + int(num_slots.max(initial=1)))
-    in_history = place_T < lengths[:, None]
-    in_slots = (place_T >= width) & (place_T < width + num_slots[:, None])
+    in_history, in_slots = _places(lengths, num_slots, width)
     is_random = (pattern == _RANDOM)[:, None]
     maskable = in_slots | (in_history & is_random & (model.attention == "bidirectional"))
     maskable = maskable & (not is_sasrec)
-    levels_B = stratified_levels(num, generator)
-    masked_BT, p_mask_BT = forward_process(torch.from_numpy(maskable), levels_B, generator)
-    whole_BT = torch.from_numpy(maskable & ~is_random)
+    masked_BT, p_mask_BT = _mask(maskable, is_random, generator)
     scored = in_history[:, :width] & is_dense
     if not pretraining:
-        scored = scored & (place_T[:width] == lengths[:, None] - 1)
+        scored = scored & (np.arange(width) == lengths[:, None] - 1)
     return _Plan(
         boundary=boundary,
         lengths=lengths,
@@ -145,10 +160,48 @@ def _draw_plan(
         width_L=width,
         exists_BT=in_history | in_slots,
         scored_BL=scored,
-        masked_BT=masked_BT | whole_BT,
-        p_mask_BT=torch.where(whole_BT, 1.0, p_mask_BT),
+        masked_BT=masked_BT,
+        p_mask_BT=p_mask_BT,
         num_maskable=int(maskable.sum()),
     )
+
+
+def _draw_slots(
+    examples: Examples, shares: list[float], generator: torch.Generator, *, most: int | None
+) -> tuple[Ints, Ints]:
+    """The mask pattern of each example, and how many slots it has behind its boundary.
+
+    `most`: of an example whose boundary is drawn, which keeps an event before it; None: the
+    boundaries are given.
+    """
+    draws = torch.rand((2, len(examples)), generator=generator).numpy()
+    bounds = np.cumsum(shares)
+    pattern = np.searchsorted(bounds[:-1] / bounds[-1], draws[0], side="right")
+    if most is None:
+        longest = examples.end - examples.boundary
+    else:
+        longest = np.minimum(examples.end - examples.start - 1, most)
+    num_slots = np.where(pattern == _RANDOM, longest, 1 + (draws[1] * longest).astype(np.int64))
+    return pattern, np.where(pattern == _NEXT, 1, num_slots)
+
+
+def _places(
+    lengths: Ints, num_slots: Ints, width: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Whether each place holds an event of the history, or one behind the boundary, [B, T]."""
+    place_T = np.arange(width + int(num_slots.max(initial=1)))
+    in_slots = (place_T >= width) & (place_T < width + num_slots[:, None])
+    return place_T < lengths[:, None], in_slots
+
+
+def _mask(
+    maskable: npt.NDArray[np.bool_], is_random: npt.NDArray[np.bool_], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What is masked, and with which probability: all that can be, or by the forward process."""
+    levels_B = stratified_levels(len(maskable), generator)
+    masked_BT, p_mask_BT = forward_process(torch.from_numpy(maskable), levels_B, generator)
+    whole_BT = torch.from_numpy(maskable & ~is_random)
+    return masked_BT | whole_BT, torch.where(whole_BT, 1.0, p_mask_BT)
 
 
 def _pattern_shares(

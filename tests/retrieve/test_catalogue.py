@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from diffsasrec.retrieve import catalogue
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.logit_bound import Metric
-from diffsasrec.retrieve.top_k import BLOCK, ordered_top, top_items
+from diffsasrec.retrieve.tiles import BLOCK, ordered_top
+from diffsasrec.retrieve.top_k import top_items
 
 NONE = torch.zeros(0, dtype=torch.int64)
 

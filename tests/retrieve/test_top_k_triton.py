@@ -19,7 +19,7 @@ from diffsasrec.decode import recommender as recommend
 from diffsasrec.decode.decoding import Decoding
 from diffsasrec.errors import ConfigError
 from diffsasrec.model.softmax import Extras
-from diffsasrec.retrieve import top_k as top
+from diffsasrec.retrieve import fused_top_k, tiles
 from diffsasrec.retrieve import top_k_triton as fused
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
@@ -39,13 +39,13 @@ def small_tiles(monkeypatch):
 @pytest.fixture
 def tiled_rows(monkeypatch) -> list[int]:
     """How many rows each call made by tiles."""
-    made, by_tiles = [], top._top_of_rows
+    made, by_tiles = [], tiles.top_of_rows
 
     def spy(queries_TW, *arguments):
         made.append(len(queries_TW))
         return by_tiles(queries_TW, *arguments)
 
-    monkeypatch.setattr(top, "_top_of_rows", spy)  # counts, and does the real thing
+    monkeypatch.setattr(tiles, "top_of_rows", spy)  # counts, and does the real thing
     return made
 
 
@@ -182,8 +182,8 @@ def test_items_that_rounding_could_hide_are_looked_for_by_tiles(tiled_rows):
 
 
 def test_the_numbers_that_are_kept_at_once_are_bounded(monkeypatch):
-    monkeypatch.setattr(top, "NUMBERS_AT_ONCE", 16_000)  # three rows
-    monkeypatch.setattr(top, "PAIRS_AT_ONCE", 48)  # three pairs
+    monkeypatch.setattr(fused_top_k, "NUMBERS_AT_ONCE", 16_000)  # three rows
+    monkeypatch.setattr(fused_top_k, "PAIRS_AT_ONCE", 48)  # three pairs
     assert_same(*both_ways(drawn(900, 16, seed=1), drawn(20, 16), 10, own=OwnScores()))
 
 
