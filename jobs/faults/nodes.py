@@ -94,8 +94,8 @@ def undisturbed(directory: Path) -> dict[str, str]:
         return published(place)
     place.mkdir(exist_ok=True)
     with start_cluster() as cluster:
-        code, _, log = start_night(place, cluster).finish(timeout=1800)
-    assert code == 0, log
+        code, _, text = start_night(place, cluster).finish(timeout=1800)
+    assert code == 0, text
     return published(place)
 
 
