@@ -1,4 +1,4 @@
-"""What a Ray cluster has, and whether what is asked for finds its place on the nodes."""
+"""What a Ray cluster has, and whether the workers and actors of a night fit its nodes."""
 
 import logging
 import math
@@ -15,16 +15,16 @@ from diffsasrec.errors import ConfigError
 
 
 def cluster_resources() -> dict[str, float]:
-    """What the cluster has, or can scale to where it says so."""
+    """What the cluster has, or can scale to if it knows that."""
     limits = state.get_max_resources_from_cluster_config() or {}
     current = ray.cluster_resources()
     return {kind: max(limits.get(kind, 0), current.get(kind, 0)) for kind in {*limits, *current}}
 
 
 def set_up_data() -> None:
-    """What Ray Data says, and how many failures it bears, in every stage."""
+    """Makes Ray Data quiet, and lets it bear some failures, in every stage."""
     context = ray.data.DataContext.get_current()
-    # a store that does not answer once, while an actor loads, is no reason to end the night
+    # a store that fails once while an actor loads must not end the night
     context.max_consecutive_actor_init_deaths = 3
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -40,7 +40,7 @@ class Nodes:
 
 
 def count_places(each: Mapping[str, float], nodes: Iterable[Nodes]) -> float:
-    """How many processes that each take these resources of one node there is room for."""
+    """How many processes fit on the nodes, if each takes these resources of one node."""
     total = 0.0
     for group in nodes:
         rooms = [
@@ -66,10 +66,10 @@ def check_cluster(
 
     Args:
         available: all resources of the cluster.
-        nodes: the cluster as it is, and as it can become: one of these has to do.
+        nodes: the cluster as it is, and as it can become; the processes must fit one of them.
 
     Raises:
-        ConfigError: they can't, all of them together or each on one node.
+        ConfigError: the cluster has too little of a resource, or no node with enough.
     """
     for kind, each in resources.items():
         if each * number > available.get(kind, 0.0) + 1e-9:
@@ -104,7 +104,7 @@ def _shapes(nodes: list[Nodes]) -> str:
 
 
 def cluster_nodes() -> list[list[Nodes]]:
-    """The nodes that the cluster has, and those that it can scale to where it says so."""
+    """The nodes that the cluster has, and those that it can scale to if it knows that."""
     current = [Nodes(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     config = state.get_cluster_config()
     groups = config.node_group_configs if config is not None else []

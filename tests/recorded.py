@@ -93,7 +93,9 @@ def records_of(ds: str, prepared: dict[str, int], *, seconds: float) -> dict[str
         "prepare": {
             "counts": prepared,
             "num_buckets": 1,
+            "num_items": ITEMS,
             "split_time": microseconds(ds) - 5 * DAY,
+            "second_cut": microseconds(ds) - 10 * DAY,
             "time_quantiles": [newest - 50 * DAY, newest],
         },
         "pretrain": {"counts": {}, "history": {"pretrain": epochs}},
@@ -104,7 +106,7 @@ def records_of(ds: str, prepared: dict[str, int], *, seconds: float) -> dict[str
                 "finetune": epochs[:2],
             },
         },
-        "evaluate": {"counts": {"holdout_users": 40}, "seconds": 12.5},
+        "evaluate": {"counts": {"holdout_users": 40}, "popular_window": 3, "seconds": 12.5},
         "refit": {"counts": {}, "history": {"refit-finetune": epochs}, "seconds": seconds},
         "score": {"counts": lists},
         "publish": {"counts": {"rows": USERS, "chain_number": 1}, "published": "recommendations"},

@@ -71,11 +71,11 @@ class RunDir:
         return record
 
     def begin(self, stage: str, *, check: Callable[[], None] = lambda: None) -> None:
-        """Removes what another identity left in the place of a stage, before it writes there.
+        """Removes what another identity left in the place of a stage, before the stage writes.
 
         Args:
-            check: raises where this must not be. It looks once the record of the stage is gone,
-                by which whoever is about to publish the run sees that its work is.
+            check: raises where nothing may be removed. It is called after the record of the stage
+                is gone: a command that is about to publish the run sees that it may not.
         """
         begun = self._read(f"_stages/{stage}.begun.json")
         if begun and begun["identity"] != self.identity:
@@ -87,7 +87,7 @@ class RunDir:
             self._write(f"_stages/{stage}.begun.json", {"identity": self.identity})
 
     def sweep(self) -> None:
-        """Deletes what killed attempts have left: a full disk must not fill further."""
+        """Deletes the temporary files of killed attempts: a full disk must not fill further."""
         if self.lake.is_local:  # a store shows no part of a write
             for directory in (self.path, "recommendations"):
                 self.lake.sweep(directory)

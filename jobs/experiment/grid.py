@@ -55,42 +55,45 @@ def read_cells(config_path: str, grid_path: str) -> list[Cell]:
     Raises:
         ConfigError: names the file, the key and the remedy.
     """
-    texts = {}
-    for option, path in (("--config", config_path), ("--grid", grid_path)):
-        try:
-            texts[option] = Path(path).read_text()
-        except OSError as error:
-            raise ConfigError(f"{option} {path} can't be read: {error.strerror}") from None
+    text = _read("--config", config_path)
     try:
-        grid = Grid.model_validate(yaml.safe_load(texts["--grid"]))
+        grid = Grid.model_validate(yaml.safe_load(_read("--grid", grid_path)))
     except (ValidationError, yaml.YAMLError) as error:
         raise ConfigError(f"--grid {grid_path}: {error}") from None
     if SASREC in grid.variants:
         raise ConfigError(
             f"--grid {grid_path}: {SASREC} is in every table; give yours another name"
         )
-    variants = {SASREC: SASREC_KEYS, **grid.variants}
+    for variant, keys in grid.variants.items():
+        _check_age(keys.get("checkpoint_age", 0.0), f"--grid {grid_path}: {variant}")
     cells = []
     for data, entry in grid.data.items():
-        plain = load_config(texts["--config"], sets_of(entry.set), source=config_path)
+        plain = load_config(text, sets_of(entry.set), source=config_path)
         # what fine-tuning takes is its budget too, as epochs of pretraining
         epochs = plain.pretrain.epochs + plain.finetune.epochs
-        variants[SASREC] = {**SASREC_KEYS, "pretrain.epochs": epochs}
+        variants = {SASREC: {**SASREC_KEYS, "pretrain.epochs": epochs}, **grid.variants}
         for variant, keys in variants.items():
-            age = keys.get("checkpoint_age", 0.0)
-            if age != "second_cut" and not (isinstance(age, int | float) and age >= 0):
-                raise ConfigError(
-                    f"--grid {grid_path}: {variant}: checkpoint_age={age!r}; give days or "
-                    "second_cut"
-                )
             own = {key: value for key, value in keys.items() if key != "checkpoint_age"}
+            age = keys.get("checkpoint_age", 0.0)
             for seed in grid.seeds[:1] if variant == SASREC else grid.seeds:
                 sets = sets_of({**entry.set, **own, "seed": seed})
-                config = load_config(texts["--config"], sets, source=config_path)
+                config = load_config(text, sets, source=config_path)
                 if config.train.warm_start:
                     raise ConfigError(f"train.warm_start: {variant} has no nights to start from")
                 cells.append(Cell(data, variant, seed, config, entry.date, age))
     return cells
+
+
+def _read(option: str, path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise ConfigError(f"{option} {path} can't be read: {error.strerror}") from None
+
+
+def _check_age(age: Any, where: str) -> None:
+    if age != "second_cut" and not (isinstance(age, int | float) and age >= 0):
+        raise ConfigError(f"{where}: checkpoint_age={age!r}; give days or second_cut")
 
 
 def sets_of(values: Mapping[str, Any]) -> list[str]:

@@ -30,23 +30,20 @@ RUN_ID = "kept"  # of all nights: the names of the published files are compared 
 STORE = 100 * 2**20  # bytes of each node's object store
 STATE = "state/{}/*/step-*"
 
-# when, and what runs then: by the titles that Ray gives to its processes
-SHUFFLE = ("Map", "Reduce", "Shuffle", "Repartition")
-WORKERS = {
-    "shuffle": SHUFFLE,
+# the moments of the kill, and the titles that Ray gives to the processes that work then
+PROCESS_TITLES = {
+    "shuffle": ("Map", "Reduce", "Shuffle", "Repartition"),
     "pretrain": ("RayTrainWorker",),
     "refit": ("RayTrainWorker",),
     "score": ("MapWorker",),
 }
-
-
 ACTORS = {"progress board": ("Board",), "controller": ("TrainController",)}  # without CPUs
 
 
 def cells(short: bool) -> list[dict[str, str]]:
     if short:
         return [{"dies": "node", "when": "pretrain"}, {"dies": "node", "when": "score"}]
-    tries = [{"dies": dies, "when": when} for dies in ("node", "worker") for when in WORKERS]
+    tries = [{"dies": dies, "when": when} for dies in ("node", "worker") for when in PROCESS_TITLES]
     return [*tries, *({"dies": dies, "when": "pretrain"} for dies in ACTORS)]
 
 
@@ -56,7 +53,7 @@ def measure(cell: dict[str, str], place: Path) -> dict[str, Any]:
         started = time.monotonic()
         night = start_night(place, cluster)
         wait_until(cell["when"], night, run_dir(place / "lake", RUN_ID))
-        killed = kill(cell["dies"], cluster, WORKERS[cell["when"]])
+        killed = kill(cell["dies"], cluster, PROCESS_TITLES[cell["when"]])
         code, last, _ = night.finish(timeout=1800)
     parts = published(place)
     return {
@@ -94,8 +91,8 @@ def undisturbed(directory: Path) -> dict[str, str]:
         return published(place)
     place.mkdir(exist_ok=True)
     with start_cluster() as cluster:
-        code, _, log = start_night(place, cluster).finish(timeout=1800)
-    assert code == 0, log
+        code, _, text = start_night(place, cluster).finish(timeout=1800)
+    assert code == 0, text
     return published(place)
 
 

@@ -53,8 +53,10 @@ def measure(cell: dict[str, Any], place: Path) -> dict[str, Any]:
     ):
         _upload_log()
         nights = Nights(place, {"AWS_ENDPOINT_URL": proxy.endpoint})
-        try_it = _measure_dead if cell["rate"] == 1 else _measure_rate
-        result = try_it(cell, nights, proxy, calm)
+        if cell["rate"] == 1:
+            result = _measure_dead(cell, nights, proxy)
+        else:
+            result = _measure_rate(cell, nights, proxy, calm)
     return {**result, "injected": dict(sorted(proxy.injected.items()))}
 
 
@@ -132,9 +134,7 @@ def _measure_rate(
     }
 
 
-def _measure_dead(
-    cell: dict[str, Any], nights: Nights, proxy: Proxy, calm: dict[str, Any]
-) -> dict[str, Any]:
+def _measure_dead(cell: dict[str, Any], nights: Nights, proxy: Proxy) -> dict[str, Any]:
     # a publication from before; its run directory plays no part
     lake = Storage.of(LAKE)
     entry = {"number": 1, "attempt": "before", "ds": DATE, "run_id": "before", "previous": None}

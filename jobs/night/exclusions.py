@@ -46,9 +46,9 @@ def rested_lists(run: RunDir) -> list[str]:
     if gone := [night for night, files in found.items() if not files]:
         usable = list(found)[::-1].index(gone[-1])
         raise ConfigError(
-            f"score.rest_nights needs the lists of {', '.join(gone)}, which are gone, in the run "
-            f"and where its date shows them; set score.rest_nights={usable} until so many nights "
-            "are there again, or restore them, and let --keep leave more runs"
+            f"score.rest_nights needs the lists of {', '.join(gone)}: they are gone from the run "
+            f"and from where its date shows them; set score.rest_nights={usable} until enough "
+            "nights are published again, or restore them, and let --keep leave more runs"
         )
     return [path for files in found.values() for path in files]
 

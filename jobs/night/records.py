@@ -42,6 +42,12 @@ class Record:
         return cls.from_json(run.require(cls.stage))
 
     @classmethod
+    def if_done(cls, run: RunDir) -> Self | None:
+        """The record of a run; None where the stage is not done."""
+        found = run.record(cls.stage)
+        return None if found is None else cls.from_json(found)
+
+    @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
         known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in found.items() if name in known})

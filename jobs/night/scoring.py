@@ -1,7 +1,7 @@
 """How lists are made on a night, for everyone or for the holdout users, and the making of them."""
 
 import logging
-from typing import Any
+from typing import Literal
 
 import pyarrow as pa
 
@@ -41,20 +41,35 @@ def night_scoring(config: Config, run: RunDir) -> Scoring:
     )
 
 
-def scoring_of(config: Config, run: RunDir, **what: Any) -> Scoring:
-    """The configured way of scoring, for tonight and for the holdout users alike."""
+def scoring_of(
+    config: Config,
+    run: RunDir,
+    *,
+    checkpoint: str,
+    output: str,
+    users: Literal["holdout", "all"],
+    query_time: int,
+    state: str,
+    excluded: str = "",
+) -> Scoring:
+    """The configured way of scoring; arguments as in Scoring."""
     settings = config.score
     active_since = None
-    if settings.active_days is not None and what["users"] == "all":
+    if settings.active_days is not None and users == "all":
         active_since = microseconds(run.ds) - round(settings.active_days * DAY)
     return Scoring(
         run=run.storage,
+        checkpoint=checkpoint,
+        output=output,
+        users=users,
+        query_time=query_time,
+        state=state,
         active_since=active_since,
         rules=rules_of_run(config, run.storage),
         decoding=decoding_of(settings),
+        excluded=excluded,
         max_quarantined_users=settings.max_quarantined_users,
         min_item_count=config.split.min_item_count,
-        **what,
     )
 
 

@@ -225,7 +225,7 @@ def previous_vocab_of_run(config: Config, run: Storage, item_type: pa.DataType) 
     if (converted := exactly(ids, item_type)) is None:
         raise ConfigError(
             f"vocab.previous_path={path}: item_id is {ids.type}, in the log it is {item_type}, "
-            "which does not have all of its ids; unset it or convert them"
+            "and not all ids fit that; unset it or convert them"
         )
     if ids.type != item_type:
         log.info(

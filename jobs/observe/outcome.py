@@ -4,11 +4,10 @@ These files are derived. The pipeline never reads them, the manifest does not li
 failure to write one changes nothing about the night. The clocks that are read here decide nothing.
 """
 
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,8 +20,10 @@ from diffsasrec.files.s3 import Patience
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.lake.stages import METRICS, OUTCOME, OUTPUTS, REPORT
+from diffsasrec.lake.stages import METRICS, OUTCOME, REPORT, STAGES
 from diffsasrec.model.checkpoint import CONFIG
+from jobs.night.published_runs import read_json
+from jobs.night.records import Evaluated, Prepared, Record
 from jobs.observe.prometheus import MetricFacts, exposition
 
 log = logging.getLogger("jobs")
@@ -92,8 +93,12 @@ def _write_each(writers: dict[str, Callable[[], Any]]) -> None:
 def write_outcome(
     night: ObservedNight, run: RunDir, summary: dict[str, Any], exit_code: int, ended: datetime
 ) -> None:
-    records = {stage: record for stage in OUTPUTS if (record := run.record(stage)) is not None}
-    seconds = {stage: record["seconds"] for stage, record in records.items()}
+    records = {
+        stage: Record.from_json(found)
+        for stage in STAGES
+        if (found := run.record(stage)) is not None
+    }
+    seconds = {stage: record.seconds for stage, record in records.items()}
     if exit_code and summary["stage"] is not None and night.stage_started is not None:
         seconds[summary["stage"]] = round(time.monotonic() - night.stage_started, 1)
     error = summary.get("error")
@@ -106,7 +111,7 @@ def write_outcome(
         "error": None if error is None else without_secrets(error),
         "current": summary.get("current"),  # of a published run: what is served
         "note": summary.get("note"),
-        "counts": {stage: record["counts"] for stage, record in records.items()},
+        "counts": {stage: record.counts for stage, record in records.items()},
         "seconds": seconds,
         "started": night.started.isoformat(timespec="seconds"),
         "ended": ended.isoformat(timespec="seconds"),
@@ -116,32 +121,32 @@ def write_outcome(
 
 def write_metrics(run: RunDir) -> None:
     """The metrics of the outcome that has been written."""
-    outcome = _read_json(run.storage, OUTCOME)
+    outcome = read_json(run.storage, OUTCOME)
     assert outcome is not None, run.storage.root
     # what an earlier config or log has left in this directory says nothing of tonight
     is_measured = "evaluate" in outcome["counts"] or outcome["stage"] == "evaluate"
-    description = _read_json(run.storage, f"checkpoint/{CONFIG}")
+    description = read_json(run.storage, f"checkpoint/{CONFIG}")
     has_weights = "refit" in outcome["counts"] and description is not None
-    prepared = run.record("prepare") or {}
+    prepared = Prepared.if_done(run)
     metrics, measured = _quality(run) if is_measured else (None, None)
     facts = MetricFacts(
         outcome=outcome,
         metrics=metrics,
         last_success=last_success(run.lake),
         trained_before=description["trained_before"] if has_weights and description else None,
-        newest=prepared.get("newest"),
+        newest=None if prepared is None else prepared.newest,
         measured=measured,
         current=outcome["current"],
     )
     run.storage.write_bytes(METRICS, exposition(facts))
 
 
-def _quality(run: RunDir) -> tuple[dict[str, Any] | None, str | None]:
+def _quality(run: RunDir) -> tuple[Mapping[str, Any] | None, str | None]:
     """The metrics of the weights, and the run date of the night that measured them."""
-    evaluated = run.record("evaluate") or {}
-    if "reused" in evaluated:
-        return evaluated.get("metrics"), evaluated["reused"]["ds"]
-    return _read_json(run.storage, "metrics.json"), run.ds
+    evaluated = Evaluated.if_done(run)
+    if evaluated is not None and evaluated.reused is not None:
+        return evaluated.metrics, evaluated.reused["ds"]
+    return read_json(run.storage, "metrics.json"), run.ds
 
 
 def write_page(pages: str, run: RunDir, config: Config) -> None:
@@ -160,11 +165,3 @@ def last_success(lake: Storage) -> float | None:
         first.setdefault((entry.ds, entry.run_id), entry.path)
     written = {info.path: info.modified for info in lake.list(CHAIN)}
     return max((written[path] for path in first.values()), default=None)
-
-
-def _read_json(storage: Storage, path: str) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(storage.read_bytes(path))
-    except FileNotFoundError:
-        return None
-    return content

@@ -22,10 +22,10 @@ class MetricFacts:
     """What is told of a night; None: not known."""
 
     outcome: dict[str, Any]  # as in outcome.json
-    metrics: dict[str, Any] | None  # as in metrics.json
+    metrics: Mapping[str, Any] | None  # as in metrics.json
     last_success: float | None  # seconds since 1970: when something was published last
     trained_before: int | None  # microseconds: of the weights that make the lists
-    newest: dict[str, Any] | None = None  # as prepare has judged the newest rows of the log
+    newest: Mapping[str, Any] | None = None  # as prepare has judged the newest rows of the log
     measured: str | None = None  # run date of the night that measured; None: this one
     current: dict[str, str] | None = None  # ds and run_id of what is served, once it is published
 
@@ -128,14 +128,14 @@ def _add_rows(page: _Page, counts: dict[str, int]) -> None:
     page.add_each("rows_dropped", "good rows that are not used, by reason", "reason", dropped)
 
 
-def _add_newest(page: _Page, newest: dict[str, Any]) -> None:
+def _add_newest(page: _Page, newest: Mapping[str, Any]) -> None:
     what = "days and files among the newest with a larger share than events.max_bad_fraction"
     page.add("newest_bad", what, newest["num_bad"])
     what = "share of bad rows, in the worst of the newest days, of the new files, and of all these"
     page.add_each("newest_bad_fraction", what, "part", newest["worst"])
 
 
-def _add_quality(page: _Page, metrics: dict[str, Any]) -> None:
+def _add_quality(page: _Page, metrics: Mapping[str, Any]) -> None:
     """The model, and the best counter by NDCG at the largest cut-off."""
     ks = sorted(int(name.partition("@")[2]) for name in metrics["model"] if _is_ndcg(name))
     counters = metrics["baselines"]

@@ -166,8 +166,8 @@ def check_sample(
     _check_bad_rows(sample, events, num_rows)
     if sample.counts["kept"] <= 0:
         raise InputDataError(
-            f"events.path={events.path}: of {sample.counts['rows']} rows of a sample none is an "
-            "event before the run date; check --date and events.time_column"
+            f"events.path={events.path}: none of the {sample.counts['rows']} rows of a sample is "
+            "an event before the run date; check --date and events.time_column"
         )
     assert middle is not None, sample.counts
     if not _is_plausible(middle, before):

@@ -14,7 +14,7 @@ from diffsasrec.inputs.quarantine import BadRows
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.lake.stages import STAGES
 
-Json = Mapping[str, Any]
+Json = Mapping[str, Any]  # as in the files of a run, which any earlier version may have written
 
 REASONS = {  # of quarantine, in words
     "null_user_id": "no user id",

@@ -137,8 +137,8 @@ def refuse_changed(run: RunDir) -> None:
     if not run.storage.exists("manifest.json"):
         raise ConfigError(
             f"run {run.run_id} of {run.ds} is published, and its directory was deleted since; "
-            "whether it was made from this config, code and log is not known; leave --run-id out "
-            "or choose a new one"
+            "nobody can tell whether it was made from this config, code and log; leave --run-id "
+            "out or choose a new one"
         )
     if run.record("publish") is None and run.record("score") is None:
         raise ConfigError(

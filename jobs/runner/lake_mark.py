@@ -93,13 +93,13 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray's job server for the comm
 
 
 def refuse_passing_lake(lake: str) -> None:
-    """A submitted job runs in a copy of its directory, which goes away with it.
+    """Refuses a relative lake in a submitted job: the job runs in a copy that is deleted after it.
 
     Raises:
         ConfigError: the lake would lie in there.
     """
     if IN_A_JOB in os.environ and not lake.startswith("s3://") and not os.path.isabs(lake):
         raise ConfigError(
-            f"lake={lake} is relative, and a submitted job runs in a directory of its own, which "
-            "goes away with it; give s3://bucket/prefix, or an absolute path that all nodes share"
+            f"lake={lake} is relative, and a submitted job runs in a directory that is "
+            "deleted after it; give s3://bucket/prefix, or an absolute path that all nodes share"
         )

@@ -171,8 +171,7 @@ def _conclude(
 ) -> None:
     """Says how the run ended, and whether it is what is served."""
     summary["status"] = "done"
-    if run.record(Published.stage) is not None:
-        published = Published.of(run)
+    if (published := Published.if_done(run)) is not None:
         summary["paths"] |= {"published": published.published}
         summary |= standing_of(run, published, arguments.config)
     if "note" in summary:

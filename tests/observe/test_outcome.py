@@ -14,6 +14,7 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import append_entry, append_rollback
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import DERIVED, METRICS, OUTCOME
+from jobs.night.records import Prepared
 from jobs.observe.outcome import OBSERVER_PATIENCE, ObservedNight, last_success, observe
 from jobs.publish import NOT_IN_MANIFEST
 
@@ -36,7 +37,11 @@ def ended(run: RunDir, stage: str | None, code: int, error: str | None = None) -
 
 def test_a_failure_leaves_stage_code_error_and_what_was_done_before(tmp_path: Path):
     run = run_in(tmp_path)
-    run.finish("prepare", {"counts": {"rows": 7, "kept": 7}, "seconds": 3.5})
+    counts = {"rows": 7, "kept": 7}
+    prepared = Prepared(
+        counts=counts, seconds=3.5, num_buckets=1, num_items=1, split_time=1, second_cut=1
+    )
+    run.finish("prepare", prepared.to_json())
     outcome = ended(run, "pretrain", 5, "training failed after its retries")
     assert (outcome["status"], outcome["stage"], outcome["exit_code"]) == ("failed", "pretrain", 5)
     assert outcome["error"] == "training failed after its retries"

@@ -104,9 +104,9 @@ class Workshop:
 
 def ended(result: tuple[int, dict[str, Any], str]) -> None:
     """Raises unless an undisturbed night ended right: nothing can be compared with it then."""
-    code, _, log = result
+    code, _, text = result
     if code:
-        raise InfrastructureError(f"the undisturbed night ended with {code}:\n{log}")
+        raise InfrastructureError(f"the undisturbed night ended with {code}:\n{text}")
 
 
 def different(got: dict[str, str], wanted: dict[str, str]) -> list[str]:
