@@ -1,5 +1,7 @@
 """Models of twenty items whose random weights let every input matter."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from diffsasrec.config.training import ModelConfig
 from diffsasrec.model.transformer import SequenceModel
 
 NUM_ITEMS = 20
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 16,
     "num_blocks": 2,
     "num_heads": 2,

@@ -208,6 +208,7 @@ def own_ray() -> Iterator[tuple[psutil.Process, str]]:
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
+        assert process.stdin is not None and process.stdout is not None
         lines = iter(process.stdout.readline, "")
         address = next(line for line in lines if line.startswith("started")).split()[1]
         yield psutil.Process(process.pid), address

@@ -8,6 +8,7 @@ and night-01, a second run of the last date (again, with seed=1), and a rollback
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lakes import shown, success
@@ -16,8 +17,8 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import append_rollback, read_chain
 from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.prune import prune
+from jobs.faults.rig.nights import digests
 from jobs.faults.rig.readers import read_chain_end, read_dates
-from jobs.faults.rig.workshop import digests
 from jobs.night.published_runs import config_if_known, find_run, open_published
 from jobs.night.published_runs import config_of as config_shown
 from jobs.report.pages import write_report
@@ -25,7 +26,7 @@ from jobs.show.__main__ import current_lines
 from jobs.show.user import user_lines
 
 LAST = "2024-03-01"
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "log_interval": 1,
     "events": {"path": "/srv/recommender/events.parquet", "time_unit": "s"},
     "split": {"users_per_bucket": 10},

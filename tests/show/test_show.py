@@ -37,7 +37,7 @@ from jobs.night.scoring import night_scoring
 from jobs.show.__main__ import current_lines, newest_metrics, printable
 from jobs.show.user import find_user, is_same, user_lines
 
-ROW = {"n": 9, "Coverage@5": 0.7}
+ROW: dict[str, Any] = {"n": 9, "Coverage@5": 0.7}
 ROW |= {f"{m}@5": 0.25 for m in ("NDCG", "HR", "MRR")}
 ROW |= {f"{m}@5_ci": [0.2, 0.3] for m in ("NDCG", "HR", "MRR")}
 
