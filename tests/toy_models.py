@@ -1,4 +1,8 @@
-"""Models of twenty items whose random weights let every input matter."""
+"""Models of twenty items whose random weights let every input matter.
+
+Legend: B users, L history length, S slots, T history and slots, D hidden size, V items, F trend
+features, W width of the item vectors, X pairs (user, item of the history).
+"""
 
 from typing import Any
 

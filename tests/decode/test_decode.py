@@ -1,4 +1,7 @@
-"""Lists of every mode of decoding: distinct and allowed, ordered, and those of the slow rule."""
+"""Lists of every mode of decoding: distinct and allowed, ordered, and those of the slow rule.
+
+States are logits, as in slow_decoding. Legend: B users, S slots, K list length, V items.
+"""
 
 import math
 from typing import Any

@@ -1,4 +1,7 @@
-"""The objective: which parameters learn, and what a batch costs."""
+"""The objective: which parameters learn, and what a batch costs.
+
+The legend of shapes is that of toy_models.
+"""
 
 import math
 from dataclasses import replace

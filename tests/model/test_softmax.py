@@ -1,4 +1,7 @@
-"""The softmax over the catalogue: whole, by sampled negatives, and with scores of single pairs."""
+"""The softmax over the catalogue: whole, by sampled negatives, and with scores of single pairs.
+
+Legend: R scored rows, V items, D hidden size, Y pairs (row, item).
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""The transformer: what a state sees; padding, batches and order change what they should."""
+"""The transformer: what a state sees; padding, batches and order change what they should.
+
+The legend of shapes is that of toy_models.
+"""
 
 import pytest
 import torch

@@ -1,8 +1,9 @@
 """A lake of version 0.1.0 is settled, gone back in, thinned out, shown, and published onto.
 
-tests/lake-0.1.tar.xz holds what commit 8cace82 made of a log of 16 users in /srv/recommender, with
-the configuration below: nights of 2024-02-28, 02-29 and 03-01 with the run ids night-28, night-29
-and night-01, a second run of the last date (again, with seed=1), and a rollback to entry 3.
+Beside this file, lake-0.1.tar.xz holds what commit 8cace82 made of a log of 16 users in
+/srv/recommender, with the configuration below: nights of 2024-02-28, 02-29 and 03-01 with the run
+ids night-28, night-29 and night-01, a second run of the last date (again, with seed=1), and a
+rollback to entry 3.
 """
 
 import json
