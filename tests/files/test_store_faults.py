@@ -296,7 +296,6 @@ def test_credentials_and_signatures_are_taken_out_of_a_message(monkeypatch):
     )
 
 
-@pytest.mark.ray
 def test_what_a_worker_s_store_failed_with_is_told_without_the_traceback(cluster):
     import ray
 
@@ -309,7 +308,6 @@ def test_what_a_worker_s_store_failed_with_is_told_without_the_traceback(cluster
     assert str(find_ours(caught.value)) == "reading s3://lake/a failed"
 
 
-@pytest.mark.ray
 @pytest.mark.night
 def test_a_night_on_a_failing_store_prepares_what_an_undisturbed_one_does(
     published: Published, s3, toy, tmp_path: Path, proxy

@@ -72,7 +72,6 @@ def test_every_row_of_a_hostile_log_is_read_or_named(tmp_path, name):
     assert sorted(events) == sorted(in_microseconds(log.kept()))
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize(
     "name",
     [

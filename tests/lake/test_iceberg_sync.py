@@ -294,7 +294,6 @@ def test_a_rollback_from_the_command_line_puts_the_partition_back(
     assert shown(settings) == {DAY: {"r1"}}
 
 
-@pytest.mark.ray
 @pytest.mark.night
 def test_a_night_publishes_to_the_table_too(
     published: Published, settings: IcebergConfig, tmp_path: Path

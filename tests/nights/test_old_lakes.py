@@ -114,7 +114,6 @@ def test_its_nights_have_reports(lake: Storage):
     assert "night-29" in (Path(lake.root) / "reports/index.html").read_text()
 
 
-@pytest.mark.ray
 @pytest.mark.night
 def test_a_night_starts_from_its_weights_rests_its_lists_and_is_published_onto_it(
     nights, lake: Storage
