@@ -167,7 +167,7 @@ def test_a_night_has_a_time_out_and_retries_and_cleans_up():
     assert spec["backoffLimit"] == 2
     assert spec["shutdownAfterJobFinishes"] is True and spec["ttlSecondsAfterFinished"] == 600
     assert JOB["activeDeadlineSeconds"] > 21600  # the job's own time-out comes first
-    assert JOB["template"]["spec"]["terminationGracePeriodSeconds"] > submit.STOPPING
+    assert JOB["template"]["spec"]["terminationGracePeriodSeconds"] > submit.STOPPING_SECONDS
     (rule,) = JOB["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [2, 3, 4, 130]  # 5 is worth another try
 

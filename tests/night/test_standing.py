@@ -15,7 +15,7 @@ from jobs.faults.rig.nights import Nights, tiny_config
 from jobs.night.records import Published
 from jobs.night.run_dates import is_future, refuse_future
 from jobs.night.standing import standing_of, why_not_current
-from jobs.observe.prometheus import Facts, exposition
+from jobs.observe.prometheus import MetricFacts, exposition
 from jobs.report.read_run import read_facts
 from jobs.report.sections.notices import notices
 from jobs.show.__main__ import newest_metrics
@@ -169,7 +169,7 @@ def test_metrics_tell_whether_a_night_is_current():
     outcome |= {"ended": "2026-11-22T03:00:00+00:00", "counts": {}}
 
     def told(current: dict[str, str] | None) -> str:
-        facts = Facts(outcome, metrics_of(0.25), 1e9, None, current=current)
+        facts = MetricFacts(outcome, metrics_of(0.25), 1e9, None, current=current)
         return exposition(facts).decode()
 
     assert "diffsasrec_is_current 1.0" in told({"ds": D2, "run_id": "r22"})
