@@ -1,6 +1,7 @@
 """Rows of a log as they are checked, from arrays and from files."""
 
 from datetime import date
+from typing import Any
 
 import pyarrow as pa
 
@@ -40,7 +41,9 @@ def read(path, *, before=FAR, **settings):
     events = EventsConfig(path=str(path), **settings)
     log = inspect_inputs(list_inputs(events, run_date=date(2030, 1, 1)), events)
     types = (log.user_type, log.item_type)
-    kept, quarantine, counts = [], [], {}
+    kept: list[dict[str, Any]] = []
+    quarantine: list[dict[str, Any]] = []
+    counts: dict[str, int] = {}
     for fragment in log.fragments:
         for chunk, checked in read_events(fragment, events=events, log_types=types, before=before):
             kept += checked.events.to_pylist()

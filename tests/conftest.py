@@ -60,7 +60,7 @@ def made_once(shared: Path, name: str, make: Callable[[Path], Any]) -> Any:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
         done = shared / f"{name}.json"
         if not done.exists():
-            (shared / name).mkdir()
+            (shared / name).mkdir(exist_ok=True)
             done.write_text(json.dumps(make(shared / name)))
         return json.loads(done.read_text())
 

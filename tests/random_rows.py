@@ -12,6 +12,12 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def gradient(tensor: Tensor) -> Tensor:
+    """Of a tensor that has one."""
+    assert tensor.grad is not None
+    return tensor.grad
+
+
 def random_rows(num_rows: int, num_items: int, size: int, seed: int = 0) -> list[Tensor]:
     """States [R, D], targets [R] and item vectors [V, D]."""
     generator = seeded(seed)

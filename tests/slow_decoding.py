@@ -1,4 +1,8 @@
-"""Decoding, once more and slowly: one user at a time, with lists and loops."""
+"""Decoding, with states that are logits: the item vectors are unit vectors, so that D = V.
+
+What is called slow is the rule once more, for one user at a time, with lists and loops.
+Legend: B users, S slots, K list length, V items.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -181,7 +185,7 @@ def slow_multi(
     shown: Sequence[float] = (),
     cap: tuple[int, list[int]] = (99, []),
 ) -> list[tuple[int, float]]:
-    """The rule of `decode_multi` for one user, with loops: (item, score) pairs.
+    """The rule of `decode_multi`: (item, score) pairs.
 
     Args:
         places: how many items are explored, by `ratio` and how often each item is `shown`.
@@ -207,8 +211,8 @@ def slow_multi(
             slow_explore(slots, before, next_V, allowed, (ratio, shown), cap)
     filled = [item for item in slots if item != -1]
     everything = sorted(allowed)
-    values = next_V[everything].double()
-    scores = dict(zip(everything, (values - torch.logsumexp(values, 0)).tolist(), strict=True))
+    logprobs = next_V[everything].double().log_softmax(0).tolist()
+    scores = dict(zip(everything, logprobs, strict=True))
     if rank == "next_item":
         filled.sort(key=lambda item: (-scores[item], item))
     return [(item, scores[item]) for item in filled]

@@ -1,4 +1,10 @@
-"""Models of twenty items whose random weights let every input matter."""
+"""Models of twenty items whose random weights let every input matter.
+
+Legend: B users, L history length, S slots, T history and slots, D hidden size, V items, F trend
+features, W width of the item vectors, X pairs (user, item of the history).
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -7,7 +13,7 @@ from diffsasrec.config.training import ModelConfig
 from diffsasrec.model.transformer import SequenceModel
 
 NUM_ITEMS = 20
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 16,
     "num_blocks": 2,
     "num_heads": 2,

@@ -150,11 +150,11 @@ def with_dropout(model: ModelConfig) -> ModelConfig:
 
 
 def trends_as_of(run: Storage, time: int) -> npt.NDArray[np.float32]:
-    buckets, counts = Buckets(run, 1), 0
+    buckets, tables = Buckets(run, 1), []
     for flat in map(buckets.load, range(NUM_BUCKETS)):
         events = (flat.items, flat.times, flat.offsets)
-        counts += trend_counts(*events, query_times=np.array([time]), num_items=NUM_ITEMS)
-    return trend_features(counts)[0]
+        tables.append(trend_counts(*events, query_times=np.array([time]), num_items=NUM_ITEMS))
+    return trend_features(sum(tables[1:], tables[0]))[0]
 
 
 class Death(Exception):

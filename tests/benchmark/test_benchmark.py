@@ -114,8 +114,8 @@ def test_rivals_make_the_histories_and_the_holdout_of_an_obvious_way(tmp_path: P
         )
         assert vocab.set_index("item_id")["count"].to_dict() == log.item_id.value_counts().to_dict()
         assert sequences.num_before.sum() == len(before)
-        for row in sequences.itertuples():
-            mine = log[log.user_id == row.user_id]
-            assert list(row.times) == sorted(mine.timestamp)
-            assert sorted(vocab.item_id[list(row.items)]) == sorted(mine.item_id)
+        for row in sequences.to_dict("records"):
+            mine = log[log.user_id == row["user_id"]]
+            assert list(row["times"]) == sorted(mine.timestamp)
+            assert sorted(vocab.item_id[list(row["items"])]) == sorted(mine.item_id)
         assert holdout.set_index("user_id").timestamp.to_dict() == first

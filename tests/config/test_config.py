@@ -124,7 +124,7 @@ def test_a_malformed_override_is_named_in_the_error(override: str):
 def test_a_config_is_frozen_and_its_digest_follows_its_values():
     config = load_config(LEAST)
     with pytest.raises(ValueError, match="frozen"):
-        config.seed = 1
+        config.seed = 1  # type: ignore[misc]
     assert config.sha256() == load_config(LEAST).sha256()
     assert config.sha256() != load_config(LEAST, ["seed=1"]).sha256()
 
@@ -169,14 +169,14 @@ ALIASES = {
 
 def attributes_read(root: Path) -> set[tuple[str, str]]:
     """Every `owner.name` that is read in the sources, as (last name of the owner, name)."""
-    read = set()
+    read: set[tuple[str, str]] = set()
     for path in [*root.rglob("diffsasrec/**/*.py"), *root.rglob("jobs/**/*.py")]:
         if path.parent.name == "config":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
                 owner = node.value
-                name = getattr(owner, "attr", None) or getattr(owner, "id", "")
+                name = str(getattr(owner, "attr", None) or getattr(owner, "id", ""))
                 read.add((name, node.attr))
     return read
 

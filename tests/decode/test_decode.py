@@ -1,6 +1,10 @@
-"""Lists of every mode of decoding: distinct and allowed, ordered, and those of the slow rule."""
+"""Lists of every mode of decoding: distinct and allowed, ordered, and those of the slow rule.
+
+States are logits, as in slow_decoding. Legend: B users, S slots, K list length, V items.
+"""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -129,7 +133,8 @@ def test_a_multi_list_under_a_cap_equals_the_slow_rule(scale, commit, places, mo
     cap = CategoryCap(most, torch.tensor(CATEGORY))
     shown = torch.randint(4, (num_items,), generator=generator).float()
     candidates = candidates_of(num_items, blocked, [4], shown, cap)
-    rule = {"k": k, "steps": steps, "rule": CommitRule(commit), "rank": "next_item"}
+    rule: dict[str, Any] = {"k": k, "steps": steps, "rule": CommitRule(commit)}
+    rule["rank"] = "next_item"
     lists = multi(
         denoise_with(tables),
         candidates,

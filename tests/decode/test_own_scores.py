@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -46,6 +47,15 @@ def with_own(candidates: Candidates, own: Own) -> Candidates:
     return replace(candidates, own=FixedScores(own))
 
 
+def behind(logits_BSV: Tensor, chosen_BJ: Tensor) -> Tensor:
+    """Of the slot behind those that are chosen."""
+    return logits_BSV[:, chosen_BJ.shape[1]]
+
+
+def whatever(logits_BSV: Tensor, slots_BK: Tensor) -> Tensor:
+    return logits_BSV
+
+
 def in_logits(logits_BV: Tensor, own: Own) -> Tensor:
     logits_BV = logits_BV.clone()
     for (user, item), score in own.items():
@@ -86,7 +96,7 @@ def test_own_scores_are_as_if_they_were_in_the_logits(seed, mode):
         elif mode == "autoregressive":
             both.append(
                 decode_autoregressive(
-                    lambda chosen_BJ, logits=logits: logits[:, chosen_BJ.shape[1]],
+                    partial(behind, logits),
                     candidates,
                     num_users=3,
                     k=4,
@@ -96,7 +106,7 @@ def test_own_scores_are_as_if_they_were_in_the_logits(seed, mode):
         else:
             both.append(
                 multi(
-                    lambda _, logits=logits: logits,
+                    partial(whatever, logits),
                     candidates,
                     num_users=3,
                     k=4,

@@ -127,8 +127,8 @@ def test_times_matter_to_a_model_that_reads_them_and_to_no_other(attention, deco
         assert np.array_equal(one[1], other[1]) != differ
     later = Moment(NOW + 100 * DAY, TRENDS)
     model = lively_model(attention, **(OFF | {part: True}))
-    one, other = (lists_of(model, histories, decoding, moment=m)[1] for m in (MOMENT, later))
-    assert not np.allclose(one, other, atol=1e-4)
+    scores = [lists_of(model, histories, decoding, moment=m)[1] for m in (MOMENT, later)]
+    assert not np.allclose(scores[0], scores[1], atol=1e-4)
 
 
 def fine_tuning_examples(histories: Histories, targets: list[int]) -> tuple[Events, Examples]:

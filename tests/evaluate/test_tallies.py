@@ -1,6 +1,7 @@
 """Legend: n users, K list length, V items; -1 stands behind the end of a list."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,12 @@ from jobs.evaluate import previous_metrics
 KS = (1, 3)
 VOCAB = pa.table({"item_id": ["apple", "bread", "cheese"]})
 MODEL = {"n": 100, "NDCG@10": 0.18, "HR@10": 0.3}
-NO_GATE = {"floors": {}, "metric": "NDCG@10", "max_relative_drop": None, "previous": None}
+NO_GATE: dict[str, Any] = {
+    "floors": {},
+    "metric": "NDCG@10",
+    "max_relative_drop": None,
+    "previous": None,
+}
 
 # a user's list and holdout item, of five items
 users = st.lists(
@@ -94,7 +100,7 @@ def test_a_table_without_users_has_no_lists():
 
 def slow_metrics(lists: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     """HR, NDCG, MRR, Coverage and MeanPopularity with a loop over users."""
-    result = {"n": len(lists)}
+    result: dict[str, float] = {"n": len(lists)}
     for k in KS:
         hits, discounts, inverses, shown = [], [], [], []
         for row, target in zip(lists.tolist(), targets.tolist(), strict=True):
@@ -236,7 +242,7 @@ def test_a_score_sees_known_items_alone():
     # the first user's history is 0, 1: without 0 it has one item; the last one's is empty then
     known = KNOWN & (np.arange(6) != 0)
     assert ranks(own_most_frequent, before=20) == [2, 1, 0, 0, 0]
-    options = {"known": known, "allowed": KNOWN, "filter_seen": False}
+    options: dict[str, Any] = {"known": known, "allowed": KNOWN, "filter_seen": False}
     scores = {"own": own_most_frequent}
     counted = bucket_tallies(BUCKET, scores, cut=10, before=20, ks=(4,), **options)["own"]
     assert counted.rank_counts.sum() == 2
@@ -245,7 +251,7 @@ def test_a_score_sees_known_items_alone():
 
 def test_every_score_and_every_k_has_its_tally():
     scores = {"popular": BY_INDEX, "own": own_most_frequent}
-    options = {"known": KNOWN, "allowed": KNOWN, "filter_seen": False}
+    options: dict[str, Any] = {"known": KNOWN, "allowed": KNOWN, "filter_seen": False}
     counted = bucket_tallies(BUCKET, scores, cut=10, before=20, ks=(1, 2), **options)
     shown = {name: {k: c.tolist() for k, c in t.shown.items()} for name, t in counted.items()}
     assert shown["popular"] == {1: [3, 0, 0, 0, 0, 0], 2: [3, 3, 0, 0, 0, 0]}
@@ -253,7 +259,7 @@ def test_every_score_and_every_k_has_its_tally():
 
 
 def test_a_bucket_without_users_has_an_empty_tally():
-    options = {"known": KNOWN, "allowed": KNOWN, "filter_seen": True}
+    options: dict[str, Any] = {"known": KNOWN, "allowed": KNOWN, "filter_seen": True}
     counted = bucket_tallies(bucket(), {"it": BY_INDEX}, cut=10, before=None, ks=(2,), **options)
     assert counted["it"].rank_counts.tolist() == [0, 0, 0]
     measured = measure(counted["it"], known_counts=np.arange(6), samples=10, seed=0)

@@ -244,7 +244,6 @@ def test_a_counter_that_never_hits_has_a_mean_of_0():
     assert lines_with(table(rows), "own most frequent")[1] == [0.0]
 
 
-@pytest.mark.ray
 @pytest.mark.night
 def test_an_experiment_measures_every_cell_once(cluster, toy: Path, tmp_path: Path):
     lake, files = tmp_path / "lake", {name: tmp_path / f"{name}.yaml" for name in ("base", "grid")}

@@ -36,8 +36,11 @@ def test_bytes_come_back_as_they_were_written(storage: Storage):
 
 
 def test_what_is_filled_as_a_local_file_arrives_whole_and_alone(storage: Storage):
+    def write_new(file: str) -> None:
+        Path(file).write_bytes(b"new")
+
     storage.write_bytes("a/b", b"old")
-    storage.write_file("a/b", lambda file: Path(file).write_bytes(b"new"))
+    storage.write_file("a/b", write_new)
     assert storage.read_bytes("a/b") == b"new"
     assert paths(storage) == ["a/b"]
 

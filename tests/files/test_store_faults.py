@@ -128,7 +128,7 @@ def test_an_attempt_ends_whatever_the_connection_does(storage, proxy):
 
 @pytest.mark.parametrize("kind", ["lost", "truncated"])
 def test_the_attempt_whose_chain_entry_got_no_answer_knows_that_it_won(storage, proxy, kind: str):
-    lost = []
+    lost: list[str] = []
 
     def lose_the_first(number: int, method: str, path: str) -> str | None:
         if method == "PUT" and "_published" in path and not lost:
@@ -145,8 +145,8 @@ def test_the_attempt_whose_chain_entry_got_no_answer_knows_that_it_won(storage, 
 
 
 def test_a_create_whose_answer_was_lost_has_won_and_the_next_one_has_not(storage, proxy):
-    proxy.plan = lambda number, method, path: "lost" if number == first else None
     first = proxy.num_requests
+    proxy.plan = lambda number, method, path: "lost" if number == first else None
     assert storage.create("one", b"mine")
     assert not storage.create("one", b"theirs")
     assert storage.read_bytes("one") == b"mine"
@@ -296,7 +296,6 @@ def test_credentials_and_signatures_are_taken_out_of_a_message(monkeypatch):
     )
 
 
-@pytest.mark.ray
 def test_what_a_worker_s_store_failed_with_is_told_without_the_traceback(cluster):
     import ray
 
@@ -309,7 +308,6 @@ def test_what_a_worker_s_store_failed_with_is_told_without_the_traceback(cluster
     assert str(find_ours(caught.value)) == "reading s3://lake/a failed"
 
 
-@pytest.mark.ray
 @pytest.mark.night
 def test_a_night_on_a_failing_store_prepares_what_an_undisturbed_one_does(
     published: Published, s3, toy, tmp_path: Path, proxy

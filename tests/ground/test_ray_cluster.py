@@ -75,7 +75,6 @@ def test_without_a_ray_this_machine_is_the_one_node():
         check_resources(config, ["pretrain"], {"CPU": 3.0})
 
 
-@pytest.mark.ray
 def test_the_nodes_of_a_real_cluster_are_seen(cluster):
     (node,), largest = cluster_nodes()
     assert node.resources["CPU"] == 2 and largest == []

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +39,7 @@ def vocab_of(num: int) -> pa.Table:
     return pa.table({"item_id": names, "index": pa.array(range(num), pa.int32())})
 
 
-def forge(storage: Storage, name: str | None = None, data: bytes = b"", **keys: object) -> None:
+def forge(storage: Storage, name: str | None = None, data: bytes = b"", **keys: Any) -> None:
     """Replaces a file and what config.json says, with digests that fit."""
     description = json.loads(storage.read_bytes("config.json"))
     if name is not None:
@@ -119,7 +120,8 @@ def test_what_is_no_description_is_refused(saved: Storage, data: bytes):
 
 @pytest.mark.parametrize("key", ["model", "num_items", "trained_before", "model_version", "sha256"])
 def test_a_missing_key_of_the_description_is_named(saved: Storage, key: str):
-    forge(saved, **{key: None})
+    lacking: dict[str, Any] = {key: None}
+    forge(saved, **lacking)
     assert f"config.json lacks keys: {key}" in refusal(saved)
 
 

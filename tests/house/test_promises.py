@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -84,7 +85,7 @@ def calls(s3: str) -> Iterator[list[tuple[str, dict]]]:
     """Every call to S3 that is made in this process, as it is made."""
     made: list[tuple[str, dict]] = []
 
-    def note(params: dict, model: object, **_: object) -> None:
+    def note(params: dict, model: Any, **_: object) -> None:
         made.append((model.name, params))
 
     s3fs.S3FileSystem.clear_instance_cache()

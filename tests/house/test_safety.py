@@ -128,7 +128,6 @@ def prepared(
     return filesystem, said
 
 
-@pytest.mark.ray
 def test_ids_that_are_paths_name_no_file(prepared):
     filesystem, _ = prepared
     run = f"{BUCKET}/safety/lake/runs/ds={DATE}/x/"
@@ -140,7 +139,6 @@ def test_ids_that_are_paths_name_no_file(prepared):
     assert filesystem.find(f"{BUCKET}/safety/log") == [f"{BUCKET}/safety/log/events.parquet"]
 
 
-@pytest.mark.ray
 def test_no_secret_is_written_or_said(prepared):
     filesystem, said = prepared
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == SECRET  # what the stage had in its environment
@@ -208,13 +206,13 @@ def own_ray() -> Iterator[tuple[psutil.Process, str]]:
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
+        assert process.stdin is not None and process.stdout is not None
         lines = iter(process.stdout.readline, "")
         address = next(line for line in lines if line.startswith("started")).split()[1]
         yield psutil.Process(process.pid), address
         process.stdin.close()
 
 
-@pytest.mark.ray
 def test_all_its_servers_listen_on_loopback_only(own_ray):
     process, address = own_ray
     listening = {
@@ -228,7 +226,6 @@ def test_all_its_servers_listen_on_loopback_only(own_ray):
     assert address.startswith("127.0.0.1:")
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize(
     "token",
     [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}],

@@ -105,9 +105,8 @@ def test_the_rayjob_runs_a_night_with_the_config_that_is_mounted():
 
 def test_image_and_version_are_the_tested_ray_with_all_that_the_project_needs():
     dockerfile = (SCHEDULES / "Dockerfile").read_text()
-    assert (
-        re.search(r"^FROM (\S+)$", dockerfile, re.M)[1] == f"rayproject/ray:{ray.__version__}-py311"
-    )
+    images = re.findall(r"^FROM (\S+)$", dockerfile, re.M)
+    assert images[0] == f"rayproject/ray:{ray.__version__}-py311"
     assert CLUSTER["rayVersion"] == ray.__version__
     assert "--constraint constraints.txt ." in dockerfile  # the dependencies of pyproject.toml
     copied = re.findall(r"^COPY --chown=ray (.*) \S+$", dockerfile, re.M)
@@ -168,7 +167,7 @@ def test_a_night_has_a_time_out_and_retries_and_cleans_up():
     assert spec["backoffLimit"] == 2
     assert spec["shutdownAfterJobFinishes"] is True and spec["ttlSecondsAfterFinished"] == 600
     assert JOB["activeDeadlineSeconds"] > 21600  # the job's own time-out comes first
-    assert JOB["template"]["spec"]["terminationGracePeriodSeconds"] > submit.STOPPING
+    assert JOB["template"]["spec"]["terminationGracePeriodSeconds"] > submit.STOPPING_SECONDS
     (rule,) = JOB["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [2, 3, 4, 130]  # 5 is worth another try
 

@@ -31,7 +31,9 @@ def read_through(config):
     events = config.events
     found = inspect_inputs(list_inputs(events, run_date=date.fromisoformat(RUN_DATE)), events)
     types, before = (found.user_type, found.item_type), microseconds(RUN_DATE)
-    kept, reasons, counts = [], Counter(), Counter()
+    kept: list[pa.Table] = []
+    reasons: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for fragment in found.fragments:
         for chunk, checked in read_events(fragment, events=events, log_types=types, before=before):
             kept.append(checked.events)
@@ -70,7 +72,6 @@ def test_every_row_of_a_hostile_log_is_read_or_named(tmp_path, name):
     assert sorted(events) == sorted(in_microseconds(log.kept()))
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize(
     "name",
     [
@@ -113,7 +114,7 @@ def test_ids_of_any_bytes_are_kept_as_they_are_or_stored_readably_with_a_reason(
     columns = [pa.array([row[n] for row in rows], pa.binary()) for n in range(2)]
     texts = [column.view(pa.string()).cast(kind) for column in columns]
     times = pa.array([1] * len(rows), pa.int64())
-    checked = checked_rows(*texts, times, ids=pa.string())
+    checked = checked_rows(texts[0], texts[1], times, ids=pa.string())
     good = [row for row in rows if all(value and is_text(value) for value in row)]
     kept = [checked.events[name].to_pylist() for name in ("user_id", "item_id")]
     assert list(zip(*kept, strict=True)) == [(u.decode(), i.decode()) for u, i in good]

@@ -1,6 +1,7 @@
 """A bad day and a bad file are seen, however long the log is."""
 
 from collections import Counter
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +179,7 @@ def write_log(directory: Path, *, name: str = "log", days: int = 150, bad_day: b
 def prepared(tmp_path: Path, run_id: str, *sets: str):
     text = f"lake: {tmp_path / 'lake'}\nevents: {{path: {tmp_path / 'log'}, time_unit: s}}"
     config: Config = load_config(text, list(sets))
-    inputs = list_inputs(config.events, run_date=np.datetime64(DS).item())
+    inputs = list_inputs(config.events, run_date=date.fromisoformat(DS))
     listing = tuple((file.path, file.size, file.version) for file in inputs)
     run = RunDir(Storage.of(config.lake), DS, run_id, "i", "a", inputs=listing)
     return main(config, run), run

@@ -2,6 +2,7 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,7 +37,7 @@ def test_rows_with_newlines_in_quotes_are_all_read_whatever_the_size_of_the_file
 def test_a_csv_is_known_by_its_name_or_by_what_it_is_not(tmp_path, name):
     import bz2
 
-    pack = {"gz": gzip.compress, "bz2": bz2.compress}.get(name.rpartition(".")[2], bytes)
+    pack: Any = {"gz": gzip.compress, "bz2": bz2.compress}.get(name.rpartition(".")[2], bytes)
     (tmp_path / name).write_bytes(pack(b"\xef\xbb\xbfitem_id,why\r\n007,a\r\nNA,b\r\n"))
     assert ids_of(tmp_path / name) == ["007", "NA"]
 

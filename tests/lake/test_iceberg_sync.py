@@ -270,6 +270,7 @@ def test_files_of_an_earlier_partitioning_are_refused(lake: Storage, settings: I
 
     publish(lake, "r1")
     table = load_table(settings, pa.int64(), pa.string(), create=True)
+    assert table is not None
     with table.update_spec() as update:
         update.remove_field("ds")
     table.append(pa.table({"ds": [date(2024, 3, 1), date(2024, 3, 2)]}))
@@ -293,7 +294,6 @@ def test_a_rollback_from_the_command_line_puts_the_partition_back(
     assert shown(settings) == {DAY: {"r1"}}
 
 
-@pytest.mark.ray
 @pytest.mark.night
 def test_a_night_publishes_to_the_table_too(
     published: Published, settings: IcebergConfig, tmp_path: Path

@@ -1,4 +1,7 @@
-"""What a model knows as of a query time: ages, trends, and scores of a user's own items."""
+"""What a model knows as of a query time: ages, trends, and scores of a user's own items.
+
+The legend of shapes is that of toy_models.
+"""
 
 import pytest
 import torch

@@ -52,7 +52,7 @@ def flat(log: Log) -> Flat:
     return items, times, np.cumsum([0, *(len(history) for history in log)])
 
 
-def counts_of(log: Log, *query_times: int) -> npt.NDArray[np.int64]:
+def counts_of(log: Log, *query_times: int) -> npt.NDArray[np.uint32]:
     times = np.array(query_times, np.int64)
     return trend_counts(*flat(log), query_times=times, num_items=NUM_ITEMS)
 
@@ -148,7 +148,8 @@ def test_a_repeat_is_of_an_item_that_the_user_had_before():
 
 
 def test_a_log_without_events_has_counts_of_0():
-    for log in ([], [[], []]):
+    logs_without: list[Log] = [[], [[], []]]
+    for log in logs_without:
         assert counts_of(log, 0, DAY).shape == (2, KINDS, len(TREND_WINDOWS), NUM_ITEMS)
         assert not counts_of(log, 0, DAY).any()
 
@@ -322,7 +323,8 @@ def test_the_numbers_of_one_pair_by_hand():
 def test_an_empty_history_has_no_pair():
     own = own_items(*flat([[], [(4, 5)], []]), np.array([10, 10, 10]))
     assert own.user_X.tolist() == [1] and own.item_X.tolist() == [4]
-    for log in ([], [[], []]):
+    logs_without: list[Log] = [[], [[], []]]
+    for log in logs_without:
         own = own_items(*flat(log), np.full(len(log), 10))
         assert len(own.user_X) == len(own.item_X) == 0
         assert own.features_XC.shape == (0, NUM_OWN)

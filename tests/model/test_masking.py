@@ -1,4 +1,7 @@
-"""Masking: levels, masks, and what the denoising loss adds up to."""
+"""Masking: levels, masks, and what the denoising loss adds up to.
+
+Legend: B sequences, L tokens.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""The transformer: what a state sees; padding, batches and order change what they should."""
+"""The transformer: what a state sees; padding, batches and order change what they should.
+
+The legend of shapes is that of toy_models.
+"""
 
 import pytest
 import torch
@@ -89,6 +92,7 @@ def test_a_batch_of_one_equals_a_batch_of_many(config):
         states_BLD = encoded.states_BLD
         if config.kind == "diffusion":
             states_BLD, slots_BSD = model.denoise(encoded, MASKS.expand(5, 3))
+    assert states_BLD is not None
     for row, history in enumerate(histories):
         alone, slots = states_of(model, history)
         assert close(alone, states_BLD[row, : len(history)])

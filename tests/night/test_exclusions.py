@@ -79,7 +79,6 @@ def pairs_of(run: RunDir) -> dict[int, list[tuple[str, int]]]:
     return found
 
 
-@pytest.mark.ray
 def test_pairs_of_files_and_of_nights_come_to_the_buckets_of_their_users(cluster, night, tmp_path):
     (tmp_path / "tables").mkdir()
     pq.write_table(

@@ -9,7 +9,8 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, RefusedError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.score.rules import Match, like, match
+from diffsasrec.schema import like
+from diffsasrec.score.rules import Match, match
 from jobs.night.rule_effects import (
     ITEMS,
     USERS,

@@ -1,13 +1,15 @@
 """A lake of version 0.1.0 is settled, gone back in, thinned out, shown, and published onto.
 
-tests/lake-0.1.tar.xz holds what commit 8cace82 made of a log of 16 users in /srv/recommender, with
-the configuration below: nights of 2024-02-28, 02-29 and 03-01 with the run ids night-28, night-29
-and night-01, a second run of the last date (again, with seed=1), and a rollback to entry 3.
+Beside this file, lake-0.1.tar.xz holds what commit 8cace82 made of a log of 16 users in
+/srv/recommender, with the configuration below: nights of 2024-02-28, 02-29 and 03-01 with the run
+ids night-28, night-29 and night-01, a second run of the last date (again, with seed=1), and a
+rollback to entry 3.
 """
 
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lakes import shown, success
@@ -16,8 +18,8 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import append_rollback, read_chain
 from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.prune import prune
+from jobs.faults.rig.nights import digests
 from jobs.faults.rig.readers import read_chain_end, read_dates
-from jobs.faults.rig.workshop import digests
 from jobs.night.published_runs import config_if_known, find_run, open_published
 from jobs.night.published_runs import config_of as config_shown
 from jobs.report.pages import write_report
@@ -25,7 +27,7 @@ from jobs.show.__main__ import current_lines
 from jobs.show.user import user_lines
 
 LAST = "2024-03-01"
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "log_interval": 1,
     "events": {"path": "/srv/recommender/events.parquet", "time_unit": "s"},
     "split": {"users_per_bucket": 10},
@@ -112,7 +114,6 @@ def test_its_nights_have_reports(lake: Storage):
     assert "night-29" in (Path(lake.root) / "reports/index.html").read_text()
 
 
-@pytest.mark.ray
 @pytest.mark.night
 def test_a_night_starts_from_its_weights_rests_its_lists_and_is_published_onto_it(
     nights, lake: Storage

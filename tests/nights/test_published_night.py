@@ -54,10 +54,14 @@ def oracle(log: pd.DataFrame, lists: dict, k: int = 5) -> dict[str, float]:
 def test_a_night_publishes_one_distinct_list_per_user_that_duckdb_reads(published):
     _, lake, (code, last, log) = published
     assert (code, last["status"], last["run_id"]) == (0, "done", "calm"), log
-    rows = duckdb.sql(
-        f"select user_id, list_distinct([i.item_id for i in items]) as items "
-        f"from read_parquet('{lake}/recommendations/ds={DATE}/*.parquet') order by user_id"
-    ).fetchall()
+    rows = (
+        duckdb.connect()
+        .execute(
+            f"select user_id, list_distinct([i.item_id for i in items]) as items "
+            f"from read_parquet('{lake}/recommendations/ds={DATE}/*.parquet') order by user_id"
+        )
+        .fetchall()
+    )
     assert [user for user, _ in rows] == list(range(60))
     assert all(len(items) == 5 for _, items in rows), rows
 

@@ -1,6 +1,7 @@
 """What the report says of a night: facts from records, and what is unusual among them."""
 
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -235,7 +236,9 @@ CITED = {"ds": "2024-02-25", "run_id": "weekly", "age_days": 5}
 
 def reusing(ndcg: float, **changes) -> Night:
     """A calm night that serves the weights of five days ago, with their figures."""
-    spared = {stage: {"counts": {}} for stage in ("pretrain", "finetune", "evaluate", "refit")}
+    spared: dict[str, Any] = {
+        stage: {"counts": {}} for stage in ("pretrain", "finetune", "evaluate", "refit")
+    }
     records = {**CALM.records, **spared}
     return replace(CALM, records=records, metrics=metrics_of(ndcg), cited=CITED, **changes)
 

@@ -46,12 +46,12 @@ def decoded(
     vectors[::400] *= 5
     allowed = torch.rand(NUM_ITEMS, generator=generator) < 0.9
     shown = torch.randint(4, (NUM_ITEMS,), generator=generator).float()
-    blocked = (torch.randint(n, (200,), generator=generator) for n in (NUM_USERS, NUM_ITEMS))
+    users, items = (torch.randint(n, (200,), generator=generator) for n in (NUM_USERS, NUM_ITEMS))
     pairs = torch.randint(NUM_USERS * NUM_ITEMS, (300,), generator=generator).unique()
     scores = OwnScores(pairs // NUM_ITEMS, pairs % NUM_ITEMS, vectors / 4)
     cap = CategoryCap(2, torch.arange(NUM_ITEMS) % 7 - 1) if capped else None
     catalogue = Catalogue(vectors, allowed, shown, cap)
-    candidates = Candidates(catalogue, *blocked, scores if own else None)
+    candidates = Candidates(catalogue, users, items, scores if own else None)
     next_BW = torch.randn(NUM_USERS, WIDTH, generator=generator)
     drift_KW = scale * torch.randn(K, WIDTH, generator=generator)
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,7 +143,9 @@ def both_ways(vectors, queries, m, *, own=None, cap=None, blocked=BLOCKED):
         top_items(
             queries,
             USERS,
-            Candidates(Catalogue(vectors, ALLOWED, cap=cap, fused=is_fused), *blocked, own),
+            Candidates(
+                Catalogue(vectors, ALLOWED, cap=cap, fused=is_fused), blocked[0], blocked[1], own
+            ),
             m,
             besides_BK=BESIDES,
             normalise=True,
@@ -244,7 +247,7 @@ def test_a_normaliser_that_nobody_asks_for_is_not_made():
     everything = Catalogue(drawn(40, 16), torch.ones(40, device=DEVICE).bool(), fused=True)
     none = torch.zeros(0, dtype=torch.int64, device=DEVICE)
     users = torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    own = OwnScores()
+    own: Any = OwnScores()
     best = top_items(drawn(1, 16), users, Candidates(everything, none, none, own), 2)
     assert len(best.normaliser_R) == 0
 

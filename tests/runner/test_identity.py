@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lakes import DAY, NEXT_DAY, made, parts, run_of
@@ -81,7 +82,12 @@ def test_a_deleted_run_whose_date_has_lost_files_is_made_again_under_another_nam
 
 def test_what_a_run_took_of_earlier_nights_is_known_after_its_deletion(tmp_path: Path):
     lake = Storage.of(str(tmp_path))
-    reused = {"ds": "2024-02-28", "run_id": "r0", "trained_before": 7, "age_days": 2}
+    reused: dict[str, Any] = {
+        "ds": "2024-02-28",
+        "run_id": "r0",
+        "trained_before": 7,
+        "age_days": 2,
+    }
     rested = ["runs/ds=2024-02-28/r0"]
     made(lake, "r1", content={"reused": {**reused, "metrics": {}}, "rested": rested})
     made(lake, "r2", NEXT_DAY)

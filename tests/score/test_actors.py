@@ -207,7 +207,7 @@ def test_a_user_for_whom_memory_runs_out_gets_the_fallback_and_is_named(scoring,
     score_after(scoring, 0)
     undisturbed = lists(scoring)
     scoring.run.delete([f"recommendations/{NAME}"])
-    scorer._maker.lists = lists_of_few  # type: ignore[method-assign]
+    scorer._maker.lists = lists_of_few  # type: ignore[method-assign, assignment]
     assert scorer(pa.table({"bucket": [0]}))["quarantined"].to_pylist() == [1]
     others = lists(scoring)
     unscored, _ = others.pop(1), undisturbed.pop(1)

@@ -380,9 +380,9 @@ def test_ids_keep_their_type_and_their_value(id_type, name):
 
 
 def test_every_setting_of_decoding_reaches_it():
-    rule = {"commit": "threshold", "threshold": 0.11, "threshold_decay": 0.12}
-    explore = {"num_items": 3, "ratio": 0.15}
-    rest = {"k": 7, "decode": "multi", "rank": "slot", "steps": 6}
+    rule: dict[str, Any] = {"commit": "threshold", "threshold": 0.11, "threshold_decay": 0.12}
+    explore: dict[str, Any] = {"num_items": 3, "ratio": 0.15}
+    rest: dict[str, Any] = {"k": 7, "decode": "multi", "rank": "slot", "steps": 6}
     rest |= {"lookahead": 0.18, "shortlist": 19, "filter_seen": False, "batch_size": 5}
     rest |= {"fused": True}
     explored = {"explore_items": 3, "explore_ratio": 0.15}

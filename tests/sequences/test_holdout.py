@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.sequences.holdout import count_before, find_holdout, next_items
+from diffsasrec.sequences.histories import count_before
+from diffsasrec.sequences.holdout import find_holdout, next_items
 
 # --- before and after ---
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from diffsasrec.schema import id_hash
 from diffsasrec.sequences.fold import finish, fold
 from diffsasrec.sequences.split_time import (
-    HOUR,
     SKETCH_SIZE,
     estimate_users,
     exact_quantile,
@@ -21,6 +20,7 @@ from diffsasrec.sequences.split_time import (
     time_quantiles,
 )
 from diffsasrec.sequences.vocab import build_vocab, count_items
+from diffsasrec.times import HOUR
 
 QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99]
 
@@ -154,26 +154,26 @@ def test_few_times_follow_the_nearest_rule_with_ties_to_even(times, quantile, ex
 
 
 def test_one_instant_needs_no_further_pass():
-    passes = []
+    passes: list[int] = []
     assert split_of([123_456_789] * 10, 0.95, passes=passes) == 123_456_789
     assert passes == []
 
 
 def test_hours_with_one_instant_each_need_no_further_pass():
-    passes = []
+    passes: list[int] = []
     assert split_of([3 * HOUR, HOUR, 2 * HOUR], 0.5, passes=passes) == 2 * HOUR
     assert passes == []
 
 
 def test_seconds_inside_one_hour_need_one_further_pass():
-    passes = []
+    passes: list[int] = []
     times = [second * 1_000_000 for second in range(100)]
     assert split_of(times, 0.25, passes=passes) == 25_000_000
     assert len(passes) == 1
 
 
 def test_microseconds_need_two_further_passes_and_the_last_is_exact():
-    passes = []
+    passes: list[int] = []
     times = range(5 * HOUR + 1, 5 * HOUR + 101)
     assert split_of(times, 0.25, passes=passes, num_chunks=3) == 5 * HOUR + 26
     assert len(passes) == 2

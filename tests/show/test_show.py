@@ -37,7 +37,7 @@ from jobs.night.scoring import night_scoring
 from jobs.show.__main__ import current_lines, newest_metrics, printable
 from jobs.show.user import find_user, is_same, user_lines
 
-ROW = {"n": 9, "Coverage@5": 0.7}
+ROW: dict[str, Any] = {"n": 9, "Coverage@5": 0.7}
 ROW |= {f"{m}@5": 0.25 for m in ("NDCG", "HR", "MRR")}
 ROW |= {f"{m}@5_ci": [0.2, 0.3] for m in ("NDCG", "HR", "MRR")}
 
@@ -169,7 +169,6 @@ def test_lists_are_the_same_by_items_and_source_with_scores_that_are_close():
     assert not any(is_same(row("ab", -1.0), other) for other in others)
 
 
-@pytest.mark.ray
 @pytest.mark.night
 def test_the_list_of_a_user_is_made_again_step_by_step(published, monkeypatch):
     import ray
@@ -193,7 +192,6 @@ def test_the_list_of_a_user_is_made_again_step_by_step(published, monkeypatch):
     assert "WARNING: made again from the run directory, the list is another one" in text
 
 
-@pytest.mark.ray
 @pytest.mark.night
 def test_a_night_leaves_its_outcome_metrics_and_cost(published):
     _, root, _ = published

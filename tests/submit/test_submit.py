@@ -254,7 +254,6 @@ def night(toy: Path, tmp_path: Path) -> tuple[list[str], Path]:
     return command, tmp_path / "lake"
 
 
-@pytest.mark.ray
 @pytest.mark.night
 def test_a_night_that_is_stopped_goes_on_as_the_next_attempt(head, night, tmp_path: Path):
     command, lake = night
@@ -296,7 +295,6 @@ def short_jobs(head, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tupl
     return {name: submitter.finish() for name, submitter in started.items()}
 
 
-@pytest.mark.ray
 def test_the_jobs_exit_code_comes_back_and_its_directory_is_clean(short_jobs):
     code, last, log = short_jobs["shell"]
     assert (code, last["status"]) == (4, "failed"), log
@@ -306,21 +304,18 @@ def test_the_jobs_exit_code_comes_back_and_its_directory_is_clean(short_jobs):
     assert not {".git", ".venv", "lake", ".env"} & listed
 
 
-@pytest.mark.ray
 def test_a_jobs_own_last_line_comes_back(short_jobs):
     code, last, log = short_jobs["nowhere"]
     assert (code, last["status"]) == (2, "failed"), log
     assert "nowhere.yaml can't be read" in last["error"]
 
 
-@pytest.mark.ray
 def test_a_job_is_stopped_when_its_time_is_over(short_jobs):
     code, last, log = short_jobs["endless"]
     assert code == 5, log
     assert "since its --timeout is over, and is STOPPED" in last["error"]
 
 
-@pytest.mark.ray
 def test_another_token_is_refused_with_the_remedy(short_jobs):
     code, last, _ = short_jobs["stranger"]
     assert code == 2

@@ -274,6 +274,7 @@ def test_an_age_is_the_time_from_the_end_of_the_history_to_the_batch_time():
     history = [(1, 0), (2, 3 * DAY), (3, 50 * DAY)]
     batch = query_batch([history], [1 * DAY, 10 * DAY, 40 * DAY])
     expected = gap_buckets(np.array([1, 7, 37]) * DAY)
+    assert batch.ages_B is not None
     assert batch.ages_B.tolist() == expected.tolist() and len(set(expected.tolist())) == 3
 
 
@@ -301,4 +302,5 @@ def test_a_batch_moves_to_a_device_with_its_pairs():
     batch = query_batch([[(1, 0), (2, DAY)]], [DAY])
     moved = batch.to(torch.device("meta"))
     assert moved.pairs is not None and moved.pairs.features_XC.device.type == "meta"
+    assert moved.ages_B is not None
     assert moved.gaps_BL.device.type == moved.ages_B.device.type == "meta"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -104,7 +105,7 @@ def test_validation_ranks_of_four_users_by_hand():
         holdout=np.full(4, -1, np.int32),
     )
     known = np.arange(12) < 11
-    options = {"cut": 10, "before": 20, "trends": None, "known": known}
+    options: dict[str, Any] = {"cut": 10, "before": 20, "trends": None, "known": known}
     unfiltered = validation_ranks(model, flat, filter_seen=False, **options)
     filtered = validation_ranks(model, flat, filter_seen=True, **options)
     assert unfiltered.tolist() == [6, 8]  # items 5 and 7 behind five and seven others

@@ -54,7 +54,8 @@ def slow_query_examples(
     times: list[list[int]], num_events: list[int], query_times: list[int], slots: int, window: int
 ) -> list[tuple[int, ...]]:
     """(start, boundary, end, first, query) of each example."""
-    found, first = [], 0
+    found: list[tuple[int, ...]] = []
+    first = 0
     for user_times, limit in zip(times, num_events, strict=True):
         for query, query_time in enumerate(query_times):
             history = sum(time < query_time for time in user_times)

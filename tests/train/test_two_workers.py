@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
 from safetensors.torch import load_file
+from torch.multiprocessing.spawn import spawn
 from trainings import (
     DIVERGED,
     DIVERGING,
@@ -115,7 +115,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pair")
     for name in (*CASES, "unbroken", "diverging"):
         write_run(root / name)
-    torch.multiprocessing.spawn(two_workers, (root,), nprocs=2)
+    spawn(two_workers, (root,), nprocs=2)
     return root
 
 

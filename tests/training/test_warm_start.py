@@ -223,7 +223,6 @@ def test_a_retry_starts_where_the_first_attempt_did(lake: Storage):
         choose_starts(config_of(), run, PREPARED)
 
 
-@pytest.mark.ray
 @pytest.mark.night
 def test_a_warm_night_over_a_log_with_other_ids_trains_from_scratch(
     published: Published, nights: Nights, tmp_path: Path
