@@ -18,6 +18,8 @@ from jobs.runner import entry
 
 SLOW = {"ray", "torch", "pandas", "pyarrow", "numpy", "scipy", "s3fs", "fsspec", "matplotlib"}
 CALL = "import sys; sys.argv[0] = 'bin/diffsasrec'; from jobs.runner.entry import main; main()"
+pytestmark = pytest.mark.process
+
 JOBS = [word for word in entry.COMMANDS if word != "schema"]
 
 
