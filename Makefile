@@ -1,13 +1,16 @@
 # make demo   set everything up in .venv and run one night on this machine
 # make check  set everything up, check the style and the types, run the quick tests
 # make test   the same with all tests: on a Ray, as processes, whole nights
-PYTHON ?= $(or $(shell command -v python3.11),python3)
+# make wheel  build the package, into dist/
+# the first that is there; asked for its path, since a version manager has stubs of others
+PYTHON ?= $(firstword $(foreach minor,11 12 13,$(shell \
+	python3.$(minor) -c 'import sys; print(sys.executable)' 2> /dev/null)) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test lint bench clean
+.PHONY: demo check test lint bench wheel clean
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
@@ -32,5 +35,10 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m jobs.benchmark train --json
 	$(BIN)/python -m jobs.benchmark prepare --json
 
+wheel: $(VENV)/.ready
+	rm -rf build dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	rm -rf build
+
 clean:
-	rm -rf $(VENV) lake
+	rm -rf $(VENV) lake dist

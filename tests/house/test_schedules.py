@@ -95,7 +95,9 @@ def test_a_schedule_submits_a_night_with_options_that_exist_and_a_time_out(name)
 
 
 def test_the_rayjob_runs_a_night_with_the_config_that_is_mounted():
-    night = parse_nightly(words_of(RAYJOB["spec"]["entrypoint"]))
+    words = shlex.split(RAYJOB["spec"]["entrypoint"].replace("RUN-DATE", "2026-11-23"))
+    assert words[:2] == ["diffsasrec", "night"]  # what the image has: nothing is uploaded
+    night = parse_nightly(["jobs.nightly", *words[2:]])
     (head,) = CLUSTER["headGroupSpec"]["template"]["spec"]["containers"]
     mounted = next(
         mount["mountPath"] for mount in head["volumeMounts"] if mount["name"] == "config"
@@ -111,8 +113,17 @@ def test_image_and_version_are_the_tested_ray_with_all_that_the_project_needs():
     assert "--constraint constraints.txt ." in dockerfile  # the dependencies of pyproject.toml
     copied = re.findall(r"^COPY --chown=ray (.*) \S+$", dockerfile, re.M)
     files = " ".join(copied).split()
-    assert {"pyproject.toml", "constraints.txt", "diffsasrec", "jobs"} <= set(files)
+    needed = {"pyproject.toml", "setup.py", "constraints.txt", "diffsasrec", "jobs"}
+    assert needed <= set(files)
     assert [name for name in files if not (PROJECT / name).exists()] == []
+
+
+def test_the_image_holds_the_checkout_that_travels_but_does_not_start_in_it():
+    dockerfile = (SCHEDULES / "Dockerfile").read_text()
+    first, *_, last = re.findall(r"^WORKDIR (\S+)$", dockerfile, re.M)
+    (container,) = JOB["template"]["spec"]["containers"]
+    assert container["workingDir"] == first != last
+    assert dockerfile.rstrip().endswith(f"WORKDIR {last}")
 
 
 def test_every_pod_runs_the_same_image():
