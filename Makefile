@@ -1,11 +1,13 @@
 # make demo   set everything up in .venv and run one night on this machine
 # make check  set everything up, check the style and the types, run the quick tests
 # make test   the same with all tests: on a Ray, as processes, whole nights
+# make docs   write docs/configuration.md anew from the configuration's models
+# make picture  make docs/report.png from the newest report below ./lake (needs chromium)
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test lint bench clean
+.PHONY: demo check test lint bench docs picture clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +33,12 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m jobs.benchmark score --json
 	$(BIN)/python -m jobs.benchmark train --json
 	$(BIN)/python -m jobs.benchmark prepare --json
+
+docs: $(VENV)/.ready
+	$(BIN)/python -c "from diffsasrec.config.reference import configuration_page as page; print(page(), end='')" > docs/configuration.md
+
+picture:
+	docs/picture.sh
 
 clean:
 	rm -rf $(VENV) lake
