@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-from pydantic_core import PydanticUndefined
-
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import leaf_keys
 
@@ -93,8 +91,7 @@ def _section(key: str) -> str:
 
 
 def _row(key: str, field: Any, allowed: str) -> str:
-    default = field.get_default(call_default_factory=True)
-    shown = "required" if default is PydanticUndefined else f"`{_yaml(default)}`"
+    shown = "required" if field.is_required() else f"`{_yaml(field.default)}`"
     return f"| `{key}` | {shown} | {allowed} | {field.description} |\n"
 
 
