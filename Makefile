@@ -2,13 +2,15 @@
 # make check  set everything up, check the style and the types, run the quick tests
 # make test   the same with all tests: on a Ray, as processes, whole nights
 # make wheel  build the package, into dist/
+# make docs   write docs/configuration.md anew from the configuration's models
+# make picture  make docs/report.png from the newest report below ./lake (needs chromium)
 # the first that is there; asked for its path, since a version manager has stubs of others
 PYTHON ?= $(firstword $(foreach minor,11 12 13,$(shell \
 	python3.$(minor) -c 'import sys; print(sys.executable)' 2> /dev/null)) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test lint bench wheel clean
+.PHONY: demo check test lint bench docs picture wheel clean
 
 $(VENV)/.ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +41,12 @@ wheel: $(VENV)/.ready
 	rm -rf build dist
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	rm -rf build
+
+docs: $(VENV)/.ready
+	$(BIN)/python -c "from diffsasrec.config.reference import configuration_page as page; print(page(), end='')" > docs/configuration.md
+
+picture:
+	docs/picture.sh
 
 clean:
 	rm -rf $(VENV) lake dist

@@ -28,7 +28,8 @@ class EventsConfig(Section):
     )
     max_bad_fraction_of_newest: Fraction | None = Field(
         None,
-        description="the same for each of the newest days and files; null: ten times as many",
+        description="above this share in one of the newest days or files the run stops; null: ten "
+        "times max_bad_fraction",
     )
     min_rows_of_newest: PositiveInt = Field(
         1000, description="a day or file of fewer rows is not judged by itself"

@@ -36,7 +36,9 @@ class GateConfig(Section):
 
 class ScoreConfig(Section):
     k: PositiveInt = Field(10, description="items per user")
-    decode: Literal["single", "multi", "autoregressive"] = Field("single", description="how")
+    decode: Literal["single", "multi", "autoregressive"] = Field(
+        "single", description="how lists are made: at once, by denoising slots, item by item"
+    )
     rank: Literal["next_item", "slot"] = Field(
         "next_item", description="order of a list: by next-item probability, or by slot"
     )
@@ -78,7 +80,9 @@ class ScoreConfig(Section):
     deny_path: str | None = Field(
         None, description="Parquet or CSV, or a directory of such files, with a column item_id"
     )
-    allow_path: str | None = Field(None, description="likewise; nothing else is recommended")
+    allow_path: str | None = Field(
+        None, description="likewise, as deny_path; nothing else is recommended"
+    )
     exclude_path: str | None = Field(
         None,
         description="Parquet or CSV, or a directory of such files, with columns user_id and "
@@ -147,7 +151,7 @@ class CostConfig(Section):
         None, description="price of a CPU for an hour; null: hours are counted, no money"
     )
     gpu_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        None, description="price of a GPU for an hour; null: likewise"
+        None, description="price of a GPU for an hour; null: no money"
     )
 
 

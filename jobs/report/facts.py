@@ -34,7 +34,7 @@ REASONS = {  # of quarantine, in words
 WITHOUT_LIST = (
     ("no_event_before_split", "no event before the split"),
     ("no_event_after_split", "no event after the split"),
-    ("only_new_items_after_split", "only items that are new after the split, or rare before it"),
+    ("only_new_items_after_split", "only new or rare items after it"),
 )
 
 

@@ -1,4 +1,4 @@
-"""What the README promises to those who run it: rights that suffice, and readers."""
+"""What the documents promise to those who run it: rights that suffice, and readers."""
 
 import fnmatch
 import json
@@ -22,12 +22,11 @@ from diffsasrec.lake.prune import prune
 from jobs.faults.rig.nights import DATE, ROOT, toy_log
 from jobs.faults.rig.s3_server import BUCKET
 
-README = (ROOT / "README.md").read_text()
 
-
-def block(title: str, language: str) -> str:
-    """The first code block of a language below a heading or bold title of the README."""
-    text = README[README.index(title) :]
+def block(page: str, title: str, language: str) -> str:
+    """The first code block of a language below a heading of a page of docs/."""
+    text = (ROOT / "docs" / page).read_text()
+    text = text[text.index(title) :]
     return text.split(f"```{language}\n", 1)[1].split("```", 1)[0]
 
 
@@ -117,11 +116,11 @@ def use_everything(s3: str) -> None:
     assert prune(lake, keep=1, grace=0)
 
 
-def test_the_policy_of_the_readme_is_enough_and_not_more(s3: str, calls: list, tmp_path: Path):
+def test_the_policy_of_the_documents_is_enough_and_not_more(s3: str, calls: list, tmp_path: Path):
     toy_log().to_parquet(tmp_path / "events.parquet")
     upload = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
     upload.put_file(str(tmp_path / "events.parquet"), f"{BUCKET}/log/events.parquet")
-    text = re.sub("LOG-BUCKET|LAKE-BUCKET", BUCKET, block("**Rights.**", "json"))
+    text = re.sub("LOG-BUCKET|LAKE-BUCKET", BUCKET, block("deploy.md", "## Rights", "json"))
     policy = json.loads(text)["Statement"]
     use_everything(s3)
     needed = {right for call in calls for right in rights_of(*call)}
@@ -133,13 +132,14 @@ def test_the_policy_of_the_readme_is_enough_and_not_more(s3: str, calls: list, t
     assert granted - used == {("KeepTheLake", "s3:AbortMultipartUpload")}
 
 
-def test_the_readers_of_the_readme_see_the_newest_run_and_nothing_else(tmp_path: Path):
+def test_the_readers_of_the_documents_see_the_newest_run_and_nothing_else(tmp_path: Path):
     published_lake(tmp_path / "lake", "first", "second")
-    sql = block("Readers that follow the chain", "sql").replace("'lake/", f"'{tmp_path}/lake/")
+    sql = block("reading.md", "## Following the chain", "sql")
+    sql = sql.replace("'lake/", f"'{tmp_path}/lake/")
     rows = duckdb.connect().execute(sql).fetchall()
     assert sorted(row[:2] for row in rows) == [(user, "of second") for user in (1, 2, 3)]
     scope: dict = {}
-    code = block("Spark, pandas and whatever", "python")
+    code = block("reading.md", "## Following the chain", "python")
     exec(code.replace("s3://bucket/recommender", f"{tmp_path}/lake"), scope)
     assert sorted(pd.read_parquet(scope["path"]).user_id) == [1, 2, 3]
     assert scope["path"].endswith(f"runs/ds={DATE}/second/recommendations")
