@@ -29,10 +29,10 @@ from diffsasrec.errors import DiffsasrecError, at_the_start
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.progress import duration
-from jobs.night.run_dates import refuse_future
 from jobs.process.ending import CODES, SAME_SIGNAL_SECONDS
 from jobs.runner.command import load, set_up_log
 from jobs.runner.lake_mark import require_mark
+from jobs.runs.run_dates import refuse_future
 
 log = logging.getLogger("jobs.backfill")
 

@@ -30,9 +30,9 @@ from jobs.night.baseline_scores import (
     holdout_scoring,
     sum_tallies,
 )
-from jobs.night.published_runs import metrics_of
 from jobs.night.records import Evaluated, Prepared
 from jobs.night.scoring import score_buckets
+from jobs.runs.published_runs import metrics_of
 from jobs.training.weight_reuse import cite
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ import sys
 
 from diffsasrec.errors import DiffsasrecError, at_the_start
 from diffsasrec.lake.stages import REPORT
-from jobs.night.published_runs import config_if_known, find_run
 from jobs.report.pages import INDEX, write_index, write_report
 from jobs.runner.lake_mark import open_lake, require_mark
+from jobs.runs.published_runs import config_if_known, find_run
 
 
 def main(arguments: argparse.Namespace) -> None:

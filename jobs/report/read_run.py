@@ -21,12 +21,12 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import OUTCOME, REPORT, STAGES
 from diffsasrec.schema import list_values
 from diffsasrec.sequences.buckets import bucket_name
-from jobs.night.published_runs import identity_of, read_json
 from jobs.night.replay import KINDS, remake
-from jobs.night.run_dates import is_future
-from jobs.night.standing import why_not_current
 from jobs.report.facts import Confidence, Facts, ListSample, Night
 from jobs.report.users import read_users
+from jobs.runs.published_runs import identity_of, read_json
+from jobs.runs.run_dates import is_future
+from jobs.runs.standing import why_not_current
 
 log = logging.getLogger("jobs")
 MOST_USERS = 64  # whose lists are made once more, in one batch

@@ -28,8 +28,6 @@ from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.ray_cluster import cluster_resources
 from jobs.night.exclusions import rested_lists
 from jobs.night.records import Published, Record, counts_of
-from jobs.night.run_dates import refuse_future
-from jobs.night.standing import standing_of
 from jobs.observe.outcome import ObservedNight, observe
 from jobs.observe.summary import print_summary
 from jobs.planning.preflight import dry_run
@@ -41,6 +39,8 @@ from jobs.runner.identity import open_run, published_and_deleted, refuse_changed
 from jobs.runner.lake_mark import refuse_passing_lake, require_mark
 from jobs.runner.maintenance import maintain
 from jobs.runner.watchdog import watch
+from jobs.runs.run_dates import refuse_future
+from jobs.runs.standing import standing_of
 from jobs.training.weight_reuse import working
 
 log = logging.getLogger("jobs")

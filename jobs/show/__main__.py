@@ -26,11 +26,11 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import run_path
 from diffsasrec.lake.stages import METRICS
-from jobs.night.published_runs import config_of, metrics_of, open_published
-from jobs.night.run_dates import is_future
-from jobs.night.standing import way_out
 from jobs.observe.summary import metrics_table, warning
 from jobs.runner.lake_mark import open_lake, require_lake
+from jobs.runs.published_runs import config_of, metrics_of, open_published
+from jobs.runs.run_dates import is_future
+from jobs.runs.standing import way_out
 from jobs.show.user import user_lines
 
 LAST_ENTRIES = 5

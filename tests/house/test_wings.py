@@ -27,17 +27,18 @@ MAY_IMPORT = {
     "score": DATA | {"inputs", "sequences", "model", "retrieve", "decode"},
 }
 LIBRARY = set(MAY_IMPORT)
-SHARED = LIBRARY | {"jobs.process", "jobs.night", "jobs.training", "jobs.planning"}
+SHARED = LIBRARY | {"jobs.process", "jobs.night", "jobs.runs", "jobs.training", "jobs.planning"}
 MAY_IMPORT |= {
     "jobs.process": GROUND,
     "jobs.night": LIBRARY,
-    "jobs.training": LIBRARY | {"jobs.night"},
+    "jobs.runs": LIBRARY | {"jobs.night"},
+    "jobs.training": LIBRARY | {"jobs.night", "jobs.runs"},
     "jobs.planning": LIBRARY | {"jobs.process", "jobs.night", "jobs.training"},
-    "jobs.observe": LIBRARY | {"jobs.night"},
+    "jobs.observe": LIBRARY | {"jobs.night", "jobs.runs"},
     "jobs.runner": SHARED | {"jobs.observe"},
     "jobs": SHARED | {"jobs.runner"},  # the stages, and the commands that run them
-    "jobs.report": LIBRARY | {"jobs.night", "jobs.runner"},
-    "jobs.show": LIBRARY | {"jobs.night", "jobs.runner", "jobs.observe"},
+    "jobs.report": LIBRARY | {"jobs.night", "jobs.runs", "jobs.runner"},
+    "jobs.show": LIBRARY | {"jobs.night", "jobs.runs", "jobs.runner", "jobs.observe"},
     "jobs.submit": GROUND | {"jobs.process", "jobs.runner"},
     "jobs.experiment": SHARED | {"jobs.runner", "jobs"},
     "jobs.faults": SHARED | {"jobs.runner", "jobs"},

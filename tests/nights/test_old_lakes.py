@@ -20,9 +20,9 @@ from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.prune import prune
 from jobs.faults.rig.nights import digests
 from jobs.faults.rig.readers import read_chain_end, read_dates
-from jobs.night.published_runs import config_if_known, find_run, open_published
-from jobs.night.published_runs import config_of as config_shown
 from jobs.report.pages import write_report
+from jobs.runs.published_runs import config_if_known, find_run, open_published
+from jobs.runs.published_runs import config_of as config_shown
 from jobs.show.__main__ import current_lines
 from jobs.show.user import user_lines
 

@@ -22,8 +22,8 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import parse_tensors
 from diffsasrec.score.online import OnlineRecommender
 from jobs.faults.rig.nights import DATE, ROOT, Nights, digests, run_dir, tiny_config, toy_log
-from jobs.night.published_runs import config_if_known, find_run
 from jobs.report.pages import write_report
+from jobs.runs.published_runs import config_if_known, find_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 

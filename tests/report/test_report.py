@@ -29,11 +29,11 @@ from diffsasrec.lake.chain import append_entry, append_rollback, read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import REPORT
 from jobs.faults.rig.nights import ROOT
-from jobs.night.published_runs import config_if_known, find_run
 from jobs.prepare import check_or_record
 from jobs.publish import NOT_IN_MANIFEST
 from jobs.report.pages import write_index, write_report
 from jobs.report.read_run import earlier_nights, read_facts
+from jobs.runs.published_runs import config_if_known, find_run
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from diffsasrec.score.bucket_lists import Scoring
 from diffsasrec.score.rules import Rules
 from diffsasrec.times import microseconds
 from jobs.faults.rig.nights import digests
-from jobs.night.published_runs import metrics_of
+from jobs.runs.published_runs import metrics_of
 from jobs.score import count_unknown_events
 from jobs.training.weight_reuse import (
     cite,

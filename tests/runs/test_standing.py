@@ -13,11 +13,11 @@ from diffsasrec.lake.chain import Entry, append_rollback, read_chain
 from diffsasrec.lake.stages import METRICS
 from jobs.faults.rig.nights import Nights, tiny_config
 from jobs.night.records import Published
-from jobs.night.run_dates import is_future, refuse_future
-from jobs.night.standing import standing_of, why_not_current
 from jobs.observe.prometheus import MetricFacts, exposition
 from jobs.report.read_run import read_facts
 from jobs.report.sections.notices import notices
+from jobs.runs.run_dates import is_future, refuse_future
+from jobs.runs.standing import standing_of, why_not_current
 from jobs.show.__main__ import newest_metrics
 
 NOW = datetime(2026, 11, 23, 2, 30, tzinfo=UTC)

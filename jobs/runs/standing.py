@@ -7,7 +7,7 @@ from diffsasrec.lake.chain import Entry, newest_by_date, read_chain, shown_inste
 from diffsasrec.lake.run_dir import RunDir
 from jobs import called
 from jobs.night.records import Published
-from jobs.night.run_dates import is_future
+from jobs.runs.run_dates import is_future
 
 Judge = Callable[[str], bool]  # whether a run date lies in the future
 
