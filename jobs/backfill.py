@@ -7,8 +7,8 @@ already is skipped; an older date never becomes what is served as current.
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.runner.arguments import parse_backfill
-    from jobs.runner.command import run_command
+    from .runner.arguments import parse_backfill
+    from .runner.command import run_command
 
     run_command(__spec__, parse_backfill)
 
@@ -29,10 +29,11 @@ from diffsasrec.errors import DiffsasrecError, at_the_start
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.progress import duration
-from jobs.process.ending import CODES, SAME_SIGNAL_SECONDS
-from jobs.runner.command import load, set_up_log
-from jobs.runner.lake_mark import require_mark
-from jobs.runs.run_dates import refuse_future
+
+from .process.ending import CODES, SAME_SIGNAL_SECONDS
+from .runner.command import load, set_up_log
+from .runner.lake_mark import require_mark
+from .runs.run_dates import refuse_future
 
 log = logging.getLogger("jobs.backfill")
 

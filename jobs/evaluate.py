@@ -1,7 +1,7 @@
 """Lists for the holdout users as of the split -> metrics.json beside the baselines; the gate."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.runner.command import run_stages
+    from .runner.command import run_stages
 
     run_stages(("evaluate",))
 
@@ -24,16 +24,17 @@ from diffsasrec.score.rules import allowed_items
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.vocab import frequent_before_split, index_items
 from diffsasrec.times import DAY
-from jobs.night.baseline_scores import (
+
+from .night.baseline_scores import (
     baseline_scores,
     baseline_tallies,
     holdout_scoring,
     sum_tallies,
 )
-from jobs.night.records import Evaluated, Prepared
-from jobs.night.scoring import score_buckets
-from jobs.runs.published_runs import metrics_of
-from jobs.training.weight_reuse import cite
+from .night.records import Evaluated, Prepared
+from .night.scoring import score_buckets
+from .runs.published_runs import metrics_of
+from .training.weight_reuse import cite
 
 log = logging.getLogger(__name__)
 

@@ -1,15 +1,16 @@
 """Pretrained weights -> the measured checkpoint (SFT: the deployed task at batch times)."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.runner.command import run_stages
+    from .runner.command import run_stages
 
     run_stages(("finetune",))
 
 from diffsasrec.config.config import Config
 from diffsasrec.lake.run_dir import RunDir
-from jobs.night.records import Prepared, Pretrained, Trained
-from jobs.training.recipe import finetune_phases, run_phases
-from jobs.training.weight_reuse import say_spared
+
+from .night.records import Prepared, Pretrained, Trained
+from .training.recipe import finetune_phases, run_phases
+from .training.weight_reuse import say_spared
 
 
 def main(config: Config, run: RunDir) -> Trained:

@@ -14,6 +14,7 @@ Each stage is a file of this directory with a `main(config, run)` and also runs 
 # publish    audit, chain, lake
 if __name__ == "__main__":
     from diffsasrec.lake.stages import STAGES
-    from jobs.runner.command import run_stages
+
+    from .runner.command import run_stages
 
     run_stages(STAGES, pages=f"{__spec__.parent}.report.pages")

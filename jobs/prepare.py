@@ -1,7 +1,7 @@
 """The log -> checked events, the split, the vocabulary, one row per user."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.runner.command import run_stages
+    from .runner.command import run_stages
 
     run_stages(("prepare",))
 
@@ -27,9 +27,10 @@ from diffsasrec.sequences.buckets import num_buckets
 from diffsasrec.sequences.build import Built, build_sequences
 from diffsasrec.sequences.split_time import Survey, survey_log
 from diffsasrec.times import iso, microseconds
-from jobs.night.records import Prepared
-from jobs.night.rule_effects import check_rules
-from jobs.night.table_copies import copy_tables, previous_vocab_of_run
+
+from .night.records import Prepared
+from .night.rule_effects import check_rules
+from .night.table_copies import copy_tables, previous_vocab_of_run
 
 log = logging.getLogger(__name__)
 

@@ -1,16 +1,17 @@
 """Sequences -> weights that know the log before the split (denoising objective)."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.runner.command import run_stages
+    from .runner.command import run_stages
 
     run_stages(("pretrain",))
 
 from diffsasrec.config.config import Config
 from diffsasrec.lake.run_dir import RunDir
-from jobs.night.records import Prepared, Pretrained
-from jobs.training.recipe import pretrain_phases, run_phases
-from jobs.training.warm_start import choose_starts
-from jobs.training.weight_reuse import say_spared
+
+from .night.records import Prepared, Pretrained
+from .training.recipe import pretrain_phases, run_phases
+from .training.warm_start import choose_starts
+from .training.weight_reuse import say_spared
 
 
 def main(config: Config, run: RunDir) -> Pretrained:

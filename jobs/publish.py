@@ -1,7 +1,7 @@
 """Audit of every row, then manifest, chain entry, and the copy that consumers read."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.runner.command import run_stages
+    from .runner.command import run_stages
 
     run_stages(("publish",), pages=f"{__spec__.parent}.report.pages")
 
@@ -25,11 +25,12 @@ from diffsasrec.lake.stages import DERIVED, STAGES
 from diffsasrec.model.checkpoint import read_description
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.ray_tasks import map_tasks
-from jobs.night.expected_lists import audit_file
-from jobs.night.records import Evaluated, Prepared, Pretrained, Published, Record
-from jobs.night.scoring import night_scoring
-from jobs.planning.cost import cost_of
-from jobs.runner.identity import source_digest
+
+from .night.expected_lists import audit_file
+from .night.records import Evaluated, Prepared, Pretrained, Published, Record
+from .night.scoring import night_scoring
+from .planning.cost import cost_of
+from .runner.identity import source_digest
 
 log = logging.getLogger(__name__)
 

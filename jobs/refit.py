@@ -1,15 +1,16 @@
 """The recipe that was measured, run again to the run date: the serving checkpoint."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.runner.command import run_stages
+    from .runner.command import run_stages
 
     run_stages(("refit",))
 
 from diffsasrec.config.config import Config
 from diffsasrec.lake.run_dir import RunDir
-from jobs.night.records import Pretrained, Trained
-from jobs.training.recipe import refit_phases, run_phases
-from jobs.training.weight_reuse import take_over
+
+from .night.records import Pretrained, Trained
+from .training.recipe import refit_phases, run_phases
+from .training.weight_reuse import take_over
 
 
 def main(config: Config, run: RunDir) -> Trained:

@@ -1,7 +1,7 @@
 """The serving checkpoint -> a list for every user, one file per bucket."""
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.runner.command import run_stages
+    from .runner.command import run_stages
 
     run_stages(("score",))
 
@@ -30,10 +30,11 @@ from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten
 from diffsasrec.sequences.vocab import reindexing, same_items
 from diffsasrec.times import microseconds
-from jobs.night.exclusions import count_excluded, write_excluded
-from jobs.night.item_counts import recent_counts, write_shown, write_trends
-from jobs.night.records import Evaluated, Prepared, Scored
-from jobs.night.scoring import night_scoring, score_buckets
+
+from .night.exclusions import count_excluded, write_excluded
+from .night.item_counts import recent_counts, write_shown, write_trends
+from .night.records import Evaluated, Prepared, Scored
+from .night.scoring import night_scoring, score_buckets
 
 log = logging.getLogger(__name__)
 

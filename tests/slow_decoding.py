@@ -209,7 +209,13 @@ def slow_multi(
         before = states()
         for _ in range(wanted - (k - slots.count(-1))):
             slow_explore(slots, before, next_V, allowed, (ratio, shown), cap)
-    filled = [item for item in slots if item != -1]
+    return slow_ranked([item for item in slots if item != -1], next_V, allowed, rank)
+
+
+def slow_ranked(
+    filled: list[int], next_V: Tensor, allowed: set[int], rank: str
+) -> list[tuple[int, float]]:
+    """(item, score) pairs of the slots that are filled, in the order of the list."""
     everything = sorted(allowed)
     logprobs = next_V[everything].double().log_softmax(0).tolist()
     scores = dict(zip(everything, logprobs, strict=True))

@@ -7,8 +7,8 @@ that is shared with others.
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.benchmark.arguments import parse_benchmark
-    from jobs.runner.command import run_command
+    from ..runner.command import run_command
+    from .arguments import parse_benchmark
 
     run_command(__spec__, parse_benchmark)
 
@@ -22,13 +22,14 @@ import ray.data
 import torch
 
 from diffsasrec.memory import keep_freed_memory
-from jobs.benchmark.night import night
-from jobs.benchmark.plan import plan
-from jobs.benchmark.prepare import prepare
-from jobs.benchmark.ray_data import ray_data
-from jobs.benchmark.score import score
-from jobs.benchmark.train import train
-from jobs.faults.reliability import reliability
+
+from ..faults.reliability import reliability
+from .night import night
+from .plan import plan
+from .prepare import prepare
+from .ray_data import ray_data
+from .score import score
+from .train import train
 
 
 def main(options: argparse.Namespace) -> None:

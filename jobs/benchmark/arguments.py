@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from jobs.faults.reliability import add_arguments as add_figures
-from jobs.runner.arguments import new_parser
+from ..faults.reliability import add_arguments as add_figures
+from ..runner.arguments import new_parser
 
 DECODINGS = ("single", "multi", "autoregressive")
 STEPS = 2  # as Decoding.steps, in a file that needs torch

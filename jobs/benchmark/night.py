@@ -25,8 +25,9 @@ from diffsasrec.model.features import trend_counts, window_counts
 from diffsasrec.score.bucket_lists import ListMaker, Scoring
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten
-from jobs.night.expected_lists import broken_rules
-from jobs.night.scoring import night_scoring
+
+from ..night.expected_lists import broken_rules
+from ..night.scoring import night_scoring
 
 T = TypeVar("T")
 PARTS = ("users", "lists", "passes_seconds", "lists_seconds", "audit_seconds")

@@ -11,7 +11,8 @@ from dataclasses import fields
 from typing import Any
 
 from diffsasrec.config.training import FinetuneConfig, TrainStageConfig
-from jobs.planning.workload import (
+
+from ..planning.workload import (
     GPU_SHARE,
     GPUS,
     Workload,

@@ -19,12 +19,13 @@ from diffsasrec.inputs.log_files import InputFile, inspect_inputs
 from diffsasrec.sequences.buckets import num_buckets
 from diffsasrec.sequences.build import build_sequences
 from diffsasrec.sequences.split_time import survey_log
-from jobs.benchmark.measure import SEED, Variants, median_seconds
-from jobs.benchmark.references import (
+
+from ..process.ray_session import start_ray
+from .measure import SEED, Variants, median_seconds
+from .references import (
     prepare_with_duckdb,
     prepare_with_polars,
 )
-from jobs.process.ray_session import start_ray
 
 ROWS_OF_A_FILE = 10_000_000  # of the log of `prepare`
 BEFORE = 1_640_000_000_000_000  # microseconds: after every event of it

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import ray.data
 
-from jobs.process.ray_session import start_ray
+from ..process.ray_session import start_ray
 
 
 class _Sleeper:

@@ -19,7 +19,9 @@ from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten
 from diffsasrec.times import DAY
-from jobs.benchmark.measure import (
+
+from ..planning.workload import products_alone, rows_scored
+from .measure import (
     SEED,
     Histories,
     Variants,
@@ -29,10 +31,9 @@ from jobs.benchmark.measure import (
     random_histories,
     random_trends,
 )
-from jobs.benchmark.references import (
+from .references import (
     Reencoding,
 )
-from jobs.planning.workload import products_alone, rows_scored
 
 ALONE = "products alone"
 

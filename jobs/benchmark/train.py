@@ -16,7 +16,8 @@ from diffsasrec.train.batches import make_batch
 from diffsasrec.train.epochs import suited_num_negatives
 from diffsasrec.train.examples import Events, window_examples
 from diffsasrec.train.optimizer import ROWS_ALONE, Updater
-from jobs.benchmark.measure import (
+
+from .measure import (
     SEED,
     made_once,
     median_seconds,
@@ -24,7 +25,7 @@ from jobs.benchmark.measure import (
     random_histories,
     random_trends,
 )
-from jobs.benchmark.references import (
+from .references import (
     plain_loss,
 )
 

@@ -19,8 +19,8 @@ the first seed. What is finished is not done again.
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.experiment.arguments import parse_experiment
-    from jobs.runner.command import run_command
+    from ..runner.command import run_command
+    from .arguments import parse_experiment
 
     run_command(__spec__, parse_experiment)
 
@@ -36,13 +36,14 @@ import ray
 from diffsasrec.errors import DiffsasrecError
 from diffsasrec.files.storage import Storage
 from diffsasrec.ray_cluster import cluster_resources
-from jobs.experiment.cells import run_cell
-from jobs.experiment.grid import read_cells
-from jobs.experiment.table import table
-from jobs.planning.resources import check_resources
-from jobs.process.ray_session import start_ray
-from jobs.runner.command import set_up_log
-from jobs.runner.lake_mark import refuse_passing_lake, require_mark
+
+from ..planning.resources import check_resources
+from ..process.ray_session import start_ray
+from ..runner.command import set_up_log
+from ..runner.lake_mark import refuse_passing_lake, require_mark
+from .cells import run_cell
+from .grid import read_cells
+from .table import table
 
 log = logging.getLogger("jobs")
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from jobs.runner.arguments import add_new_lake, new_parser
+from ..runner.arguments import add_new_lake, new_parser
 
 
 def parse_experiment(words: Sequence[str]) -> argparse.Namespace:

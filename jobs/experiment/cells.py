@@ -37,14 +37,15 @@ from diffsasrec.sequences.histories import Flat, flatten, only_items
 from diffsasrec.sequences.holdout import next_items
 from diffsasrec.sequences.vocab import frequent_before_split
 from diffsasrec.times import DAY
-from jobs.experiment.grid import SASREC, Cell
-from jobs.experiment.table import METRICS
-from jobs.night.baseline_scores import baseline_scores, holdout_scoring
-from jobs.night.records import Prepared
-from jobs.night.scoring import score_buckets
-from jobs.prepare import main as prepare
-from jobs.runner.identity import source_digest
-from jobs.training.recipe import finetune_phases, pretrain_phases, run_phases
+
+from ..night.baseline_scores import baseline_scores, holdout_scoring
+from ..night.records import Prepared
+from ..night.scoring import score_buckets
+from ..prepare import main as prepare
+from ..runner.identity import source_digest
+from ..training.recipe import finetune_phases, pretrain_phases, run_phases
+from .grid import SASREC, Cell
+from .table import METRICS
 
 log = logging.getLogger("jobs")
 

@@ -11,7 +11,8 @@ from diffsasrec.evaluate.metrics import (
     bootstrap_means,
     gains,
 )
-from jobs.experiment.grid import SASREC
+
+from .grid import SASREC
 
 log = logging.getLogger("jobs")
 

@@ -20,13 +20,14 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.log_files import list_inputs
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import list_offsets, list_values
-from jobs import prepare
-from jobs.faults.logs.build import RUN_DATE, Event, Log
-from jobs.faults.logs.parquet import PARQUET_LOGS
-from jobs.faults.logs.text import TEXT_LOGS
-from jobs.night.records import counts_of
-from jobs.process.ray_session import start_ray
-from jobs.runner.identity import open_run
+
+from .. import prepare
+from ..night.records import counts_of
+from ..process.ray_session import start_ray
+from ..runner.identity import open_run
+from .logs.build import RUN_DATE, Event, Log
+from .logs.parquet import PARQUET_LOGS
+from .logs.text import TEXT_LOGS
 
 LOGS = PARQUET_LOGS | TEXT_LOGS
 MOST_SECONDS = 120.0  # of one log; more is a hang

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from diffsasrec.files.storage import Storage
-from jobs.faults.rig.nights import DATE, NightProcess, injected
-from jobs.faults.rig.readers import Readers, users_shown
-from jobs.faults.rig.workshop import (
+
+from .rig.nights import DATE, NightProcess, injected
+from .rig.readers import Readers, users_shown
+from .rig.workshop import (
     NUM_USERS,
     OLD,
     PATIENCE,

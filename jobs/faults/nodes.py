@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
-from jobs.faults.rig.nights import (
+from .rig.nights import (
     DATE,
     QUIET,
     NightProcess,

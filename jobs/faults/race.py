@@ -15,7 +15,8 @@ from typing import Any
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import append_entry, read_chain
 from diffsasrec.lake.run_dir import RunDir
-from jobs.faults.rig.s3_server import BUCKET, aws_variables, run_s3
+
+from .rig.s3_server import BUCKET, aws_variables, run_s3
 
 PUBLISHERS = 16
 DATE = "2024-03-01"

@@ -14,10 +14,11 @@ from diffsasrec.config.config import Config
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.score.actors import score
-from jobs.faults.rig.nights import DATE
-from jobs.faults.rig.workshop import RUN, SCORE, Workshop, different
-from jobs.night.scoring import night_scoring
-from jobs.process.ray_session import start_ray
+
+from ..night.scoring import night_scoring
+from ..process.ray_session import start_ray
+from .rig.nights import DATE
+from .rig.workshop import RUN, SCORE, Workshop, different
 
 RERUNS = 10
 

@@ -16,9 +16,10 @@ from statistics import median
 from typing import Any
 
 from diffsasrec.files.storage import Storage, sha256
-from jobs.faults.rig.nights import DATE, Nights, tiny_config, toy_log
-from jobs.faults.rig.proxy import KINDS, Proxy, run_proxy, seeded
-from jobs.faults.rig.s3_server import BUCKET, aws_variables, run_s3
+
+from .rig.nights import DATE, Nights, tiny_config, toy_log
+from .rig.proxy import KINDS, Proxy, run_proxy, seeded
+from .rig.s3_server import BUCKET, aws_variables, run_s3
 
 LAKE = f"s3://{BUCKET}/prod"
 LATER = "2024-03-02"

@@ -22,9 +22,10 @@ from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.score.bucket_lists import Scoring
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten, only_items
-from jobs.night.item_counts import recent_counts, write_shown, write_trends
-from jobs.night.records import Prepared
-from jobs.night.scoring import scoring_of
+
+from .item_counts import recent_counts, write_shown, write_trends
+from .records import Prepared
+from .scoring import scoring_of
 
 Counts = npt.NDArray[np.int64]
 ALL_TIME = len(WINDOWS)  # the row of window_counts behind those of the windows

@@ -20,8 +20,9 @@ from diffsasrec.progress import HEARTBEAT
 from diffsasrec.schema import canonical, canonical_type, like, list_offsets, list_values
 from diffsasrec.score.bucket_lists import NIGHT_STATE
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
-from jobs.night.records import Prepared
-from jobs.night.table_copies import EXCLUDE_KEY, PAIR, exclusion_copies
+
+from .records import Prepared
+from .table_copies import EXCLUDE_KEY, PAIR, exclusion_copies
 
 EXCLUDED = f"{NIGHT_STATE}/excluded"
 RULES = ("excluded", "rested")  # as they are counted

@@ -23,8 +23,9 @@ from diffsasrec.score.bucket_lists import (
 )
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten, only_items
-from jobs.night.records import Prepared
-from jobs.night.scoring import score_buckets
+
+from .records import Prepared
+from .scoring import score_buckets
 
 SHOWN_USERS = 10_000  # whose lists say what lists show
 

@@ -11,7 +11,8 @@ from diffsasrec.decode.trace import Trace
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.score.bucket_lists import ListMaker, quarantine_of, quarantined_users
 from diffsasrec.score.online import check_description
-from jobs.night.scoring import night_scoring
+
+from .scoring import night_scoring
 
 KINDS = {  # of steps, in words
     "pass": "the single pass",

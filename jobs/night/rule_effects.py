@@ -18,7 +18,8 @@ from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.schema import canonical, like
 from diffsasrec.score.rules import Match, is_listed, match
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
-from jobs.night.table_copies import EXCLUDE_KEY, PAIR, copies_of_run, exclusion_copies, side_tables
+
+from .table_copies import EXCLUDE_KEY, PAIR, copies_of_run, exclusion_copies, side_tables
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from diffsasrec.score.bucket_lists import (
 )
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.times import DAY, microseconds
-from jobs.night.exclusions import EXCLUDED
-from jobs.night.table_copies import rules_of_run
+
+from .exclusions import EXCLUDED
+from .table_copies import rules_of_run
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,10 @@ from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import METRICS, OUTCOME, REPORT, STAGES
 from diffsasrec.model.checkpoint import CONFIG
-from jobs.night.records import Evaluated, Prepared, Record
-from jobs.observe.prometheus import MetricFacts, exposition
-from jobs.runs.published_runs import read_json
+
+from ..night.records import Evaluated, Prepared, Record
+from ..runs.published_runs import read_json
+from .prometheus import MetricFacts, exposition
 
 log = logging.getLogger("jobs")
 

@@ -9,7 +9,8 @@ from diffsasrec.config.config import Config
 from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.sequences.buckets import bucket_name
-from jobs.runs.published_runs import metrics_of
+
+from ..runs.published_runs import metrics_of
 
 NUM_USERS = 3
 EVENTS_SHOWN = 5  # events of a history that are shown

@@ -25,8 +25,9 @@ from diffsasrec.lake.run_dir import run_path
 from diffsasrec.lake.stages import OUTPUTS, WORKERS, Workers
 from diffsasrec.model.features import NUM_TRENDS
 from diffsasrec.progress import duration
-from jobs.planning.cost import Cost, cost_of
-from jobs.planning.workload import (
+
+from .cost import Cost, cost_of
+from .workload import (
     GPU_SHARE,
     GPUS,
     Workload,

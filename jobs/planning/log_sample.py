@@ -18,7 +18,8 @@ from diffsasrec.inputs.row_checks import AFTER_RUN_DATE, MALFORMED, MAX_TIME, ch
 from diffsasrec.inputs.text_rows import RawChunk
 from diffsasrec.schema import canonical_type
 from diffsasrec.times import DAY, iso, microseconds
-from jobs.planning.doubts import warn
+
+from .doubts import warn
 
 log = logging.getLogger("jobs")
 

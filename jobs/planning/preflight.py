@@ -16,14 +16,15 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import STAGES
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.times import microseconds
-from jobs.night.rule_effects import check_sampled_rules
-from jobs.planning.cost import stage_resources
-from jobs.planning.doubts import doubts, warn
-from jobs.planning.estimate import Size, estimate, plan_table
-from jobs.planning.log_sample import check_sample, missing_days, sample_lines, take_sample
-from jobs.planning.resources import check_resources
-from jobs.process.ray_session import start_ray
-from jobs.training.weight_reuse import working
+
+from ..night.rule_effects import check_sampled_rules
+from ..process.ray_session import start_ray
+from ..training.weight_reuse import working
+from .cost import stage_resources
+from .doubts import doubts, warn
+from .estimate import Size, estimate, plan_table
+from .log_sample import check_sample, missing_days, sample_lines, take_sample
+from .resources import check_resources
 
 log = logging.getLogger("jobs")
 

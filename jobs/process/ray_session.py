@@ -12,7 +12,8 @@ from ray.exceptions import AuthenticationError
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.progress import duration
 from diffsasrec.ray_cluster import set_up_data
-from jobs.process.ending import handlers_kept, kill_family
+
+from .ending import handlers_kept, kill_family
 
 log = logging.getLogger("jobs")
 

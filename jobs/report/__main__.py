@@ -6,8 +6,8 @@ Pages are derived from what runs recorded and may be made anew at any time; no s
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.report.arguments import parse_report
-    from jobs.runner.command import run_command
+    from ..runner.command import run_command
+    from .arguments import parse_report
 
     run_command(__spec__, parse_report)
 
@@ -16,9 +16,10 @@ import sys
 
 from diffsasrec.errors import DiffsasrecError, at_the_start
 from diffsasrec.lake.stages import REPORT
-from jobs.report.pages import INDEX, write_index, write_report
-from jobs.runner.lake_mark import open_lake, require_mark
-from jobs.runs.published_runs import config_if_known, find_run
+
+from ..runner.lake_mark import open_lake, require_mark
+from ..runs.published_runs import config_if_known, find_run
+from .pages import INDEX, write_index, write_report
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from jobs.runner.arguments import day, new_parser, run_id
+from ..runner.arguments import day, new_parser, run_id
 
 
 def parse_report(words: Sequence[str]) -> argparse.Namespace:

@@ -10,14 +10,15 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import REPORT, STAGES
-from jobs import called
-from jobs.report.facts import Facts, Night
-from jobs.report.read_run import all_nights, read_facts
-from jobs.report.sections.night import sections
-from jobs.report.sections.notices import notices
-from jobs.report.sections.parts import nights as in_words
-from jobs.report.sections.parts import share
-from jobs.report.sections.quality import calm, days
+
+from .. import called
+from .facts import Facts, Night
+from .read_run import all_nights, read_facts
+from .sections.night import sections
+from .sections.notices import notices
+from .sections.parts import nights as in_words
+from .sections.parts import share
+from .sections.quality import calm, days
 
 INDEX = "reports/index.html"
 INDEX_DATES = 90  # on the page of all nights: a quarter

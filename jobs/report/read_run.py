@@ -21,12 +21,13 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import OUTCOME, REPORT, STAGES
 from diffsasrec.schema import list_values
 from diffsasrec.sequences.buckets import bucket_name
-from jobs.night.replay import KINDS, remake
-from jobs.report.facts import Confidence, Facts, ListSample, Night
-from jobs.report.users import read_users
-from jobs.runs.published_runs import identity_of, read_json
-from jobs.runs.run_dates import is_future
-from jobs.runs.standing import why_not_current
+
+from ..night.replay import KINDS, remake
+from ..runs.published_runs import identity_of, read_json
+from ..runs.run_dates import is_future
+from ..runs.standing import why_not_current
+from .facts import Confidence, Facts, ListSample, Night
+from .users import read_users
 
 log = logging.getLogger("jobs")
 MOST_USERS = 64  # whose lists are made once more, in one batch

@@ -13,8 +13,9 @@ from diffsasrec.errors import DiffsasrecError
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.items import items_of, read_items
 from diffsasrec.sequences.buckets import bucket_name
-from jobs.night.table_copies import items_of_run
-from jobs.report.facts import Night, ShownItem, User
+
+from ..night.table_copies import items_of_run
+from .facts import Night, ShownItem, User
 
 HISTORY_QUANTILES = (0.1, 0.5, 0.9)  # of the users of a bucket, by the length of their history
 EVENTS_SHOWN = 8  # events of a history that are shown

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from datetime import date
 
 from diffsasrec.lake.stages import STAGES
-from jobs import called
+
+from .. import called
 
 RUN_DATE = "run date YYYY-MM-DD, exclusive: events from its 00:00 UTC on do not exist for the run"
 

@@ -15,8 +15,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from diffsasrec.errors import ConfigError, DiffsasrecError
-from jobs.process.ending import CODES, End, catch_signals
-from jobs.runner.arguments import parse_stages
+
+from ..process.ending import CODES, End, catch_signals
+from .arguments import parse_stages
 
 log = logging.getLogger("jobs")
 

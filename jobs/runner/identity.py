@@ -20,9 +20,10 @@ from diffsasrec.lake.chain import Entry, read_chain, shown_instead
 from diffsasrec.lake.claims import deleted, is_claimed
 from diffsasrec.lake.consumer_copy import date_path, shown_parts
 from diffsasrec.lake.run_dir import Reused, RunDir
-from jobs.night.exclusions import lately_published
-from jobs.night.table_copies import digest_tables
-from jobs.training.weight_reuse import Choice, newest_reusable, published_choices
+
+from ..night.exclusions import lately_published
+from ..night.table_copies import digest_tables
+from ..training.weight_reuse import Choice, newest_reusable, published_choices
 
 
 def open_run(
@@ -93,14 +94,19 @@ def _item_type(inputs: list[InputFile], config: Config) -> pa.DataType:
 
 
 def source_digest() -> str:
-    """The sha256 of our own source files."""
+    """The sha256 of our own source files that make lists: a changed chart is not another night."""
     digest = hashlib.sha256()
-    for name, path in sorted(_sources().items()):
+    for name, path in sorted(sources_of_lists().items()):
         digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def _sources() -> dict[PurePath, Path]:
+# wings for people, for machines that watch, and for tries: no list depends on them
+MAKES_NO_LIST = ("report", "show", "submit", "observe", "planning", "benchmark", "experiment")
+MAKES_NO_LIST += ("faults", "schedules")
+
+
+def sources_of_lists() -> dict[PurePath, Path]:
     """Our own source files by their name in a checkout, whichever way they are installed."""
     library, jobs = Path(diffsasrec.__file__).parent, Path(__file__).parents[1]
     found = {
@@ -109,7 +115,8 @@ def _sources() -> dict[PurePath, Path]:
         for path in root.glob("**/*.py")
     }
     # an installed package has the jobs within the library
-    return {name: path for name, path in found.items() if name.parts[:2] != ("diffsasrec", "jobs")}
+    no_list = {("diffsasrec", "jobs"), *(("jobs", wing) for wing in MAKES_NO_LIST)}
+    return {name: path for name, path in found.items() if name.parts[:2] not in no_list}
 
 
 def refuse_taken(run: RunDir) -> None:

@@ -26,22 +26,23 @@ from diffsasrec.lake.stages import STAGES
 from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.ray_cluster import cluster_resources
-from jobs.night.exclusions import rested_lists
-from jobs.night.records import Published, Record, counts_of
-from jobs.observe.outcome import ObservedNight, observe
-from jobs.observe.summary import print_summary
-from jobs.planning.preflight import dry_run
-from jobs.planning.resources import check_resources
-from jobs.process.ending import End, handlers_kept, put_back_handlers
-from jobs.process.ray_session import start_ray
-from jobs.runner.command import failed
-from jobs.runner.identity import open_run, published_and_deleted, refuse_changed, refuse_taken
-from jobs.runner.lake_mark import refuse_passing_lake, require_mark
-from jobs.runner.maintenance import maintain
-from jobs.runner.watchdog import watch
-from jobs.runs.run_dates import refuse_future
-from jobs.runs.standing import standing_of
-from jobs.training.weight_reuse import working
+
+from ..night.exclusions import rested_lists
+from ..night.records import Published, Record, counts_of
+from ..observe.outcome import ObservedNight, observe
+from ..observe.summary import print_summary
+from ..planning.preflight import dry_run
+from ..planning.resources import check_resources
+from ..process.ending import End, handlers_kept, put_back_handlers
+from ..process.ray_session import start_ray
+from ..runs.run_dates import refuse_future
+from ..runs.standing import standing_of
+from ..training.weight_reuse import working
+from .command import failed
+from .identity import open_run, published_and_deleted, refuse_changed, refuse_taken
+from .lake_mark import refuse_passing_lake, require_mark
+from .maintenance import maintain
+from .watchdog import watch
 
 log = logging.getLogger("jobs")
 

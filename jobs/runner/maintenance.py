@@ -11,7 +11,8 @@ from diffsasrec.lake.chain import append_rollback, check_create_only
 from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.iceberg_sync import check_entry, follow_chain
 from diffsasrec.lake.prune import prune
-from jobs.observe.outcome import renew_index
+
+from ..observe.outcome import renew_index
 
 log = logging.getLogger("jobs")
 

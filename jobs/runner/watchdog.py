@@ -4,9 +4,10 @@ import time
 
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.progress import HEARTBEAT, duration
-from jobs.observe.outcome import OBSERVER_SECONDS
-from jobs.process.ending import End
-from jobs.runner.command import failed
+
+from ..observe.outcome import OBSERVER_SECONDS
+from ..process.ending import End
+from .command import failed
 
 
 def watch(timeout: float, end: End) -> None:

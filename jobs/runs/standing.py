@@ -5,9 +5,10 @@ from typing import Any
 
 from diffsasrec.lake.chain import Entry, newest_by_date, read_chain, shown_instead
 from diffsasrec.lake.run_dir import RunDir
-from jobs import called
-from jobs.night.records import Published
-from jobs.runs.run_dates import is_future
+
+from .. import called
+from ..night.records import Published
+from .run_dates import is_future
 
 Judge = Callable[[str], bool]  # whether a run date lies in the future
 

@@ -8,8 +8,8 @@ Everything is read from the lake and made in this process; no Ray is started, no
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.runner.command import run_command
-    from jobs.show.arguments import parse_show
+    from ..runner.command import run_command
+    from .arguments import parse_show
 
     run_command(__spec__, parse_show)
 
@@ -26,12 +26,13 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import run_path
 from diffsasrec.lake.stages import METRICS
-from jobs.observe.summary import metrics_table, warning
-from jobs.runner.lake_mark import open_lake, require_lake
-from jobs.runs.published_runs import config_of, metrics_of, open_published
-from jobs.runs.run_dates import is_future
-from jobs.runs.standing import way_out
-from jobs.show.user import user_lines
+
+from ..observe.summary import metrics_table, warning
+from ..runner.lake_mark import open_lake, require_lake
+from ..runs.published_runs import config_of, metrics_of, open_published
+from ..runs.run_dates import is_future
+from ..runs.standing import way_out
+from .user import user_lines
 
 LAST_ENTRIES = 5
 DATE_FOLDER = re.compile(r"ds=\d{4}-\d\d-\d\d")

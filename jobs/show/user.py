@@ -15,8 +15,9 @@ from diffsasrec.inputs.items import items_of, read_items
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import canonical, canonical_type
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
-from jobs.night.replay import KINDS, Remade, remake
-from jobs.night.table_copies import items_of_run
+
+from ..night.replay import KINDS, Remade, remake
+from ..night.table_copies import items_of_run
 
 # scores that differ by less are equal: batches of other sizes add up in other orders
 SCORE_TOLERANCE = 1e-4

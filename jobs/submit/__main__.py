@@ -9,8 +9,8 @@ last line of stdout is the job's own last line, and the exit code is the job's o
 """
 
 if __name__ == "__main__":  # before what follows, which takes seconds to import
-    from jobs.runner.command import run_command
-    from jobs.submit.arguments import parse_submit
+    from ..runner.command import run_command
+    from .arguments import parse_submit
 
     run_command(__spec__, parse_submit)
 
@@ -33,9 +33,10 @@ from ray.job_submission import JobDetails, JobStatus
 
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.progress import duration
-from jobs.process.ending import CODES
-from jobs.runner.command import set_up_log
-from jobs.submit.job_server import POLL_SECONDS, Client, Follower, Head
+
+from ..process.ending import CODES
+from ..runner.command import set_up_log
+from .job_server import POLL_SECONDS, Client, Follower, Head
 
 log = logging.getLogger("jobs.submit")
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.runner.arguments import new_parser
+from ..runner.arguments import new_parser
 
 LOCAL = "http://127.0.0.1:8265"  # where `ray dashboard` opens its tunnel
 

@@ -16,7 +16,8 @@ from ray.job_submission import JobSubmissionClient
 
 from diffsasrec.errors import ConfigError, DiffsasrecError, InfrastructureError
 from diffsasrec.progress import duration
-from jobs.submit.arguments import LOCAL
+
+from .arguments import LOCAL
 
 log = logging.getLogger("jobs.submit")
 

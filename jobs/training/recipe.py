@@ -11,8 +11,9 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.times import microseconds
 from diffsasrec.train.phases import Job, Phase, result_path
 from diffsasrec.train.ray_workers import train
-from jobs.night.records import Prepared, Starts, Trained
-from jobs.training.warm_start import start_path
+
+from ..night.records import Prepared, Starts, Trained
+from .warm_start import start_path
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from diffsasrec.sequences.vocab import reindexing
 from diffsasrec.times import microseconds
 from diffsasrec.train.epochs import stream_seed
-from jobs.night.records import Prepared, Start, Starts
+
+from ..night.records import Prepared, Start, Starts
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,9 @@ from diffsasrec.model.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
 from diffsasrec.model.features import WINDOWS
 from diffsasrec.schema import canonical_type, exactly
 from diffsasrec.times import DAY, microseconds
-from jobs.night.records import Evaluated, Trained
-from jobs.runs.published_runs import metrics_of
+
+from ..night.records import Evaluated, Trained
+from ..runs.published_runs import metrics_of
 
 log = logging.getLogger(__name__)
 

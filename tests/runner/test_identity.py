@@ -14,7 +14,12 @@ from diffsasrec.lake.prune import prune
 from diffsasrec.lake.run_dir import Reused, RunDir
 from diffsasrec.lake.stages import OUTPUTS
 from jobs.publish import refuse_overtaken
-from jobs.runner.identity import published_and_deleted, refuse_changed, refuse_taken
+from jobs.runner.identity import (
+    published_and_deleted,
+    refuse_changed,
+    refuse_taken,
+    sources_of_lists,
+)
 from jobs.training.weight_reuse import Choice, published_choices
 
 
@@ -117,3 +122,9 @@ def test_a_run_that_another_command_has_begun_to_clear_is_not_published(lake: St
     replace(mine, identity="another").begin("prepare")
     with pytest.raises(ConfigError, match="another command works on run r3"):
         refuse_overtaken(mine)
+
+
+def test_a_changed_chart_is_not_another_night_and_a_changed_model_is():
+    parts = {name.parts[:2] for name in sources_of_lists()}
+    assert {("diffsasrec", "model"), ("jobs", "night"), ("jobs", "score.py")} <= parts
+    assert not {("jobs", "report"), ("jobs", "benchmark"), ("diffsasrec", "jobs")} & parts

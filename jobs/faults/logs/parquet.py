@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 
-from jobs.faults.logs.build import (
+from .build import (
     GOOD,
     LATE,
     NAMES,

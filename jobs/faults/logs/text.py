@@ -3,7 +3,7 @@
 import gzip
 import json
 
-from jobs.faults.logs.build import (
+from .build import (
     CHUNK,
     GOOD,
     HEADER,

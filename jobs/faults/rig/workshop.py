@@ -7,7 +7,9 @@ from typing import Any
 
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.lake.stages import OUTPUTS
-from jobs.faults.rig.nights import (
+
+from ...runner.identity import source_digest
+from .nights import (
     DATE,
     NightProcess,
     Nights,
@@ -16,7 +18,6 @@ from jobs.faults.rig.nights import (
     tiny_config,
     toy_log,
 )
-from jobs.runner.identity import source_digest
 
 OLD, RUN = "old", "new"  # run ids: of what is published before, and of the night
 NUM_USERS = 60

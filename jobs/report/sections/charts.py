@@ -8,7 +8,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
-from jobs.report.sections.svg import BAD, GOOD, INK, MAIN, OTHER, chart
+from .svg import BAD, GOOD, INK, MAIN, OTHER, chart
 
 
 def flow_chart(name: str, steps: Sequence[tuple[str, int, str]]) -> Markup:

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from diffsasrec.evaluate.exposure import binned_quantile, cumulative_shares
-from jobs.report.facts import Facts, Night, curves
-from jobs.report.sections import charts
-from jobs.report.sections.parts import Picture, Section, Table, nights, share
-from jobs.report.sections.quality import whose_figures
+
+from ..facts import Facts, Night, curves
+from . import charts
+from .parts import Picture, Section, Table, nights, share
+from .quality import whose_figures
 
 
 def quality(facts: Facts) -> Section | None:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from jobs.report.facts import REASONS, Facts, Step, holdout_steps, row_steps, timings, user_steps
-from jobs.report.sections import charts
-from jobs.report.sections.model import lists, quality, training, users
-from jobs.report.sections.parts import Picture, Section, Table, share
-from jobs.report.sections.quality import in_a_tile
+from ..facts import REASONS, Facts, Step, holdout_steps, row_steps, timings, user_steps
+from . import charts
+from .model import lists, quality, training, users
+from .parts import Picture, Section, Table, share
+from .quality import in_a_tile
 
 
 def sections(facts: Facts) -> list[Section]:

@@ -7,9 +7,10 @@ import pyarrow.compute as pc
 
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.times import DAY, microseconds
-from jobs.report.facts import REASONS, Facts, Night, timings, usual
-from jobs.report.sections.parts import Notice, median_of, share
-from jobs.report.sections.quality import quality_notices
+
+from ..facts import REASONS, Facts, Night, timings, usual
+from .parts import Notice, median_of, share
+from .quality import quality_notices
 
 # Shares move a little every night; three times the median of earlier nights is much.
 BAD_SHARE_FACTOR = 3.0

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from jobs.report.facts import User
+from ..facts import User
 
 MOST_ROWS = 100  # of a table: the rest is in the run's files
 

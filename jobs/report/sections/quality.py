@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from jobs.report.facts import Facts, Night, timings, usual
-from jobs.report.sections.parts import Notice, median_of, nights
+from ..facts import Facts, Night, timings, usual
+from .parts import Notice, median_of, nights
 
 # A relative drop that readers of the lists would notice; smaller ones are mostly within intervals.
 FAR_BELOW = 0.1
