@@ -102,8 +102,10 @@ def source_digest() -> str:
 
 
 # wings for people, for machines that watch, and for tries: no list depends on them
-MAKES_NO_LIST = ("report", "show", "submit", "observe", "planning", "benchmark", "experiment")
-MAKES_NO_LIST += ("faults", "schedules")
+MAKES_NO_LIST = frozenset(
+    ["benchmark", "experiment", "faults", "observe", "planning", "report", "schedules", "show"]
+    + ["submit"]
+)
 
 
 def sources_of_lists() -> dict[PurePath, Path]:
