@@ -103,8 +103,7 @@ def source_digest() -> str:
 
 # wings for people, for machines that watch, and for tries: no list depends on them
 MAKES_NO_LIST = frozenset(
-    ["benchmark", "experiment", "faults", "observe", "planning", "report", "schedules", "show"]
-    + ["submit"]
+    "benchmark experiment faults observe planning report schedules show submit".split()
 )
 
 
