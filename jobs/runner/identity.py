@@ -103,7 +103,17 @@ def source_digest() -> str:
 
 # wings for people, for machines that watch, and for tries: no list depends on them
 MAKES_NO_LIST = frozenset(
-    "benchmark experiment faults observe planning report schedules show submit".split()
+    {
+        "benchmark",
+        "experiment",
+        "faults",
+        "observe",
+        "planning",
+        "report",
+        "schedules",
+        "show",
+        "submit",
+    }
 )
 
 
