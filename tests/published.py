@@ -33,6 +33,16 @@ class Published(NamedTuple):
                 delete(lake / directory)
         return {**self.config, "lake": str(lake)}, lake
 
+    def unscored(self, lake: Path) -> tuple[dict[str, Any], Path]:
+        """A copy as before its lists, though it is counted what single-step lists show.
+
+        What is explored depends on that count, and it on the list of every user.
+        """
+        config, _ = self.copied(lake, before="score")
+        counted = "state/score"
+        shutil.copytree(run_dir(self.lake, RUN_ID) / counted, run_dir(lake, RUN_ID) / counted)
+        return config, lake
+
 
 def undo(run: Path, stage: str) -> None:
     """Deletes what a stage has written, and that it is done."""

@@ -59,7 +59,7 @@ def test_a_night_killed_again_and_again_publishes_the_same_bytes(
 def test_two_attempts_that_overlap_publish_the_same_bytes_once(
     published: Published, nights: Nights, tmp_path: Path
 ):
-    config, lake = published.copied(tmp_path / "lake", before="score")
+    config, lake = published.unscored(tmp_path / "lake")
     attempts = [nights.start(config, "--run-id", "calm") for _ in range(2)]
     results = [attempt.finish() for attempt in attempts]
     assert [code for code, _, _ in results] == [0, 0], results
@@ -68,7 +68,7 @@ def test_two_attempts_that_overlap_publish_the_same_bytes_once(
 
 
 def test_a_user_who_ends_every_process_costs_one_list(published: Published, tmp_path: Path):
-    config, lake = published.copied(tmp_path / "lake", before="score")
+    config, lake = published.unscored(tmp_path / "lake")
     own_ray = Nights(tmp_path, injected(users=[7]))
     code, last, log = own_ray.run(config, "--run-id", "calm")
     assert code == 0, log
