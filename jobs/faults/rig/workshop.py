@@ -1,5 +1,7 @@
 """The lake of a toy night, undisturbed, and copies of it as of before each of its stages."""
 
+import hashlib
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +95,31 @@ class Workshop:
             root, names = self.run, [name for stage in stages for name in OUTPUTS[stage]]
         kept = tuple(name for name in names if not name.startswith(("state/", "tensorboard/")))
         return {
-            path: digest
-            for path, digest in digests(root).items()
+            without_number(path): digest
+            for path, digest in (digests(root) | success_of(root)).items()
             # a write that was cut short leaves a file that begins with a dot, which no one reads
             if path.startswith(kept) and "/." not in path
         }
 
     def config(self) -> dict[str, Any]:
         return tiny_config(str(self.root / "events.parquet"), str(self.lake))
+
+
+def without_number(text: str) -> str:
+    """Names of published parts without the number of their entry.
+
+    A rollback that is started again adds an entry of its own, and shows the same lists by it.
+    """
+    return re.sub(rf"(part-(?:{OLD}|{RUN})-)\d{{8}}-", r"\1N-", text)
+
+
+def success_of(lake: Path) -> dict[str, str]:
+    """The digest of a date's _SUCCESS but for numbers, by path; {} where there is none."""
+    path = lake / f"recommendations/ds={DATE}/_SUCCESS"
+    if not path.exists():
+        return {}
+    text = without_number(path.read_text())
+    return {str(path.relative_to(lake)): hashlib.sha256(text.encode()).hexdigest()}
 
 
 def ended(result: tuple[int, dict[str, Any], str]) -> None:
