@@ -190,9 +190,8 @@ def test_popularity_ranks_as_a_sort_of_the_whole_catalogue_does(log, k, filter_s
 
 @pytest.mark.parametrize("events_at_once", [1, 2, 3, 100])
 def test_parts_of_the_users_change_nothing(monkeypatch, events_at_once):
-    monkeypatch.setattr(
-        "diffsasrec.evaluate.baselines.EVENTS_AT_ONCE", events_at_once
-    )  # a size, for parts
+    size = "diffsasrec.evaluate.baselines.EVENTS_AT_ONCE"
+    monkeypatch.setattr(size, events_at_once)  # a size, so that a small log has parts
     lists = rank_lists(
         popularity(np.array([0, 0, 0, 5, 0, 0, 0, 9, 0, 7])),
         *flat([[], [7], [], [9], [3, 7], [], [7, 7, 7]]),

@@ -60,7 +60,7 @@ def test_no_source_file_can_unpickle_or_evaluate_what_it_reads(path: Path):
 @pytest.mark.parametrize("run_id", ["../x", "..", ".", "a/b", "/etc", "", "a\n", "a\\b", "%2e"])
 def test_a_run_id_that_is_no_plain_name_exits_2(run_id: str, monkeypatch, capsys):
     arguments = ["prepare", "--config", "x.yaml", "--date", DATE, f"--run-id={run_id}"]
-    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(sys, "argv", arguments)  # the command line, without a process
     with pytest.raises(SystemExit) as caught:
         run_stages(("prepare",))
     assert caught.value.code == 2
@@ -69,7 +69,8 @@ def test_a_run_id_that_is_no_plain_name_exits_2(run_id: str, monkeypatch, capsys
 
 @pytest.mark.parametrize("day", ["../x", "2024-03-01/..", "2024-13-01", "today"])
 def test_a_date_that_is_none_exits_2(day: str, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["prepare", "--config", "x.yaml", f"--date={day}"])
+    arguments = ["prepare", "--config", "x.yaml", f"--date={day}"]
+    monkeypatch.setattr(sys, "argv", arguments)  # the command line, without a process
     with pytest.raises(SystemExit) as caught:
         run_stages(("prepare",))
     assert caught.value.code == 2
