@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.config.training import ModelConfig
-from diffsasrec.decode.decoding import Decoding
 from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import Checkpoint
 from diffsasrec.model.features import NUM_TRENDS
@@ -44,7 +44,7 @@ SCORING = Scoring(
     state="state",
     active_since=None,
     rules=Rules(),
-    decoding=Decoding(k=3),
+    decoding=DecodingConfig(k=3),
 )
 HOLDOUT = replace(SCORING, users="holdout", query_time=SPLIT)
 TRENDS = np.random.default_rng(0).normal(size=(8, NUM_TRENDS)).astype(np.float32)

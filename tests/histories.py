@@ -5,9 +5,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.config.training import ModelConfig
-from diffsasrec.decode.decoding import Decoding
-from diffsasrec.decode.exploration import Exploration
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.model.features import NUM_TRENDS
@@ -39,7 +38,6 @@ NOW = 1000 * DAY
 TRENDS = np.random.default_rng(7).normal(size=(NUM_ITEMS, NUM_TRENDS)).astype(np.float32)
 MOMENT = Moment(NOW, TRENDS)
 OFF = {"time_inputs": False, "trends": False, "copy_score": False}
-NOWHERE = Exploration(num_items=0)
 
 
 def lively_model(attention: str, **flags: bool) -> SequenceModel:
@@ -73,7 +71,7 @@ def times_of(history: list[int]) -> list[int]:
 def lists_of(
     model: SequenceModel,
     histories: Histories,
-    decoding: Decoding,
+    decoding: DecodingConfig,
     denied: tuple[int, ...] = (),
     moment: Moment = MOMENT,
     times: list[list[int]] | None = None,

@@ -6,11 +6,12 @@ Legend: B users, S slots, K list length, V items.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from diffsasrec.decode.decoding import CommitRule
+from diffsasrec.decode.commit_rule import CommitRule
 from diffsasrec.decode.exploration import Exploration
 from diffsasrec.decode.multi_step import decode_multi
 from diffsasrec.decode.strategies import Lists
@@ -18,7 +19,9 @@ from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
 
 Blocked = list[tuple[int, int]]  # (user, item)
-NOTHING = Exploration(num_items=0)
+NOTHING = Exploration(0, 0.5)
+SCHEDULE = CommitRule("schedule", 0.9, 0.9)
+THRESHOLD = replace(SCHEDULE, commit="threshold")
 
 
 def candidates_of(
@@ -45,7 +48,7 @@ def multi(
     num_users: int,
     k: int,
     steps: int = 10,
-    rule: CommitRule = CommitRule("threshold"),  # noqa: B008
+    rule: CommitRule = THRESHOLD,
     lookahead: float = 1.0,
     exploration: Exploration = NOTHING,
     next_BD: Tensor | None = None,

@@ -13,7 +13,6 @@ from diffsasrec.config.data import EventsConfig, ItemsConfig, SplitConfig, Vocab
 from diffsasrec.config.fields import NonNegativeInt, PositiveFloat, Section, check_gpus
 from diffsasrec.config.lake_url import located, normalised
 from diffsasrec.config.serving import (
-    FUSED_MOST,
     CostConfig,
     EvaluateConfig,
     GateConfig,
@@ -22,6 +21,7 @@ from diffsasrec.config.serving import (
     ScoreConfig,
 )
 from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
+from diffsasrec.errors import ConfigError
 
 
 class Config(Section):
@@ -64,27 +64,15 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self._check_slots()
+        try:
+            self.score.check_slots(self.model)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         self._check_kernels()
-        if self.score.decode == "multi":
-            self._check_steps()
         self._check_categories()
         self._check_patience()
         self._check_metrics()
         return self
-
-    def _check_slots(self) -> None:
-        if self.model.kind == "sasrec" and self.score.decode == "multi":
-            raise ValueError(
-                "score.decode=multi needs mask slots. model.kind=sasrec has none; "
-                "use single or autoregressive, or model.kind=diffusion"
-            )
-        slots = self.score.decode != "single" and self.model.kind == "diffusion"
-        if slots and self.score.k > self.model.num_slots:
-            raise ValueError(
-                f"score.k={self.score.k} with score.decode={self.score.decode} needs "
-                f"model.num_slots >= {self.score.k}, it is {self.model.num_slots}"
-            )
 
     def _check_kernels(self) -> None:
         check_gpus("score.gpus_per_actor", self.score.gpus_per_actor)
@@ -92,11 +80,6 @@ class Config(Section):
             raise ValueError(
                 "score.fused=true has kernels for a GPU, and score.gpus_per_actor is 0; "
                 "set that, or leave score.fused out"
-            )
-        if self.score.fused and self.score.k > FUSED_MOST:
-            raise ValueError(
-                f"score.fused=true decides nothing at score.k={self.score.k}: the kernels find at "
-                f"most {FUSED_MOST} items; leave score.fused out"
             )
 
     def _check_categories(self) -> None:
@@ -131,25 +114,6 @@ class Config(Section):
         for name in watched:
             if name not in known:
                 raise ValueError(f"gate: {name} is not measured; known: {', '.join(known)}")
-
-    def _check_steps(self) -> None:
-        score = self.score
-        sure_steps = score.steps - (score.explore_items > 0)
-        if sure_steps < 1:
-            raise ValueError(
-                f"score.explore_items={score.explore_items} takes the last step, but "
-                f"score.steps={score.steps}; raise score.steps or set score.explore_items=0"
-            )
-        if score.explore_items >= score.k:
-            raise ValueError(
-                f"score.explore_items={score.explore_items} leaves no place of "
-                f"score.k={score.k}; lower it"
-            )
-        if sure_steps == 1 and score.commit != "schedule":
-            raise ValueError(
-                f"score.commit={score.commit} decides nothing where one step commits all; "
-                f"raise score.steps, it is {score.steps} (exploring takes the last)"
-            )
 
     def located(self) -> Self:
         """The same with an absolute lake, as it is known from here."""

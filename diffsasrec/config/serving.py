@@ -1,14 +1,13 @@
 """The sections on what is measured, recommended and published."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.config.fields import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section
 from diffsasrec.config.secrets import SECRET
-
-FUSED_MOST = 128  # of the best items: of more the tiles know sooner
 
 
 class EvaluateConfig(Section):
@@ -34,49 +33,7 @@ class GateConfig(Section):
     )
 
 
-class ScoreConfig(Section):
-    k: PositiveInt = Field(10, description="items per user")
-    decode: Literal["single", "multi", "autoregressive"] = Field(
-        "single", description="how lists are made: at once, by denoising slots, item by item"
-    )
-    rank: Literal["next_item", "slot"] = Field(
-        "next_item", description="order of a list: by next-item probability, or by slot"
-    )
-    steps: PositiveInt = Field(
-        2, description="multi: at most so many denoising steps; exploring takes the last"
-    )
-    commit: Literal["threshold", "schedule"] = Field(
-        "schedule", description="multi: which slots a step commits, where there are several"
-    )
-    threshold: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.9, description="commit=threshold: confidence at which a slot is committed"
-    )
-    threshold_decay: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.9, description="commit=threshold: the user's falls by this factor while no slot passes"
-    )
-    lookahead: Fraction = Field(
-        0.5,
-        description="multi: 0 scores every slot as the next item, 1 by its own state, "
-        "which learned later items; between, a mix",
-    )
-    explore_items: NonNegativeInt = Field(
-        1, description="multi: so many places of a list are for items rarely shown; 0: none"
-    )
-    explore_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5,
-        description="such an item is at least so many times as probable as the one whose place "
-        "it takes",
-    )
-    shortlist: NonNegativeInt = Field(
-        512,
-        description="multi: items per user that the steps look at where they provably suffice; "
-        "0: all; lists are the same",
-    )
-    fused: bool = Field(
-        False,
-        description="GPU: kernels that keep logits on the chip, in Triton; lists are the same",
-    )
-    filter_seen: bool = Field(True, description="never recommend what the user has touched")
+class ScoreConfig(DecodingConfig):
     deny_path: str | None = Field(
         None, description="Parquet or CSV, or a directory of such files, with a column item_id"
     )
@@ -97,7 +54,6 @@ class ScoreConfig(Section):
     active_days: PositiveFloat | None = Field(
         None, description="score only users with an event in these last days"
     )
-    batch_size: PositiveInt = Field(256, description="users decoded at once")
     max_quarantined_users: NonNegativeInt = Field(
         10, description="users whose scoring ends its process: they get the fallback, more stop"
     )

@@ -5,8 +5,11 @@ Legend: R rows (user, slot), M choices per row.
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
+
+from diffsasrec.config.decoding import DecodingConfig
 
 CHOICES = 100  # explored are so many of a user's most probable next items
 
@@ -21,8 +24,12 @@ class Exploration:
     gives up little, and gives it for an item of which everyone gets too few.
     """
 
-    num_items: int = 1
-    ratio: float = 0.5
+    num_items: int
+    ratio: float
+
+    @classmethod
+    def of(cls, decoding: DecodingConfig) -> Self:
+        return cls(decoding.explore_items, decoding.explore_ratio)
 
     def choice(self, logits_RM: Tensor, shown_RM: Tensor | None) -> Tensor:
         """The place of the choice in each row, [R].

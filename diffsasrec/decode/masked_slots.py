@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffsasrec.decode.decoding import CommitRule
+from diffsasrec.decode.commit_rule import CommitRule
 from diffsasrec.decode.trace import Trace
 from diffsasrec.model.diffusion import MASK
 from diffsasrec.retrieve.catalogue import Candidates

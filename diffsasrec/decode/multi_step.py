@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from diffsasrec.config.serving import FUSED_MOST
-from diffsasrec.decode.decoding import CommitRule
+from diffsasrec.config.decoding import FUSED_MOST
+from diffsasrec.decode.commit_rule import CommitRule
 from diffsasrec.decode.exploration import CHOICES, Exploration
 from diffsasrec.decode.masked_slots import MaskedSlots, StateSource, by_slot, commit
 from diffsasrec.decode.strategies import Lists, _rank

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diffsasrec.decode.decoding import HAVE_KERNELS, Decoding, check_slots
+from diffsasrec.config.decoding import DecodingConfig
+from diffsasrec.decode.commit_rule import CommitRule
 from diffsasrec.decode.encoded_histories import EncodedHistories
+from diffsasrec.decode.exploration import Exploration
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.multi_step import decode_multi
 from diffsasrec.decode.strategies import Lists, decode_autoregressive, decode_single
@@ -24,6 +26,8 @@ from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.sequences.histories import Histories, Items, Offsets, Times, UserItems
+
+HAVE_KERNELS = ("cuda",)  # devices on which `decoding.fused` means something
 
 
 class Recommender:
@@ -47,10 +51,10 @@ class Recommender:
         *,
         moment: Moment,
         allowed: npt.NDArray[np.bool_],
-        decoding: Decoding,
+        decoding: DecodingConfig,
         cap: CategoryCap | None = None,
     ) -> None:
-        check_slots(decoding, model.config)
+        decoding.check_slots(model.config)
         self.model, self.decoding, self.query_time = model, decoding, moment.query_time
         self.num_uncertain = 0  # users and steps so far for which a shortlist was not enough
         self._device = model.item_weight.device
@@ -164,9 +168,9 @@ class Recommender:
             candidates,
             k=decoding.k,
             steps=decoding.steps,
-            rule=decoding.rule,
+            rule=CommitRule.of(decoding),
             lookahead=decoding.lookahead,
-            exploration=decoding.exploration,
+            exploration=Exploration.of(decoding),
             rank=decoding.rank,
             shortlist=decoding.shortlist,
             trace=trace,

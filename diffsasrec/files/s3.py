@@ -18,6 +18,7 @@ from botocore.exceptions import (
     ConnectionError as BotoConnectionError,
 )
 from botocore.exceptions import (
+    ConnectTimeoutError,
     EndpointConnectionError,
     HTTPClientError,
     NoCredentialsError,
@@ -84,6 +85,12 @@ TRANSIENT = (
     ResponseParserError,
     ResponseStreamingError,
     TimeoutError,
+)
+UNREACHABLE = (
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    ProxyConnectionError,
+    SSLError,
 )
 # what is raised before a request is sent; ValueError: an AWS_ENDPOINT_URL that is none
 UNUSABLE = (
@@ -240,6 +247,6 @@ def _cause(error: Exception) -> str:
 def _remedy(error: Exception, code: str) -> str:
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return CREDENTIALS
-    if isinstance(error, EndpointConnectionError | SSLError | ProxyConnectionError):
+    if isinstance(error, UNREACHABLE):
         return "check AWS_ENDPOINT_URL and the network"
     return REMEDIES.get(code, WAIT if _is_transient(error) else "correct the request or the store")

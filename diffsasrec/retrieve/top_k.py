@@ -7,7 +7,7 @@ items per row.
 import torch
 from torch import Tensor
 
-from diffsasrec.config.serving import FUSED_MOST
+from diffsasrec.config.decoding import FUSED_MOST
 from diffsasrec.model.diffusion import MASK
 from diffsasrec.retrieve import tiles
 from diffsasrec.retrieve.catalogue import TILES, Candidates

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diffsasrec.decode.decoding import Decoding
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.decode.trace import Trace
@@ -41,7 +41,7 @@ class Scoring:
     state: str  # below the run directory: trends as of the query time, fallback, tries
     active_since: int | None  # microseconds: only users with an event at or after it
     rules: Rules
-    decoding: Decoding
+    decoding: DecodingConfig
     excluded: str = ""  # below the run directory: pairs of user and item by bucket; "": none
     max_quarantined_users: int = 10  # whose scoring ends its process
     min_item_count: int = 1  # before the split, for an item to be in holdout users' histories
@@ -150,7 +150,7 @@ def _by_model(
 
 
 def _fallback(
-    popular: PopularLists, histories: Histories, excluded: UserItems, decoding: Decoding
+    popular: PopularLists, histories: Histories, excluded: UserItems, decoding: DecodingConfig
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """The popular items without what is excluded for each user, and has been seen."""
     seen = UserItems(histories.items.astype(np.int64), histories.offsets)
@@ -252,7 +252,7 @@ class ListMaker:
             except FileNotFoundError:
                 raise ConfigError(
                     f"{scoring.run.url(scoring.state)} has no {SHOWN}, as the night of this run "
-                    "did not explore; set score.explore_items, or Exploration.num_items, to 0"
+                    "did not explore; set score.explore_items to 0"
                 ) from None
         self.recommender = Recommender(
             self._checkpoint.model,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.decode.decoding import Decoding
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.model.checkpoint import CONFIG, read_description
@@ -52,7 +52,7 @@ class OnlineRecommender:
         rules: which items may be recommended.
     """
 
-    def __init__(self, run: str, decoding: Decoding, *, rules: Rules = NO_RULES) -> None:
+    def __init__(self, run: str, decoding: DecodingConfig, *, rules: Rules = NO_RULES) -> None:
         storage = Storage.of(run)
         check_description(storage)
         self._maker = ListMaker(

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diffsasrec.decode.decoding import Decoding
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.evaluate.metrics import count_ranks, rank_metrics, ranks_of
@@ -38,7 +38,7 @@ def validation_ranks(
         model,
         moment=Moment(cut, trends),
         allowed=known,
-        decoding=Decoding(k=10, filter_seen=filter_seen),
+        decoding=DecodingConfig(k=10, filter_seen=filter_seen),
     )
     past = held.past
     lists, _ = recommender.recommend(past.items, past.times, past.offsets)

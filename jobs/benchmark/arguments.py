@@ -7,7 +7,7 @@ from ..faults.reliability import add_arguments as add_figures
 from ..runner.arguments import new_parser
 
 DECODINGS = ("single", "multi", "autoregressive")
-STEPS = 2  # as Decoding.steps, in a file that needs torch
+STEPS = 2  # as score.steps, in a file that answers before pydantic is imported
 
 # what is measured, by the command
 MEASURES = {

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diffsasrec.decode.decoding import Decoding
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.files.storage import Storage
@@ -82,21 +82,22 @@ def _recommenders(options: argparse.Namespace, inputs: _Inputs) -> dict[str, Rec
     model = inputs.model.to(options.device, getattr(torch, options.dtype)).eval()
 
     def recommender(model: SequenceModel, **settings: Any) -> Recommender:
-        decoding = Decoding(options.k, filter_seen=not options.keep_seen, **settings)
+        decoding = DecodingConfig(k=options.k, filter_seen=not options.keep_seen, **settings)
         return Recommender(model, moment=inputs.moment, allowed=inputs.allowed, decoding=decoding)
 
-    settings = {"decode": options.decode, "steps": options.steps, "shortlist": 0}
-    made = {"exact": recommender(model, **settings)}
+    settings = {"decode": options.decode, "steps": options.steps}
+    exactly = settings | {"shortlist": 0}
+    made = {"exact": recommender(model, **exactly)}
     if options.decode == "multi":
-        made["shortlist"] = recommender(model, **(settings | {"shortlist": Decoding.shortlist}))
+        made["shortlist"] = recommender(model, **settings)
     if options.device == "cuda":
-        made["fused"] = recommender(model, **(settings | {"fused": True}))
+        made["fused"] = recommender(model, **(exactly | {"fused": True}))
     if options.decode != "single":
         made["single step"] = recommender(model, decode="single")
     if options.decode == "multi" and model.config.attention == "prefix":
         anew = Reencoding(model.config, model.num_items).to(model.item_weight).eval()
         anew.load_state_dict(model.state_dict())
-        made["encoding anew"] = recommender(anew, **settings)
+        made["encoding anew"] = recommender(anew, **exactly)
     return made
 
 

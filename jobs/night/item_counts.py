@@ -74,7 +74,7 @@ def write_shown(
         scoring,
         active_since=None,  # few of a bucket may be active
         output=f"{scoring.state}/shown/{scoring.output}",
-        decoding=replace(scoring.decoding, decode="single"),
+        decoding=scoring.decoding.model_copy(update={"decode": "single"}),
     )
     num_buckets = sample_buckets(num_buckets, num_users)
     score_buckets(config, sample, num_buckets, f"{what}, what single-step lists show")

@@ -6,9 +6,6 @@ from typing import Literal
 import pyarrow as pa
 
 from diffsasrec.config.config import Config
-from diffsasrec.config.serving import ScoreConfig
-from diffsasrec.decode.decoding import CommitRule, Decoding
-from diffsasrec.decode.exploration import Exploration
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
@@ -67,33 +64,10 @@ def scoring_of(
         state=state,
         active_since=active_since,
         rules=rules_of_run(config, run.storage),
-        decoding=decoding_of(settings),
+        decoding=settings,
         excluded=excluded,
         max_quarantined_users=settings.max_quarantined_users,
         min_item_count=config.split.min_item_count,
-    )
-
-
-def decoding_of(settings: ScoreConfig) -> Decoding:
-    return Decoding(
-        k=settings.k,
-        decode=settings.decode,
-        rank=settings.rank,
-        steps=settings.steps,
-        rule=CommitRule(
-            commit=settings.commit,
-            threshold=settings.threshold,
-            threshold_decay=settings.threshold_decay,
-        ),
-        lookahead=settings.lookahead,
-        exploration=Exploration(
-            num_items=settings.explore_items,
-            ratio=settings.explore_ratio,
-        ),
-        shortlist=settings.shortlist,
-        fused=settings.fused,
-        filter_seen=settings.filter_seen,
-        batch_size=settings.batch_size,
     )
 
 

@@ -16,9 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainStageConfig
-from diffsasrec.decode.decoding import Decoding
-from diffsasrec.decode.exploration import Exploration
 from diffsasrec.model.features import NUM_TRENDS
 from diffsasrec.model.heads import NUM_MIXED
 from diffsasrec.model.transformer import SequenceModel
@@ -52,8 +51,9 @@ class Workload:
     def rows(self) -> int:
         """States per user that the exact way multiplies with the whole catalogue."""
         explored = int(self.decode == "multi" and self.steps > 1 and self.k > 1)
-        exploration = Exploration(explored)
-        return rows_scored(Decoding(self.k, self.decode, steps=self.steps, exploration=exploration))
+        return rows_scored(
+            DecodingConfig(k=self.k, decode=self.decode, steps=self.steps, explore_items=explored)
+        )
 
     @property
     def rows_of_shortlist(self) -> int:
@@ -182,13 +182,13 @@ def _best_seconds(run: Any) -> float:
     return min(seconds[1:])
 
 
-def rows_scored(decoding: Decoding) -> int:
+def rows_scored(decoding: DecodingConfig) -> int:
     """States per user that the exact way multiplies with the whole catalogue."""
     if decoding.decode == "single":
         return 1
     if decoding.decode == "autoregressive":
         return decoding.k
-    explored = decoding.exploration.num_items
+    explored = decoding.explore_items
     sure, sure_steps = decoding.k - explored, decoding.steps - bool(explored)
     rows, filled = 1, 0  # the next item's
     for step in range(sure_steps):

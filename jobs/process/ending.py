@@ -44,10 +44,12 @@ class End:
     def claim(self, code: int) -> bool:
         """Whether the process ends as the caller says; else somebody else has decided."""
         with self._lock:
-            if self._code is None:
-                self._code = code
-                return True
-            return False
+            if self._code is not None:
+                return False
+            self._code = code
+            # a thread that is not stopped yet goes on with the old one
+            self.summary = dict(self.summary)
+            return True
 
     def settle(self, code: int) -> int:
         """Claims the end for the calling thread, which stops here if another one has it."""
@@ -64,20 +66,20 @@ class End:
             park()
 
     def print(self) -> None:
-        """The last line of stdout, once."""
+        """The last line of stdout, once; what other threads print later is lost."""
         with self._lock:
             if not self._has_printed:
                 self._has_printed = True
                 sys.stderr.flush()
                 print(json.dumps(self.summary, sort_keys=True), flush=True)
+                _silence(1)
 
     def now(self) -> NoReturn:
         """Ends the process and all below it at once; they say nothing more."""
         with suppress(Exception):
             self.print()
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
+        _silence(1)
+        _silence(2)
         kill_family()
         os._exit(5 if self._code is None else self._code)
 
@@ -96,6 +98,12 @@ class End:
         else:  # it ends already, perhaps with a store that does not answer
             time.sleep(PATIENCE)
         self.now()
+
+
+def _silence(descriptor: int) -> None:
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, descriptor)
+    os.close(silent)
 
 
 _handler: int | None = None  # Python's own, which notes a signal in the pipe

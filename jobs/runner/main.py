@@ -51,8 +51,8 @@ StageFunction = Callable[[Config, RunDir], Record]
 
 def main(arguments: argparse.Namespace, end: End) -> NoReturn:
     """Runs stages as a command line says, and exits."""
-    summary, night = end.summary, ObservedNight(arguments.pages)
-    end.leave = lambda code, seconds: observe(night, summary, code, seconds=seconds)
+    night = ObservedNight(arguments.pages)
+    end.leave = lambda code, seconds: observe(night, end.summary, code, seconds=seconds)
     try:
         code = end.settle(_run(arguments, end, night))
     except Exception as error:
@@ -61,14 +61,14 @@ def main(arguments: argparse.Namespace, end: End) -> NoReturn:
         if ours is None:
             log.error("%s", traceback.format_exc())
         ours = ours or InfrastructureError(_one_line(error))
-        if summary["stage"] is None:
+        if end.summary["stage"] is None:
             ours = at_the_start(ours)
         code = end.settle(ours.exit_code)
-        failed(summary, ours)
+        failed(end.summary, ours)
     except BaseException:
         end.yield_to_signal(2.0)  # handlers of Ray's own end with these
         raise
-    observe(night, summary, code)
+    observe(night, end.summary, code)
     if ray.is_initialized():
         with handlers_kept():
             ray.shutdown()

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from sources import ROOT
 
-from diffsasrec.decode.decoding import Decoding
-from diffsasrec.decode.exploration import Exploration
+from diffsasrec.config.decoding import DecodingConfig
 from jobs.benchmark.references import prepare_with_duckdb, prepare_with_polars
 from jobs.faults.rig.nights import toy_log
 from jobs.planning.workload import GPUS, rows_scored
@@ -46,16 +45,14 @@ def test_train_prints_sequences_per_second():
 
 
 def test_the_states_of_the_exact_way_are_counted_step_by_step():
-    nowhere = Exploration(num_items=0)
-    assert rows_scored(Decoding(10, "single")) == 1
-    assert rows_scored(Decoding(10, "autoregressive")) == 10
+    assert rows_scored(DecodingConfig(k=10, decode="single")) == 1
+    assert rows_scored(DecodingConfig(k=10, decode="autoregressive")) == 10
     # the next item, then ten open slots and one fewer in every step
-    assert rows_scored(Decoding(10, "multi", steps=10, exploration=nowhere)) == 1 + 55
+    assert rows_scored(DecodingConfig(k=10, decode="multi", steps=10, explore_items=0)) == 1 + 55
     # exploring has the last slot and step, and chooses from what the next item ranks first
-    assert rows_scored(Decoding(10, "multi", steps=10)) == 1 + 54
-    assert rows_scored(Decoding(10, "multi", steps=2)) == 1 + 10
-    two = Exploration(num_items=2)
-    assert rows_scored(Decoding(10, "multi", steps=2, exploration=two)) == 1 + 10
+    assert rows_scored(DecodingConfig(k=10, decode="multi", steps=10)) == 1 + 54
+    assert rows_scored(DecodingConfig(k=10, decode="multi", steps=2)) == 1 + 10
+    assert rows_scored(DecodingConfig(k=10, decode="multi", steps=2, explore_items=2)) == 1 + 10
 
 
 @pytest.mark.process

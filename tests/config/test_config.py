@@ -158,7 +158,7 @@ def test_the_shipped_configs_load(path: Path):
 ALIASES = {
     "pretrain": {"settings"},
     "finetune": {"settings"},
-    "score": {"settings"},
+    "score": {"settings", "decoding"},
     "items": {"settings"},
     "iceberg": {"settings"},
     "train": {"train"},

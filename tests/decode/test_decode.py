@@ -4,6 +4,7 @@ States are logits, as in slow_decoding. Legend: B users, S slots, K list length,
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from slow_decoding import (
     ADVERSARIES,
     FILTERS,
     NOTHING,
+    SCHEDULE,
     assert_a_list,
     candidates_of,
     denoise_with,
@@ -22,7 +24,7 @@ from slow_decoding import (
 )
 from torch import Tensor
 
-from diffsasrec.decode.decoding import CommitRule
+from diffsasrec.decode.commit_rule import CommitRule
 from diffsasrec.decode.exploration import CHOICES, Exploration
 from diffsasrec.decode.strategies import decode_autoregressive, decode_single
 from diffsasrec.retrieve.category_cap import CategoryCap
@@ -93,7 +95,7 @@ RULES = [
     (2.0, CommitRule("threshold", threshold=0.5, threshold_decay=0.8)),
     (6.0, CommitRule("threshold", threshold=0.9, threshold_decay=0.8)),
     (2.0, CommitRule("threshold", threshold=1.0, threshold_decay=0.8)),
-    (2.0, CommitRule("schedule")),
+    (2.0, SCHEDULE),
 ]
 
 
@@ -133,7 +135,7 @@ def test_a_multi_list_under_a_cap_equals_the_slow_rule(scale, commit, places, mo
     cap = CategoryCap(most, torch.tensor(CATEGORY))
     shown = torch.randint(4, (num_items,), generator=generator).float()
     candidates = candidates_of(num_items, blocked, [4], shown, cap)
-    rule: dict[str, Any] = {"k": k, "steps": steps, "rule": CommitRule(commit)}
+    rule: dict[str, Any] = {"k": k, "steps": steps, "rule": replace(SCHEDULE, commit=commit)}
     rule["rank"] = "next_item"
     lists = multi(
         denoise_with(tables),
@@ -205,7 +207,7 @@ def test_lookahead_and_exploring_equal_the_slow_rule(commit, lookahead, places, 
     shown = torch.randint(4, (num_items,), generator=generator).float()
     blocked = [(0, item) for item in range(6)] + [(1, item) for item in range(9)] + [(2, 0)]
     candidates = candidates_of(num_items, blocked, [4], shown)
-    rule = {"k": k, "steps": steps, "rule": CommitRule(commit), "rank": rank}
+    rule = {"k": k, "steps": steps, "rule": replace(SCHEDULE, commit=commit), "rank": rank}
     lists = multi(
         denoise_with(tables),
         candidates,
@@ -255,7 +257,7 @@ def test_exploring_leaves_the_sure_items_alone():
             num_users=50,
             k=5,
             steps=2,
-            rule=CommitRule("schedule"),
+            rule=SCHEDULE,
             next_BD=next_BD,
             exploration=exploration,
         ).items_BK.tolist()

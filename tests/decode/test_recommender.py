@@ -1,14 +1,11 @@
 """Legend: B users, L history length, J items chosen so far, K list length, V items."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from histories import (
     CONFIGS,
     NOW,
-    NOWHERE,
     NUM_ITEMS,
     OFF,
     TRENDS,
@@ -21,7 +18,7 @@ from histories import (
     times_of,
 )
 
-from diffsasrec.decode.decoding import Decoding
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode.encoded_histories import newest
 from diffsasrec.decode.moment import Moment
 from diffsasrec.errors import ConfigError
@@ -35,9 +32,13 @@ from diffsasrec.times import DAY
 @pytest.mark.parametrize(
     ("attention", "decoding", "word"),
     [
-        ("causal", Decoding(K, "multi"), "slots"),
-        ("prefix", Decoding(NUM_ITEMS + 1, "multi"), f"num_slots={NUM_ITEMS}"),
-        ("bidirectional", Decoding(NUM_ITEMS + 1, "autoregressive"), f"num_slots={NUM_ITEMS}"),
+        ("causal", DecodingConfig(k=K, decode="multi"), "slots"),
+        ("prefix", DecodingConfig(k=NUM_ITEMS + 1, decode="multi"), f"num_slots >= {NUM_ITEMS + 1}"),
+        (
+            "bidirectional",
+            DecodingConfig(k=NUM_ITEMS + 1, decode="autoregressive"),
+            f"num_slots >= {NUM_ITEMS + 1}",
+        ),
     ],
 )
 def test_lists_that_need_more_slots_than_the_model_has_are_refused(attention, decoding, word):
@@ -78,7 +79,7 @@ def test_the_age_of_a_history_is_that_of_its_newest_event_and_0_without_any():
 
 
 def test_no_users_have_no_lists():
-    items, scores = lists_of(lively_model("prefix"), [], Decoding(K))
+    items, scores = lists_of(lively_model("prefix"), [], DecodingConfig(k=K))
     assert items.shape == scores.shape == (0, K)
 
 
@@ -86,7 +87,7 @@ def test_no_users_have_no_lists():
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_a_users_list_does_not_depend_on_its_batch_neighbours(attention, decode, filter_seen):
     model, histories = lively_model(attention), random_histories(30, 12)
-    decoding = Decoding(K, decode, filter_seen=filter_seen)
+    decoding = DecodingConfig(k=K, decode=decode, filter_seen=filter_seen)
     items, scores = lists_of(model, histories, decoding)
     alone = [lists_of(model, [history], decoding) for history in histories]
     assert np.allclose(scores, np.concatenate([s for _, s in alone]), atol=1e-4)
@@ -98,9 +99,9 @@ def test_a_users_list_does_not_depend_on_its_batch_neighbours(attention, decode,
 @all_modes
 def test_the_batch_size_changes_no_list_but_near_ties(attention, decode):
     model, histories = lively_model(attention), random_histories(60, 12, seed=3)
-    items, scores = lists_of(model, histories, Decoding(K, decode, batch_size=60))
+    items, scores = lists_of(model, histories, DecodingConfig(k=K, decode=decode, batch_size=60))
     for batch_size in (1, 7, 59):
-        decoding = Decoding(K, decode, batch_size=batch_size)
+        decoding = DecodingConfig(k=K, decode=decode, batch_size=batch_size)
         other_items, other_scores = lists_of(model, histories, decoding)
         assert np.allclose(scores, other_scores, atol=1e-4)
         differ = (items != other_items).any(1)
@@ -111,14 +112,19 @@ def test_the_batch_size_changes_no_list_but_near_ties(attention, decode):
 @all_modes
 def test_the_same_call_gives_the_same_bytes(attention, decode):
     model, histories = lively_model(attention), random_histories(20, 12)
-    one, two = (lists_of(model, histories, Decoding(K, decode, batch_size=7)) for _ in range(2))
+    one, two = (
+        lists_of(model, histories, DecodingConfig(k=K, decode=decode, batch_size=7))
+        for _ in range(2)
+    )
     assert one[0].tobytes() == two[0].tobytes() and one[1].tobytes() == two[1].tobytes()
 
 
 @all_modes
 def test_seen_and_denied_items_never_come_out(attention, decode):
     histories = random_histories(20, 30)  # longer than the six events that the model sees
-    items, _ = lists_of(lively_model(attention), histories, Decoding(K, decode), denied=(0, 1, 2))
+    items, _ = lists_of(
+        lively_model(attention), histories, DecodingConfig(k=K, decode=decode), denied=(0, 1, 2)
+    )
     for history, user_items in zip(histories, items.tolist(), strict=True):
         assert len(set(user_items)) == K and min(user_items) >= 3
         assert not set(user_items) & set(history)
@@ -130,13 +136,14 @@ def test_an_item_seen_before_the_models_window_is_filtered_and_changes_nothing_e
 ):
     # counters know of it: its count, and how long the history is
     model, window = lively_model(attention, **OFF), [3, 1, 4, 1, 5, 9]
-    plain = Decoding(K, decode, exploration=NOWHERE)
+    plain = DecodingConfig(k=K, decode=decode, explore_items=0)
     before, _ = lists_of(model, [window], plain)
     best = int(before[0, 0])
     after, _ = lists_of(model, [[best, *window]], plain)
-    unfiltered, _ = lists_of(model, [[best, *window]], replace(plain, filter_seen=False))
+    unfiltering = plain.model_copy(update={"filter_seen": False})
+    unfiltered, _ = lists_of(model, [[best, *window]], unfiltering)
     assert best not in after[0] and len(set(after[0].tolist())) == K
-    free, _ = lists_of(model, [window], replace(plain, filter_seen=False))
+    free, _ = lists_of(model, [window], unfiltering)
     assert np.array_equal(unfiltered, free)
 
 
@@ -144,7 +151,7 @@ def test_an_item_seen_before_the_models_window_is_filtered_and_changes_nothing_e
 def test_a_list_ends_where_no_item_is_left(attention, decode):
     everything = list(range(NUM_ITEMS))
     histories = [everything, everything[2:], everything[:30], [7]]
-    items, scores = lists_of(lively_model(attention), histories, Decoding(K, decode))
+    items, scores = lists_of(lively_model(attention), histories, DecodingConfig(k=K, decode=decode))
     assert (items >= 0).sum(1).tolist() == [0, 2, K, K]
     assert set(items[1, :2].tolist()) == {0, 1} and set(items[1, 2:].tolist()) == {-1}
     assert np.array_equal(np.isfinite(scores), items >= 0)
@@ -153,7 +160,7 @@ def test_a_list_ends_where_no_item_is_left(attention, decode):
 @all_modes
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_the_probabilities_of_all_allowed_items_add_up_to_one(attention, decode, filter_seen):
-    decoding = Decoding(NUM_ITEMS, decode, filter_seen=filter_seen)
+    decoding = DecodingConfig(k=NUM_ITEMS, decode=decode, filter_seen=filter_seen)
     histories = random_histories(5, 12)
     items, scores = lists_of(lively_model(attention), histories, decoding, denied=(3, 4))
     assert np.allclose(np.exp(scores.astype(np.float64)).sum(1), 1, atol=1e-5)
@@ -163,7 +170,9 @@ def test_the_probabilities_of_all_allowed_items_add_up_to_one(attention, decode,
 
 @all_modes
 def test_a_list_is_ordered_by_next_item_probability(attention, decode):
-    _, scores = lists_of(lively_model(attention), random_histories(20, 12), Decoding(K, decode))
+    _, scores = lists_of(
+        lively_model(attention), random_histories(20, 12), DecodingConfig(k=K, decode=decode)
+    )
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
@@ -172,7 +181,7 @@ def test_items_with_equal_scores_are_ordered_by_their_index(attention, decode):
     model = lively_model(attention)
     torch.nn.init.zeros_(model.items.weight)
     histories, no_trends = [[7, 1], [3], [0, 2, 5]], Moment(NOW, None)
-    decoding = Decoding(K, decode, exploration=NOWHERE)
+    decoding = DecodingConfig(k=K, decode=decode, explore_items=0)
     items, _ = lists_of(model, histories, decoding, moment=no_trends)
     assert items.tolist() == [[0, 2, 3, 4, 5], [0, 1, 2, 4, 5], [1, 3, 4, 6, 7]]
 
@@ -180,8 +189,10 @@ def test_items_with_equal_scores_are_ordered_by_their_index(attention, decode):
 @pytest.mark.parametrize("decode", ["multi", "autoregressive"])
 def test_the_order_of_decoding_has_the_same_items_and_scores(decode):
     model, histories = lively_model("prefix"), random_histories(20, 12)
-    ranked, ranked_scores = lists_of(model, histories, Decoding(K, decode))
-    decoded, decoded_scores = lists_of(model, histories, Decoding(K, decode, rank="slot"))
+    ranked, ranked_scores = lists_of(model, histories, DecodingConfig(k=K, decode=decode))
+    decoded, decoded_scores = lists_of(
+        model, histories, DecodingConfig(k=K, decode=decode, rank="slot")
+    )
     assert np.array_equal(np.sort(ranked), np.sort(decoded)) and (ranked != decoded).any()
     assert np.array_equal(np.sort(ranked_scores), np.sort(decoded_scores))
 
@@ -190,7 +201,7 @@ def test_the_order_of_decoding_has_the_same_items_and_scores(decode):
 def test_a_list_of_one_is_the_same_in_every_mode(attention):
     model, histories = lively_model(attention), random_histories(20, 12)
     single, multi, autoregressive = (
-        lists_of(model, histories, Decoding(1, decode, exploration=NOWHERE))
+        lists_of(model, histories, DecodingConfig(k=1, decode=decode, explore_items=0))
         for decode in ("single", "multi", "autoregressive")
     )
     for other in (multi, autoregressive):
@@ -235,7 +246,7 @@ def slow_logprobs(
 @pytest.mark.parametrize("attention", CONFIGS)
 def test_single_equals_a_slow_loop(attention):
     model, histories = lively_model(attention), random_histories(15, 12)
-    items, scores = lists_of(model, histories, Decoding(K), denied=(8,))
+    items, scores = lists_of(model, histories, DecodingConfig(k=K), denied=(8,))
     for user, history in enumerate(histories):
         logprobs = slow_logprobs(model, history, [], {8, *history})
         expected = logprobs.sort(descending=True, stable=True)
@@ -246,7 +257,7 @@ def test_single_equals_a_slow_loop(attention):
 @pytest.mark.parametrize("attention", CONFIGS)
 def test_a_single_list_that_may_repeat_equals_a_slow_loop(attention):
     model, histories = lively_model(attention), random_histories(15, 12)
-    items, scores = lists_of(model, histories, Decoding(K, filter_seen=False))
+    items, scores = lists_of(model, histories, DecodingConfig(k=K, filter_seen=False))
     for user, history in enumerate(histories):
         expected = slow_logprobs(model, history, [], set()).sort(descending=True, stable=True)
         assert items[user].tolist() == expected.indices[:K].tolist()
@@ -256,7 +267,7 @@ def test_a_single_list_that_may_repeat_equals_a_slow_loop(attention):
 @pytest.mark.parametrize("attention", CONFIGS)
 def test_autoregressive_equals_a_slow_loop(attention):
     model, histories = lively_model(attention), random_histories(15, 12)
-    decoding = Decoding(K, "autoregressive", rank="slot")
+    decoding = DecodingConfig(k=K, decode="autoregressive", rank="slot")
     items, scores = lists_of(model, histories, decoding, denied=(8,))
     for user, history in enumerate(histories):
         chosen: list[int] = []
@@ -269,11 +280,13 @@ def test_autoregressive_equals_a_slow_loop(attention):
 
 
 def test_an_unseen_history_gets_a_list_from_the_slots_alone():
-    items, scores = lists_of(lively_model("prefix"), [[], [1], []], Decoding(K, "multi"))
+    items, scores = lists_of(
+        lively_model("prefix"), [[], [1], []], DecodingConfig(k=K, decode="multi")
+    )
     assert items[0].tolist() == items[2].tolist() and np.isfinite(scores).all()
 
 
 def test_multi_step_decoding_in_one_step_fills_every_list():
-    decoding = Decoding(K, "multi", steps=1, exploration=NOWHERE)
+    decoding = DecodingConfig(k=K, decode="multi", steps=1, explore_items=0)
     items, _ = lists_of(lively_model("prefix"), random_histories(20, 12), decoding)
     assert all(len(set(row)) == K and min(row) >= 0 for row in items.tolist())

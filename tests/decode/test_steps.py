@@ -1,12 +1,15 @@
 """Steps of multi-step decoding: which slots are filled in which."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from slow_decoding import candidates_of, multi
+from slow_decoding import SCHEDULE, candidates_of, multi
 from torch import Tensor
 
-from diffsasrec.decode.decoding import CommitRule
+from diffsasrec.config.serving import ScoreConfig
+from diffsasrec.decode.commit_rule import CommitRule
+from diffsasrec.decode.exploration import Exploration
 
 
 def calls_of_multi(logits_KV: Tensor, *, steps: int, **rule: Any) -> list[int]:
@@ -25,7 +28,7 @@ def calls_of_multi(logits_KV: Tensor, *, steps: int, **rule: Any) -> list[int]:
         num_users=1,
         k=k,
         steps=steps,
-        rule=CommitRule(**rule),
+        rule=replace(SCHEDULE, **rule),
         next_BD=logits_KV[:1],
     )
     return filled
@@ -69,3 +72,10 @@ def test_the_order_of_the_slots_is_kept_when_asked_for():
     by_next_item = multi(lambda _: logits, candidates_of(3), num_users=1, k=2, steps=1)
     assert by_slot.items_BK.tolist() == [[1, 0]]
     assert by_next_item.items_BK.tolist() == [[0, 1]]
+
+
+def test_rule_and_exploring_are_those_of_the_configuration():
+    score = ScoreConfig(commit="threshold", threshold=0.11, threshold_decay=0.12)
+    assert CommitRule.of(score) == CommitRule("threshold", 0.11, 0.12)
+    score = ScoreConfig(decode="multi", explore_items=3, explore_ratio=0.15)
+    assert Exploration.of(score) == Exploration(3, 0.15)

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -184,6 +185,27 @@ def test_a_deleted_tree_leaves_no_empty_directory_above_it(tmp_path: Path):
     storage.write_bytes("kept", b"x")
     storage.delete_tree("runs/a/x")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_directory_that_others_remove_while_it_is_empty_is_made_again(tmp_path: Path):
+    place, is_over = tmp_path / "runs" / "a", threading.Event()
+
+    def remove() -> None:
+        while not is_over.is_set():
+            time.sleep(0.0005)
+            for directory in (place, place.parent):
+                with suppress(OSError):  # it is not empty, or not there
+                    directory.rmdir()
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for _ in range(1000):
+            Storage.of(str(tmp_path)).write_bytes("runs/a/x", b"x")
+            (place / "x").unlink()
+    finally:
+        is_over.set()
+        remover.join()
 
 
 def test_a_file_is_replaced_while_it_is_what_was_seen(storage: Storage):

@@ -17,7 +17,7 @@ import pytest
 from published import Published
 
 from diffsasrec.config.config import Config
-from diffsasrec.decode.decoding import Decoding
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import parse_tensors
 from diffsasrec.score.online import OnlineRecommender
@@ -68,7 +68,7 @@ def test_a_night_publishes_one_distinct_list_per_user_that_duckdb_reads(publishe
 
 def test_an_online_recommender_makes_the_published_lists_of_the_same_histories(published):
     _, lake, _ = published
-    decoding = Decoding(k=5, decode="multi")
+    decoding = DecodingConfig(k=5, decode="multi")
     online = OnlineRecommender(str(run_dir(lake, "calm")), decoding)
     log = toy_log().sample(frac=1, random_state=3)
     events = pa.table(

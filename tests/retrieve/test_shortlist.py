@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from slow_decoding import SCHEDULE
 
-from diffsasrec.decode.decoding import CommitRule
 from diffsasrec.decode.exploration import Exploration
 from diffsasrec.decode.multi_step import decode_multi
 from diffsasrec.decode.strategies import Lists
@@ -66,9 +66,9 @@ def decoded(
         candidates,
         k=K,
         steps=steps,
-        rule=CommitRule("schedule"),
+        rule=SCHEDULE,
         lookahead=1.0,
-        exploration=Exploration(places),
+        exploration=Exploration(places, 0.5),
         rank="next_item",
         shortlist=shortlist,
     )

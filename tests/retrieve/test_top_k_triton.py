@@ -4,7 +4,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ pytest.importorskip("triton")
 
 from sources import ROOT
 
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode import recommender as recommend
-from diffsasrec.decode.decoding import Decoding
 from diffsasrec.errors import ConfigError
 from diffsasrec.model.softmax import Extras
 from diffsasrec.retrieve import fused_top_k, tiles
@@ -257,18 +256,19 @@ def test_a_normaliser_that_nobody_asks_for_is_not_made():
 def test_lists_are_those_of_the_tiles(monkeypatch, tiled_rows, decode, filter_seen):
     monkeypatch.setattr(recommend, "HAVE_KERNELS", ("cpu", "cuda"))  # by the interpreter
     histories = random_histories(5, longest=9)
-    decoding = Decoding(5, decode, steps=3, filter_seen=filter_seen)
+    decoding = DecodingConfig(k=5, decode=decode, steps=3, filter_seen=filter_seen)
     model = lively_model("prefix").to(DEVICE)
     items, scores = lists_of(model, histories, decoding)
     num_tiled = len(tiled_rows)
-    fused_items, fused_scores = lists_of(model, histories, replace(decoding, fused=True))
+    fused = decoding.model_copy(update={"fused": True})
+    fused_items, fused_scores = lists_of(model, histories, fused)
     assert fused_items.tolist() == items.tolist()
     np.testing.assert_allclose(fused_scores, scores, atol=1e-4)
     assert len(tiled_rows) == num_tiled > 0
 
 
 def test_where_there_is_no_gpu_the_same_lists_are_made_by_tiles(tiled_rows):
-    lists_of(lively_model("prefix"), [[1]], Decoding(5, fused=True))
+    lists_of(lively_model("prefix"), [[1]], DecodingConfig(k=5, fused=True))
     assert tiled_rows == [1]
 
 
@@ -276,7 +276,7 @@ def test_where_triton_is_missing_the_remedy_is_named(monkeypatch):
     monkeypatch.setattr(recommend, "HAVE_KERNELS", ("cpu",))  # by the interpreter
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)  # it is installed here
     with pytest.raises(ConfigError, match=r"score\.fused=true needs the package triton"):
-        lists_of(lively_model("prefix"), [[1]], Decoding(5, fused=True))
+        lists_of(lively_model("prefix"), [[1]], DecodingConfig(k=5, fused=True))
 
 
 COMPILE = """

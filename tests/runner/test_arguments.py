@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffsasrec.decode.decoding import Decoding
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.lake.stages import OUTPUTS, STAGES
 from jobs.benchmark import __main__ as benchmark
 from jobs.benchmark.arguments import MEASURES, STEPS
@@ -125,7 +125,7 @@ def test_a_good_command_line_is_what_it_says():
 
 def test_what_stands_twice_so_that_nothing_slow_is_imported_is_the_same():
     assert tuple(OUTPUTS) == STAGES
-    assert Decoding.steps == STEPS
+    assert DecodingConfig().steps == STEPS
     assert {
         name: (measure.__doc__ or "").splitlines()[0]
         for name, measure in benchmark.MEASURES.items()

@@ -21,9 +21,7 @@ from buckets import (
     vocabulary,
 )
 
-from diffsasrec.config.serving import ScoreConfig
-from diffsasrec.decode.decoding import CommitRule, Decoding
-from diffsasrec.decode.exploration import Exploration
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.files.storage import parquet_bytes
@@ -38,7 +36,6 @@ from diffsasrec.score.bucket_lists import (
 )
 from diffsasrec.score.fallback import PopularLists
 from diffsasrec.sequences.histories import Histories
-from jobs.night.scoring import decoding_of
 
 
 def score(
@@ -181,7 +178,7 @@ def test_the_fallback_over_items_that_tonights_log_lacks_is_what_the_audit_expec
     tonight = ["g", "c", "a"]
     table = sequences([(1, "gca", [10, 20, 30], None), (3, "", [], None)], items=tonight)
     vocab = vocabulary(tonight, pa.string(), [9] * 3)
-    scoring = replace(SCORING, decoding=Decoding(k=5))
+    scoring = replace(SCORING, decoding=DecodingConfig(k=5))
     trends = known_trends(TRENDS[:3], vocab, VOCAB)
     allowed = CHECKPOINT.candidates()
     lists = score_bucket(
@@ -231,7 +228,7 @@ def test_events_after_the_split_change_no_list_of_a_holdout_user():
 
 
 def test_what_a_holdout_user_has_later_is_not_filtered():
-    (row,) = score(sequences(USERS[:1]), scoring=replace(HOLDOUT, decoding=Decoding(k=8)))[
+    (row,) = score(sequences(USERS[:1]), scoring=replace(HOLDOUT, decoding=DecodingConfig(k=8)))[
         "items"
     ].to_pylist()
     assert sorted(item["item_id"] for item in row) == ["d", "e", "f", "g", "h"]
@@ -308,7 +305,7 @@ def test_items_that_the_checkpoint_does_not_know_are_left_out_of_a_history():
 
 
 def test_seen_items_are_filtered_under_another_vocabulary():
-    scoring = replace(SCORING, decoding=Decoding(k=8))
+    scoring = replace(SCORING, decoding=DecodingConfig(k=8))
     lists = item_ids(score(scoring=scoring, checkpoint=permuted_checkpoint()))
     for user, history, *_ in USERS[:2]:
         assert sorted([*lists[user], *history]) == ITEMS
@@ -377,15 +374,3 @@ def test_ids_keep_their_type_and_their_value(id_type, name):
     assert item_ids(table) == {
         name(user): [name(ITEMS.index(item)) for item in items] for user, items in expected.items()
     }
-
-
-def test_every_setting_of_decoding_reaches_it():
-    rule: dict[str, Any] = {"commit": "threshold", "threshold": 0.11, "threshold_decay": 0.12}
-    explore: dict[str, Any] = {"num_items": 3, "ratio": 0.15}
-    rest: dict[str, Any] = {"k": 7, "decode": "multi", "rank": "slot", "steps": 6}
-    rest |= {"lookahead": 0.18, "shortlist": 19, "filter_seen": False, "batch_size": 5}
-    rest |= {"fused": True}
-    explored = {"explore_items": 3, "explore_ratio": 0.15}
-    expected = Decoding(**rest, rule=CommitRule(**rule), exploration=Exploration(**explore))
-    assert decoding_of(ScoreConfig(**rest, **rule, **explored)) == expected
-    assert decoding_of(ScoreConfig()) == Decoding(k=10)

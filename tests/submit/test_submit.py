@@ -291,7 +291,10 @@ def short_jobs(head, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tupl
         "nowhere": Submitter(head, directory, "--", "python", "-m", "jobs.nightly", *NOWHERE),
         "endless": Submitter(head, directory, "--timeout", "1", "--", "sleep", "3600"),
         "stranger": Submitter(stranger, directory, "--", "true"),
+        "interrupted": Submitter(head, directory, "--", "sh", "-c", "echo here; sleep 3600"),
     }
+    started["interrupted"].wait_for_line("here")
+    started["interrupted"].process.send_signal(signal.SIGINT)
     return {name: submitter.finish() for name, submitter in started.items()}
 
 
@@ -314,6 +317,13 @@ def test_a_job_is_stopped_when_its_time_is_over(short_jobs):
     code, last, log = short_jobs["endless"]
     assert code == 5, log
     assert "since its --timeout is over, and is STOPPED" in last["error"]
+
+
+def test_ctrl_c_stops_the_job_and_says_so_in_the_last_line(short_jobs):
+    code, last, log = short_jobs["interrupted"]
+    assert (code, last["status"]) == (130, "failed"), log
+    assert "was stopped, since SIGINT came, and is STOPPED; the same command" in last["error"]
+    assert "Traceback" not in log
 
 
 def test_another_token_is_refused_with_the_remedy(short_jobs):

@@ -26,7 +26,7 @@ from trainings import (
     write_run,
 )
 
-from diffsasrec.decode.decoding import Decoding
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.files.storage import Storage
@@ -50,7 +50,7 @@ def test_the_loss_falls_and_the_next_item_of_a_circle_is_learned(tmp_path, model
         load_checkpoint(run.sub("checkpoint_pretrained")).model,
         moment=Moment(CUT, trends_as_of(run, CUT)),
         allowed=np.ones(NUM_ITEMS, bool),
-        decoding=Decoding(1, filter_seen=False),
+        decoding=DecodingConfig(k=1, filter_seen=False),
     )
     lists, _ = recommender.recommend(
         np.array([3, 4, 5, 6, 7, 0, 1, 2, 3], np.int32),

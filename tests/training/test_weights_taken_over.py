@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from trained_nights import METRICS, config_of, publish
 
-from diffsasrec.decode.decoding import Decoding
+from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import Reused, RunDir
@@ -130,6 +130,6 @@ def test_events_of_unknown_items_are_counted_for_the_users_that_are_scored(lake:
             state="state/score",
             active_since=active_since,
             rules=Rules(),
-            decoding=Decoding(k=1),
+            decoding=DecodingConfig(k=1),
         )
         assert count_unknown_events(0, scoring, known) == expected
