@@ -56,7 +56,11 @@ def vocab_schema(item_type: pa.DataType) -> pa.Schema:
 
 
 def sequences_schema(user_type: pa.DataType) -> pa.Schema:
-    """One row per user. `num_before` events lie before the split; `holdout` is a position."""
+    """One row per user, events in order.
+
+    num_before: so many of the events lie before the split.
+    holdout: the position of the first event of the holdout; null without one.
+    """
     return pa.schema(
         [
             ("user_id", user_type),
@@ -69,7 +73,15 @@ def sequences_schema(user_type: pa.DataType) -> pa.Schema:
 
 
 def holdout_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:
-    return pa.schema([("user_id", user_type), ("item_id", item_type), ("timestamp", TIMESTAMP)])
+    """One row per user and item; the weights of a user's items are 1 / their number."""
+    return pa.schema(
+        [
+            ("user_id", user_type),
+            ("item_id", item_type),
+            ("timestamp", TIMESTAMP),
+            ("weight", pa.float64()),
+        ]
+    )
 
 
 def recommendation_struct(item_type: pa.DataType) -> pa.DataType:
@@ -136,13 +148,19 @@ def exactly(ids: pa.ChunkedArray, id_type: pa.DataType) -> pa.Array | None:
         return None
 
 
-def pair_hash(users: pa.Array, items: pa.Array) -> npt.NDArray[np.uint64]:
+def event_hash(
+    users: pa.Array, items: pa.Array, times: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64]:
     """The hash that orders events of one user at one timestamp, [n] uint64.
 
-    `pandas.util.hash_pandas_object` over the canonical pair: it favours no item and does not
-    depend on how the log lies in files.
+    `pandas.util.hash_pandas_object` over the canonical ids and the time in microseconds: it favours
+    no item and does not depend on how the log lies in files. The time is in it so that two items
+    come in another order from basket to basket. An order that is always the same tells a model
+    which item of the next basket comes first, and nobody is asked that.
     """
-    frame = pd.DataFrame({"user_id": users.to_pandas(), "item_id": items.to_pandas()})
+    frame = pd.DataFrame(
+        {"user_id": users.to_pandas(), "item_id": items.to_pandas(), "timestamp": times}
+    )
     return np.asarray(pd.util.hash_pandas_object(frame, index=False), np.uint64)
 
 

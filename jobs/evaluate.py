@@ -13,7 +13,15 @@ import numpy as np
 from diffsasrec.config.config import Config
 from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate.gate import gate_failures
-from diffsasrec.evaluate.tallies import Tally, list_matrix, measure, tally
+from diffsasrec.evaluate.tallies import (
+    PROTOCOL,
+    Tally,
+    holdout_targets,
+    list_matrix,
+    measure,
+    protocol_of,
+    tally,
+)
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import read_chain, standing
 from diffsasrec.lake.run_dir import RunDir, run_path
@@ -22,7 +30,7 @@ from diffsasrec.model.features import WINDOWS
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.score.rules import allowed_items
 from diffsasrec.sequences.buckets import bucket_name
-from diffsasrec.sequences.vocab import frequent_before_split, index_items
+from diffsasrec.sequences.vocab import frequent_before_split
 from diffsasrec.times import DAY
 
 from .night.baseline_scores import (
@@ -69,6 +77,7 @@ def main(config: Config, run: RunDir) -> Evaluated:
         for name, counted in {"model": model, **tallies}.items()
     }
     metrics: dict[str, Any] = {
+        "protocol": PROTOCOL,
         "model": measured.pop("model"),
         "baselines": measured,
         "recent_popular_days": WINDOWS[window] / DAY,
@@ -82,8 +91,7 @@ def model_tallies(bucket: int, storage: Storage, config: Config) -> dict[str, Ta
     """The evaluation lists of a bucket against its holdout."""
     vocab, name = storage.read_tables("vocab"), bucket_name(bucket)
     lists = list_matrix(storage.read_table(f"evaluation/{name}"), vocab, k=config.score.k)
-    items = storage.read_table(f"holdout/{name}", ["item_id"])["item_id"].combine_chunks()
-    targets = index_items(items, vocab).astype(np.int64)
+    targets = holdout_targets(storage.read_table(f"holdout/{name}"), vocab)
     return {"model": tally(lists, targets, ks=config.evaluate.ks, num_items=vocab.num_rows)}
 
 
@@ -94,11 +102,15 @@ def previous_metrics(run: RunDir) -> dict[str, Any] | None:
         return None
     directory = run.lake.sub(run_path(served[0].ds, served[0].run_id))
     try:
-        metrics: dict[str, Any] = metrics_of(directory)[0]["model"]
+        metrics: dict[str, Any] = metrics_of(directory)[0]
     except FileNotFoundError:
         log.warning("evaluate: the metrics of %s are gone", directory.root)
         return None
-    return metrics
+    if protocol_of(metrics) != PROTOCOL:
+        log.warning("evaluate: %s was measured by an earlier rule", directory.root)
+        return None
+    model: dict[str, Any] = metrics["model"]
+    return model
 
 
 def check_gate(config: Config, run: RunDir, model: dict[str, Any]) -> None:

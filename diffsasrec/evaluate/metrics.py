@@ -1,21 +1,26 @@
-"""Ranking metrics with one relevant item per user, over the full catalogue.
+"""Ranking metrics over the full catalogue, fair to ties.
 
-Everything is a function of the ranks: 1-based, 0 for an item that is not in the list. A rank has
-only K + 1 values, so a bootstrap over users is a multinomial draw over their counts: exact, and
-its cost does not grow with the number of users.
+A user's relevant items are those of one moment. Each metric is the mean over them of what it would
+be with that item alone, and a metric of all is the mean over users. Ranks are 1-based, 0 for an
+item that is not in the list.
 """
 
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from diffsasrec.sequences.histories import UserItems
+
 Ranks = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
+Gains = dict[str, npt.NDArray[np.float64]]
+BINS = 1024
 
 
-def gains(k: int) -> dict[str, npt.NDArray[np.float64]]:
+def gains(k: int) -> Gains:
     """What each metric at k gives a rank, as a table indexed by the rank 0..k."""
     rank = np.arange(1, k + 1)
     return {
@@ -25,30 +30,63 @@ def gains(k: int) -> dict[str, npt.NDArray[np.float64]]:
     }
 
 
-def count_ranks(ranks: Ranks, *, k: int) -> Counts:
-    """How many users have each rank 0..k, [k + 1]; a rank beyond k is a miss."""
-    return np.bincount(np.where(ranks > k, 0, ranks), minlength=k + 1)
+def user_gains(lists: npt.NDArray[np.int64], targets: UserItems, *, k: int) -> Gains:
+    """What each metric at k gives each user, by its name, [n]: the mean over the user's targets.
+
+    Args:
+        lists: [n, K], -1 behind the end.
+        targets: the relevant items of each user, at least one; each counts as if it were the only
+            one, so that a user has 1 vote, however large the basket is.
+    """
+    owner = targets.owners()
+    ranks = ranks_of(lists[owner, :k], targets.items)
+    size = np.maximum(np.diff(targets.offsets), 1)
+    return {
+        name: np.bincount(owner, weights=gain[ranks], minlength=len(lists)) / size
+        for name, gain in gains(k).items()
+    }
 
 
-def rank_metrics(rank_counts: Counts, *, k: int) -> dict[str, float]:
-    """HR@k, NDCG@k and MRR@k from `rank_counts` [K + 1], K >= k; 0 when there are no users."""
-    total = max(int(rank_counts.sum()), 1)
-    return {name: float(rank_counts[: k + 1] @ gain / total) for name, gain in gains(k).items()}
+@dataclass(frozen=True)
+class Spread:
+    """How some users' values in [0, 1] are spread over bins; spreads of other users are added.
 
+    The mean is that of the values. A bootstrap over users is a multinomial draw over the bins, each
+    with the mean of its values: its cost does not grow with the number of users.
+    """
 
-def bootstrap_intervals(
-    rank_counts: Counts, *, k: int, samples: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of `rank_metrics` over resampled users."""
-    total = int(rank_counts.sum())
-    if total == 0:
-        return {name: (0.0, 0.0) for name in gains(k)}
-    drawn = np.random.default_rng(seed).multinomial(total, rank_counts / total, size=samples)
-    intervals = {}
-    for name, gain in gains(k).items():
-        low, high = np.quantile(drawn[:, : k + 1] @ gain / total, [0.025, 0.975])
-        intervals[name] = (float(low), float(high))
-    return intervals
+    counts: Counts  # users per bin, [BINS + 1]
+    sums: npt.NDArray[np.float64]  # of their values
+
+    @staticmethod
+    def of(values: npt.NDArray[np.float64]) -> "Spread":
+        bins = (values * BINS).astype(np.int64)
+        return Spread(
+            np.bincount(bins, minlength=BINS + 1),
+            np.bincount(bins, weights=values, minlength=BINS + 1).astype(np.float64),
+        )
+
+    def __add__(self, other: "Spread") -> "Spread":
+        return Spread(self.counts + other.counts, self.sums + other.sums)
+
+    @property
+    def num_users(self) -> int:
+        return int(self.counts.sum())
+
+    def mean(self) -> float:
+        """0 when there are no users."""
+        return float(self.sums.sum() / max(self.num_users, 1))
+
+    def interval(self, *, samples: int, seed: int) -> tuple[float, float]:
+        """The 95 % percentile interval of the mean over resampled users."""
+        (bins,) = np.nonzero(self.counts)
+        if not len(bins):
+            return 0.0, 0.0
+        counts, total = self.counts[bins], self.num_users
+        drawn = np.random.default_rng(seed).multinomial(total, counts / total, size=samples)
+        means = drawn @ (self.sums[bins] / counts) / total
+        low, high = np.quantile(means, [0.025, 0.975])
+        return float(low), float(high)
 
 
 def bootstrap_means(

@@ -11,20 +11,26 @@ import pyarrow as pa
 from diffsasrec.evaluate.baselines import Score, rank_lists
 from diffsasrec.evaluate.metrics import (
     Counts,
-    bootstrap_intervals,
-    count_ranks,
+    Spread,
     coverage,
     gini,
     mean_popularity,
-    rank_metrics,
-    ranks_of,
+    user_gains,
 )
 from diffsasrec.schema import list_offsets, list_values
-from diffsasrec.sequences.histories import Flat, only_items
+from diffsasrec.sequences.histories import Flat, UserItems, only_items
 from diffsasrec.sequences.holdout import holdout_between
 from diffsasrec.sequences.vocab import index_items
 
 Lists = npt.NDArray[np.int64]
+# The rule by which figures are made, in metrics.json. Those of different rules are not comparable.
+# 1, where nothing is said: one holdout item per user, ties in an order that models could learn.
+PROTOCOL = 2
+
+
+def protocol_of(metrics: Mapping[str, Any]) -> int:
+    """The rule by which a metrics.json was made."""
+    return int(metrics.get("protocol", 1))
 
 
 def list_matrix(recommendations: pa.Table, vocab: pa.Table, *, k: int) -> Lists:
@@ -40,24 +46,39 @@ def list_matrix(recommendations: pa.Table, vocab: pa.Table, *, k: int) -> Lists:
     return lists
 
 
+def holdout_targets(holdout: pa.Table, vocab: pa.Table) -> UserItems:
+    """The items of a holdout table as indices of `vocab`, of the users in their order."""
+    users = holdout["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    items = index_items(holdout["item_id"].combine_chunks(), vocab).astype(np.int64)
+    return UserItems(items, np.r_[0, np.cumsum(np.bincount(users))].astype(np.int64))
+
+
 @dataclass(frozen=True)
 class Tally:
     """All that the metrics need of some users' lists; tallies of several buckets are added."""
 
-    rank_counts: Counts  # of the holdout items, [K + 1], 0 is a miss
+    gains: dict[str, Spread]  # of the users, by metric: NDCG@10 and so on
     shown: dict[int, Counts]  # per cut-off k: how often each item is in a list's first k, [V]
 
     def __add__(self, other: "Tally") -> "Tally":
-        shown = {k: counts + other.shown[k] for k, counts in self.shown.items()}
-        return Tally(self.rank_counts + other.rank_counts, shown)
+        return Tally(
+            {name: spread + other.gains[name] for name, spread in self.gains.items()},
+            {k: counts + other.shown[k] for k, counts in self.shown.items()},
+        )
+
+    @property
+    def num_users(self) -> int:
+        return next(iter(self.gains.values())).num_users
 
 
-def tally(
-    lists: Lists, targets: npt.NDArray[np.int64], *, ks: Sequence[int], num_items: int
-) -> Tally:
-    """Counts of `lists` [n, K] against the holdout items `targets` [n], indices both."""
+def tally(lists: Lists, targets: UserItems, *, ks: Sequence[int], num_items: int) -> Tally:
+    """What the lists [n, K] of n users are worth, and what they show; indices all."""
+    gains: dict[str, Spread] = {}
+    for k in ks:
+        of_users = user_gains(lists, targets, k=k)
+        gains |= {name: Spread.of(values) for name, values in of_users.items()}
     shown = {k: np.bincount(lists[:, :k][lists[:, :k] >= 0], minlength=num_items) for k in ks}
-    return Tally(count_ranks(ranks_of(lists, targets), k=lists.shape[1]), shown)
+    return Tally(gains, shown)
 
 
 def bucket_tallies(
@@ -71,7 +92,7 @@ def bucket_tallies(
     ks: Sequence[int],
     filter_seen: bool,
 ) -> dict[str, Tally]:
-    """What each of `scores` makes of a bucket's users with a first known item in [cut, before).
+    """What each of `scores` makes of a bucket's users with a known item in [cut, before).
 
     Histories have the `known` items alone, [V].
     """
@@ -90,12 +111,11 @@ def measure(counted: Tally, *, known_counts: Counts, samples: int, seed: int) ->
     `known_counts` are the counts of every item before the split, [V]; 0 for one that is not known
     or too rare there.
     """
-    result: dict[str, Any] = {"n": int(counted.rank_counts.sum())}
+    result: dict[str, Any] = {"n": counted.num_users}
+    for name, spread in counted.gains.items():
+        result[name] = spread.mean()
+        result[f"{name}_ci"] = list(spread.interval(samples=samples, seed=seed))
     for k, shown in counted.shown.items():
-        intervals = bootstrap_intervals(counted.rank_counts, k=k, samples=samples, seed=seed)
-        for name, value in rank_metrics(counted.rank_counts, k=k).items():
-            result[name] = value
-            result[f"{name}_ci"] = list(intervals[name])
         result[f"Coverage@{k}"] = coverage(shown, num_known=int((known_counts > 0).sum()))
         result[f"MeanPopularity@{k}"] = mean_popularity(shown, known_counts)
         result[f"Gini@{k}"] = gini(shown[known_counts > 0])

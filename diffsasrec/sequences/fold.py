@@ -9,14 +9,14 @@ import pyarrow.compute as pc
 
 from diffsasrec.schema import (
     TIMESTAMP,
+    event_hash,
     holdout_schema,
     list_offsets,
     list_values,
-    pair_hash,
     sequences_schema,
 )
 from diffsasrec.sequences.histories import Histories, count_before
-from diffsasrec.sequences.holdout import find_holdout
+from diffsasrec.sequences.holdout import find_holdout, held_out
 from diffsasrec.sequences.vocab import frequent_before_split, index_items
 
 Ints = npt.NDArray[np.int64]
@@ -25,7 +25,7 @@ Ints = npt.NDArray[np.int64]
 def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[str]]:
     """All events of some users -> one row per user, in time order, exact duplicates out.
 
-    Ties in time are ordered by `schema.pair_hash`. Of a user with more than `max_user_events` the
+    Ties in time are ordered by `schema.event_hash`. Of a user with more than `max_user_events` the
     last ones are kept.
 
     Returns:
@@ -66,7 +66,7 @@ def _time_order(
     # the others are in their places already
     (places,) = np.nonzero(np.r_[False, tied][: len(order)] | np.r_[tied, False][: len(order)])
     rows = order[places]
-    hashes = pair_hash(users.take(pa.array(rows)), items.take(pa.array(rows)))
+    hashes = event_hash(users.take(pa.array(rows)), items.take(pa.array(rows)), times[rows])
     # the item last: it decides only between items whose hashes collide
     among = np.lexsort((item_code[rows], hashes, times[rows], user_code[rows]))
     order[places] = rows[among]
@@ -119,7 +119,8 @@ def finish(
     num_measured = count_before(times, offsets, split_time, among=known[items])
     user_ids = folded["user_id"].combine_chunks().cast(user_type)
     sequences = _sequences(user_ids, histories, num_before, position)
-    holdout = _holdout(user_ids, histories, position, vocab)
+    basket = held_out(histories, position, known)
+    holdout = _holdout(user_ids, histories, basket, vocab)
     counts = Counter(
         rare_item=len(list_values(folded["item_ids"])) - len(items),
         events=len(items),
@@ -128,7 +129,8 @@ def finish(
         users=folded.num_rows,
         users_too_short_before_split=int((num_measured < min_user_events).sum()),
         users_without_history=int((histories.lengths() == 0).sum()),
-        holdout_users=holdout.num_rows,
+        holdout_users=int((position >= 0).sum()),
+        holdout_items=holdout.num_rows,
     )
     return sequences, holdout, counts + no_holdout
 
@@ -163,15 +165,17 @@ def _sequences(
 
 
 def _holdout(
-    user_ids: pa.Array, histories: Histories, position: npt.NDArray[np.int32], vocab: pa.Table
+    user_ids: pa.Array, histories: Histories, held: npt.NDArray[np.int64], vocab: pa.Table
 ) -> pa.Table:
-    has_holdout = position >= 0
-    event = histories.offsets[:-1][has_holdout] + position[has_holdout]
+    """`held`: the events of the holdout, [items]."""
+    owner = np.searchsorted(histories.offsets, held, side="right") - 1
+    size = np.bincount(owner, minlength=len(user_ids))[owner]
     return pa.table(
         {
-            "user_id": user_ids.filter(pa.array(has_holdout)),
-            "item_id": vocab["item_id"].combine_chunks().take(pa.array(histories.items[event])),
-            "timestamp": pa.array(histories.times[event]).cast(TIMESTAMP),
+            "user_id": user_ids.take(pa.array(owner)),
+            "item_id": vocab["item_id"].combine_chunks().take(pa.array(histories.items[held])),
+            "timestamp": pa.array(histories.times[held]).cast(TIMESTAMP),
+            "weight": pa.array(1 / size),
         },
         schema=holdout_schema(user_ids.type, vocab.schema.field("item_id").type),
     )

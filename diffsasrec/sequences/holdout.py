@@ -1,4 +1,8 @@
-"""The holdout: what each user touches next after the split."""
+"""The holdout: what each user touches next after the split.
+
+It is all known items of the first moment after the split that has any. Those of one moment are one
+basket, and nothing in a log says which of them comes first.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from diffsasrec.sequences.histories import Histories, count_before
+from diffsasrec.sequences.histories import Histories, UserItems, count_before
 
 
 def next_items(
@@ -42,7 +46,7 @@ def find_holdout(
     known: npt.NDArray[np.bool_],
     in_histories: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Counter[str]]:
-    """Each user's holdout: the first event after the split whose item is known before it.
+    """Where each user's holdout is: at the first event after the split with a known item.
 
     Args:
         items, times: the events of all users, in order; indices and microseconds.
@@ -52,8 +56,8 @@ def find_holdout(
             before the split has no holdout.
 
     Returns:
-        num_before [n]; the holdout's position in the user's history, -1 without one, [n]; how many
-        users have none, by reason.
+        num_before [n]; the position of that event in the user's history, -1 without one, [n]; how
+        many users have none, by reason.
     """
     num_before = count_before(times, offsets, split_time)
     position = _first_eligible(offsets, (times >= split_time) & known[items])
@@ -86,19 +90,38 @@ def _first_eligible(
     return position
 
 
+def held_out(
+    histories: Histories,
+    position: npt.NDArray[np.int32],
+    known: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.int64]:
+    """The events of all holdouts, in order: those of known items at the moment of `position`.
+
+    Args:
+        position: as of `find_holdout`, [n].
+        known: [V].
+    """
+    (users,) = np.nonzero(position >= 0)
+    first = histories.offsets[users] + position[users]
+    moment = np.full(len(position), np.iinfo(np.int64).min)
+    moment[users] = histories.times[first]
+    at_once = histories.times == np.repeat(moment, histories.lengths())
+    return np.flatnonzero(at_once & known[histories.items])
+
+
 @dataclass(frozen=True)
 class Holdout:
-    """Users with a holdout: their place, their histories before the cut, the item behind it."""
+    """Users with a holdout: their place, their histories before the cut, the items behind it."""
 
     users: npt.NDArray[np.int64]
     past: Histories
-    targets: npt.NDArray[np.int64]
+    targets: UserItems
 
 
 def holdout_between(
     histories: Histories, *, cut: int, before: int | None, known: npt.NDArray[np.bool_]
 ) -> Holdout:
-    """The users with a first known item in [cut, before), or at any time after the cut.
+    """The users with a known item in [cut, before), or at any time after the cut.
 
     Args:
         cut, before: microseconds.
@@ -109,5 +132,14 @@ def holdout_between(
         seen.items, seen.times, seen.offsets, split_time=cut, known=known
     )
     users = np.flatnonzero(position >= 0)
-    targets = seen.items[seen.offsets[users] + position[users]].astype(np.int64)
-    return Holdout(users, seen.first(num_before).of_users(users), targets)
+    return Holdout(users, seen.first(num_before).of_users(users), targets_of(seen, position, known))
+
+
+def targets_of(
+    histories: Histories, position: npt.NDArray[np.int32], known: npt.NDArray[np.bool_]
+) -> UserItems:
+    """The holdout items of the users that have some; arguments as of `held_out`."""
+    held = held_out(histories, position, known)
+    owner = np.searchsorted(histories.offsets, held, side="right") - 1
+    size = np.bincount(owner, minlength=len(position))[position >= 0]
+    return UserItems(histories.items[held].astype(np.int64), np.r_[0, np.cumsum(size)])

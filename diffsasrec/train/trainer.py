@@ -29,7 +29,7 @@ from diffsasrec.train.optimizer import ROWS_ALONE, Updater, count_warmup_steps, 
 from diffsasrec.train.phases import Job, Phase, result_path
 from diffsasrec.train.ranks import Worker
 from diffsasrec.train.training_state import SavedStates, State, write_scalars
-from diffsasrec.train.validation import validation_ndcg, validation_ranks
+from diffsasrec.train.validation import validation_gains, validation_ndcg
 
 Tell = Callable[[str, int, int, str], None]  # phase, steps taken, all steps, note
 
@@ -171,8 +171,8 @@ class PhaseTrainer:
             self.model,
             self.updater.average,
             map(self.data.buckets.load, mine),
-            ranks_in=partial(
-                validation_ranks,
+            gains_in=partial(
+                validation_gains,
                 self.model,
                 cut=self.phase.trained_before,
                 before=before,

@@ -10,14 +10,16 @@ from torch import Tensor
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
-from diffsasrec.evaluate.metrics import count_ranks, rank_metrics, ranks_of
+from diffsasrec.evaluate.metrics import user_gains
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import Flat
 from diffsasrec.sequences.holdout import holdout_between
 from diffsasrec.train.ranks import Worker
 
+ONE = 2.0**24
 
-def validation_ranks(
+
+def validation_gains(
     model: SequenceModel,
     flat: Flat,
     *,
@@ -26,8 +28,8 @@ def validation_ranks(
     trends: npt.NDArray[np.float32] | None,
     known: npt.NDArray[np.bool_],
     filter_seen: bool,
-) -> npt.NDArray[np.int64]:
-    """Ranks of each user's first known item in [cut, before) among the model's ten best.
+) -> npt.NDArray[np.float64]:
+    """NDCG@10 of each user with a known item in [cut, before).
 
     Args:
         flat: without the items that take no part in the training.
@@ -42,7 +44,7 @@ def validation_ranks(
     )
     past = held.past
     lists, _ = recommender.recommend(past.items, past.times, past.offsets)
-    return ranks_of(lists, held.targets)
+    return user_gains(lists, held.targets, k=10)["NDCG@10"]
 
 
 @torch.no_grad()
@@ -51,7 +53,7 @@ def validation_ndcg(
     weights: dict[str, Tensor],
     mine: Iterable[Flat],
     *,
-    ranks_in: Callable[[Flat], npt.NDArray[np.int64]],
+    gains_in: Callable[[Flat], npt.NDArray[np.float64]],
     worker: Worker,
 ) -> float:
     """NDCG@10 of a model with other weights, over the buckets of all ranks.
@@ -60,13 +62,13 @@ def validation_ndcg(
 
     Args:
         mine: the buckets of this rank.
-        ranks_in: `validation_ranks` of the model in one bucket.
+        gains_in: `validation_gains` of the model in one bucket.
     """
     current = {name: p.detach().clone() for name, p in model.named_parameters()}
     model.load_state_dict(weights)
     model.eval()
-    ranks = [np.zeros(0, np.int64), *map(ranks_in, mine)]
+    gains_U = np.concatenate([np.zeros(0), *map(gains_in, mine)])
     model.load_state_dict(current)
-    counts = count_ranks(np.concatenate(ranks), k=10)
-    summed = worker.sum([float(count) for count in counts])
-    return rank_metrics(np.array(summed), k=10)["NDCG@10"]
+    # in whole numbers the sum is the same, however many ranks the buckets are spread over
+    total, num_users = worker.sum([float(np.rint(gains_U * ONE).sum()), float(len(gains_U))])
+    return total / ONE / max(num_users, 1.0)

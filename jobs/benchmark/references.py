@@ -90,24 +90,27 @@ def prepare_with_duckdb(log_path: str, output: str, *, quantile: float) -> None:
             " (select item_id, count(*) as count, min(timestamp) as first_time,"
             f" count(*) filter (timestamp < {split}) as count_before from events group by item_id)"
         )
-        histories = (
-            "select user_id, list(index order by timestamp, hash(user_id, item_id)) as items,"
-            " list(timestamp order by timestamp, hash(user_id, item_id)) as times,"
-            f" count(*) filter (timestamp < {split}) as num_before"
-            " from events join vocab using (item_id) group by user_id order by user_id"
-        )
-        holdout = (
-            "select user_id, arg_min(item_id, timestamp) as item_id, min(timestamp) as timestamp"
-            f" from events join vocab using (item_id) where timestamp >= {split} and"
-            " count_before > 0 and user_id in"
-            f" (select user_id from events where timestamp < {split}) group by user_id"
-        )
-        for name, query in (
-            ("vocab", "from vocab order by index"),
-            ("sequences", histories),
-            ("holdout", holdout),
-        ):
+        for name, query in _queries(split).items():
             session.execute(f"copy ({query}) to '{output}/{name}.parquet' (compression zstd)")
+
+
+def _queries(split: int) -> dict[str, str]:
+    """What each file holds, of the tables `events` and `vocab`."""
+    order = "order by timestamp, hash(user_id, item_id, timestamp)"
+    later = (
+        "select *, rank() over (partition by user_id order by timestamp) as place"
+        f" from events join vocab using (item_id) where timestamp >= {split} and count_before > 0"
+        f" and user_id in (select user_id from events where timestamp < {split})"
+    )
+    return {
+        "vocab": "from vocab order by index",
+        "sequences": f"select user_id, list(index {order}) as items,"
+        f" list(timestamp {order}) as times,"
+        f" count(*) filter (timestamp < {split}) as num_before"
+        " from events join vocab using (item_id) group by user_id order by user_id",
+        "holdout": "select user_id, item_id, timestamp,"
+        f" 1 / count(*) over (partition by user_id) as weight from ({later}) where place = 1",
+    }
 
 
 def prepare_with_polars(log_path: str, output: str, *, quantile: float) -> None:
@@ -121,7 +124,7 @@ def prepare_with_polars(log_path: str, output: str, *, quantile: float) -> None:
     counts = {"count": pl.len(), "first_time": time.min(), "count_before": (time < split).sum()}
     vocab = events.group_by("item_id").agg(**counts).sort("item_id").with_row_index("index")
     events = events.join(vocab.select("item_id", "index", "count_before"), on="item_id")
-    tie = pl.struct("user_id", "item_id").hash()
+    tie = pl.struct("user_id", "item_id", "timestamp").hash()
     sequences = (
         events.with_columns(tie=tie)
         .sort("user_id", "timestamp", "tie")
@@ -132,8 +135,8 @@ def prepare_with_polars(log_path: str, output: str, *, quantile: float) -> None:
     known = sequences.filter(pl.col("num_before") > 0).select("user_id")
     holdout = (
         after.join(known, on="user_id", how="semi")
-        .group_by("user_id")
-        .agg(pl.col("item_id", "timestamp").sort_by("timestamp").first())
+        .filter(time == time.min().over("user_id"))
+        .select("user_id", "item_id", "timestamp", weight=1 / pl.len().over("user_id"))
     )
     for name, table in (("vocab", vocab), ("sequences", sequences), ("holdout", holdout)):
         table.write_parquet(f"{output}/{name}.parquet", compression="zstd")

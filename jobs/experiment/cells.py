@@ -22,10 +22,9 @@ from diffsasrec.config.data import EventsConfig
 from diffsasrec.evaluate.baselines import rank_lists, user_items
 from diffsasrec.evaluate.metrics import (
     coverage,
-    gains,
     intra_list_diversity,
     next_recall,
-    ranks_of,
+    user_gains,
 )
 from diffsasrec.evaluate.tallies import list_matrix
 from diffsasrec.files.storage import Storage, parquet_bytes
@@ -33,8 +32,8 @@ from diffsasrec.inputs.log_files import list_inputs
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.progress import duration
 from diffsasrec.sequences.buckets import bucket_name
-from diffsasrec.sequences.histories import Flat, flatten, only_items
-from diffsasrec.sequences.holdout import next_items
+from diffsasrec.sequences.histories import Flat, UserItems, flatten, only_items
+from diffsasrec.sequences.holdout import next_items, targets_of
 from diffsasrec.sequences.vocab import frequent_before_split
 from diffsasrec.times import DAY
 
@@ -214,25 +213,27 @@ def flats_of(run: RunDir, known: npt.NDArray[np.bool_]) -> list[Flat]:
 
 def holdout_of(
     run: RunDir, known: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The holdout items [n], and the next items after the split [n, 10]."""
+) -> tuple[UserItems, npt.NDArray[np.int64]]:
+    """The holdout items of each user, and the next items after the split [n, 10]."""
     split_time = Prepared.of(run).split_time
     targets, following = [], []
     for flat in flats_of(run, known):
         users = np.flatnonzero(flat.holdout >= 0)
-        targets.append(flat.items[flat.offsets[users] + flat.holdout[users]].astype(np.int64))
+        targets.append(targets_of(flat.histories, flat.holdout, known))
         log_parts = (flat.items, flat.times, flat.offsets)
         following.append(next_items(*log_parts, split_time=split_time, known=known, num=10)[users])
-    return np.concatenate(targets), np.concatenate(following)
+    sizes = np.concatenate([np.diff(part.offsets) for part in targets])
+    items = np.concatenate([part.items for part in targets])
+    return UserItems(items, np.r_[0, np.cumsum(sizes)]), np.concatenate(following)
 
 
 def measure_lists(lists: npt.NDArray[np.int64], config: Config, run: RunDir) -> dict[str, Any]:
-    """All metrics of the holdout users' lists, and each user's rank."""
+    """All metrics of the holdout users' lists, and each user's NDCG."""
     known = known_of(config, run)
     targets, following = holdout_of(run, known)
     k = max(config.evaluate.ks)
     lists = lists[:, :k]
-    ranks = ranks_of(lists, targets)
+    gains = user_gains(lists, targets, k=k)
     shown = np.bincount(lists[lists >= 0], minlength=len(known))
     sample = np.random.default_rng(0).permutation(len(lists))[:DIVERSITY_LISTS]
     parts = [flat.histories.first(flat.num_before) for flat in flats_of(run, known)]
@@ -240,11 +241,11 @@ def measure_lists(lists: npt.NDArray[np.int64], config: Config, run: RunDir) -> 
     histories = scipy.sparse.vstack(matrices, format="csr")
     diversity = intra_list_diversity(lists[sample], histories)
     return {
-        **{name.split("@")[0]: float(gain[ranks].mean()) for name, gain in gains(k).items()},
+        **{name.split("@")[0]: float(values.mean()) for name, values in gains.items()},
         "Coverage": coverage(shown, num_known=int(known.sum())),
         "NextRecall": float(next_recall(lists, following).mean()),
         "Diversity": float(np.nan_to_num(diversity).mean()),
         "k": k,
-        "users": len(ranks),
-        "ranks": ranks.astype(np.int16).tolist(),
+        "users": len(lists),
+        "gains": gains[f"NDCG@{k}"].tolist(),
     }

@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffsasrec.evaluate.metrics import (
-    bootstrap_means,
-    gains,
-)
+from diffsasrec.evaluate.metrics import bootstrap_means
 
 from .grid import SASREC
 
@@ -33,10 +30,9 @@ def lines_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, Line]]:
     lines: dict[str, dict[str, Line]] = {}
     for row in rows:
         same = [r for r in rows if (r["data"], r["variant"]) == (row["data"], row["variant"])]
-        gain = gains(row["k"])[f"NDCG@{row['k']}"]
         names = (*METRICS, "seconds", "sequences")
         lines.setdefault(row["data"], {})[row["variant"]] = Line(
-            np.mean([gain[np.array(r["ranks"])] for r in same], axis=0),
+            np.mean([r["gains"] for r in same], axis=0),
             {name: float(np.mean([r[name] for r in same])) for name in names},
         )
     return lines

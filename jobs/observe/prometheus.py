@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from diffsasrec.errors import RefusedError
+from diffsasrec.evaluate.tallies import protocol_of
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE, MALFORMED, REASONS
 from diffsasrec.lake.stages import OUTPUTS, REFUSING
 
@@ -142,6 +143,8 @@ def _add_quality(page: _Page, metrics: Mapping[str, Any]) -> None:
     best = max(counters, key=lambda name: counters[name][f"NDCG@{ks[-1]}"])
     rows = {("model", "model"): metrics["model"], ("best_counter", best): counters[best]}
     page.add("holdout_users", "users that the model was measured on", metrics["model"]["n"])
+    what = "the rule of measuring; figures of different rules can't be compared"
+    page.add("protocol", what, protocol_of(metrics))
     for name, metric in QUALITY.items():
         values = {(*who, str(k)): row[f"{metric}@{k}"] for who, row in rows.items() for k in ks}
         page.add_quality(name, f"{metric} on the holdout users of the night that measured", values)

@@ -55,7 +55,7 @@ def metrics_table(metrics: dict[str, Any], *, k: int) -> str:
     rows = {"model": metrics["model"], **metrics["baselines"]}
     names = sorted(rows, key=lambda name: -rows[name][f"NDCG@{k}"])
     number = metrics["model"]["n"]
-    lines = [f"next item after the split, {number} holdout users, 95 % intervals"]
+    lines = [f"next basket after the split, {number} holdout users, 95 % intervals"]
     lines.append(
         f"{'':18}"
         + "".join(f"{f'{m}@{k}':>24}" for m in ("NDCG", "HR", "MRR"))

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffsasrec.evaluate.exposure import Exposure
+from diffsasrec.evaluate.tallies import protocol_of
 from diffsasrec.inputs.quarantine import BadRows
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.lake.stages import STAGES
@@ -105,6 +106,11 @@ class Night:
         return max(values.items(), key=lambda pair: pair[1]) if values else None
 
     @property
+    def protocol(self) -> int | None:
+        """The rule by which its figures were made; None where there are none."""
+        return None if self.metrics is None else protocol_of(self.metrics)
+
+    @property
     def is_no_better(self) -> bool:
         """Whether a counter is as good as the model."""
         ndcg, counter = self.metric("NDCG"), self.best_counter()
@@ -173,6 +179,12 @@ class Facts:
     confidence: tuple[Confidence, ...] = ()  # by step; of decoding that has several
     users: tuple[User, ...] = ()
     no_titles: str = ""  # why there are none, where a table is configured
+
+    @property
+    def measured_earlier(self) -> list[Night]:
+        """The earlier nights that measured weights of their own, by the rule of this night."""
+        own = [past for past in self.earlier if past.metrics and not past.cited]
+        return [past for past in own if self.night.protocol in (None, past.protocol)]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,11 @@ from diffsasrec.times import DAY
     ("attention", "decoding", "word"),
     [
         ("causal", DecodingConfig(k=K, decode="multi"), "slots"),
-        ("prefix", DecodingConfig(k=NUM_ITEMS + 1, decode="multi"), f"num_slots >= {NUM_ITEMS + 1}"),
+        (
+            "prefix",
+            DecodingConfig(k=NUM_ITEMS + 1, decode="multi"),
+            f"num_slots >= {NUM_ITEMS + 1}",
+        ),
         (
             "bidirectional",
             DecodingConfig(k=NUM_ITEMS + 1, decode="autoregressive"),

@@ -7,21 +7,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffsasrec.evaluate.metrics import (
-    bootstrap_intervals,
+    Spread,
     bootstrap_means,
-    count_ranks,
     coverage,
     gini,
     intra_list_diversity,
     mean_popularity,
     next_recall,
-    rank_metrics,
     ranks_of,
+    user_gains,
 )
+from diffsasrec.sequences.histories import UserItems
+
+
+def gains_of(ranks: list[int], k: int = 10) -> dict[str, np.ndarray]:
+    """Of users with one target each, at these ranks of lists of 12; 0: in no list."""
+    lists = np.tile(np.arange(1, 13), (len(ranks), 1))
+    return user_gains(lists, UserItems(np.array(ranks, np.int64), np.arange(len(ranks) + 1)), k=k)
 
 
 def measured(ranks: list[int], k: int = 10) -> dict[str, float]:
-    return rank_metrics(count_ranks(np.array(ranks, np.int64), k=k), k=k)
+    return {name: Spread.of(values).mean() for name, values in gains_of(ranks, k).items()}
 
 
 def test_ndcg_is_one_at_rank_1_half_at_rank_3_zero_when_missed():
@@ -44,22 +50,12 @@ def test_a_rank_beyond_k_is_a_miss():
     assert measured([3, 4], k=3) == {"HR@3": 0.5, "NDCG@3": pytest.approx(0.25), "MRR@3": 1 / 6}
 
 
-def test_counts_of_longer_lists_serve_a_smaller_k():
-    counts = count_ranks(np.array([1, 5, 0, 5]), k=10)
-    assert rank_metrics(counts, k=3)["HR@3"] == 0.25 and rank_metrics(counts, k=5)["HR@5"] == 0.75
-
-
-def test_counts_are_indexed_by_the_rank():
-    assert count_ranks(np.array([0, 1, 1, 3, 9]), k=3).tolist() == [2, 2, 0, 1]
-
-
 def test_without_users_every_metric_is_0():
     assert measured([]) == {"HR@10": 0.0, "NDCG@10": 0.0, "MRR@10": 0.0}
 
 
 def test_without_users_every_interval_is_0():
-    intervals = bootstrap_intervals(np.zeros(11, np.int64), k=10, samples=10, seed=0)
-    assert set(intervals.values()) == {(0.0, 0.0)}
+    assert Spread.of(np.zeros(0)).interval(samples=10, seed=0) == (0.0, 0.0)
 
 
 @given(ranks=st.lists(st.integers(0, 12), min_size=1, max_size=50))
@@ -88,33 +84,42 @@ def test_no_lists_have_no_ranks():
 
 @pytest.mark.parametrize("name", ["HR@10", "NDCG@10", "MRR@10"])
 def test_an_interval_holds_the_value_and_shrinks_with_the_number_of_users(name):
-    shape, widths = np.array([70, 8, 6, 4, 3, 3, 2, 1, 1, 1, 1]), []
+    shape, widths = [70, 8, 6, 4, 3, 3, 2, 1, 1, 1, 1], []
     for times in (1, 100):
-        value = rank_metrics(shape * times, k=10)[name]
-        low, high = bootstrap_intervals(shape * times, k=10, samples=2000, seed=0)[name]
-        assert low < value < high
+        spread = Spread.of(gains_of(np.repeat(range(11), shape).tolist() * times)[name])
+        low, high = spread.interval(samples=2000, seed=0)
+        assert low < spread.mean() < high
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(10, rel=0.15)  # the root of a hundred
 
 
 def test_an_interval_is_that_of_resampled_users():
-    ranks = np.repeat([0, 1, 4], [30, 10, 20])
+    values = np.random.default_rng(2).random(60) ** 3
     rng = np.random.default_rng(1)
-    drawn = [float((rng.choice(ranks, 60) > 0).mean()) for _ in range(4000)]
+    drawn = [float(rng.choice(values, 60).mean()) for _ in range(4000)]
     expected = np.quantile(drawn, [0.025, 0.975])
-    interval = bootstrap_intervals(count_ranks(ranks, k=10), k=10, samples=4000, seed=0)["HR@10"]
-    assert interval == pytest.approx(expected, abs=0.02)
+    interval = Spread.of(values).interval(samples=4000, seed=0)
+    assert interval == pytest.approx(expected, abs=0.01)
 
 
 def test_a_certain_value_has_no_width():
-    counts = count_ranks(np.ones(50, np.int64), k=10)
-    assert bootstrap_intervals(counts, k=10, samples=100, seed=0)["HR@10"] == (1.0, 1.0)
+    assert Spread.of(np.ones(50)).interval(samples=100, seed=0) == (1.0, 1.0)
 
 
-def test_a_seed_gives_the_same_intervals():
-    counts = np.array([5, 3, 2])
-    one, two, other = (bootstrap_intervals(counts, k=2, samples=50, seed=s) for s in (0, 0, 1))
+def test_a_seed_gives_the_same_interval():
+    spread = Spread.of(np.repeat([0.0, 0.3, 1.0], [5, 3, 2]))
+    one, two, other = (spread.interval(samples=50, seed=seed) for seed in (0, 0, 1))
     assert one == two and one != other
+
+
+@given(values=st.lists(st.floats(0, 1), max_size=30), border=st.integers(0, 30))
+@settings(deadline=None)
+def test_spreads_add_up_and_keep_the_mean(values, border):
+    whole = Spread.of(np.array(values))
+    total = Spread.of(np.array(values[:border])) + Spread.of(np.array(values[border:]))
+    assert total.counts.tolist() == whole.counts.tolist()
+    expected = sum(values) / max(len(values), 1)
+    assert whole.mean() == pytest.approx(expected) and total.mean() == pytest.approx(expected)
 
 
 def test_coverage_is_the_share_of_known_items_that_anyone_is_shown():

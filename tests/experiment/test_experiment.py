@@ -148,7 +148,7 @@ def row(
         **values,
         "k": 5,
         "users": len(ranks),
-        "ranks": ranks,
+        "gains": gains(5)["NDCG@5"][ranks].tolist(),
         "seconds": 60.0,
         "sequences": 1000,
     }
@@ -273,7 +273,7 @@ def test_an_experiment_measures_every_cell_once(cluster, toy: Path, tmp_path: Pa
     rows = pq.read_table(lake / "experiments" / "results-grid.parquet").to_pylist()
     counters = ["popular", "recent popular", "own most frequent", "item-kNN"]
     assert [row["variant"] for row in rows] == [*counters, "causal SASRec", "default", "multi"]
-    assert {len(row["ranks"]) for row in rows} == {rows[0]["users"]}
+    assert {len(row["gains"]) for row in rows} == {rows[0]["users"]}
     default, multi = rows[-2:]
     assert default["sequences"] == multi["sequences"] > 0
     assert default["seconds"] == multi["seconds"]  # one training for both

@@ -1,5 +1,6 @@
 """Canonical ids, their hashes, and the flat form of list columns."""
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -7,10 +8,10 @@ import pytest
 from diffsasrec.schema import (
     canonical,
     canonical_type,
+    event_hash,
     id_hash,
     list_offsets,
     list_values,
-    pair_hash,
     recommendations_schema,
     sequences_schema,
     stored_type,
@@ -77,15 +78,16 @@ def test_the_hash_of_an_id_does_not_depend_on_its_neighbours():
     assert id_hash(pa.array(ids)).tolist() == alone
 
 
-def test_the_pair_hash_is_the_one_of_pandas_over_both_columns():
-    frame = pd.DataFrame({"user_id": [1, 1, 2], "item_id": ["x", "y", "x"]})
+def test_the_hash_of_an_event_is_the_one_of_pandas_over_its_columns():
+    times = np.array([7, 7, 8])
+    frame = pd.DataFrame({"user_id": [1, 1, 2], "item_id": ["x", "y", "x"], "timestamp": times})
     expected = pd.util.hash_pandas_object(frame, index=False).tolist()
-    assert pair_hash(pa.array([1, 1, 2]), pa.array(["x", "y", "x"])).tolist() == expected
+    assert event_hash(pa.array([1, 1, 2]), pa.array(["x", "y", "x"]), times).tolist() == expected
 
 
-def test_the_pair_hash_tells_user_and_item_apart():
-    one, other = pair_hash(pa.array([1, 2]), pa.array([2, 1])).tolist()
-    assert one != other
+def test_the_hash_of_an_event_tells_user_item_and_time_apart():
+    users, items = pa.array([1, 2, 1]), pa.array([2, 1, 2])
+    assert len(set(event_hash(users, items, np.array([3, 3, 1])).tolist())) == 3
 
 
 def test_offsets_of_a_slice_start_at_zero():

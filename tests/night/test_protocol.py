@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from diffsasrec.sequences.fold import finish, fold
 from diffsasrec.sequences.histories import Flat, flatten, only_items
+from diffsasrec.sequences.holdout import targets_of
 from diffsasrec.sequences.vocab import build_vocab, count_items, frequent_before_split
 from diffsasrec.times import microseconds
 from jobs.evaluate import main as evaluate
@@ -34,21 +36,22 @@ SPLIT = 20
 class Expected:
     known: Counter[str]  # the candidates, with their events before the split
     past: dict[int, list[str]]  # of the holdout users: what they had before the split
-    target: dict[int, str]
+    targets: dict[int, list[str]]
 
 
 def reference(ordered: dict[int, list[tuple[str, int]]], min_item_count: int) -> Expected:
     """The rule, one event after the other. `ordered`: histories without duplicates."""
     before = Counter(item for h in ordered.values() for item, time in h if time < SPLIT)
     known = Counter({item: n for item, n in before.items() if n >= min_item_count})
-    past, target = {}, {}
+    past, targets = {}, {}
     for user, history in ordered.items():
         left = [(item, time) for item, time in history if item in known]
         earlier = [item for item, time in left if time < SPLIT]
-        later = [item for item, time in left if time >= SPLIT]
+        later = [time for _, time in left if time >= SPLIT]
         if earlier and later:
-            past[user], target[user] = earlier, later[0]
-    return Expected(known, past, target)
+            basket = [item for item, time in left if time == min(later)]
+            past[user], targets[user] = earlier, basket
+    return Expected(known, past, targets)
 
 
 def folded_of(rows: list[Row]) -> pa.Table:
@@ -69,16 +72,17 @@ def vocab_of(folded: pa.Table, min_item_count: int) -> pa.Table:
     return build_vocab(counts, min_item_count=min_item_count, item_type=pa.string(), previous=None)
 
 
-def measured_of(flat: Flat, ids: list[str]) -> Expected:
+def measured_of(flat: Flat, ids: list[str], known: npt.NDArray[np.bool_]) -> Expected:
     """The same, as flat arrays have it; without candidates."""
     users = flat.user_ids.to_pylist()
-    known = flat.histories.first(flat.num_before)
-    past, target = {}, {}
-    for place in np.flatnonzero(flat.holdout >= 0):
-        user = users[place]
-        past[user] = [ids[i] for i in known.of_users(np.array([place])).items]
-        target[user] = ids[flat.items[flat.offsets[place] + flat.holdout[place]]]
-    return Expected(Counter(), past, target)
+    before = flat.histories.first(flat.num_before)
+    past, targets = {}, {}
+    held = targets_of(flat.histories, flat.holdout, known)
+    for number, place in enumerate(np.flatnonzero(flat.holdout >= 0)):
+        user, bounds = users[place], held.offsets[number : number + 2]
+        past[user] = [ids[i] for i in before.of_users(np.array([place])).items]
+        targets[user] = [ids[i] for i in held.items[slice(*bounds)]]
+    return Expected(Counter(), past, targets)
 
 
 ROWS = st.lists(
@@ -99,10 +103,14 @@ def test_holdout_users_targets_histories_and_candidates_are_those_of_the_rule(ro
     assert {ids[place] for place in np.flatnonzero(known)} == set(expected.known)
     settings = {"split_time": SPLIT, "min_item_count": min_item_count}
     sequences, holdout, _ = finish(folded, vocab, user_type=pa.int64(), **settings)
-    found = measured_of(only_items(flatten(sequences), known), ids)
-    assert (found.past, found.target) == (expected.past, expected.target)
-    columns = (holdout[name].to_pylist() for name in ("user_id", "item_id"))
-    assert dict(zip(*columns, strict=True)) == expected.target
+    found = measured_of(only_items(flatten(sequences), known), ids, known)
+    assert (found.past, found.targets) == (expected.past, expected.targets)
+    columns = (holdout[name].to_pylist() for name in ("user_id", "item_id", "weight"))
+    assert list(zip(*columns, strict=True)) == [
+        (user, item, 1 / len(basket))
+        for user, basket in sorted(expected.targets.items())
+        for item in basket
+    ]
 
 
 @settings(deadline=None, max_examples=50)
@@ -113,7 +121,7 @@ def test_where_no_item_is_rare_nothing_is_taken_out_of_what_is_measured(rows):
     ids = vocab["item_id"].to_pylist()
     flat = flatten(finish(folded, vocab, split_time=SPLIT, user_type=pa.int64())[0])
     known = frequent_before_split(vocab, 1)
-    assert measured_of(only_items(flat, known), ids) == measured_of(flat, ids)
+    assert measured_of(only_items(flat, known), ids, known) == measured_of(flat, ids, known)
     assert only_items(flat, np.ones(len(ids), bool)) is only_items(flat, None) is flat
 
 
@@ -170,12 +178,12 @@ def log_with_late_items() -> list[Row]:
 
 def slow_metrics(lists: dict[int, list[str]], expected: Expected, k: int) -> dict[str, float]:
     gains = []
-    for user, target in expected.target.items():
-        places = [place for place, item in enumerate(lists[user][:k]) if item == target]
-        gains.append(1 / np.log2(places[0] + 2) if places else 0.0)
-    shown = {item for user in expected.target for item in lists[user][:k]}
+    for user, basket in expected.targets.items():
+        places = [place for place, item in enumerate(lists[user][:k]) if item in basket]
+        gains.append(sum(1 / np.log2(place + 2) for place in places) / len(basket))
+    shown = {item for user in expected.targets for item in lists[user][:k]}
     shares = {item: count / expected.known.total() for item, count in expected.known.items()}
-    popularity = [shares[item] for user in expected.target for item in lists[user][:k]]
+    popularity = [shares[item] for user in expected.targets for item in lists[user][:k]]
     return {
         "n": len(gains),
         f"NDCG@{k}": float(np.mean(gains)),
@@ -209,7 +217,7 @@ def prepared_run(config: Config, folded: pa.Table, vocab: pa.Table, expected: Ex
         trained_before=SPLIT,
     )
     prepared = Prepared(
-        counts={"holdout_users": len(expected.target)},
+        counts={"holdout_users": len(expected.targets)},
         num_buckets=2,
         num_items=len(counts),
         split_time=SPLIT,
@@ -229,13 +237,13 @@ def test_model_and_counters_are_measured_by_the_rule(cluster, tmp_path: Path, mi
     expected = reference(ordered_of(folded), min_item_count)
     vocab = vocab_of(folded, min_item_count)
     late = set(vocab["item_id"].to_pylist()) - set(expected.known)
-    assert bool(late) == (min_item_count > 1) and len(expected.target) > 30
+    assert bool(late) == (min_item_count > 1) and len(expected.targets) > 30
     config = load_config(text)
     run = prepared_run(config, folded, vocab, expected)
 
     record = evaluate(config, run)
 
-    assert record.counts["holdout_users"] == len(expected.target)
+    assert record.counts["holdout_users"] == len(expected.targets)
     rows = run.storage.read_tables("evaluation").to_pylist()
     lengths = {row["user_id"]: row["history_len"] for row in rows}
     assert lengths == {user: len(past) for user, past in expected.past.items()}
@@ -243,7 +251,7 @@ def test_model_and_counters_are_measured_by_the_rule(cluster, tmp_path: Path, mi
     assert {item for items in lists.values() for item in items} <= set(expected.known)
     metrics = json.loads(run.storage.read_bytes("metrics.json"))
     own = {u: best(Counter(past), expected) for u, past in expected.past.items()}
-    popular = dict.fromkeys(expected.target, best(expected.known, expected))
+    popular = dict.fromkeys(expected.targets, best(expected.known, expected))
     for name, shown in (("own most frequent", own), ("popular", popular)):
         slow = slow_metrics(shown, expected, 4)
         assert {key: metrics["baselines"][name][key] for key in slow} == pytest.approx(slow), name

@@ -19,6 +19,7 @@ from jobs.report.facts import (
     usual,
 )
 from jobs.report.sections.charts import flow_chart, intervals_chart, scores_chart
+from jobs.report.sections.model import over_nights
 from jobs.report.sections.notices import notices, where_they_are
 from jobs.report.sections.parts import Table, share, text
 from jobs.report.sections.quality import calm, compared, in_a_tile, measured_before
@@ -229,6 +230,18 @@ def test_a_model_that_no_counter_needs_to_fear_is_said_with_what_is_usual():
     assert first.seen == "NDCG@5 is 0.1800; own most frequent has 0.2000."
     assert first.usual == "1.25 times the best counter (median of the last 4 nights)"
     assert second.title == "NDCG@5 is far below the last nights"
+
+
+def test_figures_of_an_earlier_rule_are_neither_compared_nor_drawn():
+    far_below = replace(CALM, metrics=metrics_of(0.21) | {"protocol": 2})
+    facts = facts_of(far_below)
+    assert titles(facts) == [] and over_nights(facts) == []
+    assert not compared(facts)["quality"]
+    assert "Not compared, for want of figures: quality." in calm(facts)
+    same = tuple(replace(past, metrics=far_below.metrics) for past in BEFORE[2:])
+    facts = facts_of(far_below, earlier=(*BEFORE[:2], *same))
+    assert measured_before(facts) == list(same) and compared(facts)["quality"]
+    assert len(over_nights(facts)) == 2
 
 
 CITED = {"ds": "2024-02-25", "run_id": "weekly", "age_days": 5}

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.sequences.histories import count_before
-from diffsasrec.sequences.holdout import find_holdout, next_items
+from diffsasrec.sequences.histories import Histories, count_before
+from diffsasrec.sequences.holdout import find_holdout, holdout_between, next_items
 
 # --- before and after ---
 
@@ -103,7 +103,41 @@ def test_the_next_items_are_the_first_distinct_known_ones_from_the_split_on():
     assert following([history], known=[1, 2, 3, 4]) == [[2, 1, 3]]
 
 
-def test_the_first_of_the_next_items_is_the_holdout():
+def test_the_held_out_items_are_the_known_ones_of_the_first_moment_with_any():
+    histories = history_of(
+        [(1, 5), (7, 10), (2, 11), (9, 11), (1, 11), (2, 12)],  # 7 and 9 are not known
+        [(1, 5)],
+        [(2, 5), (3, 11)],
+    )
+    known = np.isin(np.arange(10), [1, 2, 3])
+    held = holdout_between(histories, cut=10, before=None, known=known)
+    assert held.users.tolist() == [0, 2]
+    assert held.past.items.tolist() == [1, 2]
+    assert held.targets.items.tolist() == [2, 1, 3] and held.targets.offsets.tolist() == [0, 2, 3]
+    assert held.targets.items.tolist() == [
+        item
+        for user in (0, 2)
+        for item in first_basket(histories.of_users(np.array([user])), known)
+    ]
+
+
+def history_of(*histories) -> Histories:
+    events = [event for history in histories for event in history]
+    return Histories(
+        np.array([item for item, _ in events], np.int32),
+        np.array([time for _, time in events], np.int64),
+        np.cumsum([0, *map(len, histories)]),
+    )
+
+
+def first_basket(history: Histories, known) -> list[int]:
+    """One event after the other."""
+    events = zip(history.items.tolist(), history.times.tolist(), strict=True)
+    later = [(item, time) for item, time in events if time >= 10 and known[item]]
+    return [item for item, time in later if time == later[0][1]]
+
+
+def test_the_first_of_the_next_items_is_in_the_holdout():
     history = [(1, 5), (9, 10), (3, 12), (1, 13)]
     known = np.isin(np.arange(10), [1, 3])
     items, times = np.array([i for i, _ in history], np.int32), np.array([t for _, t in history])

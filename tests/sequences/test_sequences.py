@@ -3,15 +3,13 @@
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.schema import holdout_schema, pair_hash, sequences_schema
-from diffsasrec.sequences.buckets import bucket_name, bucket_of, num_buckets
+from diffsasrec.schema import event_hash, holdout_schema, sequences_schema
 from diffsasrec.sequences.fold import finish, fold
 from diffsasrec.sequences.histories import flatten
-from diffsasrec.sequences.vocab import build_vocab, count_items
+from diffsasrec.sequences.vocab import build_vocab, count_items, frequent_before_split
 
 
 def events_of(rows, *, user_type=None, item_type=None):
@@ -68,7 +66,8 @@ def slow_fold(rows, max_user_events):
     result = {}
     for user in sorted({user for user, _, _ in rows}):
         own = sorted({(time, item) for owner, item, time in rows if owner == user})
-        frame = pd.DataFrame({"user_id": [user] * len(own), "item_id": [item for _, item in own]})
+        times, items = zip(*own, strict=True)
+        frame = pd.DataFrame({"user_id": [user] * len(own), "item_id": items, "timestamp": times})
         ties = pd.util.hash_pandas_object(frame, index=False).tolist()
         ordered = sorted(zip(own, ties, strict=True), key=lambda pair: (pair[0][0], pair[1]))
         result[user] = [(item, time) for (time, item), _ in ordered][-max_user_events:]
@@ -84,13 +83,20 @@ def test_a_history_is_in_the_order_of_time():
     assert dropped == {"duplicate": 0, "over_max_user_events": 0}
 
 
-def test_ties_in_time_are_in_the_order_of_the_pair_hash():
+def test_ties_in_time_are_in_the_order_of_the_hash_of_the_event():
     basket = ["a", "b", "c", "d", "e"]
-    hashes = pair_hash(pa.array(["u"] * 5), pa.array(basket)).tolist()
+    hashes = event_hash(pa.array(["u"] * 5), pa.array(basket), np.full(5, 7)).tolist()
     expected = [item for _, item in sorted(zip(hashes, basket, strict=True))]
     assert expected != basket
     folded, _ = folded_of([("u", item, 7) for item in basket])
     assert folded["item_ids"].to_pylist() == [expected]
+
+
+def test_the_order_of_a_basket_says_nothing_of_that_of_another():
+    basket = ["a", "b", "c", "d", "e"]
+    folded, _ = folded_of([("u", item, time) for item in basket for time in (7, 8)])
+    items = folded["item_ids"][0].as_py()
+    assert sorted(items[:5]) == sorted(items[5:]) and items[:5] != items[5:]
 
 
 def test_an_exact_duplicate_goes_and_is_counted():
@@ -217,6 +223,16 @@ def test_an_event_exactly_at_the_split_is_not_counted_as_before():
     assert len(holdout) == 1
 
 
+def test_the_holdout_is_the_whole_basket_with_equal_weights():
+    rows = [("u", "a", 1), ("u", "b", 12), ("u", "a", 12), ("u", "b", 13), ("u", "new", 12)]
+    rows += [("v", "a", 2), ("v", "b", 3), ("v", "b", 15)]
+    sequences, holdout, counts = finished(rows)
+    assert sequences["u"]["holdout"] in (1, 2)  # at its first known item, in the order of the hash
+    found = [(row["user_id"], row["item_id"], row["weight"]) for row in holdout]
+    assert sorted(found) == [("u", "a", 0.5), ("u", "b", 0.5), ("v", "b", 1.0)]
+    assert (counts["holdout_users"], counts["holdout_items"]) == (2, 3)
+
+
 def test_a_user_without_a_holdout_has_null_and_no_holdout_row():
     sequences, holdout, counts = finished([("u", "a", 1), ("v", "new", 11)])
     assert sequences["u"]["holdout"] is None
@@ -317,46 +333,17 @@ def test_the_holdout_table_repeats_what_the_sequences_mark(rows, split_time):
     vocab = vocab_of(folded, split_time=split_time)
     sequences, holdout, _ = finish(folded, vocab, split_time=split_time, user_type=pa.int64())
     ids = vocab["item_id"].to_pylist()
+    known = {ids[place] for place in np.flatnonzero(frequent_before_split(vocab, 1))}
     marked = [
-        (row["user_id"], ids[row["items"][row["holdout"]]], row["times"][row["holdout"]])
+        (row["user_id"], ids[item], time)
         for row in sequences.to_pylist()
         if row["holdout"] is not None
+        for item, time in zip(row["items"], row["times"], strict=True)
+        if time == row["times"][row["holdout"]] and ids[item] in known
     ]
     moments = holdout["timestamp"].cast(pa.int64()).to_pylist()
     columns = holdout["user_id"].to_pylist(), holdout["item_id"].to_pylist(), moments
     assert list(zip(*columns, strict=True)) == marked
-
-
-# --- buckets ---
-
-
-@pytest.mark.parametrize(
-    ("num_users", "expected"), [(0, 1), (1, 1), (100, 1), (101, 2), (200, 2), (1001, 11)]
-)
-def test_buckets_are_as_many_as_the_users_need(num_users, expected):
-    assert num_buckets(num_users, users_per_bucket=100) == expected
-
-
-def test_bucket_files_sort_as_their_numbers():
-    assert bucket_name(0) == "part-00000.parquet"
-    assert bucket_name(9) < bucket_name(10) < bucket_name(99999)
-
-
-def test_the_bucket_of_a_user_never_changes():
-    assert bucket_of(pa.array(["a", "b"]), 10).tolist() == [4, 5]
-    assert bucket_of(pa.array([1, 2]), 10).tolist() == [9, 0]
-
-
-def test_the_bucket_of_a_user_does_not_depend_on_the_others():
-    users = pa.array([f"user-{n}" for n in range(40)])
-    alone = [int(bucket_of(users[n : n + 1], 7)[0]) for n in range(40)]
-    assert bucket_of(users, 7).tolist() == alone
-
-
-def test_buckets_are_about_equally_full():
-    sizes = np.bincount(bucket_of(pa.array(np.arange(10_000)), 10), minlength=10)
-    assert sizes.min() > 900
-    assert sizes.max() < 1100
 
 
 # --- flat arrays ---

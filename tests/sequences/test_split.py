@@ -51,16 +51,18 @@ def nearest(times, quantile):
 
 
 def oracle(log, split_time, min_item_count):
-    """The holdout rows of a log (user_id, item_id, timestamp), by pandas."""
+    """The holdout rows of a log (user_id, item_id, timestamp, weight), by pandas."""
     log = log.drop_duplicates()
     counts = log[log.timestamp < split_time].item_id.value_counts()
     log = log[log.item_id.isin(counts[counts >= min_item_count].index)]
-    ties = pd.util.hash_pandas_object(log[["user_id", "item_id"]], index=False)
+    ties = pd.util.hash_pandas_object(log[["user_id", "item_id", "timestamp"]], index=False)
     log = log.assign(tie=ties).sort_values(["user_id", "timestamp", "tie"])
     before, after = log[log.timestamp < split_time], log[log.timestamp >= split_time]
     after = after[after.user_id.isin(before.user_id) & after.item_id.isin(before.item_id)]
-    first = after.drop_duplicates("user_id")
-    return list(first[["user_id", "item_id", "timestamp"]].itertuples(index=False, name=None))
+    basket = after[after.timestamp == after.groupby("user_id").timestamp.transform("min")]
+    basket = basket.assign(weight=1 / basket.groupby("user_id").item_id.transform("size"))
+    columns = ["user_id", "item_id", "timestamp", "weight"]
+    return list(basket[columns].itertuples(index=False, name=None))
 
 
 def holdout_of(log, split_time, min_item_count):
@@ -74,9 +76,8 @@ def holdout_of(log, split_time, min_item_count):
     settings = {"split_time": split_time, "min_item_count": min_item_count}
     _, holdout, _ = finish(folded, vocab, user_type=pa.int64(), **settings)
     moments = holdout["timestamp"].cast(pa.int64()).to_pylist()
-    return list(
-        zip(holdout["user_id"].to_pylist(), holdout["item_id"].to_pylist(), moments, strict=True)
-    )
+    users, items, weights = (holdout[n].to_pylist() for n in ("user_id", "item_id", "weight"))
+    return list(zip(users, items, moments, weights, strict=True))
 
 
 # --- histograms ---
@@ -311,14 +312,13 @@ def test_the_oracle_agrees_on_a_larger_log_full_of_baskets():
     assert holdout_of(log, split_time, 2) == expected
 
 
-def test_the_holdout_of_a_basket_is_not_its_first_item_by_name():
-    # baskets tie in time; over many users the hash favours no item
-    rows = [(user, item, 1) for user in range(100) for item in "abcd"]
-    rows += [(user, item, 2) for user in range(100) for item in "abcd"]
+def test_the_order_of_a_basket_favours_no_item():
+    rows = [(user, item, time) for user in range(100) for item in "abcd" for time in (1, 2)]
     log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
-    chosen = [item for _, item, _ in holdout_of(log, 2, 1)]
-    assert len(chosen) == 100
-    assert all(10 <= chosen.count(item) <= 40 for item in "abcd")
+    held = holdout_of(log, 2, 1)
+    assert len(held) == 400 and {weight for *_, weight in held} == {0.25}
+    first = [item for _, item, _, _ in held[::4]]
+    assert all(10 <= first.count(item) <= 40 for item in "abcd")
 
 
 def test_all_events_at_one_instant_have_nothing_before_and_no_holdout():

@@ -32,7 +32,7 @@ from diffsasrec.model.checkpoint import load_checkpoint
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import Flat
 from diffsasrec.train.phases import Buckets
-from diffsasrec.train.validation import validation_ranks
+from diffsasrec.train.validation import validation_gains
 
 
 def validation_ndcg(root: Path) -> float:
@@ -41,7 +41,7 @@ def validation_ndcg(root: Path) -> float:
     model = load_checkpoint(run.sub("checkpoint_pretrained")).model
     gains = []
     for bucket in range(NUM_BUCKETS):
-        ranks = validation_ranks(
+        found = validation_gains(
             model,
             Buckets(run, 1).load(bucket),
             cut=CUT,
@@ -50,7 +50,7 @@ def validation_ndcg(root: Path) -> float:
             known=np.ones(NUM_ITEMS, bool),
             filter_seen=False,
         )
-        gains += [1 / np.log2(rank + 1) if rank else 0.0 for rank in ranks.tolist()]
+        gains += found.tolist()
     return float(np.mean(gains))
 
 
@@ -86,12 +86,12 @@ def test_a_later_phase_trains_for_the_selected_number_of_epochs(tmp_path):
     assert len(result(tmp_path, "again")["history"]) == epochs
 
 
-def test_validation_ranks_of_four_users_by_hand():
+def test_the_validation_of_four_users_by_hand():
     model = SequenceModel(MODELS["causal"], 12).eval()
     torch.nn.init.zeros_(model.items.weight)  # every list is the known items by index
     histories = [  # (item, time); the cut is at 10, the end at 20
         [(0, 1), (1, 2), (5, 10), (6, 11)],
-        [(0, 1), (11, 12), (7, 13)],  # 11 is not known before the cut: the next one counts
+        [(0, 1), (11, 12), (7, 13), (1, 13)],  # 11 is not known before the cut: the next basket
         [(3, 9), (4, 20)],  # its only later event is beyond the end
         [(2, 15)],  # nothing before the cut
     ]
@@ -100,13 +100,16 @@ def test_validation_ranks_of_four_users_by_hand():
         user_ids=pa.array(range(4)),
         items=np.array([item for item, _ in events], np.int32),
         times=np.array([time for _, time in events]),
-        offsets=np.array([0, 4, 7, 9, 10]),
+        offsets=np.array([0, 4, 8, 10, 11]),
         num_before=np.zeros(4, np.int32),  # of the split: the cut here is another one
         holdout=np.full(4, -1, np.int32),
     )
     known = np.arange(12) < 11
     options: dict[str, Any] = {"cut": 10, "before": 20, "trends": None, "known": known}
-    unfiltered = validation_ranks(model, flat, filter_seen=False, **options)
-    filtered = validation_ranks(model, flat, filter_seen=True, **options)
-    assert unfiltered.tolist() == [6, 8]  # items 5 and 7 behind five and seven others
-    assert filtered.tolist() == [4, 7]  # without the items seen before the cut
+    unfiltered = validation_gains(model, flat, filter_seen=False, **options)
+    filtered = validation_gains(model, flat, filter_seen=True, **options)
+    at = [0.0, *(1 / np.log2(rank + 1) for rank in range(1, 11))]
+    # items 5 and 7 behind five and seven others, item 1 behind one
+    assert unfiltered.tolist() == pytest.approx([at[6], (at[8] + at[2]) / 2])
+    # without the items seen before the cut
+    assert filtered.tolist() == pytest.approx([at[4], (at[7] + at[1]) / 2])

@@ -26,7 +26,7 @@ def quality(facts: Facts) -> Section | None:
     figures = [
         Picture(
             f"{metric}@{k}",
-            f"The next item after the split, {number:,} holdout users.",
+            f"The next basket after the split, {number:,} holdout users.",
             charts.intervals_chart(
                 f"quality-{metric}",
                 [(n, (rows[n][f"{metric}@{k}"], *rows[n][f"{metric}@{k}_ci"])) for n in names],
@@ -55,8 +55,8 @@ def quality(facts: Facts) -> Section | None:
 
 
 def over_nights(facts: Facts) -> list[Picture]:
-    """The metrics of the model over the nights that measured, the newest last."""
-    shown = [past for past in (*facts.earlier, facts.night) if past.metrics and not past.cited]
+    """The metrics of the model over the nights that measured by one rule, the newest last."""
+    shown = [*facts.measured_earlier, *([] if facts.night.cited else [facts.night])]
     if len(shown) < 2:
         return []
     says = f"This night beside {nights(len(shown) - 1)} that measured."

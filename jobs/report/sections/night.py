@@ -66,8 +66,8 @@ def flow(facts: Facts) -> Section | None:
         "rows": ("From rows to events", "Every row of the log is an event in the end, or is left "
                  "out under a name."),
         "users": ("From users to lists", "Every user with an event before the run date."),
-        "holdout": ("Who the model is measured on", "A user's first event after the split whose "
-                    "item was known, and not rare, before it."),
+        "holdout": ("Who the model is measured on", "All items of a user's first moment after "
+                    "the split that were known, and not rare, before it."),
     }  # fmt: skip
     figures = [
         Picture(

@@ -10,11 +10,10 @@ FAR_BELOW = 0.1
 
 
 def measured_before(facts: Facts) -> list[Night]:
-    """The earlier nights that measured weights of their own, without the cited run."""
+    """The earlier nights whose figures can be compared, without the cited run."""
     cited = facts.night.cited or {}
     whose = (cited.get("ds"), cited.get("run_id"))
-    own = [past for past in facts.earlier if past.metrics and not past.cited]
-    return [past for past in own if (past.ds, past.run_id) != whose]
+    return [past for past in facts.measured_earlier if (past.ds, past.run_id) != whose]
 
 
 def days(number: int) -> str:
