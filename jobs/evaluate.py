@@ -59,14 +59,15 @@ def main(config: Config, run: RunDir) -> Evaluated:
     score_buckets(config, scoring, num_buckets, "evaluate")
     allowed = allowed_items(load_checkpoint(directory), scoring.rules)
     log.info("evaluate: measuring the baselines")
-    scores, window = baseline_scores(config, run, prepared, allowed)
+    scores, choice = baseline_scores(config, run, prepared, allowed)
     vocab = run.storage.read_tables("vocab", ["count_before"])
     known = frequent_before_split(vocab, config.split.min_item_count)
     known_counts = np.where(known, vocab["count_before"].to_numpy(), 0)
+    buckets = range(num_buckets)
     tallies = baseline_tallies(
-        config, run, prepared, scores, allowed, known, cut=split_time, before=None
+        config, run, buckets, scores, allowed, known, cut=split_time, before=None
     )
-    model = sum_tallies(map_tasks(model_tallies, range(num_buckets), run.storage, config))["model"]
+    model = sum_tallies(map_tasks(model_tallies, buckets, run.storage, config))["model"]
     measured = {
         name: measure(
             counted,
@@ -80,11 +81,12 @@ def main(config: Config, run: RunDir) -> Evaluated:
         "protocol": PROTOCOL,
         "model": measured.pop("model"),
         "baselines": measured,
-        "recent_popular_days": WINDOWS[window] / DAY,
+        "recent_popular_days": WINDOWS[choice.window] / DAY,
+        "settings": choice.to_json(),
     }
     run.storage.write_bytes("metrics.json", to_json(metrics))
     check_gate(config, run, metrics["model"])
-    return Evaluated(counts={"holdout_users": metrics["model"]["n"]}, popular_window=window)
+    return Evaluated(counts={"holdout_users": metrics["model"]["n"]}, popular_window=choice.window)
 
 
 def model_tallies(bucket: int, storage: Storage, config: Config) -> dict[str, Tally]:

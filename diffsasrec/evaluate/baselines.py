@@ -1,24 +1,26 @@
 """What a team would run without a model: popularity of late, own most frequent, item-kNN.
 
 Each scores few items of the catalogue per user, and is ranked under the same filters as the model.
+decayed_baselines.py has the ones that weigh events by their age.
 
-Legend: B users, V items, K list length, Y pairs (user, item); histories are flat items with offsets
-[B + 1].
+Legend: B users, V items, K list length, Y pairs (user, item).
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
+
+from diffsasrec.sequences.histories import Histories
 
 NEIGHBOURS = 100
 # events of the histories that are scored together, or of a single longer one: item-kNN has up to
 # NEIGHBOURS scores for each
 EVENTS_AT_ONCE = 2**14
 
-Items = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
 
 
@@ -26,8 +28,7 @@ Offsets = npt.NDArray[np.int64]
 class Asked:
     """Histories of users, and what they are asked to be scored for."""
 
-    items: Items
-    offsets: Offsets
+    histories: Histories
     allowed: npt.NDArray[np.bool_]  # [V]
     num_B: npt.NDArray[np.int64]  # how many of the best allowed items are enough
 
@@ -39,24 +40,23 @@ Score = Callable[[Asked], scipy.sparse.csr_matrix]
 
 def rank_lists(
     score: Score,
-    items: Items,
-    offsets: Offsets,
+    histories: Histories,
     *,
     allowed: npt.NDArray[np.bool_],
     k: int,
     filter_seen: bool,
 ) -> npt.NDArray[np.int64]:
     """Each user's K best items by `score`, [B, K]; -1 behind the end. Scores of 0 are no advice."""
+    offsets = histories.offsets
     lists = np.full((len(offsets) - 1, k), -1, np.int64)
     start = 0
     while start < len(lists):
         within = np.searchsorted(offsets, offsets[start] + EVENTS_AT_ONCE, side="right") - 1
         stop = min(max(int(within), start + 1), start + EVENTS_AT_ONCE, len(lists))
-        inside = items[offsets[start] : offsets[stop]]
-        bounds = offsets[start : stop + 1] - offsets[start]
-        num_B = k + np.diff(bounds) * filter_seen  # behind k + n items, n of which are filtered
-        scores = score(Asked(inside, bounds, allowed, num_B))
-        seen_Y = np.repeat(np.arange(len(num_B)), np.diff(bounds)) * len(allowed) + inside
+        some = histories.of_users(np.arange(start, stop))
+        num_B = k + some.lengths() * filter_seen  # behind k + n items, n of which are filtered
+        scores = score(Asked(some, allowed, num_B))
+        seen_Y = some.owners() * len(allowed) + some.items
         best = _best(scores, allowed, np.unique(seen_Y) if filter_seen else seen_Y[:0], k)
         lists[start:stop] = best
         start = stop
@@ -85,24 +85,24 @@ def _best(
     return lists
 
 
-def popularity(counts: npt.NDArray[np.int64]) -> Score:
-    """The same counts [V] for everyone."""
-    values = counts.astype(np.float32)
-    order = np.argsort(-values, kind="stable")
+class Popularity:
+    """The same values for everyone, [V], not below 0."""
 
-    def score(asked: Asked) -> scipy.sparse.csr_matrix:
-        best = order[asked.allowed[order]]
+    def __init__(self, values: npt.NDArray[Any]) -> None:
+        self.values = values.astype(np.float32)
+        self._order = np.argsort(-self.values, kind="stable")
+
+    def __call__(self, asked: Asked) -> scipy.sparse.csr_matrix:
+        best = self._order[asked.allowed[self._order]]
         ends = np.r_[0, np.cumsum(np.minimum(asked.num_B, len(best)))]
         place_Y = np.arange(ends[-1]) - np.repeat(ends[:-1], np.diff(ends))
-        shape = (len(asked.num_B), len(values))
-        return scipy.sparse.csr_matrix((values[best][place_Y], best[place_Y], ends), shape=shape)
-
-    return score
+        shape = (len(asked.num_B), len(self.values))
+        return scipy.sparse.csr_matrix((self.values[best][place_Y], best[place_Y], ends), shape)
 
 
 def own_most_frequent(asked: Asked) -> scipy.sparse.csr_matrix:
     """How often the user had each item."""
-    return user_items(asked.items, asked.offsets, len(asked.allowed))
+    return user_items(asked.histories, len(asked.allowed))
 
 
 def item_knn(similarity: scipy.sparse.csr_matrix) -> Score:
@@ -115,8 +115,7 @@ def item_knn(similarity: scipy.sparse.csr_matrix) -> Score:
 
 
 def item_similarity(
-    items: Items,
-    offsets: Offsets,
+    histories: Histories,
     *,
     num_items: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -126,7 +125,7 @@ def item_similarity(
     The weight of (item, user) is sqrt(count) (log V - log(1 + items of the user)): as the library
     implicit has it (TFIDFRecommender).
     """
-    counts = user_items(items, offsets, num_items).T.tocsr()
+    counts = user_items(histories, num_items).T.tocsr()
     users = np.bincount(counts.indices, minlength=counts.shape[1])
     idf = np.log(num_items) - np.log1p(users)
     weighted = counts.copy()
@@ -152,11 +151,16 @@ def _nearest(
         )
 
 
-def user_items(items: Items, offsets: Offsets, num_items: int) -> scipy.sparse.csr_matrix:
-    """How often each user had each item, [B, V]."""
-    ones = np.ones(len(items), np.float32)
-    shape = (len(offsets) - 1, num_items)
+def user_items(
+    histories: Histories, num_items: int, weights: npt.NDArray[np.float32] | None = None
+) -> scipy.sparse.csr_matrix:
+    """The weight of each user's events of each item, [B, V]; None: how many there are."""
+    if weights is None:
+        weights = np.ones(len(histories.items), np.float32)
+    shape = (len(histories.offsets) - 1, num_items)
     # a copy: sum_duplicates sorts in place, and the histories are the caller's
-    matrix = scipy.sparse.csr_matrix((ones, items, offsets), shape=shape, copy=True)
+    matrix = scipy.sparse.csr_matrix(
+        (weights, histories.items, histories.offsets), shape=shape, copy=True
+    )
     matrix.sum_duplicates()
     return matrix

@@ -18,6 +18,7 @@ Ranks = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
 Gains = dict[str, npt.NDArray[np.float64]]
 BINS = 1024
+UNITS = 2**36  # in 1.0: sums of whole numbers do not depend on the order of what is added
 
 
 def gains(k: int) -> Gains:
@@ -56,15 +57,14 @@ class Spread:
     """
 
     counts: Counts  # users per bin, [BINS + 1]
-    sums: npt.NDArray[np.float64]  # of their values
+    sums: Counts  # of their values, in UNITS
 
     @staticmethod
     def of(values: npt.NDArray[np.float64]) -> "Spread":
         bins = (values * BINS).astype(np.int64)
-        return Spread(
-            np.bincount(bins, minlength=BINS + 1),
-            np.bincount(bins, weights=values, minlength=BINS + 1).astype(np.float64),
-        )
+        sums = np.zeros(BINS + 1, np.int64)
+        np.add.at(sums, bins, np.rint(values * UNITS).astype(np.int64))
+        return Spread(np.bincount(bins, minlength=BINS + 1), sums)
 
     def __add__(self, other: "Spread") -> "Spread":
         return Spread(self.counts + other.counts, self.sums + other.sums)
@@ -75,7 +75,7 @@ class Spread:
 
     def mean(self) -> float:
         """0 when there are no users."""
-        return float(self.sums.sum() / max(self.num_users, 1))
+        return int(self.sums.sum()) / UNITS / max(self.num_users, 1)
 
     def interval(self, *, samples: int, seed: int) -> tuple[float, float]:
         """The 95 % percentile interval of the mean over resampled users."""
@@ -84,7 +84,7 @@ class Spread:
             return 0.0, 0.0
         counts, total = self.counts[bins], self.num_users
         drawn = np.random.default_rng(seed).multinomial(total, counts / total, size=samples)
-        means = drawn @ (self.sums[bins] / counts) / total
+        means = drawn @ (self.sums[bins] / UNITS / counts) / total
         low, high = np.quantile(means, [0.025, 0.975])
         return float(low), float(high)
 

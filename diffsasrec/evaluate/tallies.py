@@ -97,10 +97,9 @@ def bucket_tallies(
     Histories have the `known` items alone, [V].
     """
     held = holdout_between(only_items(flat, known).histories, cut=cut, before=before, known=known)
-    histories = (held.past.items, held.past.offsets)
     result = {}
     for name, score in scores.items():
-        lists = rank_lists(score, *histories, allowed=allowed, k=max(ks), filter_seen=filter_seen)
+        lists = rank_lists(score, held.past, allowed=allowed, k=max(ks), filter_seen=filter_seen)
         result[name] = tally(lists, held.targets, ks=ks, num_items=len(known))
     return result
 

@@ -185,8 +185,7 @@ def measure_baselines(cell: Cell, run: RunDir) -> list[dict[str, Any]]:
             past = flat.histories.first(flat.num_before).of_users(users)
             ranked = rank_lists(
                 score,
-                past.items,
-                past.offsets,
+                past,
                 allowed=known,
                 k=config.score.k,
                 filter_seen=config.score.filter_seen,
@@ -237,7 +236,7 @@ def measure_lists(lists: npt.NDArray[np.int64], config: Config, run: RunDir) -> 
     shown = np.bincount(lists[lists >= 0], minlength=len(known))
     sample = np.random.default_rng(0).permutation(len(lists))[:DIVERSITY_LISTS]
     parts = [flat.histories.first(flat.num_before) for flat in flats_of(run, known)]
-    matrices = [user_items(part.items, part.offsets, len(known)) for part in parts]
+    matrices = [user_items(part, len(known)) for part in parts]
     histories = scipy.sparse.vstack(matrices, format="csr")
     diversity = intra_list_diversity(lists[sample], histories)
     return {

@@ -1,5 +1,11 @@
-"""The counters that the model is measured beside, on the same users."""
+"""The counters that the model is measured beside, on the same users.
 
+What can be set about them is chosen on the second cut, as a team would have to choose it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,28 +13,40 @@ import numpy.typing as npt
 
 from diffsasrec.config.config import Config
 from diffsasrec.evaluate.baselines import (
+    Popularity,
     Score,
     item_knn,
-    item_similarity,
     own_most_frequent,
-    popularity,
 )
-from diffsasrec.evaluate.tallies import Tally, bucket_tallies, measure
+from diffsasrec.evaluate.decayed_baselines import (
+    HALF_LIVES,
+    Decay,
+    OwnAndPopular,
+    SimilarAndPopular,
+    popularity_share,
+)
+from diffsasrec.evaluate.tallies import Tally, bucket_tallies
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.features import WINDOWS
-from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.score.bucket_lists import Scoring
 from diffsasrec.sequences.buckets import bucket_name
-from diffsasrec.sequences.histories import flatten, only_items
+from diffsasrec.sequences.histories import flatten
+from diffsasrec.times import DAY
 
-from .item_counts import recent_counts, write_shown, write_trends
+from .baseline_counts import ALL_TIME, known_at, similarity_at
+from .item_counts import sample_buckets, write_shown, write_trends
 from .records import Prepared
 from .scoring import scoring_of
 
-Counts = npt.NDArray[np.int64]
-ALL_TIME = len(WINDOWS)  # the row of window_counts behind those of the windows
+OWN_DECAYS = (
+    *(Decay("days", days) for days in (14.0, 30.0, 60.0, 90.0, 180.0, 365.0)),
+    *(Decay("basket", factor) for factor in (0.7, 0.8, 0.9, 0.95)),
+)
+OWN_WEIGHTS = (0.05, 0.5, 1.0, 2.0, 4.0)  # of popularity, beside the user's own items
+SIMILAR_DECAYS = tuple(Decay("event", factor) for factor in (0.6, 0.9, 1.0))
+SIMILAR_WEIGHTS = (1e-4, 0.2, 1.0, 5.0)
 
 
 def holdout_scoring(config: Config, run: RunDir, prepared: Prepared, *, output: str) -> Scoring:
@@ -48,34 +66,91 @@ def holdout_scoring(config: Config, run: RunDir, prepared: Prepared, *, output: 
     return scoring
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The settings of the counters."""
+
+    window: int  # of recent popularity, as an index of WINDOWS
+    half_life: int  # of decayed popularity, as an index of HALF_LIVES
+    own: tuple[Decay, float] | None  # None: seen items are filtered, so that own ones are no advice
+    similar: tuple[Decay, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As in metrics.json, by the names of the counters."""
+        weighed = {"item-item + popular": self.similar}
+        weighed |= {} if self.own is None else {"own + popular": self.own}
+        return {
+            "recent popular": {"days": WINDOWS[self.window] / DAY},
+            "decayed popular": {"half_life_days": HALF_LIVES[self.half_life]},
+            **{
+                name: {"decay_by": decay.by, "decay": decay.number, "popularity": weight}
+                for name, (decay, weight) in weighed.items()
+            },
+        }
+
+
 def baseline_scores(
     config: Config, run: RunDir, prepared: Prepared, allowed: npt.NDArray[np.bool_]
-) -> tuple[dict[str, Score], int]:
-    """The counters that the model is measured beside, and the window of recent popularity."""
-    counts = measured_counts(config, run, prepared, before=prepared.split_time)
-    window = select_window(config, run, prepared, allowed)
-    scores = {
-        "popular": popularity(counts[ALL_TIME]),
-        "recent popular": popularity(counts[window]),
+) -> tuple[dict[str, Score], Choice]:
+    """The counters that the model is measured beside, and their settings."""
+    choice = choose(config, run, prepared, allowed)
+    known = known_at(config, run, prepared, prepared.split_time)
+    similarity = similarity_at(config, run, prepared, known)
+    popular = popularity_share(known.decayed[choice.half_life])
+    scores: dict[str, Score] = {
+        "popular": Popularity(known.counts[ALL_TIME]),
+        "recent popular": Popularity(known.counts[choice.window]),
+        "decayed popular": popular,
         "own most frequent": own_most_frequent,
-        "item-kNN": item_knn_baseline(config, run, prepared, counts[ALL_TIME] > 0),
+        "item-kNN": item_knn(similarity),
+        "item-item + popular": SimilarAndPopular(similarity, popular, known.at, *choice.similar),
     }
-    return scores, window
+    if choice.own is not None:
+        scores["own + popular"] = OwnAndPopular(popular, known.at, *choice.own)
+    return scores, choice
 
 
-def measured_counts(
-    config: Config, run: RunDir, prepared: Prepared, *, before: int
-) -> npt.NDArray[np.int64]:
-    """`recent_counts`, 0 for items with fewer than split.min_item_count events before the time."""
-    counts: npt.NDArray[np.int64] = recent_counts(run, prepared, before=before)
-    counts[:, counts[ALL_TIME] < config.split.min_item_count] = 0
-    return counts
+def choose(
+    config: Config, run: RunDir, prepared: Prepared, allowed: npt.NDArray[np.bool_]
+) -> Choice:
+    """The settings with the best NDCG on the second cut, of equal ones the last."""
+    known = known_at(config, run, prepared, prepared.second_cut)
+    masks = (allowed & known.items, known.items)
+    cut: dict[str, Any] = {"cut": prepared.second_cut, "before": prepared.split_time}
+
+    def best(settings: Sequence[Any], score: Callable[[Any], Score], buckets: Iterable[int]) -> Any:
+        scores = {str(row): score(setting) for row, setting in enumerate(settings)}
+        tallies = baseline_tallies(config, run, buckets, scores, *masks, **cut)
+        metric = f"NDCG@{max(config.evaluate.ks)}"
+        values = [tallies[name].gains[metric].mean() for name in scores]
+        return settings[max(range(len(values)), key=lambda row: (values[row], row))]
+
+    everyone = range(prepared.num_buckets)
+    some = range(sample_buckets(prepared.num_buckets, prepared.counts.get("users", 0)))
+    window = best(range(ALL_TIME), lambda row: Popularity(known.counts[row]), everyone)
+    shares = [popularity_share(counts) for counts in known.decayed]
+    half_life = best(range(len(shares)), lambda row: shares[row], everyone)
+    popular, at = shares[half_life], known.at
+
+    def weighed(
+        decays: Sequence[Decay], weights: Sequence[float], score: Callable[..., Score]
+    ) -> tuple[Decay, float]:
+        # one after the other: all pairs would be most of the stage on a small log
+        decay = best(decays, lambda decay: score(popular, at, decay, 1.0), some)
+        return decay, best(weights, lambda weight: score(popular, at, decay, weight), some)
+
+    own = None
+    if not config.score.filter_seen:
+        own = weighed(OWN_DECAYS, OWN_WEIGHTS, OwnAndPopular)
+    similarity = similarity_at(config, run, prepared, known)
+    similar = partial(SimilarAndPopular, similarity)
+    return Choice(window, half_life, own, weighed(SIMILAR_DECAYS, SIMILAR_WEIGHTS, similar))
 
 
 def baseline_tallies(
     config: Config,
     run: RunDir,
-    prepared: Prepared,
+    buckets: Iterable[int],
     scores: dict[str, Score],
     allowed: npt.NDArray[np.bool_],
     known: npt.NDArray[np.bool_],
@@ -83,7 +158,7 @@ def baseline_tallies(
     cut: int,
     before: int | None,
 ) -> dict[str, Tally]:
-    """The tallies of `scores` on each user's first known item in [cut, before), all buckets."""
+    """The tallies of `scores` on each user's first known items in [cut, before), some buckets."""
 
     def measure_bucket(
         bucket: int, scores: dict[str, Score], masks: npt.NDArray[np.bool_], storage: Storage
@@ -100,7 +175,6 @@ def baseline_tallies(
         )
 
     masks = np.stack([allowed, known])
-    buckets = range(prepared.num_buckets)
     return sum_tallies(map_tasks(measure_bucket, buckets, scores, masks, run.storage))
 
 
@@ -109,52 +183,3 @@ def sum_tallies(parts: Any) -> dict[str, Tally]:
     for part in parts:
         total = {name: total[name] + t if total else t for name, t in part.items()}
     return total
-
-
-def select_window(
-    config: Config, run: RunDir, prepared: Prepared, allowed: npt.NDArray[np.bool_]
-) -> int:
-    """The window of recent popularity with the best NDCG on the second cut."""
-    cut = prepared.second_cut
-    counts = measured_counts(config, run, prepared, before=cut)
-    names = [f"{row}" for row in range(len(WINDOWS))]
-    scores = {name: popularity(counts[int(name)]) for name in names}
-    tallies = baseline_tallies(
-        config,
-        run,
-        prepared,
-        scores,
-        allowed & (counts[ALL_TIME] > 0),
-        counts[ALL_TIME] > 0,
-        cut=cut,
-        before=prepared.split_time,
-    )
-    k = max(config.evaluate.ks)
-    values = [
-        measure(t, known_counts=counts[ALL_TIME], samples=1, seed=config.seed)[f"NDCG@{k}"]
-        for t in tallies.values()
-    ]
-    return max(range(len(values)), key=lambda row: (values[row], row))
-
-
-def item_knn_baseline(
-    config: Config, run: RunDir, prepared: Prepared, known: npt.NDArray[np.bool_]
-) -> Score:
-    """Item-kNN from what the first evaluate.item_knn_users users did before the split."""
-    parts: list[tuple[Any, Any]] = []
-    num_users = 0
-    for bucket in range(prepared.num_buckets):  # a bucket is a random sample of the users
-        table = run.storage.read_table(f"sequences/{bucket_name(bucket)}")
-        flat = only_items(flatten(table), known)
-        past = flat.histories.first(flat.num_before)
-        parts.append((past.items, past.lengths()))
-        num_users += len(past.lengths())
-        if num_users >= config.evaluate.item_knn_users:
-            break
-    lengths = np.concatenate([lengths for _, lengths in parts])[: config.evaluate.item_knn_users]
-    offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
-    items = np.concatenate([items for items, _ in parts])[: offsets[-1]]
-    progress = Progress("evaluate", "neighbours of item", interval=config.log_interval)
-    return item_knn(
-        item_similarity(items, offsets, num_items=prepared.num_items, progress=progress.update)
-    )

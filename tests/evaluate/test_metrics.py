@@ -47,7 +47,11 @@ def test_hit_rate_is_the_share_of_users_with_a_rank():
 
 def test_a_rank_beyond_k_is_a_miss():
     assert measured([10, 11, 12]) == measured([10, 0, 0])
-    assert measured([3, 4], k=3) == {"HR@3": 0.5, "NDCG@3": pytest.approx(0.25), "MRR@3": 1 / 6}
+    assert measured([3, 4], k=3) == {
+        "HR@3": 0.5,
+        "NDCG@3": pytest.approx(0.25),
+        "MRR@3": pytest.approx(1 / 6),
+    }
 
 
 def test_without_users_every_metric_is_0():

@@ -271,7 +271,8 @@ def test_an_experiment_measures_every_cell_once(cluster, toy: Path, tmp_path: Pa
     assert times() == before  # nothing was trained, scored or measured again
     assert first.stdout == second.stdout
     rows = pq.read_table(lake / "experiments" / "results-grid.parquet").to_pylist()
-    counters = ["popular", "recent popular", "own most frequent", "item-kNN"]
+    counters = ["popular", "recent popular", "decayed popular", "own most frequent", "item-kNN"]
+    counters += ["item-item + popular", "own + popular"]
     assert [row["variant"] for row in rows] == [*counters, "causal SASRec", "default", "multi"]
     assert {len(row["gains"]) for row in rows} == {rows[0]["users"]}
     default, multi = rows[-2:]
