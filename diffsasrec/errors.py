@@ -31,13 +31,13 @@ class InfrastructureError(DiffsasrecError):
 
     def __init__(self, message: str, *, is_lasting: bool = False) -> None:
         super().__init__(message)
-        self.is_lasting = is_lasting  # no retry mends it: a person has to
+        self.is_lasting = is_lasting  # no retry mends it: a person has to act
 
 
 def at_the_start(error: DiffsasrecError) -> DiffsasrecError:
-    """What a fault is before any work was done: one that lasts is the configuration's.
+    """The error for a fault before any work was done: a lasting fault is a ConfigError.
 
-    In the middle of a night it is the infrastructure's: it was well when the night began, and
+    In the middle of a night it is an InfrastructureError: all was well when the night began, and
     credentials or mounts may come back before the next attempt.
     """
     if isinstance(error, InfrastructureError) and error.is_lasting:
@@ -46,7 +46,7 @@ def at_the_start(error: DiffsasrecError) -> DiffsasrecError:
 
 
 def find_ours(error: BaseException) -> DiffsasrecError | None:
-    """The error of ours among the causes of `error`: Ray wraps what a worker raises."""
+    """Our own error among the causes of `error`: Ray wraps what a worker raises."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -54,11 +54,11 @@ def find_ours(error: BaseException) -> DiffsasrecError | None:
         if cause is None or id(cause) in seen:
             continue
         if isinstance(cause, DiffsasrecError):
-            # what Ray raises is of our type too, but its text is a traceback
+            # the error that Ray raises has our type too, but its text is a traceback
             raised = getattr(cause, "cause", None)
             return raised if isinstance(raised, DiffsasrecError) else cause
         seen.add(id(cause))
-        # Ray's names for what a task, a worker of a training or its controller has raised
+        # Ray's names for the error of a task, of a training worker or of its controller
         wrapped = (
             getattr(cause, name, None) for name in ("cause", "_base_exc", "controller_failure")
         )

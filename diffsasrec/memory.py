@@ -1,18 +1,18 @@
-"""What processes keep of the memory that they free, and what they do where it runs out."""
+"""What processes keep of the memory that they free, and what they do if memory runs out."""
 
 import ctypes
 from collections.abc import Callable
 
-# what torch says where it has no exception of its own for it: on a CPU, in cuBLAS, in a driver
+# messages of torch if it has no exception of its own for this: on a CPU, in cuBLAS, in a driver
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Makes this process keep what it frees for its next tensors, where the C library is glibc.
+    """Makes this process keep what it frees for its next tensors, if the C library is glibc.
 
-    By default large blocks go back to the system at once. A step that takes the same ones again has
-    the system clear them page by page: a tenth of the time of lists on a CPU.
+    By default, large blocks go back to the system at once. When the next step takes them again, the
+    system clears them page by page. On a CPU, this is a tenth of the time of making lists.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -21,14 +21,14 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """What this process has freed and keeps goes back to the system now."""
+    """Returns to the system what this process has freed and still keeps."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether less work at once may do what has raised this, on a GPU or a CPU."""
+    """Whether less work at once may avoid this error, on a GPU or a CPU."""
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -37,10 +37,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_batches(number: int, work: Callable[[int, int], None], *, size: int) -> None:
-    """Does `work(start, stop)` for 0..number, `size` at a time, or fewer where memory runs out.
+    """Does `work(start, stop)` for 0..number, `size` at a time, or fewer if memory runs out.
 
     Raises:
-        Exception: as `work` does; that memory ran out only where it did for a batch of one.
+        Exception: any that `work` raises; out of memory only if it ran out for a batch of one.
     """
     start = 0
     while start < number:
@@ -58,7 +58,7 @@ def in_batches(number: int, work: Callable[[int, int], None], *, size: int) -> N
 
 
 def give_back_gpu_memory() -> None:
-    """What the GPU holds for later tensors of this process is free for any of them now."""
+    """Frees what the GPU holds for later tensors of this process, so that any can use it."""
     import torch
 
     if torch.cuda.is_initialized():

@@ -1,4 +1,4 @@
-"""Progress of long work as log lines: what, how far, how fast, how long still."""
+"""Progress of long work as log lines: what, how far, how fast, how much longer."""
 
 import logging
 import time
@@ -28,7 +28,7 @@ class Heartbeat:
         return time.monotonic() - self._last
 
 
-HEARTBEAT = Heartbeat()  # of this process: every part of a stage that moves on says so here
+HEARTBEAT = Heartbeat()  # of this process: every part of a stage that makes progress says so here
 
 
 class Board:
@@ -53,7 +53,7 @@ class Progress:
     def __init__(self, what: str, unit: str, *, interval: float) -> None:
         self._what, self._unit, self._interval = what, unit, interval
         self._start = self._last = time.monotonic()
-        self._first: int | None = None  # a resumed work starts in the middle
+        self._first: int | None = None  # resumed work starts in the middle
         self._done: int | None = None
 
     def update(self, done: int, total: int, note: str = "") -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import ray
 import ray.data
 
-# Only this tells what a cluster can scale to: public functions know the running nodes (Ray 2.60).
+# Only this tells what a cluster can scale to: public functions know only running nodes (Ray 2.60).
 from ray._private.state import state
 
 from diffsasrec.errors import ConfigError
@@ -22,7 +22,7 @@ def cluster_resources() -> dict[str, float]:
 
 
 def set_up_data() -> None:
-    """Makes Ray Data quiet, and lets it bear some failures, in every stage."""
+    """Makes Ray Data quiet, and makes it tolerate some failures, in every stage."""
     context = ray.data.DataContext.get_current()
     # a store that fails once while an actor loads must not end the night
     context.max_consecutive_actor_init_deaths = 3
@@ -33,7 +33,7 @@ def set_up_data() -> None:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes that are alike, as a cluster has them or can start them."""
+    """Nodes of one kind that a cluster has or can start."""
 
     resources: Mapping[str, float]  # of each
     number: float = 1  # inf: as many as are asked for

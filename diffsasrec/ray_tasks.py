@@ -15,7 +15,7 @@ def map_tasks(
 ) -> Iterator[Any]:
     """function(argument, *shared) for each argument, one CPU each; results as they come.
 
-    Whoever adds results up must not care about their order.
+    The caller must not depend on the order of the results.
     """
     remote = ray.remote(function)
     references = [ray.put(value) for value in shared]

@@ -53,7 +53,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _follow(self) -> Self:
-        """What follows another key where it is not set. (Setting a frozen field goes round it.)"""
+        """Fills in keys whose default is another key. (A frozen field needs this detour.)"""
         if not self.evaluate.ks:
             followed = self.evaluate.model_copy(update={"ks": (self.score.k,)})
             object.__setattr__(self, "evaluate", followed)
@@ -78,8 +78,8 @@ class Config(Section):
         check_gpus("score.gpus_per_actor", self.score.gpus_per_actor)
         if self.score.fused and not self.score.gpus_per_actor:
             raise ValueError(
-                "score.fused=true has kernels for a GPU, and score.gpus_per_actor is 0; "
-                "set that, or leave score.fused out"
+                "score.fused=true needs a GPU, but score.gpus_per_actor is 0; "
+                "set it to 1, or leave score.fused out"
             )
 
     def _check_categories(self) -> None:
@@ -87,7 +87,7 @@ class Config(Section):
         if self.score.max_per_category is not None and not categories:
             raise ValueError(
                 f"score.max_per_category={self.score.max_per_category} needs items.path and "
-                "items.category_column, which say what an item's category is"
+                "items.category_column, which give the category of each item"
             )
 
     def _check_patience(self) -> None:
@@ -95,9 +95,9 @@ class Config(Section):
             for name, stage in (("pretrain", self.pretrain), ("finetune", self.finetune)):
                 if stage.patience is not None:
                     raise ValueError(
-                        f"{name}.patience={stage.patience} searches for how long to train from "
-                        "scratch; with train.warm_start set it to null, and train.warm_epochs to "
-                        "how long from there"
+                        f"{name}.patience={stage.patience} searches for the number of epochs from "
+                        "scratch; with train.warm_start, set it to null, and set train.warm_epochs "
+                        "instead"
                     )
 
     def _check_metrics(self) -> None:
@@ -116,7 +116,7 @@ class Config(Section):
                 raise ValueError(f"gate: {name} is not measured; known: {', '.join(known)}")
 
     def located(self) -> Self:
-        """The same with an absolute lake, as it is known from here."""
+        """The same configuration with an absolute lake, as seen from this machine."""
         return self.model_copy(update={"lake": located(self.lake)})
 
     def resolved(self) -> dict[str, Any]:

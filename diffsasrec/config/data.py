@@ -1,4 +1,4 @@
-"""The sections on the log and what is known of its items."""
+"""The sections on the log and its items."""
 
 from datetime import datetime
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""How a list is made of a history: what the library takes, and the first keys of `score`."""
+"""How a list is made from a history: the settings of the library, and the first keys of `score`."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,7 +8,7 @@ from diffsasrec.config.fields import Fraction, NonNegativeInt, PositiveInt, Sect
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError
 
-FUSED_MOST = 128  # of the best items: of more the tiles know sooner
+FUSED_MOST = 128  # best items that the kernels find; for more, the tiles are faster
 
 
 class DecodingConfig(Section):
@@ -61,7 +61,7 @@ class DecodingConfig(Section):
         return self.decode == "multi" and self.explore_items > 0
 
     def check_slots(self, model: ModelConfig) -> None:
-        """Whether a model has the mask slots that such lists need.
+        """Checks that a model has the mask slots that such lists need.
 
         Raises:
             ConfigError: it has none, or too few.

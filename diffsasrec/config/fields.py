@@ -1,4 +1,4 @@
-"""What the fields of a section are made of."""
+"""The types of configuration fields, and the base class of the sections."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""How a lake is spelled: one spelling for each, and none that only looks like a store."""
+"""The spelling of a lake: one for each lake, and no path that only looks like a store."""
 
 import os
 import re
@@ -11,7 +11,8 @@ def normalised(lake: str) -> str:
     """The one spelling of a lake: no doubled or trailing slashes, no `.`; relative stays relative.
 
     Raises:
-        ValueError: it is no local directory and no s3://bucket/prefix; names the corrected one.
+        ValueError: it is neither a local directory nor s3://bucket/prefix; names the corrected
+            spelling.
     """
     if lake != lake.strip() or not lake:
         raise ValueError(f"lake={lake!r}: {_GIVE}, without spaces around it")
@@ -44,7 +45,7 @@ def _of_scheme(lake: str, scheme: re.Match[str]) -> str:
 
 
 def located(lake: str) -> str:
-    """A normalised lake as an absolute path; that of a store as it is.
+    """A normalised lake as an absolute path; the URL of a store stays as it is.
 
     Symbolic links stay: they may lead elsewhere on another node.
     """

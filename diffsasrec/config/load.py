@@ -12,7 +12,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.config.secrets import refuse_credentials
 from diffsasrec.errors import ConfigError
 
-# YAML 1.1 reads 1e-3 as a string; people write learning rates so
+# YAML 1.1 reads 1e-3 as a string, but people write learning rates that way
 _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
@@ -25,7 +25,7 @@ def load_config(text: str, overrides: Iterable[str] = (), *, source: str = "conf
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        # not as the error shows itself, with the lines of the file: they may hold a secret
+        # not the text of the error: it quotes lines of the file, which may hold a secret
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or type(error).__name__

@@ -10,7 +10,7 @@ from typing import Any
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import leaf_keys
 
-# what a first night on another log sets or asks about, in the order in which people meet it
+# the keys that matter for a first night on another log, in the order in which people meet them
 BASIC = (
     "lake",
     "events.path",
@@ -96,7 +96,7 @@ def _row(key: str, field: Any, allowed: str) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """A default as one writes it in YAML."""
+    """A default as it is written in YAML."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if value == ():
@@ -123,7 +123,7 @@ def _allowed(node: Mapping[str, Any]) -> str:
 
 
 def _between(what: str, node: Mapping[str, Any]) -> str:
-    """Numbers between the bounds of a JSON schema, as in: 0 <= number < 1."""
+    """Numbers between the bounds of a JSON schema, for example 0 <= number < 1."""
     above = {"minimum": ">=", "exclusiveMinimum": ">"}
     below = {"maximum": "<=", "exclusiveMaximum": "<"}
     low = [(sign, node[name]) for name, sign in above.items() if name in node]

@@ -1,4 +1,4 @@
-"""What looks like a secret: refused in a configuration, taken out of messages."""
+"""Values that look like secrets: refused in a configuration, removed from messages."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 from diffsasrec.errors import ConfigError
 
-# the name of a property that holds a secret, or a value with one in it
+# the name of a property that holds a secret, or a value that contains one
 SECRET = re.compile(
     r"secret|passw|token|credential|connection-string|authorization|cookie"
     r"|(access|account|private|api)[-_.]?key|sas[-_.]|\b(pwd|sig|signature)=",

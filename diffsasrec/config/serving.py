@@ -85,12 +85,12 @@ class IcebergConfig(Section):
     @field_validator("properties", mode="before")
     @classmethod
     def _no_secrets(cls, properties: Any) -> Any:
-        """Nested keys joined by dots, numbers and booleans as pyiceberg's own file has them."""
+        """Joins nested keys by dots; writes numbers and booleans as in pyiceberg's own file."""
         if not isinstance(properties, dict):
-            raise ValueError("iceberg.properties is no mapping of names to values")
+            raise ValueError("iceberg.properties is not a mapping of names to values")
         flat = dict(_flat(properties, ""))
         for key, value in flat.items():
-            # the message holds no value: what is refused may be one
+            # the message holds no value: a refused one may be a secret
             if SECRET.search(key) or SECRET.search(value):
                 raise ValueError(
                     f"iceberg.properties.{key} looks like a secret, and the manifest holds the "
@@ -120,4 +120,4 @@ def _flat(values: Mapping[str, Any], path: str) -> Iterable[tuple[str, str]]:
         elif isinstance(value, (str, int, float)):
             yield f"{path}{key}", str(value)
         else:
-            raise ValueError(f"iceberg.properties.{path}{key} is no text, number or boolean")
+            raise ValueError(f"iceberg.properties.{path}{key} is not text, a number or a boolean")

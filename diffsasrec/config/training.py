@@ -48,7 +48,7 @@ class ModelConfig(Section):
         allowed = ("causal",) if self.kind == "sasrec" else ("prefix", "bidirectional")
         if self.attention not in allowed:
             raise ValueError(
-                f"model.attention={self.attention} does not go with model.kind={self.kind}; "
+                f"model.attention={self.attention} does not fit model.kind={self.kind}; "
                 f"use {' or '.join(allowed)}"
             )
         return self

@@ -69,7 +69,7 @@ class EncodedHistories:
         return self._wanted(slots_BS, slots_BS == MASK)
 
     def next(self, chosen_BJ: Tensor) -> Tensor:
-        """The state of the item behind the history and the items chosen so far, [B, W]."""
+        """The state of the item after the history and the items chosen so far, [B, W]."""
         if self.model.config.kind == "diffusion":
             slots_BS = torch.nn.functional.pad(chosen_BJ, (0, 1), value=MASK)
             is_last_S = torch.arange(slots_BS.shape[1], device=slots_BS.device)
@@ -94,14 +94,14 @@ def _extended_states(
 ) -> Tensor:
     """The newest state of each history with `chosen_BJ` appended; a causal model has no slots.
 
-    Positions are counted from the end, so that every appended item moves the others: the history
-    is encoded anew. A user whose candidates ran out has -1 there; its state is not used.
+    Positions are counted from the end: every appended item moves the others, so the history is
+    encoded again. A user whose candidates ran out has -1 there; its state is not used.
     """
     num_chosen = chosen_BJ.shape[1]
     place_J = lengths_B[:, None] + torch.arange(num_chosen, device=items_BL.device)
     longer_BL = torch.nn.functional.pad(items_BL, (0, num_chosen))
     longer_BL = longer_BL.scatter(1, place_J, chosen_BJ.clamp(min=0))
-    # when the chosen ones happen is not known
+    # the times of the chosen items are not known
     longer_gaps_BL = torch.nn.functional.pad(gaps_BL, (0, num_chosen))
     longer_gaps_BL = longer_gaps_BL.scatter(1, place_J, torch.zeros_like(chosen_BJ))
     lengths_B = lengths_B + num_chosen

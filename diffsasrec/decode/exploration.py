@@ -11,17 +11,17 @@ from torch import Tensor
 
 from diffsasrec.config.decoding import DecodingConfig
 
-CHOICES = 100  # explored are so many of a user's most probable next items
+CHOICES = 100  # most probable next items of a user, among which it explores
 
 
 @dataclass(frozen=True)
 class Exploration:
     """How `num_items` of a multi-step list are chosen, one after another.
 
-    The choice is the item with the highest probability / (1 + of a thousand lists those that show
-    it), counted over the single-step lists of a sample of users. Where it is less than `ratio`
-    times as probable as the most probable item that is left, that one has the place. So a list
-    gives up little, and gives it for an item of which everyone gets too few.
+    The choice is the item with the highest probability / (1 + how many of a thousand lists show
+    it), counted over the single-step lists of a sample of users. If it is less than `ratio` times
+    as probable as the most probable item that is left, that item gets the place instead. So a list
+    gives up little, and only for an item that lists show too rarely.
     """
 
     num_items: int
@@ -32,11 +32,11 @@ class Exploration:
         return cls(decoding.explore_items, decoding.explore_ratio)
 
     def choice(self, logits_RM: Tensor, shown_RM: Tensor | None) -> Tensor:
-        """The place of the choice in each row, [R].
+        """The index of the choice in each row, [R].
 
         Args:
-            logits_RM: -inf where there is no item.
-            shown_RM: how many of a thousand lists show each item; None: nothing is known of any.
+            logits_RM: -inf if there is no item.
+            shown_RM: how many of a thousand lists show each item; None: unknown.
         """
         best_R = logits_RM.argmax(1)
         if shown_RM is None:

@@ -19,7 +19,7 @@ from diffsasrec.retrieve.tiles import Top
 
 @dataclass(frozen=True)
 class StateSource:
-    """Where the states of masked slots come from, and where the steps are noted.
+    """Where the states of masked slots come from, and where the steps are recorded.
 
     Attributes:
         next_BD: the states of a single slot, which know the next item best.
@@ -53,7 +53,7 @@ class MaskedSlots:
     states_RD: Tensor
 
     def still(self, slots_BK: Tensor, left_B: Tensor) -> "MaskedSlots":
-        """Those that are masked yet, of users that have any left."""
+        """The slots that are still masked, of users that have any left."""
         is_open_R = (slots_BK[self.users_R, self.slot_R] == MASK) & (left_B > 0)[self.users_R]
         return self if is_open_R.all() else self.take(is_open_R)
 
@@ -88,11 +88,11 @@ def commit(
 ) -> tuple[Tensor, Tensor]:
     """Greedy assignment of distinct items to masked slots, most confident first.
 
-    Of c items that a step commits, c - 1 can be taken from a slot by others: c candidates suffice,
-    under a cap c that a list can take together.
+    When a step commits c items, other slots can take c - 1 candidates of a slot: so c candidates
+    suffice; under a cap, c that a list can take together.
 
     Returns:
-        the slots, and the lowest confidence that was due per user: -inf where too few were found.
+        the slots, and the lowest confidence that was due per user: -inf if too few were found.
     """
     num_users, k, num_choices = confidence_BKM.shape
     slots_BK = slots_BK.clone()

@@ -1,4 +1,4 @@
-"""The time for which lists are made, and what is known as of it."""
+"""The time for which lists are made, and what is known at that time."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Moment:
-    """The time for which lists are made, the split or the run date, and what is known as of it."""
+    """The time for which lists are made (the split or the run date), and what is known at it."""
 
     query_time: int  # microseconds
-    trends: npt.NDArray[np.float32] | None  # [V, F], counters.trend_features; None: not used
-    # [V], of a thousand single-step lists those that show it; None: exploring finds nothing rare
+    trends: npt.NDArray[np.float32] | None  # [V, F], features.trend_features; None: not used
+    # [V], how many of a thousand single-step lists show it; None: exploring finds nothing rare
     shown: npt.NDArray[np.float32] | None = None

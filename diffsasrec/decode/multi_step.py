@@ -25,7 +25,7 @@ from diffsasrec.retrieve.shortlist import (
 from diffsasrec.retrieve.tiles import Top
 from diffsasrec.retrieve.top_k import top_items
 
-# a catalogue of fewer times the shortlist is scored sooner as a whole
+# a catalogue of less than so many times the shortlist is scored faster as a whole
 WORTH = 16
 
 
@@ -47,13 +47,13 @@ def decode_multi(
 
     Args:
         next_BD, denoise, lookahead: see `StateSource`.
-        shortlist: how many items per user the steps look at where that provably suffices; 0: all.
-            It changes no list. A rule that needs probabilities looks at all.
+        shortlist: how many items per user the steps look at if that provably suffices; 0: all. It
+            changes no list. A rule that needs probabilities looks at all items.
 
-    Each step scores the masked slots and commits, most confident first and never an item twice,
-    every slot that passes the rule, and at least so many that the steps suffice. Where there is
-    exploring, its items have the last step to themselves, and come from those that are most
-    probable as the next one; the sure ones have the steps before.
+    Each step scores the masked slots and commits every slot that passes the rule, and at least
+    enough slots to finish within `steps`, most confident first and never an item twice. Explored
+    items have the last step to themselves and come from the most probable next items; the steps
+    before commit the sure items.
     """
     num_explored = exploration.num_items
     assert steps > 1 or not num_explored, (steps, exploration)
@@ -79,7 +79,7 @@ def _committed(
     sure_B: Tensor,
     num_steps: int,
 ) -> Tensor:
-    """The slots after the steps that commit the surest items, `sure_B` of each user."""
+    """The slots after the steps that commit the surest items, `sure_B` for each user."""
     for step in range(num_steps):
         left_B = sure_B - (slots_BK != MASK).sum(1)
         at_least_B = (left_B + num_steps - step - 1) // (num_steps - step)
@@ -97,7 +97,7 @@ def _explored(
     wanted_B: Tensor,
     exploration: Exploration,
 ) -> Tensor:
-    """The slots after the last step, which gives what is left to rare items, one after another."""
+    """The slots after the last step, which gives the remaining slots to rare items one by one."""
     num_left = int((wanted_B - (slots_BK != MASK).sum(1)).max())
     if not num_left:
         return slots_BK
@@ -111,14 +111,14 @@ def _explored(
 
 @dataclass
 class _Search:
-    """Finds the items that slots can take, in a shortlist where that is enough."""
+    """Finds the items that slots can take, in a shortlist if that is enough."""
 
     next_BD: Tensor
     candidates: Candidates
     rule: CommitRule
     normaliser_B: Tensor  # of the next item
     shortlist: Shortlist | None
-    likely_BM: Tensor | None  # the most probable next items, where one pass finds enough of them
+    likely_BM: Tensor | None  # the most probable next items, if one pass finds enough of them
     num_uncertain: int = 0  # users and steps for which the shortlist was not enough
 
     @staticmethod
@@ -138,7 +138,7 @@ class _Search:
             return _Search(next_BD, candidates, rule, short.normaliser_B, short, None)
         users_B = torch.arange(len(next_BD), device=next_BD.device)
         catalogue = candidates.catalogue
-        # under a cap, which of them a list can take changes from step to step
+        # under a cap, the items that a list can take change from step to step
         if catalogue.cap is not None or (catalogue.fused and num_likely > FUSED_MOST):
             num_likely = 0
         top = top_items(next_BD, users_B, candidates, max(num_likely, 1), normalise=True)
@@ -148,9 +148,9 @@ class _Search:
     def commit(
         self, slots_BK: Tensor, masked: MaskedSlots, at_least_B: Tensor, left_B: Tensor
     ) -> Tensor:
-        """The slots after a step that fills at least and at most so many of each user."""
+        """The slots after a step that fills `at_least_B` to `left_B` slots of each user."""
         rows = masked.still(slots_BK, left_B)
-        # of c items that a step commits, c - 1 can be taken from a slot by others
+        # when a step commits c items, other slots can take c - 1 candidates of a slot
         m = int(at_least_B.max()) if self.rule.commit == "schedule" else slots_BK.shape[1]
         cap = self.candidates.catalogue.cap
         unsure_B = torch.ones_like(left_B, dtype=torch.bool)
@@ -212,7 +212,7 @@ class _Search:
         items_BM = torch.full((len(slots_BK), num), -1, device=slots_BK.device)
         if self.shortlist is not None:
             top = self.shortlist.top(self.next_BD, users_B, slots_BK, num)
-            # what lies outside can only be as probable as the last choice where there is a cutoff
+            # an outside item can be as probable as the last choice only if there is a cutoff
             cutoff_B, items_BM = self.shortlist.cutoff_B + SLACK, top.items_RM
             users_B = users_B[(cutoff_B > -torch.inf) & (cutoff_B >= top.logits_RM[:, -1])]
         if len(users_B):

@@ -1,4 +1,4 @@
-"""Histories -> lists, in this process: the whole of scoring but the files and the cluster.
+"""Histories -> lists, in this process: all of scoring except the files and the cluster.
 
 Legend: B users, L history length, K list length, V items; histories are flat items with offsets.
 """
@@ -27,7 +27,7 @@ from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.sequences.histories import Histories, Items, Offsets, Times, UserItems
 
-HAVE_KERNELS = ("cuda",)  # devices on which `decoding.fused` means something
+HAVE_KERNELS = ("cuda",)  # devices on which `decoding.fused` has an effect
 
 
 class Recommender:
@@ -35,14 +35,14 @@ class Recommender:
 
     Args:
         allowed: what may be recommended at all, [V].
-        cap: on the items of one category in a list.
+        cap: limit on the items of one category in a list.
 
     Raises:
         ConfigError: the model has no slots for such lists, or too few; `decoding.fused` on a GPU
             without Triton.
 
-    The device is that of the model. What all users share is made once, here: the trends' columns of
-    the item vectors, the packed catalogue.
+    It works on the device of the model. What all users share is made here, once: the trend columns
+    of the item vectors, and the packed catalogue.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Recommender:
     ) -> None:
         decoding.check_slots(model.config)
         self.model, self.decoding, self.query_time = model, decoding, moment.query_time
-        self.num_uncertain = 0  # users and steps so far for which a shortlist was not enough
+        self.num_uncertain = 0  # users and steps so far for which the shortlist was not enough
         self._device = model.item_weight.device
-        # what a night with kernels has made can be made again without a GPU
+        # lists of a night with kernels can be made again without a GPU
         fused = decoding.fused and self._device.type in HAVE_KERNELS
         if fused and importlib.util.find_spec("triton") is None:
             raise ConfigError(
@@ -87,16 +87,16 @@ class Recommender:
         excluded: UserItems | None = None,
         trace: Trace | None = None,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Lists of items [B, K] (-1 behind the end), and log-probabilities as the next item.
+        """Lists of items [B, K] (-1 after the end), and log-probabilities as the next item.
 
         Args:
             items, times, offsets: whole histories; attention reads the newest events, the filter
-                and the copy score all of them.
-            excluded: what each user must not be shown besides.
-            trace: takes the steps, of users that fit one batch.
+                and the copy score read all of them.
+            excluded: other items that each user must not be shown.
+            trace: records the steps; the users must fit one batch.
 
         A list has K distinct items, or as many as are allowed and not filtered. Users are decoded
-        in batches of similar length, which are halved where the memory does not suffice.
+        in batches of similar length, which are halved if memory runs out.
         """
         num_users, k = len(offsets) - 1, self.decoding.k
         assert trace is None or num_users <= self.decoding.batch_size, num_users

@@ -18,7 +18,7 @@ from diffsasrec.retrieve.top_k import top_items
 
 @dataclass(frozen=True)
 class Lists:
-    items_BK: Tensor  # -1 behind the end of a list
+    items_BK: Tensor  # -1 after the end of a list
     scores_BK: Tensor  # log-probability as the next item
     num_uncertain: int = 0  # users and steps for which a shortlist was not enough
 
@@ -49,7 +49,7 @@ def decode_autoregressive(
 ) -> Lists:
     """K next items one after another, each the most probable after those before it.
 
-    `next_states`: items chosen so far [B, j] -> states [B, D] that predict the item behind them.
+    `next_states`: items chosen so far [B, j] -> states [B, D] that predict the item after them.
     """
     device = candidates.catalogue.vectors_VW.device
     users_B = torch.arange(num_users, device=device)
@@ -88,6 +88,6 @@ def _rank(
     scores_BK = (logits_BK - normaliser_B[:, None]).masked_fill(items_BK == MASK, -torch.inf)
     by_BK = -by_item_BK.float() if rank == "slot" else scores_BK
     by_BK = by_BK.masked_fill(items_BK == MASK, -torch.inf)
-    # stably: equal ones stay in the order of the items
+    # a stable sort: ties stay in the order of the items
     order_BK = by_BK.argsort(dim=1, descending=True, stable=True)
     return Lists(items_BK.gather(1, order_BK), scores_BK.gather(1, order_BK))

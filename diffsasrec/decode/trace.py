@@ -1,4 +1,4 @@
-"""How the slots of lists were filled, step by step: for people who ask, never in a night.
+"""How the slots of lists were filled, step by step: on request, never in a night.
 
 Legend: B users, K list length, D width, F filled slots.
 """
@@ -20,12 +20,12 @@ class Step:
     users_F: Tensor
     slots_F: Tensor
     items_F: Tensor
-    confidence_F: Tensor  # probability among all candidates that were left before the step
+    confidence_F: Tensor  # probability among all candidates left before the step
 
 
 @dataclass
 class Trace:
-    """Takes the steps of one batch while it is decoded."""
+    """Records the steps of one batch while it is decoded."""
 
     steps: list[Step] = field(default_factory=list)
 
@@ -37,12 +37,12 @@ class Trace:
         states_BKD: Tensor,
         candidates: Candidates,
     ) -> None:
-        """A step that has filled slots, and the states by which it did."""
+        """Records a step that has filled slots, and the states that it used."""
         users_F, slots_F = (before_BK != after_BK).nonzero(as_tuple=True)
         if not len(users_F):
             return
         states_FD = states_BKD[users_F, slots_F]
-        # over the whole catalogue, also where the step has looked at a shortlist alone
+        # over the whole catalogue, even if the step has looked only at a shortlist
         normaliser_F = top_items(
             states_FD, users_F, candidates, 1, besides_BK=before_BK, normalise=True
         ).normaliser_R

@@ -1,7 +1,7 @@
 """The two places where files may lie, behind the same few verbs: a local disk and an S3 store.
 
-All paths are those of the filesystem: absolute on a disk, bucket/key in a store. What fails is
-FileNotFoundError (reading what is not there) or InfrastructureError.
+All paths are those of the filesystem: absolute on a disk, bucket/key in a store. Failures raise
+FileNotFoundError (reading a file that is not there) or InfrastructureError.
 """
 
 import os
@@ -18,23 +18,23 @@ from diffsasrec.files.urls import is_s3, open_filesystem
 
 
 class Backend(Protocol):
-    """What a disk and a store do each in its own way."""
+    """What a disk and a store each do in their own way."""
 
     def write(self, path: str, data: bytes) -> None: ...
 
     def fill(self, path: str, fill_file: Callable[[str], None]) -> None:
-        """Writes what `fill_file` writes to the local file that it is given."""
+        """Writes what `fill_file` writes to the local file that it gets."""
 
     def create(self, path: str, data: bytes) -> bool:
-        """Writes only what is not there yet; False when something is."""
+        """Writes only if nothing is there yet; False if something is."""
         ...
 
     def version(self, path: str) -> str | None:
-        """What changes with the contents of a small file; None when there is none."""
+        """A value that changes with the contents of a small file; None if there is no file."""
         ...
 
     def replace(self, path: str, data: bytes, version: str | None) -> bool:
-        """Writes only while the file has this version; False when it has another one."""
+        """Writes only while the file has this version; False if it has another one."""
         ...
 
     def copy(self, source: str, target: str) -> None: ...
@@ -42,7 +42,7 @@ class Backend(Protocol):
     def exists(self, path: str) -> bool: ...
 
     def remove_empty(self, path: str) -> None:
-        """Removes a directory that is empty, and those above it that are empty then."""
+        """Removes a directory if it is empty, then the directories above it that are empty."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class StoredObjects:
         """A store has no directories."""
 
     def _holds(self, path: str, data: bytes) -> bool:
-        """Whether the very same bytes are there: ours, where the answer to the write was lost."""
+        """Whether exactly these bytes are there: then we wrote them, and the answer was lost."""
         try:
             with explained("reading", f"s3://{path}"):
                 return bool(self.filesystem.cat_file(path) == data)

@@ -25,15 +25,15 @@ REMEDIES = {
     errno.ENOENT: "no directory can be made there: correct the path",
     errno.ESTALE: "the file server has lost the directory: mount it again",
 }
-# what may pass without anybody's doing
+# errors that may go away by themselves
 PASSING = {errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.ESTALE}
 
 
 @contextmanager
 def explained(operation: str, url: str) -> Iterator[None]:
-    """Turns what a disk or a damaged file raises into an InfrastructureError.
+    """Turns an error of a disk or a damaged file into an InfrastructureError.
 
-    FileNotFoundError stays as it is, but when writing.
+    FileNotFoundError stays as it is, except when writing.
     """
     try:
         yield

@@ -1,7 +1,8 @@
 """Files of a local directory: written whole or not at all, created once, replaced by turns.
 
-A file is written under a name of its own first and then given its place in one step. What fails
-takes that first file with it; what is killed leaves it, hidden, until it is swept.
+A file is first written under a temporary name and then put in its place in one step. A write that
+fails removes the temporary file. A write that is killed leaves it, hidden, until a sweep deletes
+it.
 """
 
 import errno
@@ -14,10 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-HIDDEN = (".tmp", ".probe-")  # beginnings of names: unfinished files, ours and of who fills them
+HIDDEN = (".tmp", ".probe-")  # prefixes of unfinished files, ours and those of what fills them
 LOCK = ".lock"
 TRIES = 10  # to make a file in a directory that others remove while it is empty
-# file systems without locks, as some that are mounted from other machines
+# errors of file systems without locks, such as some network mounts
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -28,7 +29,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def fill(path: str, fill_file: Callable[[str], None]) -> None:
-    """As `write`, what `fill_file` writes to the file that it is given."""
+    """Like `write`, for what `fill_file` writes to the file that it gets."""
     with _removed(_write_temporary(path, b"")) as temporary:
         mode = os.stat(temporary).st_mode
         fill_file(temporary)
@@ -39,7 +40,7 @@ def fill(path: str, fill_file: Callable[[str], None]) -> None:
 
 
 def create(path: str, data: bytes) -> bool:
-    """Writes only what is not there yet; False when something is."""
+    """Writes only if nothing is there yet; False if something is."""
     with _removed(_write_temporary(path, data)) as temporary:
         try:
             os.link(temporary, path)
@@ -50,7 +51,7 @@ def create(path: str, data: bytes) -> bool:
 
 
 def version(path: str) -> str | None:
-    """What changes with the contents of a small file; None when there is none."""
+    """A value that changes with the contents of a small file; None if there is no file."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except FileNotFoundError:
@@ -58,7 +59,7 @@ def version(path: str) -> str | None:
 
 
 def exists(path: str) -> bool:
-    """Whether something is there; what can't be looked at is an error, and not nothing."""
+    """Whether something is there; a path that can't be examined is an error, not absent."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -67,16 +68,16 @@ def exists(path: str) -> bool:
 
 
 def refuse_unreadable(error: OSError) -> None:
-    """What a listing makes of a directory that it can't read: only one that has gone is empty."""
+    """Handles a directory that a listing can't read: it counts as empty only if it is gone."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 
 
 def replace(path: str, data: bytes, expected: str | None, *, lock: str) -> bool:
-    """Writes only while the file's version is the expected one; False when it is not.
+    """Writes only while the file's version is the expected one; False if it is not.
 
-    Whoever replaces a file under the same lock waits for its turn. Without locks in the file
-    system the moment between the look and the write stays open.
+    Writers that use the same lock take turns. On a file system without locks, another writer can
+    come between the check and the write.
     """
     with _locked(lock):
         if version(path) != expected:
@@ -109,12 +110,12 @@ def _locked(path: str) -> Iterator[None]:
                 raise
         yield
     finally:
-        os.close(descriptor)  # gives the lock back
+        os.close(descriptor)  # releases the lock
 
 
 @contextmanager
 def _removed(temporary: str) -> Iterator[str]:
-    """Leaves nothing under the first name, however the write ends."""
+    """Leaves no temporary file, however the write ends."""
     try:
         yield temporary
     finally:
@@ -142,7 +143,7 @@ def _opened(path: str) -> BinaryIO:
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             return open(path, "xb")
-        except (FileNotFoundError, FileExistsError):  # somebody removes it while it is empty
+        except (FileNotFoundError, FileExistsError):  # another process removes it while it is empty
             if not left:
                 raise
     raise AssertionError(path)

@@ -1,10 +1,10 @@
 """S3 through s3fs, with one layer of retries: a request is tried a few times in bounded time.
 
-Left alone, three layers retry one another: botocore each request, s3fs each call, and s3fs again
-what reads a body. They multiply, and each knows other errors. Here both are off, and every request
-is retried in one place, with its body. (aiohttp alone sends what is idempotent once more when a
-connection that it had kept open turns out to be closed: no attempt counts that, and a create that
-is refused may have been carried out by its own first half.)
+By default, three layers retry: botocore each request, s3fs each call, and s3fs again each read of a
+body. Their retries multiply, and each layer knows other errors. Here both are off, and every
+request is retried in one place, together with its body. (Only aiohttp still repeats an idempotent
+request when a connection that it had kept open turns out to be closed. No attempt counts that
+repeat, and a create may be refused because its own first sending succeeded.)
 """
 
 import asyncio
@@ -69,7 +69,7 @@ TAKEN = {"412", "PreconditionFailed"}
 TRANSIENT_CODES = {
     "429",
     "BadDigest",
-    "ConditionalRequestConflict",  # a race, with a delete too: nothing is said of what is there
+    "ConditionalRequestConflict",  # a race, perhaps with a delete: it does not say what is there
     "OperationAborted",
     "RequestTimeout",
     "SlowDown",
@@ -92,7 +92,7 @@ UNREACHABLE = (
     ProxyConnectionError,
     SSLError,
 )
-# what is raised before a request is sent; ValueError: an AWS_ENDPOINT_URL that is none
+# raised before a request is sent; ValueError: AWS_ENDPOINT_URL is not a URL
 UNUSABLE = (
     NoCredentialsError,
     ParamValidationError,
@@ -121,7 +121,7 @@ REMEDIES = {
     "InsufficientStorage": SPACE,
     "507": SPACE,
 }
-# answers that no retry changes: somebody has to
+# answers that no retry changes: a person has to act
 LASTING = {
     "401",
     "403",
@@ -144,8 +144,8 @@ WAIT = "the store does not answer or is overloaded: run the same command again o
 class ObjectStore(S3FileSystem):  # type: ignore[misc]
     """The filesystem of all S3 URLs.
 
-    What a request fails with is FileNotFoundError, FileExistsError (a create) or
-    InfrastructureError, which names the operation, the URL, the cause and the remedy.
+    A failed request raises FileNotFoundError, FileExistsError (a create) or InfrastructureError,
+    which names the operation, the URL, the cause and the remedy.
     """
 
     retries = 1  # of s3fs
@@ -176,13 +176,13 @@ class ObjectStore(S3FileSystem):  # type: ignore[misc]
 
 
 def _drop_condition(request: dict[str, Any]) -> bool:
-    """Whether the request was a conditional write: a store without such writes all the same."""
+    """Removes the condition of a write, for a store without conditions; whether it had one."""
     conditions = [request.pop(name, None) for name in ("IfMatch", "IfNoneMatch")]
     return any(conditions)
 
 
 class _Body:
-    """A body that was read whole, in the form that s3fs reads."""
+    """A body that was read completely, with the methods that s3fs calls."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -205,7 +205,7 @@ async def _with_body(answer: Any) -> Any:
 
 def _code(error: BaseException) -> tuple[int, str]:
     """The HTTP status and the S3 error code; 0 and "" when the store did not answer."""
-    # s3fs turns what botocore raises into an OSError of its own
+    # s3fs turns errors of botocore into an OSError of its own
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     if not isinstance(response, dict):
         return 0, ""
@@ -221,7 +221,7 @@ def _is_transient(error: Exception) -> bool:
 
 
 def _explained(error: Exception, method: str, request: dict[str, Any], attempt: int) -> Exception:
-    """What the failed request raises."""
+    """The error that the failed request raises."""
     _, code = _code(error)
     url = f"s3://{request.get('Bucket')}/{request.get('Key') or request.get('Prefix', '')}"
     if code in MISSING:

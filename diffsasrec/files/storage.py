@@ -1,8 +1,8 @@
 """Files of the lake: a local directory or a prefix in an S3 bucket, with the same few verbs.
 
-Writes are atomic: a reader sees the old bytes or the new ones. `create` writes only what is not
+Writes are atomic: a reader sees the old bytes or the new ones. `create` writes only if nothing is
 there yet (S3: `If-None-Match: *`; local: a hard link to a finished temporary file). Credentials,
-region and endpoint come from the usual AWS variables and are kept nowhere.
+region and endpoint come from the usual AWS variables and are never stored.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from diffsasrec.files.disk_errors import explained
 from diffsasrec.files.s3 import PATIENCE, Patience
 from diffsasrec.files.urls import is_s3, listing_options, open_filesystem
 
-WRITE_SECONDS = 3_600.0  # so long a write may go on at most
+WRITE_SECONDS = 3_600.0  # the longest time that a write may take
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def sha256(data: bytes) -> str:
 class Storage:
     """A root directory and the verbs on paths below it.
 
-    What fails is FileNotFoundError (reading what is not there) or InfrastructureError, which names
-    the operation, the URL, the cause and the remedy.
+    Failures raise FileNotFoundError (reading a file that is not there) or InfrastructureError,
+    which names the operation, the URL, the cause and the remedy.
     """
 
     root: str  # absolute local path or s3://bucket/prefix
@@ -110,9 +110,9 @@ class Storage:
         self._files.write(self._full(path), data)
 
     def write_file(self, path: str, fill: Callable[[str], None]) -> None:
-        """As `write_bytes`, what `fill` writes to the local file that it is given.
+        """Like `write_bytes`, for what `fill` writes to the local file that it gets.
 
-        Large contents need not lie in memory then, or only once on their way to S3.
+        Large contents are then not held in memory, or only once on their way to S3.
         """
         self._files.fill(self._full(path), fill)
 
@@ -123,21 +123,21 @@ class Storage:
         return {"path": path, "rows": table.num_rows, "sha256": sha256(data)}
 
     def create(self, path: str, data: bytes) -> bool:
-        """Writes `data` only if nothing is there; False when something is.
+        """Writes `data` only if nothing is there; False if something is.
 
-        On S3 the very same bytes count as ours: the answer to the write may have been lost.
+        On S3, exactly these bytes count as our own write: its answer may have been lost.
         """
         return self._files.create(self._full(path), data)
 
     def version(self, path: str) -> str | None:
-        """What changes with the contents of a small file; None when there is none."""
+        """A value that changes with the contents of a small file; None if there is no file."""
         return self._files.version(self._full(path))
 
     def replace(self, path: str, data: bytes, version: str | None) -> bool:
         """Writes `data` only while the file has this version (None: while it is not there).
 
-        False when it has another one: somebody was faster. A store without conditional writes
-        writes all the same, over whatever somebody has written since the version was looked at.
+        False if it has another one: another writer was faster. A store without conditional writes
+        always writes, even over what another writer has written since the version was read.
         """
         return self._files.replace(self._full(path), data, version)
 
@@ -149,7 +149,7 @@ class Storage:
             return self._files.exists(self._full(path))
 
     def directories(self, directory: str = "") -> list[str]:
-        """The names of the directories directly below a directory, sorted; [] when it is none."""
+        """The names of the directories directly below a directory, sorted; [] if it is missing."""
         try:
             with explained("listing", self.url(directory)):
                 found = self._fs().ls(self._full(directory), detail=True)
@@ -159,12 +159,12 @@ class Storage:
         return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
 
     def list(self, directory: str = "") -> list[FileInfo]:
-        """The files below a directory, recursively, sorted by path; [] when there are none."""
+        """The files below a directory, recursively, sorted by path; [] if there are none."""
         found = [info for info in self._find(directory) if not _is_hidden(info.path)]
         return sorted(found, key=lambda info: info.path)
 
     def _find(self, directory: str) -> Iterator[FileInfo]:
-        """As `list`, with what is hidden, in no order."""
+        """Like `list`, but with hidden files and in no order."""
         base = self._full("").rstrip("/")
         try:
             with explained("listing", self.url(directory)):
@@ -185,24 +185,24 @@ class Storage:
                 continue  # another attempt was faster
 
     def delete_tree(self, directory: str) -> None:
-        """Deletes everything below a directory, what is hidden too, and leaves none empty."""
+        """Deletes everything below a directory, hidden files too, and then empty directories."""
         self.delete([info.path for info in self._find(directory)])
         self.remove_empty(directory)
 
     def remove_empty(self, directory: str) -> None:
-        """Removes a directory that is empty, and those above it that are so then."""
+        """Removes a directory if it is empty, then the directories above it that are empty."""
         self._files.remove_empty(self._full(directory))
 
     def sweep(self, directory: str = "", *, older_than: float = WRITE_SECONDS) -> int:
-        """Deletes what writes that were killed have left below a directory.
+        """Deletes what killed writes have left below a directory.
 
         Args:
-            older_than: seconds; what is younger may be written at this moment.
+            older_than: seconds; a younger file may still be being written.
 
         Returns:
             the number of deleted files.
         """
-        # the clock decides only how long a write is waited for
+        # the clock only decides how long to wait for a write
         limit = time.time() - older_than
         left = [info for info in self._find(directory) if _is_unfinished(info.path)]
         old = [info.path for info in left if info.modified < limit]
@@ -210,7 +210,7 @@ class Storage:
         return len(old)
 
     def check_writable(self) -> None:
-        """Raises when the root can't be written to: ConfigError where no retry would mend that.
+        """Raises if the root can't be written to; ConfigError if no retry would help.
 
         Raises:
             ConfigError: a part of the path is a file, nobody may write there, or there is no such
@@ -220,7 +220,7 @@ class Storage:
         probe = f".probe-{uuid.uuid4().hex}"
         try:
             if not self.is_local:
-                self.list(probe)  # some stores make the bucket that a write misses
+                self.list(probe)  # some stores create a missing bucket on a write
             self.write_bytes(probe, b"probe")
             self.delete([probe])
         except InfrastructureError as error:
@@ -228,7 +228,7 @@ class Storage:
             raise at_the_start(InfrastructureError(message, is_lasting=error.is_lasting)) from error
 
     def has_create_only(self) -> bool:
-        """Whether a second create of one file is really refused by this store."""
+        """Whether this store really refuses a second create of one file."""
         probe = f".probe-{uuid.uuid4().hex}"
         try:
             return self.create(probe, b"1") and not self.create(probe, b"2")

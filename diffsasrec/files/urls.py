@@ -24,15 +24,15 @@ def open_filesystem(url: str, patience: Patience = PATIENCE) -> tuple[Any, str]:
 
 
 def listing_options(url: str) -> dict[str, Any]:
-    """Options of `find` and `glob`: left alone, they show an unreadable directory as empty."""
+    """Options of `find` and `glob`: by default, they show an unreadable directory as empty."""
     return {} if is_s3(url) else {"on_error": local.refuse_unreadable}
 
 
 def resolve_package(path: str, key: str) -> str:
-    """The path of a pkg://package/file; every other path as it is.
+    """The path behind pkg://package/file; every other path stays as it is.
 
     Raises:
-        ConfigError: when the package is not installed; `key` is where the path comes from.
+        ConfigError: the package is not installed; `key` is where the path comes from.
     """
     if not path.startswith("pkg://"):
         return path

@@ -1,4 +1,4 @@
-"""The events of the log: every row read and checked, the bad ones to quarantine with a reason."""
+"""The events of the log: every row is read and checked; bad rows go to quarantine with a reason."""
 
 import json
 from collections import Counter
@@ -24,7 +24,7 @@ def read_events(
     """The checked chunks of a fragment. `log_types`: the ids' types as written to the output.
 
     Raises:
-        InputDataError: the file can't be read, or is not the one that was listed.
+        InputDataError: the file can't be read, or has changed since it was listed.
     """
     user_type, item_type = map(canonical_type, log_types)
     for chunk in unchanged(fragment, read_fragment(fragment, events)):
@@ -39,9 +39,9 @@ def read_events(
 
 
 def unchanged(fragment: Fragment, chunks: Iterator[RawChunk]) -> Iterator[RawChunk]:
-    """The chunks, and then an error if the file is not the one that was listed.
+    """Yields the chunks, then raises if the file has changed since it was listed.
 
-    A file that is replaced while it is read may look broken: that it changed is said first.
+    A file that is replaced while it is read may look broken: the change is reported first.
     """
     try:
         yield from chunks
@@ -54,8 +54,8 @@ def unchanged(fragment: Fragment, chunks: Iterator[RawChunk]) -> Iterator[RawChu
 def fragments_dataset(log: Log) -> ray.data.Dataset:
     """One row per fragment; the unit of every pass over the log."""
     rows = fragment_rows(log)
-    # a block is one task: enough of them to keep all CPUs busy to the end, and no more, as each
-    # costs the driver time
+    # a block is one task: enough of them to keep all CPUs busy to the end, and no more, because
+    # each costs the driver time
     num_blocks = min(max(8 * int(ray.cluster_resources().get("CPU", 1)), 16), 1000)
     return ray.data.from_items(rows, override_num_blocks=min(len(rows), num_blocks))
 
@@ -92,9 +92,8 @@ def scan(
 ) -> Iterator[tuple[str, Counter[str], pa.Table]]:
     """One pass over the log: quarantines bad rows, yields file, counts and statistics per fragment.
 
-    `statistics` turns the events of a chunk and its bad rows, where there are any, into a small
-    table; the tables of a fragment come concatenated. `quarantine` is the directory for
-    part-NNNNN.parquet.
+    `statistics` turns the events of a chunk and its bad rows, if any, into a small table; the
+    tables of a fragment are concatenated. `quarantine` is the directory for part-NNNNN.parquet.
     """
 
     results = fragments_dataset(log).map_batches(

@@ -11,7 +11,7 @@ from diffsasrec.inputs.side_tables import read_columns
 def read_items(settings: ItemsConfig) -> pa.Table | None:
     """item_id (canonical), title and category (strings, null where unknown), one row per item.
 
-    None where `items.path` names no table.
+    None if `items.path` names no table.
 
     Raises:
         ConfigError: the table can't be read, lacks a column, or has an item twice.
@@ -26,7 +26,7 @@ def read_items(settings: ItemsConfig) -> pa.Table | None:
     if ids.null_count or len(ids.unique()) < len(ids):
         raise ConfigError(
             f"items.path={settings.path}: {settings.id_column} is not one id per row, without "
-            "nulls and doubles; keep one row of each item"
+            "nulls and duplicates; keep one row of each item"
         )
     nothing = pa.nulls(len(table), pa.string())
     columns = [table[name] if name else nothing for name in wanted.values()]

@@ -1,4 +1,4 @@
-"""The files of the interaction log: which there are, and what they hold."""
+"""The files of the interaction log, and what they hold."""
 
 import io
 import lzma
@@ -28,7 +28,7 @@ from diffsasrec.inputs.text_rows import (
 from diffsasrec.schema import canonical_type, stored_type
 
 AGAIN = "run the same command again, which takes the log as it is then"
-# what a damaged file raises; ValueError: names and texts that are no UTF-8
+# errors of a damaged file; ValueError: names and texts that are not UTF-8
 BROKEN = (
     OSError,
     EOFError,
@@ -51,12 +51,12 @@ class InputFile:
 class Fragment:
     path: str
     row_group: int | None  # None: the whole file
-    file: InputFile | None = field(default=None, compare=False)  # as it was listed, where known
+    file: InputFile | None = field(default=None, compare=False)  # as it was listed, if known
 
 
 @dataclass(frozen=True)
 class Log:
-    """A log whose files were looked at: what to read, and the types of its ids."""
+    """A log whose files were inspected: what to read, and the types of its ids."""
 
     fragments: list[Fragment]
     user_type: pa.DataType  # as written to the output
@@ -64,11 +64,11 @@ class Log:
 
 
 def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
-    """The input files, sorted by path, later partitions and hidden files left out.
+    """The input files, sorted by path, without later partitions and hidden files.
 
     Raises:
-        InputDataError: when there are none.
-        ConfigError: when pkg:// names nothing that is installed.
+        InputDataError: there are none.
+        ConfigError: the package of a pkg:// path is not installed.
     """
     url = resolve_package(events.path, "events.path")
     try:
@@ -142,11 +142,11 @@ def _partition(path: str, column: str) -> date:
 
 
 def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
-    """Looks at the head of every file: the columns are there and of one schema.
+    """Reads the head of every file and checks that all have the columns in one schema.
 
     Raises:
         InputDataError: names the file, the column and what is wrong with it.
-        ConfigError: events.time_unit does not go with the time column.
+        ConfigError: events.time_unit does not fit the time column.
     """
     # latency, not work: the footers of thousands of objects are read in a few seconds
     with ThreadPoolExecutor(16) as pool:
@@ -213,7 +213,7 @@ def _inspect_parquet(path: str, events: EventsConfig) -> tuple[list[Fragment], p
             if canonical_type(schema.field(name).type) is None:
                 raise InputDataError(
                     f"{path}: column {column} is {schema.field(name).type}; ids must be integers "
-                    "or strings; cast the column in what writes the log"
+                    "or strings; cast the column in the job that writes the log"
                 )
         return [Fragment(path, group) for group in range(parquet.num_row_groups)], schema
 
@@ -234,7 +234,7 @@ def _check_time(time_type: pa.DataType, events: EventsConfig, path: str) -> None
     if not readable and canonical_type(time_type) != pa.string():
         raise InputDataError(
             f"{path}: column {column} is {time_type}; times must be integers, ISO strings or "
-            "timestamps; cast the column in what writes the log"
+            "timestamps; cast the column in the job that writes the log"
         )
 
 
@@ -259,7 +259,7 @@ def unreadable(path: str, events: EventsConfig, error: Exception) -> InputDataEr
 
 
 def open_text(path: str, data: bytes | None = None) -> Any:
-    """A text file for reading, decompressed as its name says; `data`: its bytes, if there."""
+    """A text file for reading, decompressed as its name says; `data`: its bytes, if known."""
     filesystem, inside = open_filesystem(path)
     raw = filesystem.open(inside, "rb") if data is None else io.BytesIO(data)
     kind = infer_compression(inside)

@@ -40,7 +40,7 @@ def read_fragment(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk
 
 
 def refuse_changed(fragment: Fragment) -> None:
-    """Stops where the file of a fragment, just read, is not the one that was listed.
+    """Raises if the file of a fragment, just read, has changed since it was listed.
 
     Raises:
         InputDataError: names the file.
@@ -65,7 +65,7 @@ def _read_parquet(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk
     filesystem, inside = open_filesystem(fragment.path)
     columns = columns_of(events)
     with filesystem.open(inside, "rb") as file:
-        # a flipped bit in a page that has a checksum is an error and no other id
+        # in a page with a checksum, a flipped bit is an error and not another id
         batches = pq.ParquetFile(file, page_checksum_verification=True).iter_batches(
             batch_size=ROWS_PER_CHUNK, row_groups=[fragment.row_group], columns=columns
         )

@@ -1,4 +1,4 @@
-"""The newest rows of a log, judged by themselves: one bad day is lost among a year of good ones."""
+"""The newest rows of a log, judged by themselves: a year of good days would hide one bad day."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.times import DAY
 
 DAYS = 7  # before the run date, each judged by itself
-TIMES_MORE = 10  # bad rows than in the whole log stop a run, where the configuration says nothing
+TIMES_MORE = 10  # times the share that the whole log may have: by default, this stops a run
 NAMED = 3  # parts that a message names
 SCHEMA = pa.schema([("day", pa.string()), ("day_rows", pa.int64()), ("day_bad", pa.int64())])
 
@@ -48,11 +48,11 @@ def days_before(before: int) -> list[str]:
 def count_days(
     times: npt.NDArray[np.int64], bad: pa.Table | None, *, time_unit: str | None, before: int
 ) -> pa.Table:
-    """The rows of a chunk by each of the newest days that it has rows of, SCHEMA.
+    """The rows of a chunk for each of the newest days that it has rows of, SCHEMA.
 
     Args:
         times: of its events, microseconds.
-        bad: its bad rows as they lie in quarantine; None: there are none.
+        bad: its bad rows as in quarantine; None: there are none.
     """
     names = days_before(before)
     places = times // DAY - (before // DAY - DAYS)
@@ -69,7 +69,7 @@ def count_days(
 class NewestRows:
     """Adds up the newest rows, fragment by fragment.
 
-    `new_files`: the input files that nobody has judged yet.
+    `new_files`: the input files that no night has judged yet.
     """
 
     new_files: frozenset[str]
@@ -90,7 +90,7 @@ class NewestRows:
         self._bad[kind, name] += bad
 
     def parts(self, *, min_rows: int) -> list[Part]:
-        """Those with as many rows, the worst first."""
+        """The parts with at least `min_rows` rows, the worst first."""
         found = [Part(*key, n, self._bad[key]) for key, n in self._rows.items() if n >= min_rows]
         if len(self.new_files) == 1:
             found = [part for part in found if part.kind != "files"]
@@ -104,7 +104,7 @@ def check_newest(parts: Sequence[Part], events: EventsConfig) -> list[Part]:
         parts: the worst first.
 
     Raises:
-        InputDataError: one has so many that the run stops.
+        InputDataError: a part has so many that the run stops.
     """
     limit = events.max_bad_fraction_of_newest
     source = f"events.max_bad_fraction_of_newest={limit}"

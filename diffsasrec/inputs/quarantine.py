@@ -1,4 +1,4 @@
-"""Bad rows counted by what a person looks for: the reason, the input file and the day."""
+"""Bad rows, counted by the reason, the input file and the day."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ END = 253_402_300_800_000_000  # the year 10000, in microseconds since 1970
 ISO_DAY = r"(?P<day>[12][0-9]{3}-[01][0-9]-[0-3][0-9])"
 KEYS = ["reason", "source_path", "day"]
 SCHEMA = pa.schema([*((key, pa.string()) for key in KEYS), ("rows", pa.int64())])
-STOPPED = "quarantine/counts.json"  # of a run that prepare stopped: what it had counted
+STOPPED = "quarantine/counts.json"  # the counts of a run that prepare stopped
 MOST_ROWS = 5_000_000  # read by one report, some seconds; the first files show what is wrong
 
 
@@ -22,11 +22,11 @@ MOST_ROWS = 5_000_000  # read by one report, some seconds; the first files show 
 class BadRows:
     table: pa.Table  # SCHEMA, ordered by its keys
     num_files: int  # of quarantine/ that were counted
-    num_left: int  # that were not, as there were MOST_ROWS before
+    num_left: int  # that were not, because MOST_ROWS were reached
 
 
 def count_bad(bad: pa.Table, *, time_unit: str | None) -> pa.Table:
-    """Bad rows as they lie in quarantine -> SCHEMA; `day` is null where nothing tells it."""
+    """Bad rows as in quarantine -> SCHEMA; `day` is null if nothing tells it."""
     day = days_of(bad, time_unit=time_unit)
     table = pa.table({"reason": bad["reason"], "source_path": bad["source_path"], "day": day})
     counted = table.group_by(KEYS, use_threads=False).aggregate([([], "count_all")])
@@ -36,8 +36,8 @@ def count_bad(bad: pa.Table, *, time_unit: str | None) -> pa.Table:
 def days_of(bad: pa.Table, *, time_unit: str | None) -> pa.Array:
     """The day (UTC) of each bad row as YYYY-MM-DD, [n] strings.
 
-    From its time; where that is none, from a date in what was read: the text of the time, of the
-    line, or the path of its file, which may be a partition. Null where none of them has one.
+    From its time. If that is not usable, from a date in the text of the time, in the line, or in
+    the path of its file, which may be a partition. Null if none of them has a date.
     """
     times = bad.column(2).combine_chunks()  # quarantine has the log's own column names
     day = _days_of_times(times, time_unit)
@@ -60,7 +60,7 @@ def _days_of_times(times: pa.Array, time_unit: str | None) -> pa.Array:
 
 
 def read_bad_rows(run: Storage, *, time_unit: str | None, most_rows: int = MOST_ROWS) -> BadRows:
-    """What lies in quarantine/ of a run, counted."""
+    """The bad rows in quarantine/ of a run, counted."""
     files = [i.path for i in run.list("quarantine") if i.path.endswith(".parquet")]
     table, num_rows = SCHEMA.empty_table(), 0
     for number, path in enumerate(files):

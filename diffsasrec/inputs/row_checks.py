@@ -1,4 +1,4 @@
-"""Raw rows of the log, checked one by one by vectorised rules: events, or a reason why not."""
+"""Raw rows of the log, checked by vectorised rules: each is an event or has a reason why not."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from diffsasrec.schema import canonical_type, events_schema
 
 MALFORMED = "malformed_row"
 AFTER_RUN_DATE = "after_run_date"
-REASONS = (  # for which a row is no event; of several that apply the first one counts
+REASONS = (  # why a row is not an event; if several apply, the first one counts
     "null_user_id",
     "null_item_id",
     "null_time",
@@ -36,7 +36,7 @@ PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}  # microseconds
 @dataclass(frozen=True)
 class Checked:
     events: pa.Table  # events_schema, times before the run date
-    bad: pa.Table  # the raw rows that are no events, and `reason`
+    bad: pa.Table  # the raw rows that are not events, with `reason`
     counts: Counter[str]  # rows, kept, and rows by every reason for not being kept
 
 
@@ -53,7 +53,7 @@ def check_rows(
     Args:
         raw: user_id, item_id, timestamp, as read.
         time_unit: of integer times; None for timestamps and ISO strings.
-        user_type, item_type: the canonical types that the ids are brought to.
+        user_type, item_type: the canonical types that the ids are converted to.
         before: the run date in microseconds; events at or after it are counted, not kept.
     """
     raw, invalid = _escape_invalid_text(raw)
@@ -83,14 +83,14 @@ def check_rows(
 
 
 def _bad(raw: pa.Table, code: npt.NDArray[np.int32]) -> pa.Table:
-    """The rows to which a reason applies, with it."""
+    """The rows to which a reason applies, with that reason."""
     is_bad = code < len(REASONS)
     names = pa.array(REASONS, pa.string()).take(pa.array(code[is_bad]))
     return raw.filter(pa.array(is_bad)).append_column("reason", names)
 
 
 def _first_reason(*masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-    """The number of the first of `REASONS` that applies to each row; behind the last for none."""
+    """The index of the first of `REASONS` that applies to each row; len(REASONS) if none does."""
     code = np.full(len(masks[0]), len(REASONS), dtype=np.int32)
     for number, mask in reversed(list(enumerate(masks))):
         code[mask] = number
@@ -116,7 +116,7 @@ def _is_empty(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
 
 
 def _escape_invalid_text(raw: pa.Table) -> tuple[pa.Table, dict[str, npt.NDArray[np.bool_]]]:
-    """The rows with bytes that are no UTF-8 as \\xff, which can be stored, and where some were."""
+    """The rows with invalid UTF-8 bytes as \\xff, which can be stored, and where there were any."""
     invalid = {}
     for number, name in enumerate(RAW):
         column = raw[name].combine_chunks()
@@ -160,7 +160,7 @@ def _read_ids(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, npt.NDAr
 
 
 def _parse_integers(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """Decimal int64 numbers; null and flagged where a string is none."""
+    """Decimal int64 numbers; null and flagged if a string is not one."""
     short = pc.match_substring_regex(column, r"^[+-]?[0-9]{1,18}$")
     # 19 digits may or may not fit: strings of equal length compare as their numbers do
     long = pc.and_(
@@ -178,7 +178,7 @@ def _parse_integers(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
 def read_times(
     column: pa.Array, unit: str | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Microseconds since 1970 (0 where there is none), and where unparsable or out of range."""
+    """Microseconds since 1970 (0 for no time), and where unparsable or out of range."""
     wrong = np.zeros(len(column), dtype=bool)
     if pa.types.is_timestamp(column.type):
         unit = column.type.unit  # with or without a zone, Arrow stores UTC; naive counts as UTC
@@ -202,7 +202,7 @@ def read_times(
 def _parse_iso(
     column: pa.Array,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    # pandas reads the words now and today as the present; a log that says so means nothing by it
+    # pandas reads the words now and today as the present; in a log they are not times
     is_date = pc.match_substring_regex(column, r"^\s*[0-9]{4}").fill_null(False)
     dates = pc.if_else(is_date, column, pa.scalar(None, pa.string()))
     # finer digits would make pandas read the whole column in ns, where far dates do not fit
@@ -216,7 +216,7 @@ def _parse_iso(
 def quarantine_rows(
     checked: Checked, chunk: RawChunk, events: EventsConfig, source_path: str
 ) -> pa.Table | None:
-    """The bad rows of a chunk under the log's column names; lines that are no rows in `text`."""
+    """The bad rows of a chunk under the log's column names; lines that are not rows in `text`."""
     bad, lines = checked.bad, pa.array(chunk.malformed, pa.string())
     if bad.num_rows + len(lines) == 0:
         return None

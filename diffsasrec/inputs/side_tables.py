@@ -1,7 +1,7 @@
 """Tables that lie beside the log: rules, and what items are called.
 
-A table is a file or a directory of files, Parquet or CSV, which are read as those of the log are;
-but nothing of a table may be left out: a row that can't be read refuses it.
+A table is a file or a directory of files, Parquet or CSV. They are read like the log, except that
+nothing may be left out: a table with a row that can't be read is refused.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ def table_files(path: str, key: str) -> list[InputFile]:
     try:
         files = list_files(url)
         if not files and not filesystem.isdir(inside):
-            raise FileNotFoundError("there is nothing of this name")
+            raise FileNotFoundError("nothing has this name")
     except OSError as error:
         raise ConfigError(f"{key}={path} can't be read: {error}") from None
     return files
@@ -73,7 +73,7 @@ def table_files(path: str, key: str) -> list[InputFile]:
 def read_file(
     file: InputFile, key: str, columns: Mapping[str, str], data: bytes | None = None
 ) -> pa.Table:
-    """`read_columns` of one file; `data`: its bytes, where they are at hand.
+    """`read_columns` of one file; `data`: its bytes, if they were read already.
 
     Raises:
         ConfigError: names the key, the file and what is wrong with it.
@@ -82,7 +82,7 @@ def read_file(
 
 
 def check_file(file: InputFile, key: str, columns: Mapping[str, str]) -> None:
-    """Raises as `read_file` does, as far as the columns tell."""
+    """Raises like `read_file`, but checks only the columns."""
     _checked(file, key, columns, None, whole=False)
 
 
@@ -104,7 +104,7 @@ def _checked(
 
 
 def digest(file: InputFile) -> str:
-    """The sha256 of a file's bytes, of which few are in memory at a time."""
+    """The sha256 of a file's bytes, with few of them in memory at a time."""
     filesystem, inside = open_filesystem(file.path)
     found = hashlib.sha256()
     with filesystem.open(inside, "rb") as opened:
@@ -119,7 +119,7 @@ def read_bytes(file: InputFile) -> bytes:
 
 
 def _is_parquet(path: str, data: bytes | None) -> bool:
-    """By the name; by the first bytes where that says nothing, as Spark's and Hive's may."""
+    """Decides by the name, or by the first bytes if the name says nothing (Spark, Hive)."""
     name = path.rpartition("/")[2].lower()
     if name.endswith(PARQUET) or ".csv" in name:
         return name.endswith(PARQUET)
@@ -137,7 +137,7 @@ def _read_parquet(
     path: str, names: list[str], where: str, data: bytes | None, *, whole: bool
 ) -> pa.Table:
     with _opened(path, data) as file:
-        # a flipped bit in a page that has a checksum is an error and no other id
+        # in a page with a checksum, a flipped bit is an error and not another id
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         _require(names, parquet.schema_arrow.names, where)
         if not whole:
@@ -148,7 +148,7 @@ def _read_parquet(
 def _read_text(
     path: str, names: list[str], where: str, data: bytes | None, *, whole: bool
 ) -> pa.Table:
-    """The columns as strings: 007 is another id than 7, and NA is an id."""
+    """The columns as strings: 007 and 7 are different ids, and NA is an id."""
     with open_text(path, data) as file:
         head = file.read(CHUNK_BYTES)
     if not head.strip():
@@ -162,7 +162,7 @@ def _read_text(
                     f"{where}: {len(chunk.malformed)} lines are no rows of it, as in "
                     f"{chunk.malformed[0][:200]!r}; write the file again"
                 )
-            chunk.rows.validate(full=True)  # what is no UTF-8 is no id
+            chunk.rows.validate(full=True)  # an id must be UTF-8
             parts.append(chunk.rows)
     return pa.concat_tables(parts)
 
@@ -177,7 +177,7 @@ def _require(names: list[str], found: list[str], where: str) -> None:
 
 
 def _ids(ids: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
-    if pa.types.is_null(ids.type):  # what an empty table of objects is written as
+    if pa.types.is_null(ids.type):  # the type of a table of objects that was written empty
         return ids.cast(pa.string())
     if canonical_type(ids.type) is None:
         raise ConfigError(f"{where}: {name} is {ids.type}; ids are integers or strings")

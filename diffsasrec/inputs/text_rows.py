@@ -1,8 +1,8 @@
-"""CSV and JSON lines: raw rows as strings, and the lines that are no rows.
+"""CSV and JSON lines: raw rows as strings, and the lines that are not rows.
 
-A row ends with its line, unless the line ends inside a quoted CSV field that closes again as it
-should. Whatever is no row is handed on as text, so that rows and malformed lines together are the
-file. Bytes that are no UTF-8 stay in the ids and times: `events` says what becomes of them.
+A row ends with its line, unless the line ends inside a quoted CSV field that closes properly later.
+A line that is not a row is handed on as text, so rows and malformed lines together are the file.
+Bytes that are not UTF-8 stay in the ids and times: `row_checks` handles them.
 """
 
 import io
@@ -22,8 +22,8 @@ from diffsasrec.schema import canonical_type
 
 RAW = ("user_id", "item_id", "timestamp")  # the raw columns, under our names
 CHUNK_BYTES = 8 * 2**20
-MAX_LINE_BYTES = 64 * 2**20  # what is longer is no line of a log
-MAX_BRACKETS = 500  # of a line for Arrow's JSON parser: some thousand levels kill the process
+MAX_LINE_BYTES = 64 * 2**20  # a longer line is not a line of a log
+MAX_BRACKETS = 500  # in a line, for Arrow's JSON parser: some thousand levels kill the process
 BOM = b"\xef\xbb\xbf"
 
 # a field in quotes ends there; a quote inside another field is a character like any other
@@ -42,8 +42,8 @@ _LINE = re.compile(rb"[^\r\n]*+(?:\r\n|[\r\n]|\Z)")
 class RawChunk:
     rows: (
         pa.Table
-    )  # columns user_id, item_id, timestamp, as read; of a table beside the log its own
-    malformed: list[str]  # lines that are no rows at all (CSV, JSON lines)
+    )  # columns user_id, item_id, timestamp, as read; for a table beside the log, its own
+    malformed: list[str]  # lines that are not rows at all (CSV, JSON lines)
 
 
 def csv_columns(head: bytes) -> list[str]:
@@ -69,7 +69,7 @@ def read_csv(file: Any, columns: list[str], *, names: Sequence[str] = RAW) -> It
 
 
 def _cut_header(text: bytes, *, at_end: bool) -> tuple[bytes, bytes]:
-    """The first line that is not blank and what follows; no header while the line is not whole."""
+    """The first line that is not blank and what follows; no header while it is incomplete."""
     text = text.removeprefix(BOM).lstrip(b"\r\n")
     end = re.match(rb"[^\r\n]*", text).end()  # type: ignore[union-attr]  # it always matches
     return (text[:end] + b"\n", text[end:]) if at_end or end < len(text) else (b"", text)
@@ -81,7 +81,7 @@ def _refuse_endless(rest: bytes) -> None:
 
 
 def split_csv(text: bytes, *, at_end: bool) -> tuple[bytes, list[str], bytes]:
-    """Whole rows, the lines that are none, and the begun row at the end of a text."""
+    """The complete rows, the lines that are not rows, and the unfinished row at the end."""
     end = len(text) if at_end else text.rfind(b"\n") + 1 or text.rfind(b"\r") + 1
     if text.find(b'"', 0, end) < 0:
         return text[:end], [], text[end:]
@@ -91,7 +91,7 @@ def split_csv(text: bytes, *, at_end: bool) -> tuple[bytes, list[str], bytes]:
 
 
 def _pair_up(text: bytes) -> bool:
-    """Whether each quote opens a field, closes one or doubles another: then newlines are clear."""
+    """Whether each quote opens or closes a field or doubles another: then newlines are clear."""
     padded = np.frombuffer(b"\n" + text + b"\n", np.uint8)
     quotes = np.flatnonzero(padded == ord('"'))
     if len(quotes) % 2:
@@ -101,7 +101,7 @@ def _pair_up(text: bytes) -> bool:
 
 
 def _scan_csv(text: bytes, *, at_end: bool) -> tuple[bytes, list[str], bytes]:
-    """`split_csv` where quotes don't pair up: a line whose quote never closes well is no row."""
+    """`split_csv` where quotes don't pair up: a line whose quote never closes well is not a row."""
     end = len(text) if at_end else text.rfind(b"\n") + 1
     region, position = text[:end], 0
     rows: list[bytes] = []
@@ -147,7 +147,7 @@ def _parse_csv(
             quoted_strings_can_be_null=False,
         ),
     )
-    # unchecked: one row that is no UTF-8 is no reason to refuse the others
+    # unchecked: one row that is not UTF-8 must not refuse the others
     strings = [table[column].cast(pa.string(), safe=False) for column in columns]
     return RawChunk(pa.table(strings, names=list(names)), malformed)
 
@@ -161,7 +161,7 @@ def _is_text(data: bytes) -> bool:
 
 
 def _drop_ragged_bytes(rows: bytes, header: bytes) -> tuple[bytes, list[str]]:
-    """Without the ragged rows that are no UTF-8: Arrow can't name these, and gives the file up."""
+    """Drops ragged rows that are not UTF-8: Arrow can't name them, and gives up the file."""
     num_fields = len(_FIELDS.findall(header.rstrip(b"\r\n")))
     kept, ragged = [], []
     for match in _ONE_ROW.finditer(rows):
@@ -198,7 +198,7 @@ def read_jsonl(file: Any, columns: list[str], *, time_is_text: bool) -> Iterator
 
 
 def _parse_json(text: bytes, columns: list[str], time_is_text: bool) -> RawChunk:
-    """Arrow's parser for clean chunks; line by line only where it meets a row it can't type."""
+    """Uses Arrow's parser for clean chunks; line by line only if Arrow can't type a row."""
     rows = _parse_clean_json(text, columns, time_is_text) if _is_safe(text) else None
     if rows is not None:
         return RawChunk(rows, [])
@@ -215,7 +215,7 @@ def _parse_json(text: bytes, columns: list[str], time_is_text: bool) -> RawChunk
 
 
 def _is_safe(text: bytes) -> bool:
-    """Whether Arrow's JSON parser survives a text: every line an object, and none deep."""
+    """Whether Arrow's JSON parser survives a text: each line is an object, and none is deep."""
     data = np.frombuffer(b"\n" + text + b"\n", np.uint8)
     ends = np.flatnonzero(data == ord("\n"))
     if not _BEGINS_LINE[data[ends[:-1] + 1]].all():
@@ -228,7 +228,7 @@ def _is_safe(text: bytes) -> bool:
 
 
 def _parse_clean_json(text: bytes, columns: list[str], time_is_text: bool) -> pa.Table | None:
-    # left to itself Arrow reads ISO strings as timestamps
+    # by default, Arrow reads ISO strings as timestamps
     schema = pa.schema([(columns[2], pa.string())]) if time_is_text else None
     try:
         table = pa.json.read_json(
@@ -238,9 +238,9 @@ def _parse_clean_json(text: bytes, columns: list[str], time_is_text: bool) -> pa
         )
         strings = [_as_strings(table[column]) for column in columns]
     except (pa.ArrowException, KeyError):
-        return None  # a row is not like the others: the line parser says which
+        return None  # a row is not like the others: the line parser finds it
     plain = [column for column in strings if column is not None]
-    # to Arrow an object over several lines is a row, and two in one line are two
+    # for Arrow, an object over several lines is one row, and two in one line are two rows
     if len(plain) < len(columns) or table.num_rows != _num_lines(text):
         return None
     return pa.table(plain, names=list(RAW))
@@ -253,16 +253,16 @@ def _num_lines(text: bytes) -> int:
 
 
 def _as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Integers and strings as strings; None for what the line parser has to look at."""
+    """Integers and strings as strings; None if the line parser has to look at them."""
     if canonical_type(column.type) is None:
         return None
     column = column.cast(pa.string())
-    column.validate(full=True)  # Arrow's parser lets through what is no UTF-8
+    column.validate(full=True)  # Arrow's parser lets invalid UTF-8 through
     return column
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that knows the keys it was given twice."""
+    """A JSON object that remembers its duplicate keys."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -279,7 +279,7 @@ def _parse_line(line: bytes) -> Any:
 
 
 def _is_clear(row: _Object, columns: list[str]) -> bool:
-    """Whether each column is there once at most, in text that is some, the ids of a plain type."""
+    """Whether each column occurs at most once, as valid text, and ids have a plain type."""
     values = [row.get(column) for column in columns]
     ids_are_plain = all(v is None or isinstance(v, str) or type(v) is int for v in values[:2])
     return ids_are_plain and row.doubled.isdisjoint(columns) and _is_encodable(values)
@@ -294,7 +294,7 @@ def _is_encodable(values: list[Any]) -> bool:
 
 
 def _scalar_text(value: Any) -> str | None:
-    # another type than an integer or a string stays recognisable, and is no valid time
+    # a type other than integer and string stays recognisable, and is not a valid time
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value)

@@ -1,7 +1,7 @@
 """The chain: numbered files, each created exactly once. Creating one is the commit of a run.
 
-An entry names an immutable run directory, and what is current since. What consumers read follows
-the chain (lake/consumer_copy.py).
+An entry names an immutable run directory, and the run that is current from then on. The copy that
+consumers read follows the chain (lake/consumer_copy.py).
 """
 
 import json
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 CHAIN = "recommendations/_published"
 READERS = 16  # threads
-TRIES = 10  # to see an entry that is said to be there
+TRIES = 10  # to see an entry that is reported to exist
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a directory: a date or a run id
 
 
@@ -47,7 +47,8 @@ def read_chain(lake: Storage) -> list[Entry]:
     """All entries, oldest first.
 
     Raises:
-        InfrastructureError: a number is missing or an entry is none; someone has tampered with it.
+        InfrastructureError: a number is missing or an entry is not valid; the chain was tampered
+            with.
     """
     paths = [info.path for info in lake.list(CHAIN) if info.path.endswith(".json")]
     with ThreadPoolExecutor(READERS) as readers:  # years of nights are a thousand files
@@ -69,7 +70,7 @@ def _read_entry(lake: Storage, path: str) -> Entry:
         is_whole = set(entry.current) == {"ds", "run_id"} and all(map(NAME.fullmatch, names))
     except (ValueError, TypeError, AttributeError):
         is_whole = False
-    if not is_whole:  # what it names is copied and deleted: never outside of the lake
+    if not is_whole:  # what it names is copied and deleted: it must be inside the lake
         raise InfrastructureError(
             f"{lake.url(path)} is no entry of the chain; restore it before publishing again"
         )
@@ -100,7 +101,7 @@ def newest_by_date(chain: list[Entry]) -> dict[str, Entry]:
 
 
 def shown_instead(lake: Storage, run: RunDir) -> Entry | None:
-    """What the date of a published run shows in its place, after a rollback or a newer run."""
+    """What the date of a published run shows instead of it, after a rollback or a newer run."""
     entry = newest_by_date(read_chain(lake)).get(run.ds)
     return entry if entry is not None and entry.run_id != run.run_id else None
 
@@ -109,7 +110,7 @@ def append_entry(lake: Storage, run: RunDir, manifest_sha256: str) -> tuple[Entr
     """Adds the run to the chain: the commit. Tries the next number while others take it.
 
     Returns:
-        the entry of this run, and whether this attempt made it (an earlier one may have).
+        the entry of this run, and whether this attempt made it (not an earlier one).
     """
     for chain in _growing(lake):
         for entry in chain:
@@ -127,17 +128,17 @@ def append_entry(lake: Storage, run: RunDir, manifest_sha256: str) -> tuple[Entr
             current=mine if last is None or run.ds >= last.current["ds"] else last.current,
         )
         # False can also be the answer to a retry whose first answer was lost: the loop reads the
-        # chain again and finds our own attempt id there, or that another run was faster
+        # chain again and finds either our own attempt id or a faster run
         if lake.create(entry.path, to_json(asdict(entry))):
             return entry, True
     raise AssertionError(lake.root)
 
 
 def _growing(lake: Storage) -> Iterator[list[Entry]]:
-    """The chain, again and again, while others add to it.
+    """Yields the chain again and again, while others add to it.
 
     Raises:
-        InfrastructureError: an entry that can't be created is never seen.
+        InfrastructureError: an entry can't be created, and yet never appears.
     """
     tries, length = 0, -1
     while tries < TRIES:
@@ -154,15 +155,16 @@ def _growing(lake: Storage) -> Iterator[list[Entry]]:
 def append_rollback(lake: Storage, number: int, *, attempt: str) -> Entry:
     """Adds an entry that serves again what entry `number` served when it was the newest.
 
-    The date of that entry shows that entry's run again. Dates that were published since keep what
-    they show: only `current` goes back.
+    The date of that entry shows its run again. Dates that were published since then keep what they
+    show: only `current` goes back.
 
     Raises:
-        ConfigError: there is no such entry, or its run directory was deleted, or is about to be.
+        ConfigError: there is no such entry, or its run directory was deleted or is about to be
+            deleted.
     """
     for chain in _growing(lake):
         for entry in chain:
-            if entry.attempt == attempt:  # the answer to it was lost
+            if entry.attempt == attempt:  # our entry is there, but the answer was lost
                 return entry
         if not 1 <= number <= len(chain):
             raise ConfigError(
@@ -185,7 +187,7 @@ def check_create_only(lake: Storage, *, single_writer: bool) -> None:
     """
     if not single_writer and not lake.has_create_only():
         raise ConfigError(
-            f"the store of {lake.root} ignores create-only writes (If-None-Match), so that two "
+            f"the store of {lake.root} ignores create-only writes (If-None-Match), so two "
             "runs could publish at once; use another store, or set publish.single_writer=true if "
             "nothing else ever publishes there"
         )

@@ -1,8 +1,9 @@
 """Who needs a run directory, and what is about to be deleted.
 
-A deletion is announced before anything goes, and whoever needs a run claims it before it relies on
-it. Each looks for the other after it has said its own: of the two at least one sees the other and
-gives way. The announcement of a run that was deleted stays: it says which run that was.
+A deletion is announced before anything is deleted. A process that needs a run claims it before it
+relies on it. Each side looks for the other's mark only after it has written its own, so at least
+one of the two sees the other and gives way. The announcement of a deleted run stays: it says which
+run that was.
 """
 
 import json
@@ -16,9 +17,9 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage, to_json
 
 ANNOUNCED = "runs/_deleted"  # below it a directory per run, with a file per announcement
-CLAIMED = "runs/_claimed"  # likewise, while somebody needs the run
-KEPT = ("identity", "reused", "rested")  # of the manifest of a run that is deleted
-CLAIM_SECONDS = 86_400.0  # who claims a run for longer than a day has died
+CLAIMED = "runs/_claimed"  # likewise, while a process needs the run
+KEPT = ("identity", "reused", "rested")  # fields of the manifest that are kept of a deleted run
+CLAIM_SECONDS = 86_400.0  # a process whose claim is older than a day has died
 
 
 @contextmanager
@@ -73,14 +74,14 @@ def announce(lake: Storage, run: str) -> str:
 
 
 def is_claimed(lake: Storage, run: str) -> bool:
-    # the clock decides only how long a process is waited for that has died
+    # the clock only decides how long to wait for a process that has died
     return any(
         time.time() - claim.modified < CLAIM_SECONDS for claim in lake.list(_marks(CLAIMED, run))
     )
 
 
 def deleted(lake: Storage, run: str) -> dict[str, Any] | None:
-    """What is known of a run that was deleted: run and `KEPT`; None where nothing is."""
+    """What is known of a deleted run: run and `KEPT`; None if nothing is known."""
     for info in lake.list(_marks(ANNOUNCED, run)):
         try:
             found: dict[str, Any] = json.loads(lake.read_bytes(info.path))
@@ -92,7 +93,7 @@ def deleted(lake: Storage, run: str) -> dict[str, Any] | None:
 
 
 def forget_claims(lake: Storage, run: str) -> None:
-    """Removes what processes that died have left of their claims to a run that is deleted."""
+    """Removes the claims that dead processes have left to a deleted run."""
     lake.delete_tree(_marks(CLAIMED, run))
 
 

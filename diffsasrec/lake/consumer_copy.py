@@ -1,12 +1,12 @@
-"""The copy that consumers read: every date shows the newest entry of the chain, always whole.
+"""The copy that consumers read: every date shows its newest chain entry, always complete.
 
 The parts are copied to the date's directory, _SUCCESS is replaced with one write, and the parts
-that it named before are removed after a grace time. Whoever publishes next finishes a copy that was
-interrupted, and repairs one that lost files.
+that it named before are removed after a grace time. The next publication finishes an interrupted
+copy, and repairs one that lost files.
 
-A part's name holds the number of its entry, so that no name is ever used for two publications: what
-is deleted under a name can't come back under it. _SUCCESS is replaced only by who has looked at the
-chain since it was replaced last: a slow publisher can't bring an older version back.
+A part's name holds the number of its entry, so no name is ever used for two publications: a deleted
+name can't come back. A publisher replaces _SUCCESS only if it has read the chain since the last
+replacement: a slow publisher can't bring an older version back.
 """
 
 import json
@@ -34,7 +34,7 @@ def copy_to_lake(lake: Storage, entry: Entry) -> bool:
     """Copies the parts that `entry` names to its date, then replaces _SUCCESS. May be repeated.
 
     Returns:
-        whether the date shows the entry now; else somebody has published the date meanwhile.
+        whether the date shows the entry now; if not, the date was published again meanwhile.
     """
     source = run_path(entry.ds, entry.run_id)
     manifest = read_manifest(lake, entry)
@@ -54,27 +54,27 @@ def copy_to_lake(lake: Storage, entry: Entry) -> bool:
         "files": files,
     }
     version = lake.version(f"{directory}/_SUCCESS")
-    # whoever adds an entry after this look at the chain replaces _SUCCESS after that look at its
-    # version: then ours is refused
+    # a publisher that adds an entry after the chain is read here replaces _SUCCESS after its
+    # version was read: then our write is refused
     if newest_by_date(read_chain(lake))[entry.ds] != entry:
         return False
     return lake.replace(f"{directory}/_SUCCESS", to_json(success), version)
 
 
 def date_path(ds: str) -> str:
-    """The directory of what a date shows, relative to the lake."""
+    """The directory with what a date shows, relative to the lake."""
     return f"recommendations/ds={ds}"
 
 
 def part_name(entry: Entry, path: str) -> str:
-    """What a part of the run is called where the date shows it."""
+    """The name of a part of the run in the directory of its date."""
     return f"part-{entry.run_id}-{entry.number:08d}-{path.rpartition('part-')[2]}"
 
 
 def number_of(name: str, ds: str, chain: list[Entry]) -> int | None:
-    """The entry that a part of a date was copied for; None for what is no part.
+    """The entry that a part of a date was copied for; None if it is not a part.
 
-    0: the name has no number, as earlier versions named parts.
+    0: the name has no number, as in earlier versions.
     """
     match = PART.fullmatch(name)
     if match is None:
@@ -90,7 +90,7 @@ def number_of(name: str, ds: str, chain: list[Entry]) -> int | None:
 def settle(lake: Storage, *, grace: float) -> list[str]:
     """Makes every date show its newest chain entry, and removes parts replaced `grace` seconds ago.
 
-    Dates that can't be shown whole any more are named in the log.
+    Dates that can no longer be shown completely are named in the log.
 
     Returns:
         the dates whose copy was finished, made or repaired.
@@ -133,11 +133,11 @@ def _copied(lake: Storage, entry: Entry) -> bool:
     try:
         return copy_to_lake(lake, entry)
     except FileNotFoundError:
-        return False  # a file of the run has gone meanwhile: the next round looks which
+        return False  # a file of the run is gone meanwhile: the next round finds out which
 
 
 def _lost_of_run(lake: Storage, entry: Entry) -> str | None:
-    """The first file of the run that its date can't be shown without; None where all are there."""
+    """The first missing file that the date needs to show the run; None if all are there."""
     source = run_path(entry.ds, entry.run_id)
     try:
         manifest = read_manifest(lake, entry)
@@ -152,7 +152,7 @@ def _lost_of_run(lake: Storage, entry: Entry) -> str | None:
 def _tell_lost(
     lake: Storage, entry: Entry, lost: str, files: Mapping[str, FileInfo], *, is_newest: bool
 ) -> None:
-    """Names a date that can't be shown whole; one that was deleted is meant to be gone.
+    """Logs a date that can't be shown completely; a deleted date is not reported.
 
     Raises:
         InfrastructureError: it is the newest entry of the chain.
@@ -170,7 +170,7 @@ def _tell_lost(
 def shown_parts(
     lake: Storage, entry: Entry, *, files: Mapping[str, FileInfo], chain: list[Entry]
 ) -> set[str] | None:
-    """The names of the parts by which a date shows the entry; None where it does not, or lost some.
+    """The names of the parts with which a date shows the entry; None if it does not, or lost some.
 
     Args:
         files: what lies in recommendations/, by path.
@@ -181,7 +181,7 @@ def shown_parts(
     run_id, names = read_success(lake, entry.ds)
     HEARTBEAT.beat()
     numbers = {number_of(name, entry.ds, chain) for name in names}
-    # names without a number say nothing of a rollback, which others may not have heard of yet
+    # names without a number do not tell of a rollback, which others may not have seen yet
     is_first = not any(
         (e.ds, e.run_id) == (entry.ds, entry.run_id) for e in chain[: entry.number - 1]
     )
@@ -203,7 +203,7 @@ def read_success(lake: Storage, ds: str) -> tuple[str | None, set[str]]:
 def lists_of(lake: Storage, ds: str, run_id: str) -> list[str]:
     """The files with the lists of a published run, relative to the lake; [] where any is gone.
 
-    They lie in the run directory, and, once that was deleted, where its date shows it.
+    They lie in the run directory or, once that is deleted, in the directory of its date.
     """
     source = run_path(ds, run_id)
     try:
@@ -228,15 +228,15 @@ def _remove_replaced(
     chain: list[Entry],
     grace: float,
 ) -> None:
-    """Deletes the parts of earlier publications of a date that shows `entry` by `parts`."""
+    """Deletes the parts of earlier publications of a date that shows `entry` with `parts`."""
     directory = date_path(entry.ds)
     names = [
         path.removeprefix(f"{directory}/") for path in files if path.startswith(f"{directory}/")
     ]
     numbers = {name: number_of(name, entry.ds, chain) for name in names if name not in parts}
     old = [name for name, number in numbers.items() if number is not None and number < entry.number]
-    # as it is now: it may have been replaced after the listing. The clock decides only how long
-    # readers of the old version are waited for
+    # as it is now: it may have been replaced after the listing. The clock only decides how long to
+    # wait for readers of the old version
     replaced = [info.modified for info in lake.list(f"{directory}/_SUCCESS")]
     if old and replaced and time.time() - replaced[0] >= grace:
         lake.delete([f"{directory}/{name}" for name in old])

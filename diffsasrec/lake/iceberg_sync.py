@@ -1,9 +1,9 @@
 """The Iceberg table follows the chain: what each published date shows becomes its partition.
 
-The chain stays the truth. After an entry, one commit replaces the partition of its date by what
-the newest entry of that date names: a single snapshot, which removes the old files and adds the
-new ones, so that every snapshot of the table is whole. Snapshots carry the run they came from.
-Whoever publishes next makes up for a commit that was interrupted.
+The chain stays the truth. After an entry, one commit replaces the partition of its date with what
+the newest entry of that date names. This single snapshot removes the old files and adds the new
+ones, so every snapshot of the table is complete. Snapshots carry the run they came from. The next
+publication makes up for an interrupted commit.
 """
 
 import io
@@ -40,12 +40,12 @@ log = logging.getLogger(__name__)
 
 RUN_ID, DS, NUMBER = "diffsasrec.run_id", "diffsasrec.ds", "diffsasrec.chain_number"
 WRITERS = 4  # threads; each holds one part in memory
-ATTEMPTS = 6  # commits that others may be faster than
+ATTEMPTS = 6  # at a commit, while other writers are faster
 PAUSE = 0.2  # seconds, doubled from attempt to attempt
 
 
 def check_entry(lake: Storage, settings: IcebergConfig, number: int) -> None:
-    """`check_table` for what chain entry `number` names, if there is such an entry and its run."""
+    """Calls `check_table` for the run of chain entry `number`, if the entry and its run exist."""
     chain = read_chain(lake)
     if 1 <= number <= len(chain):
         entry = chain[number - 1]
@@ -62,7 +62,7 @@ def follow_chain(lake: Storage, settings: IcebergConfig, *, ds: str) -> list[str
         the dates whose partition was replaced; none when the table shows them already.
 
     Raises:
-        ConfigError: the table was changed and does not fit any more.
+        ConfigError: the table was changed and no longer fits.
         InfrastructureError: the catalog or the store failed, or others were faster every time.
     """
     remedy = "run the same command again once it is well"
@@ -83,8 +83,8 @@ def _follow_date(lake: Storage, settings: IcebergConfig, table: Any, ds: str) ->
 
     written: dict[tuple[str, int, int], list[Any]] = {}
     for attempt in range(ATTEMPTS):
-        # first the table, then the chain: whoever adds an entry after this look at the chain also
-        # commits after this look at the table, and then our commit fails
+        # first the table, then the chain: a publisher that adds an entry after the chain is read
+        # here also commits after the table was read here, and then our commit fails
         table.refresh()
         entry = newest_by_date(read_chain(lake))[ds]
         manifest = read_manifest(lake, entry)
@@ -113,7 +113,7 @@ def _follow_date(lake: Storage, settings: IcebergConfig, table: Any, ds: str) ->
 
 
 def _commit(table: Any, entry: Entry, old: list[Any], new: list[Any]) -> int:
-    """Replaces files of the table in one snapshot, on exactly the snapshot that was looked at.
+    """Replaces files of the table in one snapshot, on exactly the snapshot that was read.
 
     Raises:
         CommitFailedException, ValidationException: the table has moved on; nothing was committed.
@@ -134,7 +134,7 @@ def _commit(table: Any, entry: Entry, old: list[Any], new: list[Any]) -> int:
 
 
 def _write_parts(lake: Storage, table: Any, entry: Entry, parts: list[dict[str, Any]]) -> list[Any]:
-    """The DataFiles of a run's parts: written below the table, known to no snapshot yet."""
+    """The DataFiles of a run's parts: written below the table, in no snapshot yet."""
     attempt = uuid.uuid4()  # two attempts share no file
     with ThreadPoolExecutor(WRITERS) as writers:
         shared = (repeat(value) for value in (lake, table, entry, attempt))
@@ -217,12 +217,12 @@ def _origins(table: Any) -> Iterator[Any]:
 
 
 def _shown_run(table: Any, ds: str) -> str | None:
-    """The run whose lists a date's partition got last; None when nothing is known of it."""
+    """The run whose lists a date's partition got last; None if that is not known."""
     return next((origin[RUN_ID] for origin in _origins(table) if origin[DS] == ds), None)
 
 
 def _last_number(table: Any, chain: list[Entry]) -> int:
-    """The newest entry that the table has seen; the newest of all where it has seen none."""
+    """The newest entry that the table has seen; the newest of all if it has seen none."""
     return max((int(origin[NUMBER]) for origin in _origins(table)), default=len(chain))
 
 

@@ -19,7 +19,7 @@ from diffsasrec.errors import ConfigError, DiffsasrecError
 
 log = logging.getLogger(__name__)
 
-# what a driver says of a connection may quote it
+# the message of a driver may quote its connection
 
 
 def table_schema(user_type: pa.DataType, item_type: pa.DataType) -> Any:
@@ -71,7 +71,7 @@ def id_types(part: pa.Table) -> tuple[pa.DataType, pa.DataType]:
 def check_table(
     settings: IcebergConfig, user_type: pa.DataType, item_type: pa.DataType, *, create: bool
 ) -> None:
-    """Before any work: the table is there or can be made, can be written to, and fits the log.
+    """Checks, before any work, that the table exists or can be made, is writable and fits the log.
 
     Raises:
         ConfigError: pyiceberg is missing, the catalog can't be reached, or the table does not fit.
@@ -99,7 +99,7 @@ def check_table(
 def load_table(
     settings: IcebergConfig, user_type: pa.DataType, item_type: pa.DataType, *, create: bool
 ) -> Any | None:
-    """The table; None when it is missing and not to be made."""
+    """The table; None if it is missing and must not be made."""
     from pyiceberg.catalog import load_catalog
     from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
     from pyiceberg.partitioning import PartitionField, PartitionSpec
@@ -157,7 +157,7 @@ def check_fits(
 def explained(
     error_type: type[DiffsasrecError], settings: IcebergConfig, what: str, remedy: str
 ) -> Iterator[None]:
-    """Turns what a catalog or its store raises into an error of ours."""
+    """Turns an error of a catalog or its store into one of ours."""
     try:
         yield
     except DiffsasrecError:

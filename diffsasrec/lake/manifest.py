@@ -28,7 +28,7 @@ def read_manifest(lake: Storage, entry: Entry) -> dict[str, Any]:
 
 
 def manifest_for(run: RunDir, content: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Writes manifest.json once per run; a later attempt gets the first one's.
+    """Writes manifest.json once per run; a later attempt gets the manifest of the first.
 
     Returns:
         the manifest and its sha256.

@@ -1,4 +1,4 @@
-"""Deleting the directories of old runs: what nobody needs any more, announced before it goes."""
+"""Deletes the directories of old runs that nobody needs, after it has announced each deletion."""
 
 import logging
 import time
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 def prune(lake: Storage, *, keep: int, grace: float) -> list[str]:
-    """Deletes the directories of published runs but for the newest `keep` in the chain.
+    """Deletes the directories of published runs, except the newest `keep` in the chain.
 
-    What is served stays, and what was served until `grace` seconds ago: readers may be at it. So do
-    runs that their date does not show yet, and those that were never published.
+    A run stays if it is served, or was served until `grace` seconds ago: readers may still use it.
+    It also stays if its date does not show it yet, or if it was never published.
 
     Returns:
         the deleted run directories, relative to the lake.
@@ -33,7 +33,7 @@ def prune(lake: Storage, *, keep: int, grace: float) -> list[str]:
     for path, entry in sorted(newest.items(), key=lambda item: -item[1].number):
         if path in present and path not in needed and _shown_or_replaced(lake, entry):
             if _announced(lake, entry, keep=keep, grace=grace):
-                # the manifest first: nobody takes what is half deleted for a run
+                # the manifest first: nobody takes a half-deleted directory for a run
                 lake.delete([f"{path}/manifest.json"])
                 lake.delete_tree(path)
                 forget_claims(lake, path)
@@ -49,14 +49,14 @@ def _needed(lake: Storage, chain: list[Entry], *, keep: int, grace: float) -> se
     needed = {*newest[:keep], *(run_path(**entry.current) for entry in chain[-1:])}
     made = {info.path: info.modified for info in lake.list(CHAIN)}
     for entry, later in pairwise(chain):
-        # the clock decides only how long readers are waited for
+        # the clock only decides how long to wait for readers
         if time.time() - made[later.path] < grace:
             needed |= {run_path(entry.ds, entry.run_id), run_path(**entry.current)}
     return needed
 
 
 def _shown_or_replaced(lake: Storage, entry: Entry) -> bool:
-    """Whether the date needs the run no more: it shows its lists, or those of another run."""
+    """Whether the date no longer needs the run: it shows its lists, or those of another run."""
     files = {info.path: info for info in lake.list(date_path(entry.ds))}
     chain = read_chain(lake)
     newest = newest_by_date(chain)[entry.ds]  # a rollback may have named the run again
@@ -66,10 +66,10 @@ def _shown_or_replaced(lake: Storage, entry: Entry) -> bool:
 
 
 def _announced(lake: Storage, entry: Entry, *, keep: int, grace: float) -> bool:
-    """Announces the deletion of a run; False, and no announcement, where somebody needs it."""
+    """Announces the deletion of a run; False, and no announcement, if a process needs it."""
     path = run_path(entry.ds, entry.run_id)
     mark = announce(lake, path)
-    # the claims before the chain: one that has gone has left its entry there
+    # the claims before the chain: a claim that is gone has left its entry there
     is_free = not is_claimed(lake, path)
     needed = _needed(lake, read_chain(lake), keep=keep, grace=grace)
     if is_free and path not in needed and _shown_or_replaced(lake, entry):
@@ -80,7 +80,7 @@ def _announced(lake: Storage, entry: Entry, *, keep: int, grace: float) -> bool:
 
 
 def _run_directories(lake: Storage, dates: Iterable[str]) -> set[str]:
-    """The run directories that are there, of these dates."""
+    """The run directories of these dates that exist."""
     there = set(lake.directories("runs"))
     return {
         f"runs/ds={ds}/{run_id}"

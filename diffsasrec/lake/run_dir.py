@@ -1,8 +1,8 @@
 """The directory of one run, and which of its stages are done.
 
 A run's identity is a digest of everything that its output depends on. A stage is done when its
-marker carries that digest. A stage that starts over what another identity left behind removes it
-first; what the same identity left behind is the work of an earlier attempt and is used.
+marker carries that digest. A stage first removes what another identity left behind. What the same
+identity left behind is the work of an earlier attempt and is used.
 """
 
 import json
@@ -26,7 +26,7 @@ class Reused:
     source: str  # directory of the published run that they are copied from, relative to the lake
 
     def cited(self) -> dict[str, Any]:
-        """As records and manifests name them."""
+        """The fields that records and manifests hold."""
         return {key: value for key, value in asdict(self).items() if key != "source"}
 
 
@@ -36,11 +36,11 @@ class RunDir:
     ds: str  # the run date, YYYY-MM-DD
     run_id: str
     identity: str  # sha256
-    attempt: str  # this process, for what overlapping attempts must not share
+    attempt: str  # this process: for what overlapping attempts must not share
     inputs: tuple[tuple[str, int, str], ...] = ()  # path, size and version of the input files
     reused: Reused | None = None  # None: this run trains
     rested: tuple[str, ...] = ()  # directories of the runs whose lists are not shown again
-    tables: dict[str, list[str]] = field(default_factory=dict)  # digests of those beside the log
+    tables: dict[str, list[str]] = field(default_factory=dict)  # digests: tables beside the log
 
     @property
     def path(self) -> str:
@@ -52,7 +52,7 @@ class RunDir:
         return self.lake.sub(self.path)
 
     def record(self, stage: str) -> dict[str, Any] | None:
-        """What a done stage recorded; None when it is not done under this identity."""
+        """What a done stage recorded; None if it is not done under this identity."""
         marker = self._read(f"_stages/{stage}.json")
         return marker["record"] if marker and marker["identity"] == self.identity else None
 
@@ -60,7 +60,7 @@ class RunDir:
         """The record of a stage that must be done.
 
         Raises:
-            ConfigError: when it is not.
+            ConfigError: it is not done.
         """
         record = self.record(stage)
         if record is None:
@@ -74,8 +74,8 @@ class RunDir:
         """Removes what another identity left in the place of a stage, before the stage writes.
 
         Args:
-            check: raises where nothing may be removed. It is called after the record of the stage
-                is gone: a command that is about to publish the run sees that it may not.
+            check: raises if nothing may be removed. It is called after the record of the stage is
+                gone: a command that is about to publish the run then sees that it may not.
         """
         begun = self._read(f"_stages/{stage}.begun.json")
         if begun and begun["identity"] != self.identity:

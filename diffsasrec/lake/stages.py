@@ -15,7 +15,7 @@ class Stage:
     outputs: tuple[str, ...]  # files and directories below the run directory
     workers: Workers
     refused_by: str = ""  # the check that may refuse the run in this stage
-    is_spared: bool = False  # whether it has no work where reused weights serve
+    is_spared: bool = False  # whether it has no work if reused weights serve
 
 
 TABLE = (  # in their order

@@ -1,4 +1,4 @@
-"""The blocks of the transformer, and what they leave of an encoded history for the slots."""
+"""The blocks of the transformer, and what they keep of an encoded history for the slots."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        # dropout of attention weights would forbid the fused kernels of CPUs
+        # dropout of attention weights would rule out the fused kernels on CPUs
         mixed_BHTE = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal
         )
@@ -60,7 +60,7 @@ class History:
     gaps_BL: Tensor | None
     states_BLD: Tensor | None  # None: not asked for, or bidirectional: they depend on the slots
     cache: Cache
-    room: int = 0  # places for slots behind the keys and values, which each pass fills anew
+    room: int = 0  # places for slots after the keys and values, which each pass overwrites
 
     def joined(self, block: int, slot_key: Tensor, slot_value: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values of the history and of the slots in one block."""

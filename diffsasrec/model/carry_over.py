@@ -12,11 +12,11 @@ from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.vocab import reindexing
 
 ITEMS = "items.weight"  # the only weights with a row per item
-NO_SHAPE = "dropout"  # the one key of a model that acts in training alone
+NO_SHAPE = "dropout"  # the only key of a model that acts only in training
 
 
 def same_shape(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the weights of one model mean the same in the other, but for the items.
+    """Whether the weights of one model mean the same in the other, apart from the items.
 
     Args:
         one, other: sections `model` of resolved configurations.
@@ -27,7 +27,7 @@ def same_shape(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def carried_over(start: Checkpoint, vocab: pa.Table, *, seed: int) -> dict[str, Tensor]:
     """The weights of `start`, with the rows of the item embedding in the order of `vocab`.
 
-    An item that `start` does not know gets the row with which it would begin from scratch.
+    An item that `start` does not know gets the row that it would have from scratch.
 
     Args:
         seed: of the initialisation from scratch.

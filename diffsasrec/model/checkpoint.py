@@ -1,7 +1,7 @@
 """A checkpoint directory: model.safetensors, config.json, vocab.parquet. Nothing is ever unpickled.
 
 config.json is written last and carries the sha256 of the other two: a directory with a valid
-config.json is whole.
+config.json is complete.
 """
 
 import errno
@@ -33,7 +33,7 @@ KEYS = ("model", "num_items", "trained_before", "model_version", "sha256")  # of
 @dataclass(frozen=True)
 class Checkpoint:
     model: SequenceModel  # in eval mode
-    vocab: pa.Table  # item_id, index, count: in what the weights were trained on
+    vocab: pa.Table  # item_id, index, count: in the events that the weights were trained on
     trained_before: int  # microseconds: no event at or after it was trained on
     model_version: str  # of the weights: 12 hex digits of their sha256
 
@@ -53,8 +53,9 @@ def save_checkpoint(
 ) -> None:
     """Writes the checkpoint; `counts` are those of the items in the training part, [V].
 
-    What another attempt at the same training has put there stays: weights that lists may have been
-    made with already are never replaced by others, were they different in the last digits only.
+    What another attempt at the same training has put there stays. Lists may have been made with
+    these weights already, so they are never replaced, not even by weights that differ only in the
+    last digits.
     """
     made = {
         WEIGHTS: safetensors.torch.save(dict(weights)),
@@ -76,20 +77,20 @@ def save_checkpoint(
 
 
 def read_description(directory: Storage) -> dict[str, Any]:
-    """What config.json says.
+    """The contents of config.json.
 
     Raises:
-        ConfigError: when the directory holds no checkpoint.
-        InfrastructureError: when config.json is not one that this version writes.
+        ConfigError: the directory holds no checkpoint.
+        InfrastructureError: this version does not write such a config.json.
     """
     try:
         description = json.loads(directory.read_bytes(CONFIG))
     except FileNotFoundError:
         raise ConfigError(f"there is no checkpoint in {directory.root}; train one first") from None
     except ValueError as error:
-        raise _damaged(directory, CONFIG, f"is no JSON ({error})") from None
+        raise _damaged(directory, CONFIG, f"is not JSON ({error})") from None
     _check_keys(directory, "", description, KEYS)
-    # a default in the place of a missing key would be another model
+    # a default for a missing key would make another model
     _check_keys(directory, "model.", description["model"], ModelConfig.model_fields)
     _check_keys(directory, "sha256.", description["sha256"], (WEIGHTS, VOCAB))
     return dict(description)
@@ -111,8 +112,8 @@ def load_checkpoint(directory: Storage) -> Checkpoint:
     """The model on CPU, in eval mode.
 
     Raises:
-        ConfigError: when there is none, or weights are no finite numbers.
-        InfrastructureError: when a file is not the one that was written, or does not fit.
+        ConfigError: there is none, or its weights are not finite.
+        InfrastructureError: a file is not the one that was written, or does not fit.
     """
     description = read_description(directory)
     data = {name: directory.read_bytes(name) for name in (WEIGHTS, VOCAB)}
@@ -152,7 +153,7 @@ def _load_model(directory: Storage, description: dict[str, Any], data: bytes) ->
         text = " ".join(str(error).split())
         raise _damaged(directory, WEIGHTS, f"does not fit {CONFIG} ({text})") from None
     for name, tensor in model.state_dict().items():
-        if not is_finite(tensor):  # saved so, with a fitting digest: no retry helps
+        if not is_finite(tensor):  # it was saved like this, with a matching digest: no retry helps
             raise ConfigError(
                 f"{directory.url(WEIGHTS)} has values in {name} that are no finite numbers: its "
                 "training diverged; train again with a lower learning_rate, as another run"
@@ -161,10 +162,10 @@ def _load_model(directory: Storage, description: dict[str, Any], data: bytes) ->
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite numbers; without a copy, which may not fit."""
+    """Whether all values are finite; makes no copy, which may not fit in memory."""
     if not tensor.numel():
         return True
-    least, largest = tensor.detach().aminmax()  # nan where any is
+    least, largest = tensor.detach().aminmax()  # nan if any value is
     return bool(least.isfinite() & largest.isfinite())
 
 
@@ -191,11 +192,11 @@ def save_tensors(
     def fill(file: str) -> None:
         try:
             safetensors.torch.save_file(plain, file, dict(metadata))
-        except SafetensorError as error:  # what the system said is in its text alone
+        except SafetensorError as error:  # only its text has the error of the system
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
-    storage.write_file(path, fill)  # `safetensors.torch.save` would hold all of it twice
+    storage.write_file(path, fill)  # `safetensors.torch.save` would hold it in memory twice
 
 
 def parse_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -4,7 +4,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-MASK = -1  # stands for the mask vector of the model wherever items are given by index
+MASK = -1  # stands for the mask vector of the model where items are given by index
 EPS = 1e-3
 
 

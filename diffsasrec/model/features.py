@@ -1,7 +1,7 @@
-"""What a counter knows as of a query time: how items fare of late, and what a user has had.
+"""What a counter knows as of a query time: the trends of items, and what a user has had.
 
-Everything here looks at events before the query time only, the split or the run date, so that the
-same function serves training (at simulated batch times), measuring and the nightly run.
+Everything here uses only events before the query time (the split or the run date). So the same
+functions serve training (at simulated batch times), measuring and the nightly run.
 
 Legend: Q query times, V items, F trend features, B users, X pairs (user, item of their history),
 C pair features; histories are flat items and times (microseconds) with offsets [B + 1].
@@ -43,13 +43,13 @@ def trend_counts(
     """Counts per query time, kind of event, window that ends there, and item: [Q, 3, 8, V].
 
     The kinds: all events; the first events of visits, which come a day or more after the user's
-    event before them; and repeats, of an item that the user had before. Counts of several buckets
-    are added; no item may have 2^32 events.
+    previous event; and repeats of an item that the user had before. Counts of several buckets are
+    added; no item may have 2^32 events.
     """
     kinds = np.ones((KINDS, len(items)), bool)
     kinds[1] = _starts_visit(times, offsets)
     kinds[2] = _is_repeat(items, offsets)
-    # half the memory of the usual integers: of a large catalogue this is the largest array
+    # half the memory of the usual integers: for a large catalogue this is the largest array
     counts = np.zeros((len(query_times), KINDS, len(TREND_WINDOWS), num_items), np.uint32)
     for kind, chosen in enumerate(kinds):
         order = np.argsort(times[chosen], kind="stable")
@@ -66,7 +66,7 @@ def trend_counts(
 def _starts_visit(times: Ints, offsets: Ints) -> npt.NDArray[np.bool_]:
     starts = np.zeros(len(times), bool)
     starts[1:] = times[1:] - times[:-1] >= DAY
-    starts[offsets[:-1][np.diff(offsets) > 0]] = False  # a first event comes back to nothing
+    starts[offsets[:-1][np.diff(offsets) > 0]] = False  # a user's first event is no return visit
     return starts
 
 
@@ -83,10 +83,10 @@ def trend_features(counts: Counts) -> Floats:
     """How each item fares, from `trend_counts`: [..., V, F].
 
     Column 0 is log(share V) among all events of all time: 0 for an item of average share. Every
-    other column is the log of a share over that of the next longer window, or, for all time of
-    visits and of repeats, over that of all events: 0 for no trend. A share is smoothed by
-    `PRIOR_EVENTS` events spread as in what it is compared with, so that an empty window has no
-    trend.
+    other column is the log of a share divided by that of the next longer window, or, for visits and
+    repeats of all time, by that of all events: 0 for no trend. Each share is smoothed with
+    `PRIOR_EVENTS` events, spread like the share that it is compared with, so that an empty window
+    has no trend.
     """
     num_items = counts.shape[-1]
     features = np.empty((*counts.shape[:-3], num_items, NUM_TRENDS), np.float32)
@@ -111,7 +111,7 @@ def gap_buckets(gaps: npt.NDArray[np.floating] | Ints) -> Ints:
 
 
 def event_gaps(times: Ints, offsets: Ints) -> Ints:
-    """The bucket of the time since the user's event before, 0 for a first event, [events]."""
+    """The bucket of the time since the user's previous event, 0 for a first event, [events]."""
     gaps = np.zeros(len(times), np.int64)
     gaps[1:] = gap_buckets(times[1:] - times[:-1])
     gaps[offsets[:-1][np.diff(offsets) > 0]] = 0
@@ -136,12 +136,12 @@ class OwnItems:
 
 
 def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> OwnItems:
-    """The pairs (user, item) of histories that lie before each user's query time, in numbers.
+    """The pairs (user, item) of histories before each user's query time, with their features.
 
-    The features, all in log(1 + x) / 3, which is about 1, times in days: how often; in the last 7,
-    30 and 90 days; the age of the last and of the first time; the mean time between; the age of the
-    last in units of that; its place from the end of the history; and of the user: events, distinct
-    items, and the age of the end of the history.
+    The features are log(1 + x) / 3, which is about 1, with times in days. For the pair: how often
+    in all, and in the last 7, 30 and 90 days; the age of the last and of the first event; the mean
+    time between events; the age of the last in units of that; its place from the end of the
+    history. For the user: events, distinct items, and the age of the end of the history.
     """
     lengths = np.diff(offsets)
     owner = np.repeat(np.arange(len(lengths)), lengths)

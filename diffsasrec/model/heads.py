@@ -1,4 +1,4 @@
-"""What is added to the score of an item: how it fares of late, and how often the user had it."""
+"""What is added to the score of an item, from its trends and from how often the user had it."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from diffsasrec.model.features import NUM_OWN, NUM_TRENDS, own_items
 from diffsasrec.model.softmax import Extras, pairs_of_rows
 from diffsasrec.sequences.histories import Items, Offsets, Times
 
-NUM_MIXED = 16  # trend features that the model mixes for itself, besides those as they are
+NUM_MIXED = 16  # learned mixtures of trend features, besides the features themselves
 COPY_WIDTH = 32
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Items of the users' histories, sorted by user, then item: `counters.own_items`."""
+    """Items of the users' histories, sorted by user, then item: `features.own_items`."""
 
     users_X: Tensor
     items_X: Tensor
@@ -35,24 +35,24 @@ class Trends(nn.Module):
         self.weights = nn.Linear(hidden_size, NUM_TRENDS + NUM_MIXED)
 
     def start(self) -> None:
-        """Popularity of all time, column 0, counts as it is; the rest begins without weight."""
+        """Gives all-time popularity, column 0, the weight 1, and everything else the weight 0."""
         nn.init.zeros_(self.weights.weight)
         nn.init.zeros_(self.weights.bias)
         with torch.no_grad():
             self.weights.bias[0] = 1.0
 
     def weights_of(self, states_RD: Tensor) -> Tensor:
-        # a state has length sqrt(D): of length 1 it moves the weights no faster than the bias does
+        # a state has length sqrt(D); scaled to 1 it moves the weights no faster than the bias does
         return self.weights(states_RD * states_RD.shape[-1] ** -0.5)
 
     def columns(self, trends_VF: Tensor) -> Tensor:
-        if trends_VF.shape[1] < NUM_TRENDS:  # pretraining knows all-time popularity alone
+        if trends_VF.shape[1] < NUM_TRENDS:  # pretraining knows only all-time popularity
             return trends_VF
         return torch.cat([trends_VF, F.silu(self.mix(trends_VF))], dim=1)
 
 
 class CopyScore(nn.Module):
-    """A score for an item of the own history, from its numbers, its trends and the state."""
+    """A score for an item of the own history, from its features, its trends and the state."""
 
     def __init__(self, hidden_size: int, dropout: float) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class CopyScore(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def rise(self, change_RD: Tensor) -> Tensor:
-        """At most so much rises any score when the state changes so, [R].
+        """An upper bound on the rise of any score for this change of the state, [R].
 
         The slope of SiLU lies between -0.1 and 1.1.
         """
@@ -94,7 +94,7 @@ class OwnItems:
         return Extras(rows_Y, self.items_X[at_Y], part.out(hidden_YH)[:, 0])
 
     def among(self, users_P: Tensor, items_P: Tensor) -> "OwnItems":
-        """Those of them that are in some pairs (user, item)."""
+        """Only the own items that are in some pairs (user, item)."""
         keys_X, keys_P = self.users_X * 2**40 + self.items_X, users_P * 2**40 + items_P
         return self.take(torch.isin(keys_X, keys_P).nonzero()[:, 0])
 
@@ -107,13 +107,13 @@ class OwnItems:
         )
 
     def rise(self, before_RW: Tensor, after_RW: Tensor) -> Tensor:
-        """At most so much rises any score from one query to the other, [R]."""
+        """An upper bound on the rise of any score from one query to the other, [R]."""
         change_RW = (after_RW - before_RW)[:, : self.copy_score.state.in_features]
         return self.copy_score.rise(change_RW).float()
 
 
 def own_pairs(items: Items, times: Times, offsets: Offsets, query_times: Times) -> Pairs:
-    """`counters.own_items` as tensors."""
+    """`features.own_items` as tensors."""
     own = own_items(items, times, offsets, query_times)
     arrays = (own.user_X, own.item_X, own.features_XC)
     return Pairs(*(torch.from_numpy(array) for array in arrays))

@@ -24,7 +24,7 @@ from diffsasrec.model.softmax import (
 )
 from diffsasrec.model.transformer import SequenceModel
 
-# so many sequences are encoded at once: a CPU gains by little padding, a GPU by large kernels
+# sequences that are encoded at once: a CPU gains from little padding, a GPU from large kernels
 ROWS_TOGETHER = {"cpu": 16, "cuda": 256}
 
 
@@ -32,19 +32,19 @@ ROWS_TOGETHER = {"cpu": 16, "cuda": 256}
 class Batch:
     """The rows of one rank, and what the losses of the whole batch are divided by."""
 
-    history_BL: Tensor  # inputs: items, -1 where masked, 0 behind the end
-    gaps_BL: Tensor  # the time since the event before, in buckets
+    history_BL: Tensor  # inputs: items, -1 where masked, 0 after the end
+    gaps_BL: Tensor  # the time since the previous event, in buckets
     lengths_B: Tensor
     slots_BS: Tensor  # inputs: items or -1
     num_slots_B: Tensor
     targets_BT: Tensor  # items at all L + S places
-    next_BL: Tensor  # the item behind each history event
+    next_BL: Tensor  # the item after each history event
     scored_BL: Tensor  # bool: where the next-item loss is taken
     masked_BT: Tensor  # bool: where the denoising loss is taken, over L + S places
     p_mask_BT: Tensor
     ages_B: Tensor | None  # how old the end of the history is, in buckets; None: no query time
     queries_B: Tensor  # which batch time, or DRAWN
-    pairs: Pairs | None  # the items of the whole histories, where the example has a query time
+    pairs: Pairs | None  # the items of the whole histories, if the example has a query time
     num_scored: int  # of the global batch
     num_maskable: int  # of the global batch
 
@@ -62,9 +62,9 @@ class Objective(nn.Module):
 
     Args:
         candidates_V: bool, what the weights are trained on.
-        trends_QVF: the trends as of each batch time; in pretraining, which has none, one table
-            with the popularity of all time alone, [1, V, 1].
-        filter_seen: in fine-tuning items of the history can't come next, as in deployment.
+        trends_QVF: the trends as of each batch time; pretraining has no batch times, and takes one
+            table with only all-time popularity, [1, V, 1].
+        filter_seen: in fine-tuning, items of the history can't come next, as in deployment.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Objective(nn.Module):
         self.register_buffer("trends_QVF", trends_QVF, persistent=False)
 
     def of_rows(self, rows_U: Tensor, weight_UD: Tensor) -> dict[str, Tensor]:
-        """What replaces parameters and buffers where only some rows of the embedding are used."""
+        """Replacements of parameters and buffers for only some rows of the embedding."""
         return {
             "model.items.weight": weight_UD,
             "bias_V": self.bias_V[rows_U],
@@ -108,9 +108,9 @@ class Objective(nn.Module):
         return next_item, denoising
 
     def states(self, batch: Batch) -> Tensor:
-        """The states of all places, [B, L + S, D], undefined where nothing is.
+        """The states of all places, [B, L + S, D], undefined at empty places.
 
-        Rows of similar length are encoded together: most of a padded batch would be padding.
+        Rows of similar length are encoded together; else most of a padded batch would be padding.
         """
         model, width = self.model, batch.history_BL.shape[1]
         order_B = batch.lengths_B.argsort(stable=True)
@@ -161,7 +161,7 @@ class Objective(nn.Module):
         if batch.pairs is not None and self.filter_seen:
             extras, is_filtered_R = _filtered(targets_R, users_R, batch.pairs)
         used: Tensor | None = None
-        if negatives is not None:  # of a large catalogue only what occurs here
+        if negatives is not None:  # for a large catalogue, only the items that occur here
             used, targets_R, negatives, extras = _of_few(targets_R, negatives, extras)
         vectors_VW, trending = self._vectors(queries_RW, batch.queries_B[users_R], used)
         queries_RW = queries_RW[:, : vectors_VW.shape[1]]
@@ -182,7 +182,7 @@ class Objective(nn.Module):
     def _vectors(
         self, queries_RW: Tensor, tables_R: Tensor, used: Tensor | None
     ) -> tuple[Tensor, Trending | None]:
-        """The item vectors, and what comes to the logits from trends as of several times."""
+        """The item vectors, and what the trends as of several times add to the logits."""
         trends_QVF = self.trends_QVF if used is None else self.trends_QVF[:, used]
         if len(trends_QVF) == 1:
             return self.model.item_vectors(trends_QVF[0], used), None
@@ -207,7 +207,7 @@ def _filtered(targets_R: Tensor, users_R: Tensor, pairs: Pairs) -> tuple[Extras,
 def _of_few(
     targets_R: Tensor, negatives: Negatives, extras: Extras | None
 ) -> tuple[Tensor, Tensor, Negatives, Extras | None]:
-    """The items that occur, sorted, and everything in terms of their places among them."""
+    """The items that occur, sorted, and everything else indexed by their places among them."""
     items_Y = targets_R[:0] if extras is None else extras.items_Y
     occurring = torch.cat([targets_R, negatives.items_N, items_Y])
     used, places = occurring.unique(return_inverse=True)
@@ -218,7 +218,7 @@ def _of_few(
 
 
 def occurring_items(batch: Batch, negatives: Negatives, num_items: int) -> Tensor:
-    """Which items a rank's part of a step reads the vectors of, bool [V]."""
+    """The items whose vectors a rank reads in its part of a step, bool [V]."""
     place_L = torch.arange(batch.history_BL.shape[1], device=batch.history_BL.device)
     place_S = torch.arange(batch.slots_BS.shape[1], device=batch.slots_BS.device)
     read = [
@@ -232,15 +232,15 @@ def occurring_items(batch: Batch, negatives: Negatives, num_items: int) -> Tenso
         read.append(batch.pairs.items_X)
     occurs_V = torch.zeros(num_items + 1, dtype=torch.bool, device=place_L.device)
     for items in read:
-        occurs_V[items] = True  # the mask, -1, is the place behind all items
+        occurs_V[items] = True  # the mask, -1, is the place after all items
     return occurs_V[:-1]
 
 
 def in_rows(batch: Batch, negatives: Negatives, rows_U: Tensor) -> tuple[Batch, Negatives]:
-    """The same with items as places among some rows of the embedding (ascending items)."""
+    """The same, with items as places among some rows of the embedding (ascending items)."""
 
     def places(items: Tensor) -> Tensor:
-        # what is not among the rows is nothing that is read
+        # an item that is not among the rows is never read
         found = torch.searchsorted(rows_U, items.contiguous()).clamp(max=len(rows_U) - 1)
         return torch.where(items == MASK, MASK, found)
 
@@ -259,7 +259,7 @@ def batch_loss(sums: tuple[Tensor, Tensor], batch: Batch, objective: ObjectiveCo
     """This rank's part of the loss of the global batch.
 
     Each sum is divided by a count over all ranks, so that the parts of all ranks add up to the loss
-    that one worker would have. Where both losses are taken they are weighted by their shares.
+    that one worker would have. If both losses are taken, they are weighted by their shares.
     """
     next_item, denoising = sums
     share = rest = 1.0

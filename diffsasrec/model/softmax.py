@@ -9,9 +9,9 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor
 
-# logits of at most so many numbers exist at once; the rest is recomputed in the backward pass
+# at most so many logits exist at once; the others are recomputed in the backward pass
 LOGITS_PER_CHUNK = 2**23
-# fewer stay in a CPU's cache
+# so few stay in a CPU's cache
 LOGITS_AT_ONCE = 2**20
 
 
@@ -33,7 +33,7 @@ class Extras:
         return logits_RV.index_put(where, self.scores_Y.to(logits_RV.dtype), accumulate=True)
 
     def of_pairs(self, rows_Z: Tensor, items_Z: Tensor, *, num_items: int) -> Tensor:
-        """The scores of some pairs, 0 where there is none, [Z]; items must be sorted in a row."""
+        """The scores of some pairs, 0 if there is none, [Z]; items must be sorted within a row."""
         keys_Y = self.rows_Y * num_items + self.items_Y
         keys_Z = rows_Z * num_items + items_Z
         at_Z = torch.searchsorted(keys_Y, keys_Z).clamp(max=max(len(keys_Y) - 1, 0))
@@ -46,8 +46,8 @@ class Extras:
 class Trending:
     """What the trends of items add to logits: weights of each row times the columns of its table.
 
-    A table has the trends as of one query time. It is made columns of only where it is needed: of
-    a large catalogue the columns of all tables would fill the memory.
+    A table has the trends as of one query time. Its columns are made only when they are needed: for
+    a large catalogue, the columns of all tables would fill the memory.
     """
 
     weights_RF: Tensor
@@ -60,7 +60,7 @@ class Trending:
         return replace(self, weights_RF=self.weights_RF[inside], tables_R=self.tables_R[inside])
 
     def add_to(self, logits_RN: Tensor, items_N: Tensor | None = None) -> Tensor:
-        """To the logits of all items or of `items_N`."""
+        """Adds to the logits of all items or of `items_N`."""
         tables, counts = self.tables_R.unique_consecutive(return_counts=True)
         sizes = counts.tolist()
         parts = zip(tables, self.weights_RF.split(sizes), logits_RN.split(sizes), strict=True)
@@ -88,8 +88,8 @@ class Negatives:
 def draw_negatives(counts_V: Tensor, num: int, generator: torch.Generator) -> Negatives:
     """Candidates from `num` draws, half of them uniform, half by how often an item occurs.
 
-    A popular item weighs much in the softmax: drawn as rarely as the others, and then multiplied
-    by the correction, it would make the loss jump.
+    A popular item weighs much in the softmax. If it were drawn as rarely as the others and then
+    multiplied by the correction, the loss would jump.
     """
     candidate_V = counts_V > 0
     share_V = 0.5 * candidate_V / candidate_V.sum() + 0.5 * counts_V / counts_V.sum()
@@ -124,8 +124,8 @@ def item_nll(
 
     `bias_V` is 0 for candidates and -inf for items that the weights are not trained on. With
     `negatives` (shared by all rows) the softmax runs over the target, the negatives and the pairs
-    of `extras`; a negative carries the log-q correction, and is left out where it is the target or
-    in a pair of the row (Jean et al. 2015).
+    of `extras`; a negative carries the log-q correction, and is left out if it is the target or in
+    a pair of the row (Jean et al. 2015).
     """
     num_columns = len(weight_VD) if negatives is None else len(negatives.items_N)
     rows = max(1, LOGITS_PER_CHUNK // num_columns)
@@ -189,7 +189,7 @@ def _sampled_nll(
     if extras is None:
         logits_RN = torch.cat([positive_R[:, None], negative_RN], dim=1)
         return torch.logsumexp(logits_RN, dim=1) - positive_R
-    # the pairs are a stratum of their own: they enter one by one, and no sample stands for them
+    # the pairs are a stratum of their own: each one is summed, and none is sampled
     rows_Y, items_Y = extras.rows_Y, extras.items_Y
     num_items = len(weight_VD)
     positive_R = positive_R + extras.of_pairs(place_R, targets_R, num_items=num_items)
@@ -225,8 +225,8 @@ def softmax_loss(
 ) -> Tensor:
     """The sum over rows of weight times `item_nll`, under the softmax over all items.
 
-    Faster than its parts: a row's weight is known, so that the gradients are made while the logits
-    of a chunk are at hand, and nothing is computed twice.
+    Faster than its parts: the weight of a row is known, so the gradients are made while the logits
+    of a chunk are in memory, and nothing is computed twice.
     """
     loss: Tensor = _SoftmaxLoss.apply(states_RD, targets_R, weights_R, weight_VD, bias_V)
     return loss
@@ -254,7 +254,7 @@ class _SoftmaxLoss(torch.autograd.Function):
             target_R1, weight_R1 = targets_R[chunk, None], weights_R[chunk, None]
             normaliser_R1 = logits_RV.logsumexp(1, keepdim=True)
             loss += (weight_R1 * (normaliser_R1 - logits_RV.gather(1, target_R1))).sum()
-            # the derivative by the logits, in their place: weight (p - 1 at the target)
+            # the derivative with respect to the logits, in place: weight (p - 1 at the target)
             slope_RV = logits_RV.sub_(normaliser_R1).exp_()
             slope_RV.scatter_add_(1, target_R1, torch.full_like(normaliser_R1, -1.0))
             slope_RV.mul_(weight_R1)

@@ -2,8 +2,8 @@
 
 Two streams of tokens share one set of weights. The *history* is causal: a token attends to itself
 and to those before it. The *slots* stand behind the history and attend to all of it and to each
-other. So nothing in the history depends on the slots, and its keys and values are computed once
-while the slots are denoised in several steps, exactly. The three attention patterns:
+other. So nothing in the history depends on the slots: its keys and values are computed once, and
+stay exact while the slots are denoised in several steps. The three attention patterns:
 
     causal          history only (SASRec, Kang & McAuley 2018)
     prefix          history and slots
@@ -11,12 +11,12 @@ while the slots are denoised in several steps, exactly. The three attention patt
 
 Positions are counted from the boundary between the streams: the newest history event is always at
 the same place. Items come as indices 0..V-1; -1 is the mask. Histories are padded on the right,
-where causal attention never looks; padding gives no state that anything reads.
+where causal attention never looks; nothing reads the states of padding.
 
 A logit is a state times an item vector, and there is more to both than what attention sees. The
 item vector is extended by its trends as of the query time, and the state by the weights that it
-gives them, so that scoring stays one matrix product. To the items of the user's own history a copy
-score is added, from how often, how long ago and how regularly they were touched.
+gives them, so that scoring stays one matrix product. Items of the user's own history also get a
+copy score, from how often, how long ago and how regularly they were touched.
 
 Legend: B users, L history length, S slots, D hidden size, H heads, E head size, V items, F trend
 features, W width of the item vectors (D and the trends), R rows (states to score), X pairs (user,
@@ -34,12 +34,12 @@ from diffsasrec.model.blocks import Block, Cache, History, slot_heads
 from diffsasrec.model.features import NUM_GAPS, NUM_TRENDS
 from diffsasrec.model.heads import CopyScore, OwnItems, Pairs, Trends
 
-# so many tokens are encoded at once where no gradients are wanted: their inner states stay small
+# tokens that are encoded at once without gradients: their inner states stay small
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 2**20}
 
 
 class SequenceModel(nn.Module):
-    """States of history events and of mask slots, and what makes logits of them."""
+    """States of history events and of mask slots, and what turns them into logits."""
 
     def __init__(self, config: ModelConfig, num_items: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class SequenceModel(nn.Module):
             self.apply(_initialise)
             if self.mask is not None:
                 nn.init.normal_(self.mask, std=0.05)
-            if self.age is not None:  # added to a finished state: begins as nothing
+            if self.age is not None:  # added to a finished state: starts at 0
                 nn.init.zeros_(self.age.weight)
             for part in (self.trends, self.copy_score):
                 if part is not None:
@@ -83,7 +83,7 @@ class SequenceModel(nn.Module):
         return [parameter for part in parts for parameter in part.parameters()]
 
     def item_vectors(self, trends_VF: Tensor | None, items_V: Tensor | None = None) -> Tensor:
-        """What states are multiplied with, [V, W], of `items_V` or of all items.
+        """The vectors that states are multiplied with, [V, W], of `items_V` or of all items.
 
         `trends_VF`: of the same items, as of the query time.
         """
@@ -96,8 +96,8 @@ class SequenceModel(nn.Module):
     def queries(self, states_RD: Tensor, ages_R: Tensor | None = None) -> Tensor:
         """States with the weights that they give to the trends, [R, W].
 
-        `ages_R`: how old the end of the history is at the query time, in buckets, where that is
-        known. A diffusion model has it in its slots.
+        `ages_R`: how old the end of the history is at the query time, in buckets, if known. A
+        diffusion model has it in its slots.
         """
         if self.age is not None and ages_R is not None:
             states_RD = states_RD + self.age(ages_R)
@@ -147,7 +147,7 @@ class SequenceModel(nn.Module):
         """Encodes histories of `lengths_B` events (at most max_seq_len), padded on the right.
 
         `gaps_BL`: the time between each event and the one before it, in buckets; None: unknown.
-        Without states a history is what slots attend to, and nothing else.
+        Without states, only what the slots attend to is kept.
         """
         assert items_BL.shape[1] <= self.config.max_seq_len, items_BL.shape
         if self.config.attention == "bidirectional":
@@ -195,8 +195,8 @@ class SequenceModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """States of the history and of the slots (items or the mask, -1) behind it.
 
-        Of the slots only the first `num_slots_B` exist; all of them when it is None. `ages_B`: how
-        old the end of the history is at the query time, in buckets; None: unknown.
+        Only the first `num_slots_B` slots exist; all of them if it is None. `ages_B`: how old the
+        end of the history is at the query time, in buckets; None: unknown.
 
         Returns:
             states [B, L, D] and [B, S, D].
@@ -220,7 +220,7 @@ class SequenceModel(nn.Module):
     ) -> Tensor:
         """The states of the wanted slots of `denoise` alone, [R, D], by user and slot.
 
-        Behind the keys and values of the last block only these are computed.
+        After the keys and values of the last block, only these are computed.
         """
         if self.config.attention == "bidirectional":
             return self.denoise(history, slots_BS, ages_B=ages_B)[1][wanted_BS]
@@ -230,7 +230,7 @@ class SequenceModel(nn.Module):
         for number, block in enumerate(blocks):
             x_BSD = block.attend(x_BSD, *slot_heads(block, x_BSD, history, number), mask=mask)
         query, keys, values = slot_heads(last, x_BSD, history, len(blocks))
-        # the wanted slots of each user first; behind them, where others have more, any
+        # the wanted slots of each user first; after them any slots, if other users have more
         users_R, slot_R = wanted_BS.nonzero(as_tuple=True)
         counts_B = wanted_BS.sum(1)
         nth_R = torch.arange(len(users_R), device=users_R.device)
@@ -259,7 +259,7 @@ class SequenceModel(nn.Module):
 
 
 def _existing(history: History, slots_BS: Tensor, num_slots_B: Tensor | None) -> Tensor:
-    """Which events and slots there are to attend to, [B, 1, 1, L + S]."""
+    """Which events and slots exist to attend to, [B, 1, 1, L + S]."""
     place_L, place_S = (
         torch.arange(tokens_BT.shape[1], device=slots_BS.device)
         for tokens_BT in (history.items_BL, slots_BS)

@@ -1,4 +1,4 @@
-"""What can be recommended, and to whom: item vectors, filters, what is added for own items.
+"""What can be recommended, and to whom: item vectors, filters, scores of own items.
 
 Legend: V items, C columns (the items that are allowed), W width of item vectors, B and U users, R
 rows (states to score), T rows of a tile, N blocks of items, X pairs (user, item), Y pairs (row,
@@ -26,9 +26,9 @@ class Catalogue:
 
     vectors_VW: Tensor
     allowed_V: Tensor  # bool: trained on, allowed, not denied
-    shown_V: Tensor | None = None  # of a thousand lists, those that show it; None: unknown
+    shown_V: Tensor | None = None  # how many of a thousand lists show it; None: unknown
     cap: CategoryCap | None = None  # on the items of one category in a list
-    fused: bool = False  # by the kernels of `fused` where few items are asked for
+    fused: bool = False  # by the kernels of `top_k_triton`, if few items are asked for
 
     @cached_property
     def items_C(self) -> Tensor:
@@ -68,11 +68,11 @@ class OwnScores(Protocol):
     def of_rows(self, queries_RW: Tensor, users_R: Tensor) -> Extras: ...
 
     def among(self, users_P: Tensor, items_P: Tensor) -> "OwnScores":
-        """The same for some pairs (user, item) alone; those that are no own items count nothing."""
+        """The same for only some pairs (user, item); pairs that are not own items are ignored."""
         ...
 
     def rise(self, before_RW: Tensor, after_RW: Tensor) -> Tensor:
-        """At most so much rises any score from one query to the other, [R]."""
+        """An upper bound on the rise of any score from one query to the other, [R]."""
         ...
 
 
@@ -82,7 +82,7 @@ class Candidates:
 
     catalogue: Catalogue
     blocked_users_X: Tensor  # pairs (user row in the batch, item) that are filtered, as seen items;
-    blocked_items_X: Tensor  # in any order, doubles allowed
+    blocked_items_X: Tensor  # in any order, duplicates allowed
     own: OwnScores | None = None
 
     @cached_property
@@ -101,7 +101,7 @@ class Candidates:
         )
 
     def hidden_words(self, users_U: Tensor) -> Tensor:
-        """The blocked pairs of some users as `fused` reads them, [U, N]."""
+        """The blocked pairs of some users as `top_k_triton` reads them, [U, N]."""
         from diffsasrec.retrieve import top_k_triton as fused
 
         num_blocked = len(self._hidden_words)

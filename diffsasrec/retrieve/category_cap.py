@@ -1,8 +1,8 @@
 """At most so many items of one category in a list.
 
-A list takes the best items in their order and leaves out those whose category is full. Of M
-candidates that keep to this, M can be taken together: a category that fills up has taken as many
-places of the list as it takes candidates away.
+A list takes the best items in their order and leaves out those whose category is full. M candidates
+that follow this rule can all be taken together: a category that fills up has taken as many places
+of the list as it takes candidates away.
 
 Legend: V items, B users, R rows, M candidates per row, K list length, X pairs (user, item).
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class CategoryCap:
     most: int  # items of one category in a list
-    category_V: Tensor  # int64; -1: of no category, and there may be any number of such items
+    category_V: Tensor  # int64; -1: no category; such items are not limited
 
     def to(self, device: torch.device) -> "CategoryCap":
         return CategoryCap(self.most, self.category_V.to(device))

@@ -24,7 +24,7 @@ PAIRS_AT_ONCE = 2**26
 
 
 def rows_at_once(num_items: int, m: int) -> int:
-    """How many rows are made at once, so that memory stays bounded."""
+    """How many rows are made at once, to keep memory bounded."""
     of_a_row = -(-num_items // fused.GROUP) + 8 * (m + SPARE) * fused.GROUP  # sorted, with columns
     return max(NUMBERS_AT_ONCE // of_a_row, 1)
 
@@ -38,12 +38,12 @@ def fused_top_of_rows(
     normalise: bool,
     spread_T: Tensor | None,
 ) -> Top:
-    """As `tiles.top_of_rows`, in two passes: groups that can hold the best, and what is in them.
+    """Like `tiles.top_of_rows`, in two passes: groups that can hold the best, then their items.
 
-    Own items are hidden from both and looked at by themselves. Where the passes could disagree
-    about what is best, a row is made by tiles. bfloat16 is not rounded, as it is by tiles.
+    Own items are hidden from both and looked at by themselves. If the passes could disagree about
+    what is best, a row is made by tiles. bfloat16 is not rounded, as it is by tiles.
     """
-    assert spread_T is None, "ranked by tiles alone"
+    assert spread_T is None, "only tiles rank by this"
     vectors_CW, items_C = candidates.catalogue.vectors_CW, candidates.catalogue.items_C
     users_U, user_T = users_T.unique(return_inverse=True)
     own = candidates.own_of_rows(queries_TW, users_T)
@@ -59,7 +59,7 @@ def fused_top_of_rows(
         columns_TX = torch.cat([columns_TX, best.items_RM], dim=1)
         if normalise:
             normaliser_T = torch.logaddexp(normaliser_T, best.normaliser_R)
-    columns_TX, order_TX = columns_TX.sort(dim=1)  # of equal logits the first column wins
+    columns_TX, order_TX = columns_TX.sort(dim=1)  # among equal logits the first column wins
     top_TM, at_TM = ordered_top(logits_TX.gather(1, order_TX), m)
     items_TM = _items_at(columns_TX, at_TM, items_C)
     if border_T is not None:
@@ -83,14 +83,14 @@ def _unsure(queries_TW: Tensor, last_T: Tensor, border_T: Tensor, candidates: Ca
 
 
 def _items_at(columns_TX: Tensor, at_TM: Tensor, items_C: Tensor) -> Tensor:
-    """The items of the columns at some places; -1 where the place is."""
-    # a column behind the end is hidden, and no one's
+    """The items of the columns at some places; -1 if the place is."""
+    # a column after the end is hidden and holds no item
     columns_TM = columns_TX.gather(1, at_TM.clamp(min=0)).clamp(max=len(items_C) - 1)
     return items_C[columns_TM].masked_fill(at_TM < 0, -1)
 
 
 def _best_groups(highest_TN: Tensor, num: int) -> tuple[Tensor, Tensor | None]:
-    """The groups with the highest logits, and the highest logit of any other; None: all are."""
+    """The groups with the highest logits, and the highest logit of any other; None: no other."""
     num_groups = highest_TN.shape[1]
     num = min(num, num_groups)
     best_TG, groups_TG = highest_TN.topk(min(num + 1, num_groups), dim=1)

@@ -11,13 +11,13 @@ class Metric:
     """Lengths that bound how far a change of the state moves the logit of an item.
 
     With the mean m and the covariance S of the item vectors, for every item v and change d:
-    d v <= d m + |sqrt(S) d| |sqrt(S)^-1 (v - m)|, by Cauchy and Schwarz. In this metric all items
-    are about equally far from the mean, so that the bound is close for each.
+    d v <= d m + |sqrt(S) d| |sqrt(S)^-1 (v - m)|, by Cauchy and Schwarz. In this metric, all items
+    are about equally far from the mean, so the bound is tight for each.
     """
 
     mean_W: Tensor
     root_WW: Tensor
-    typical: float  # all but few items are no farther from the mean
+    typical: float  # almost all items are no farther from the mean
     excess_C: Tensor  # how much farther each item is, 0 for nearly all
 
     @staticmethod
@@ -25,7 +25,7 @@ class Metric:
         num, width = vectors_CW.shape
         mean_W = torch.zeros(width, dtype=torch.float64, device=vectors_CW.device)
         scatter_WW = mean_W.new_zeros((width, width))
-        chunks = vectors_CW.split(2**13)  # in float64 a large catalogue would take much
+        chunks = vectors_CW.split(2**13)  # in float64 a large catalogue would take much memory
         for chunk in chunks:
             mean_W += chunk.double().sum(0) / num
         for chunk in chunks:
@@ -48,7 +48,7 @@ class Metric:
         return (changes_RW @ self.root_WW).norm(dim=-1)
 
     def rise(self, changes_RW: Tensor, spread_R: Tensor) -> Tensor:
-        """At most so much rises any logit above what `spread_R` times the item's excess, [R]."""
+        """A bound on the rise of any logit, beyond `spread_R` times the item's excess, [R]."""
         reach_R = self.reach(changes_RW)
         beyond_R = (reach_R - spread_R).clamp(min=0) * self.excess_C.max()
         return changes_RW @ self.mean_W + reach_R * self.typical + beyond_R

@@ -2,8 +2,8 @@
 
 One pass over the whole catalogue, with the state of the next item, chooses each user's shortlist.
 The states of the slots lie close to that state, so that no item outside the list can have risen by
-more than `Metric.rise` allows: what is found inside is the best of everything, or it is known that
-it may not be.
+more than `Metric.rise` allows: either what is found inside is the best of everything, or it is
+known that it may not be.
 
 Legend: B users, N items of a shortlist, W width of item vectors, R rows (user, slot), M best items
 per row, P pairs (user, item).
@@ -19,9 +19,9 @@ from diffsasrec.retrieve.catalogue import Candidates, OwnScores
 from diffsasrec.retrieve.tiles import Top, ordered_top
 from diffsasrec.retrieve.top_k import capped, top_items
 
-# a state drifts from step to step: the list is made for so many times the first distance
+# a state drifts from step to step: the list allows for so many times the first distance
 DRIFT = 1.5
-# products in another order of additions differ in the last digits
+# products with another order of additions differ in the last digits
 SLACK = 1e-4
 # numbers in the vectors that are compared at once
 VECTORS_AT_ONCE = 2**20
@@ -33,11 +33,9 @@ class Shortlist:
 
     candidates: Candidates
     next_BW: Tensor  # the states for which the lists were made
-    items_BN: Tensor  # in order of the items; behind the end: -1
+    items_BN: Tensor  # sorted by item; after the end: -1
     own: OwnScores | None  # of these items alone
-    cutoff_B: (
-        Tensor  # outside no logit plus `spread_B` times the excess is higher; -inf: nothing is
-    )
+    cutoff_B: Tensor  # outside, no logit plus `spread_B` times the excess is higher; -inf: empty
     spread_B: Tensor
     normaliser_B: Tensor  # logsumexp over the whole catalogue
 
@@ -57,7 +55,7 @@ class Shortlist:
     def top(self, queries_RW: Tensor, users_R: Tensor, slots_BK: Tensor, m: int) -> Top:
         """The m best items of each row's shortlist besides those in `slots_BK`; users ascend.
 
-        Where the catalogue has a cap, those that a list can take in this order.
+        If the catalogue has a cap, only those that a list can take in this order.
         """
         logits_RN = logits_of(queries_RW, users_R, self.items_BN, self.candidates, self.own)
         logits_RN.masked_fill_(are_among(self.items_BN, slots_BK)[users_R], -torch.inf)
@@ -69,7 +67,7 @@ class Shortlist:
         return capped(top, self.candidates, slots_BK[users_R], m) if is_capped else top
 
     def bound(self, queries_RW: Tensor, users_R: Tensor) -> Tensor:
-        """No logit of an item outside is higher, [R]."""
+        """An upper bound on the logits of the items outside, [R]."""
         before_RW = self.next_BW[users_R]
         changes_RW = (queries_RW - before_RW).float()
         rise_R = self.candidates.catalogue.metric.rise(changes_RW, self.spread_B[users_R])
@@ -79,7 +77,7 @@ class Shortlist:
 
 
 def ascending(items_BN: Tensor) -> Tensor:
-    """Items in their order, and -1 behind them."""
+    """Sorted items, with -1 after them."""
     beyond = torch.iinfo(items_BN.dtype).max
     items_BN = items_BN.masked_fill(items_BN < 0, beyond).sort(dim=1).values
     return items_BN.masked_fill(items_BN == beyond, -1)
@@ -108,7 +106,7 @@ def logits_of(
     candidates: Candidates,
     own: OwnScores | None,
 ) -> Tensor:
-    """The logits of each row for its user's items, [R, N] float32; -inf where there is none (-1).
+    """The logits of each row for its user's items, [R, N] float32; -inf if there is none (-1).
 
     Users must ascend. `own` holds the scores of no other items.
     """

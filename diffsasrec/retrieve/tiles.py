@@ -1,6 +1,6 @@
 """States scored in tiles of some rows and some items, in bounded memory.
 
-Only the maxima of blocks of a tile are looked at closely, so that little is done besides the matrix
+Only the maxima of blocks of a tile are looked at closely, so little work comes on top of the matrix
 product.
 
 Legend: C columns (the items that are allowed), W width of item vectors, B users, K items that are
@@ -35,7 +35,7 @@ def top_of_rows(
     normalise: bool,
     spread_T: Tensor | None,
 ) -> Top:
-    """The m best candidates of each row, of equal ones the first; what each means: `top_items`."""
+    """The m best candidates of each row, the first among equals; arguments as in `top_items`."""
     catalogue, num_rows, device = candidates.catalogue, len(queries_TW), queries_TW.device
     width, num_items = TILES[device.type][1], len(catalogue.items_C)
     best_TM = torch.full((num_rows, m), -torch.inf, device=device)
@@ -62,7 +62,7 @@ def top_of_rows(
 
 
 def _products(queries_TW: Tensor, vectors_CW: Tensor, buffer: Tensor) -> Tensor:
-    """The logits of a tile in the buffer; the last block is filled up with -inf."""
+    """The logits of a tile in the buffer; the last block is padded with -inf."""
     num_rows, padded = len(queries_TW), -(-len(vectors_CW) // BLOCK) * BLOCK
     logits_TC = buffer[: num_rows * padded].view(num_rows, padded)
     inside_TC = logits_TC[:, : len(vectors_CW)]
@@ -76,7 +76,7 @@ def _products(queries_TW: Tensor, vectors_CW: Tensor, buffer: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Changes:
-    """What single logits of the rows of a tile have besides the product: own scores, and bans."""
+    """What changes single logits of a tile after the product: own scores, and bans."""
 
     users_T: Tensor
     blocked: list[tuple[Tensor, Tensor]]  # users and columns, by tile
@@ -116,9 +116,9 @@ class _Changes:
 
 
 def _merge_first(best_T1: Tensor, column_T1: Tensor, logits_TC: Tensor, first_column: int) -> None:
-    """Takes the highest where it is higher than the best so far, in place; of equals the first."""
+    """Takes the highest if it is higher than the best so far, in place; the first among equals."""
     blocks_TNC = logits_TC.view(len(logits_TC), logits_TC.shape[1] // BLOCK, BLOCK)
-    highest_T1, block_T1 = blocks_TNC.amax(2).max(dim=1, keepdim=True)  # the first of equals
+    highest_T1, block_T1 = blocks_TNC.amax(2).max(dim=1, keepdim=True)  # the first among equals
     rows_T = torch.arange(len(logits_TC), device=logits_TC.device)
     place_T1 = blocks_TNC[rows_T, block_T1[:, 0]].argmax(dim=1, keepdim=True)
     is_higher_T1 = highest_T1 > best_T1
@@ -148,14 +148,14 @@ def _merge_any(best_TM: Tensor, column_TM: Tensor, logits_TC: Tensor, first_colu
 
 
 def _merge(best_TM: Tensor, column_TM: Tensor, logits_TC: Tensor, first_column: int) -> None:
-    """Takes what is higher than the best so far, in place; of equal ones the first column stays."""
+    """Takes what is higher than the best so far, in place; among equals the first column stays."""
     m = best_TM.shape[1]
     blocks_TNC = logits_TC.view(len(logits_TC), logits_TC.shape[1] // BLOCK, BLOCK)
     highest_TN = blocks_TNC.amax(2)
     (rows_T,) = (highest_TN.amax(1) > best_TM[:, -1]).nonzero(as_tuple=True)
     if not len(rows_T):
         return
-    # the m best of a row lie in m blocks: one more tells whether another has equals of the last
+    # the m best of a row lie in m blocks: one more block tells whether the last has equals
     highest_RN, lowest_R1 = highest_TN[rows_T], best_TM[rows_T, -1:]
     num = min(int((highest_RN > lowest_R1).sum(1).max()), m) + 1
     blocks_RN = highest_RN.topk(min(num, highest_RN.shape[1]), dim=1).indices.sort(dim=1).values
@@ -176,19 +176,19 @@ def _merge(best_TM: Tensor, column_TM: Tensor, logits_TC: Tensor, first_column: 
 
 
 def ordered_top(values_RV: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """The m largest values of each row and their columns; of equal values the first column wins.
+    """The m largest values of each row and their columns; among equals the first column wins.
 
     Rows with fewer than m finite values are filled with -inf and column -1.
     """
     width = values_RV.shape[1]
     if m > width:
         values_RV = torch.nn.functional.pad(values_RV, (0, m - width), value=-torch.inf)
-    if m == 1:  # `max` gives the first of equals
+    if m == 1:  # `max` gives the first among equals
         top_R1, column_R1 = values_RV.max(dim=1, keepdim=True)
         return top_R1, column_R1.masked_fill(top_R1 == -torch.inf, -1)
     top_RM, column_RM = values_RV.topk(min(m + 1, values_RV.shape[1]), dim=1)
     if top_RM.shape[1] > m:
-        # topk says nothing about which of equal values it takes: settle ties across the border
+        # topk does not say which of equal values it takes: settle ties across the border
         tied_R = (top_RM[:, m - 1] == top_RM[:, m]) & torch.isfinite(top_RM[:, m])
         top_RM, column_RM = top_RM[:, :m], column_RM[:, :m]
         if tied_R.any():

@@ -24,14 +24,14 @@ def top_items(
     normalise: bool = False,
     spread_R: Tensor | None = None,
 ) -> Top:
-    """The m candidates of each row with the highest logits; of equal ones the first items.
+    """The m candidates of each row with the highest logits; among equals the first items.
 
-    Where the catalogue has a cap, those that a list can take in this order.
+    If the catalogue has a cap, only those that a list can take in this order.
 
     Args:
         besides_BK: items that are taken for each user, -1: none.
-        spread_R: rank by the logit plus this times the item's excess (`Metric`), and give that; in
-            no order, of equal ones any, and whatever the cap says.
+        spread_R: rank by the logit plus this times the item's excess (`Metric`), and return that
+            sum; in no order, with any of equal ones, and without the cap.
     """
     if candidates.catalogue.cap is not None and spread_R is None:
         return _capped_top(queries_RW, users_R, candidates, m, besides_BK, normalise)
@@ -46,7 +46,7 @@ def _capped_top(
     besides_BK: Tensor | None,
     normalise: bool,
 ) -> Top:
-    """Looks at more and more of the best until each row has m that fit, or no more are left."""
+    """Looks at more and more of the best until each row has m that fit, or none is left."""
     if besides_BK is None:
         num_users = int(users_R.max()) + 1 if len(users_R) else 0
         besides_BK = torch.full((num_users, 0), MASK, device=users_R.device)

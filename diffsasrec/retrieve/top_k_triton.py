@@ -1,8 +1,8 @@
 """Logits that never leave a GPU's chip: the maxima of groups of items and the logsumexp, in Triton.
 
-Written to memory as a whole, the logits of a large catalogue cost several times as much as the
-products that make them. Two kernels leave that out: one goes once over the catalogue and keeps a
-number per group of items, the other makes the logits of the few groups that can hold the best.
+Writing all logits of a large catalogue to memory costs several times as much as the products that
+make them. Two kernels avoid that: one goes once over the catalogue and keeps a number per group of
+items, the other makes the logits of the few groups that can hold the best.
 
 Legend: R rows (states to score), W width of vectors, C items, N groups of items, U users, G chosen
 groups of a row, P programs that share the catalogue, X places in a row, Y pairs (user, item).
@@ -17,13 +17,13 @@ from torch import Tensor
 
 GROUP = 32  # items: one bit each of a word that hides items
 ROWS, COLUMNS, DEPTH = 64, 64, 16  # of a tile of products: what fits the registers of sm_80 to 90
-TILES = 32  # one after another in a program: so few that a small catalogue keeps a GPU busy
+TILES = 32  # tiles in sequence per program: few enough that a small catalogue keeps a GPU busy
 MAXIMA_LAUNCH = {"num_warps": 8, "num_stages": 3}
 LOGITS_LAUNCH = {"num_warps": 1}
 
 
 def nothing_hidden(num_users: int, num_items: int, device: torch.device) -> Tensor:
-    """A word per user and group in which only the bits behind the last item are set, [U, N]."""
+    """A word per user and group in which only the bits after the last item are set, [U, N]."""
     words_UN = torch.zeros((num_users, -(-num_items // GROUP)), dtype=torch.int32, device=device)
     if num_items % GROUP:
         words_UN[:, -1] = -1 << num_items % GROUP
@@ -31,7 +31,7 @@ def nothing_hidden(num_users: int, num_items: int, device: torch.device) -> Tens
 
 
 def hide(hidden_UN: Tensor, users_Y: Tensor, columns_Y: Tensor) -> Tensor:
-    """With the bits of some pairs set, in any order, doubles allowed: [U, N]."""
+    """With the bits of some pairs set, in any order, duplicates allowed: [U, N]."""
     if not len(users_Y):
         return hidden_UN
     keys_Y = (users_Y * (hidden_UN.shape[1] * GROUP) + columns_Y).unique()
@@ -60,12 +60,12 @@ def group_maxima(
 ) -> tuple[Tensor, Tensor]:
     """The highest logit of each group, [R, N], and the logsumexp over all, [R]; float32.
 
-    Hidden items count in neither; where a whole group or catalogue is hidden, it is -inf. Without
-    `normalise`, which takes an exponential for each item, the second is empty.
+    Hidden items count in neither; if a whole group or catalogue is hidden, it is -inf. Without
+    `normalise`, which costs an exponential per item, the second is empty.
     """
     num_rows, width = queries_RW.shape
     num_groups = hidden_UN.shape[1]
-    # the same parts whatever the rows, so that sums don't depend on batch mates
+    # the same parts for any rows, so that sums don't depend on batch mates
     parts = triton.cdiv(num_groups * GROUP, COLUMNS * TILES)
     maxima_RN = torch.empty(num_rows, num_groups, device=queries_RW.device)
     peak_RP, total_RP = torch.empty(
@@ -182,7 +182,7 @@ def _shown(logits, word, GROUP: tl.constexpr):
 def _with_exponentials(peak, total, logits, highest):
     """The peak so far, and the sum of exponentials below it, with those of a tile."""
     higher = tl.maximum(peak, tl.max(highest, axis=1))
-    # while all is hidden: -inf less -inf would be no number
+    # while all is hidden: -inf - -inf would be nan
     base = tl.where(higher == float("-inf"), 0.0, higher)
     sums = tl.sum(tl.sum(tl.exp(logits - base[:, None, None]), axis=2), axis=1)
     return higher, total * tl.exp(peak - base) + sums

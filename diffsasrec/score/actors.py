@@ -2,8 +2,8 @@
 
 The rows of the dataset are bucket numbers. An actor reads a bucket, makes its lists and writes its
 file under a fixed name, so that a rerun does only the buckets that are missing. Every try is noted
-before it begins, and the note goes when it ends, well or with an exception: what ends its process
-again and again leaves its notes, is found out, and worked around.
+before it begins, and its note is removed when it ends, normally or with an exception. A bucket that
+ends its process again and again leaves its notes, is recognised by them, and is worked around.
 """
 
 import uuid
@@ -25,9 +25,9 @@ from diffsasrec.score.bucket_lists import ListMaker, Scoring, with_quarantined
 from diffsasrec.score.isolation import Child, Here, Worker, check_deadly, work_around
 from diffsasrec.sequences.buckets import bucket_name
 
-# a bucket that ended its process so often is scored in child processes, and then given up
+# deaths of its process after which a bucket is scored in child processes, and given up
 DEATHS, MOST_DEATHS = 2, 6
-# with a store that is down: an error is on its way to who waits for it
+# if a store is down: an error is already on its way to the caller
 SHORT = Patience(attempts=2, seconds=20.0)
 
 
@@ -39,7 +39,7 @@ class Scorer:
         torch.set_num_threads(1)
         keep_freed_memory()
         self._device = device
-        self._whose = whose  # tries these are: of one call of `score`
+        self._whose = whose  # the call of `score` that the tries belong to
         self._maker = ListMaker(scoring, device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -66,14 +66,14 @@ class Scorer:
         )
 
     def _make(self, sequences: pa.Table, num_deaths: int) -> tuple[pa.Table, int]:
-        """The bucket's lists, after some deaths made in child processes."""
+        """The lists of the bucket; after some deaths, child processes make them."""
         if num_deaths < DEATHS:
             return self._work_around(sequences, Here(self._maker.lists))
         with Child(_list_maker, self._maker.scoring, self._device) as child:
             return self._work_around(sequences, child)
 
     def _work_around(self, sequences: pa.Table, worker: Worker) -> tuple[pa.Table, int]:
-        """The lists, with the fallback for users who are too much for the worker, counted."""
+        """The lists, with the fallback for users too much for the worker, and their number."""
         table, deadly = work_around(
             sequences,
             worker,
@@ -92,10 +92,11 @@ def _list_maker(scoring: Scoring, device: str) -> Callable[[pa.Table], pa.Table 
 
 
 def begin_try(scoring: Scoring, name: str, whose: str = "") -> int:
-    """Notes that a bucket is begun; how many tries before this one ended their process.
+    """Notes that a bucket is begun; returns how many tries before this one ended their process.
 
     Raises:
-        InfrastructureError: too many. It is said once: what was mended since is tried from anew.
+        InfrastructureError: too many. It is raised once, then the notes are gone: the next try
+            starts afresh.
     """
     mine = f"{whose} {uuid.uuid4()}".encode()  # the same bytes twice would look like one try
     for number in range(MOST_DEATHS):
@@ -114,15 +115,15 @@ def end_tries(scoring: Scoring, name: str, number: int) -> None:
 
 
 def end_raised(scoring: Scoring, paths: Iterable[str]) -> None:
-    """Takes back the notes of tries that ended with an exception, as far as the store answers."""
+    """Removes the notes of tries that ended with an exception, as far as the store answers."""
     with suppress(DiffsasrecError):
         replace(scoring.run, patience=SHORT).delete(paths)
 
 
 def end_open(scoring: Scoring, whose: str) -> None:
-    """Takes back the notes of the tries that end because their run does, as far as it can.
+    """Removes the notes of tries that end only because their run ends, as far as possible.
 
-    Of a bucket it is the newest note: whatever ended its process before was tried again.
+    This is the newest note of a bucket: tries that ended its process before were repeated.
     """
     run = replace(scoring.run, patience=SHORT)
     with suppress(DiffsasrecError):
@@ -141,9 +142,9 @@ def _try_path(scoring: Scoring, name: str, number: int) -> str:
 
 @dataclass
 class Scored:
-    """What came of the buckets that were scored now."""
+    """The outcome of the buckets that were scored now."""
 
-    num_uncertain: int = 0  # users and steps for which a shortlist was not enough
+    num_uncertain: int = 0  # users and steps for which the shortlist was not enough
     num_quarantined: int = 0  # users whose scoring ended its process or ran out of memory
 
 
@@ -179,7 +180,7 @@ def score(
             check_deadly(result.num_quarantined, most=scoring.max_quarantined_users)
             progress(done)
     except BaseException:
-        # one bucket's exception ends the processes of all: no death of theirs
+        # an exception of one bucket ends all processes: this does not count as their death
         end_open(scoring, whose)
         raise
     return result

@@ -28,14 +28,14 @@ def audit_bucket(
     by_score: bool,
     model_version: str,
 ) -> Counter[str]:
-    """Counts the rows of a bucket that break a rule, by rule; all zero (absent) when none does.
+    """Counts the rows of a bucket that break a rule, by rule; all zero (absent) if none does.
 
     Args:
         recommendations: what was written, recommendations_schema.
         expected: of the bucket's users: user_id, items (indices of `vocab`, the whole history),
-            excluded (likewise, what the rules forbid the user), history_len and source.
+            excluded (likewise: what the rules forbid for the user), history_len and source.
         allowed: what may be recommended at all, [V].
-        cap: on the items of one category in a list.
+        cap: limit on the items of one category in a list.
         by_score: whether lists are ordered by score.
         model_version: of the checkpoint that must have made all of them.
     """
@@ -64,7 +64,7 @@ class _Lists:
     owner: npt.NDArray[np.int64]  # the place of the user
     place: npt.NDArray[np.int64]  # in the list, from 0
     items: npt.NDArray[np.int64]  # -1: not in the vocabulary
-    scores: npt.NDArray[np.float64]  # NaN where there is none
+    scores: npt.NDArray[np.float64]  # NaN if there is none
     ranks: npt.NDArray[np.float64]
     pairs: npt.NDArray[np.int64]  # user and item in one number
 

@@ -1,4 +1,4 @@
-"""The lists of one bucket: whose, from which history, of which items, and the fallback."""
+"""The lists of one bucket: for which users, from which history and items, and the fallback."""
 
 import json
 from dataclasses import dataclass
@@ -48,26 +48,26 @@ class Scoring:
 
 
 def quarantine_of(output: str) -> str:
-    """Where the users are named whose lists could not be made, for people, beside the lists."""
+    """Where people find the users whose lists could not be made, beside the lists."""
     return f"{output}_quarantine"
 
 
 def with_quarantined(lists: pa.Table, user_ids: pa.Array) -> pa.Table:
-    """The lists of a bucket, and in the metadata of their schema whose scoring ended its process.
+    """The lists of a bucket; its schema's metadata names users whose scoring ended its process.
 
-    A file of lists says it itself: whichever attempt's file stays, its fallbacks are accounted for.
+    The file itself holds this: whichever attempt's file stays, its fallbacks are accounted for.
     """
     return lists.replace_schema_metadata({QUARANTINED: json.dumps(user_ids.to_pylist())})
 
 
 def quarantined_users(lists: pa.Table) -> pa.Array:
-    """The users of `with_quarantined`; none where there is nothing of the kind."""
+    """The users of `with_quarantined`; none if the metadata has none."""
     told = (lists.schema.metadata or {}).get(QUARANTINED.encode(), b"[]")
     return pa.array(json.loads(told), lists.schema.field("user_id").type)
 
 
 def read_bucket(scoring: Scoring, name: str, vocab: pa.Table) -> pa.Table:
-    """The rows of a bucket; where there is any, with what is excluded as indices of `vocab`."""
+    """The rows of a bucket, with the excluded items, if any, as indices of `vocab`."""
     sequences = scoring.run.read_table(f"sequences/{name}")
     if not scoring.excluded or not scoring.run.exists(f"{scoring.excluded}/{name}"):
         return sequences
@@ -75,7 +75,7 @@ def read_bucket(scoring: Scoring, name: str, vocab: pa.Table) -> pa.Table:
 
 
 def measured_items(scoring: Scoring, run_vocab: pa.Table) -> npt.NDArray[np.bool_] | None:
-    """What the histories of holdout users are made of, [V]; None: they keep all, as those of all.
+    """The items that histories of holdout users keep, [V]; None: all, as for scoring everyone.
 
     Before the split nobody could know which rare items become frequent after it.
     """
@@ -87,7 +87,7 @@ def measured_items(scoring: Scoring, run_vocab: pa.Table) -> npt.NDArray[np.bool
 def scored_histories(
     flat: Flat, *, users: Literal["holdout", "all"], active_since: int | None
 ) -> tuple[npt.NDArray[np.int64], Histories]:
-    """The users of a bucket that get a list, and the histories that their lists may know."""
+    """The users of a bucket that get a list, and the histories that the lists may use."""
     histories = flat.histories
     if users == "holdout":
         chosen = np.flatnonzero(flat.holdout >= 0)
@@ -113,11 +113,11 @@ def score_bucket(
     """The lists of one bucket, recommendations_schema, sorted by user_id as the bucket is.
 
     Args:
-        sequences: sequences_schema, with a column `excluded` where there is any (`rules`).
+        sequences: sequences_schema, with a column `excluded` if anything is (`rules`).
         recommender: of the checkpoint, as of the query time; None: everyone gets the fallback.
         popular: makes the fallback; None: it is an empty list.
-        known: what histories are made of, `measured_items`.
-        trace: takes the steps by which the recommender fills the lists; of one batch of users.
+        known: the items that histories keep, `measured_items`.
+        trace: records the steps by which the recommender fills the lists; for one batch of users.
     """
     flat = only_items(flatten(sequences), known)
     users, histories = scored_histories(
@@ -152,7 +152,7 @@ def _by_model(
 def _fallback(
     popular: PopularLists, histories: Histories, excluded: UserItems, decoding: DecodingConfig
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The popular items without what is excluded for each user, and has been seen."""
+    """The popular items, without what each user must not be shown or has seen."""
     seen = UserItems(histories.items.astype(np.int64), histories.offsets)
     pairs = [excluded, *([seen] if decoding.filter_seen else [])]
     return popular.lists(
@@ -164,7 +164,7 @@ def _fallback(
 
 
 def known_histories(histories: Histories, source: pa.Table, target: pa.Table) -> Histories:
-    """Histories re-indexed by the checkpoint's vocabulary; what it does not know is left out."""
+    """Histories re-indexed by the checkpoint's vocabulary; unknown items are left out."""
     if same_items(source, target):
         return histories
     return histories.reindexed(reindexing(source, target))
@@ -175,7 +175,7 @@ def known_trends(
 ) -> npt.NDArray[np.float32]:
     """Trends re-indexed by the checkpoint's vocabulary, [V, F].
 
-    An item that tonight's log has nothing of is as rare as the rarest that it has.
+    An item that tonight's log lacks counts as rare as the rarest item that it has.
     """
     if same_items(source, target):
         return trends
@@ -237,7 +237,7 @@ class ListMaker:
     def __init__(self, scoring: Scoring, device: str) -> None:
         self.scoring = scoring
         self._checkpoint = load_checkpoint(scoring.run.sub(scoring.checkpoint))
-        # by the configuration, not by what the node has: lists must not depend on the placement
+        # by the configuration, not by the hardware of the node: lists must not depend on placement
         self._checkpoint.model.to(device)
         self.vocab = scoring.run.read_tables("vocab")
         self.item_ids = self._checkpoint.vocab["item_id"].combine_chunks()
@@ -251,7 +251,7 @@ class ListMaker:
                 shown = _tensor(scoring, SHOWN)
             except FileNotFoundError:
                 raise ConfigError(
-                    f"{scoring.run.url(scoring.state)} has no {SHOWN}, as the night of this run "
+                    f"{scoring.run.url(scoring.state)} has no {SHOWN}: the night of this run "
                     "did not explore; set score.explore_items to 0"
                 ) from None
         self.recommender = Recommender(
@@ -275,7 +275,7 @@ class ListMaker:
     def lists(
         self, sequences: pa.Table, *, fallback: bool = False, trace: Trace | None = None
     ) -> pa.Table:
-        """`score_bucket` of one bucket's rows; the fallback for all of them where asked for."""
+        """`score_bucket` of one bucket's rows; on request, the fallback for all of them."""
         return score_bucket(
             sequences,
             self.vocab,

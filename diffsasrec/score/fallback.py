@@ -14,7 +14,7 @@ from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.retrieve.top_k import top_items
 from diffsasrec.sequences.vocab import index_items
 
-FEW = 4096  # items in which nearly every list is found whole
+FEW = 4096  # items among which nearly every list is complete
 
 
 def log_shares(
@@ -22,8 +22,8 @@ def log_shares(
 ) -> npt.NDArray[np.float32]:
     """The log of each item's share of recent events, [V], -inf for an item that never occurs.
 
-    One event more is spread over the items by their share of all time: it orders those that nobody
-    touched lately, and is all there is where the window is empty.
+    One more event is spread over the items by their share of all time. It orders the items that
+    nobody touched lately, and is all there is if the window is empty.
     """
     spread = recent + all_time / max(all_time.sum(), 1)
     with np.errstate(divide="ignore"):
@@ -33,8 +33,8 @@ def log_shares(
 class PopularLists:
     """Makes fallback lists.
 
-    What may be shown is `allowed` alone, for these lists as for the model's: weights that serve for
-    several nights know items that tonight's log has nothing of. Those come last.
+    Only `allowed` items may be shown, in these lists as in the model's. Weights that serve for
+    several nights know items that tonight's log lacks. Those come last.
 
     Args:
         log_share: of each item of `run_vocab`, `log_shares`.
@@ -75,14 +75,14 @@ class PopularLists:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """The K most popular items for each user and the log of their shares, [B, K].
 
-        Equal ones by item index; -1 and -inf behind the end.
+        Ties in the order of the item index; -1 and -inf after the end.
 
         Args:
             blocked_users, blocked_items: pairs that must not be shown, [X].
         """
         users_X, items_X = torch.from_numpy(blocked_users), torch.from_numpy(blocked_items)
         items_BK, scores_BK = _lists(self._few, users_X, items_X, num_users, k)
-        # whole lists can't be other ones: what was left out is less popular
+        # complete lists can't differ: what was left out is less popular
         short_B = items_BK[:, -1] < 0
         num_short = int(short_B.sum())
         if num_short and len(self._few.items_C) < len(self._all.items_C):

@@ -1,8 +1,8 @@
-"""Work that ends its process: which rows do it is found out in child processes, by halves.
+"""Work that ends its process: child processes find out, by halves, which rows cause it.
 
 Memory that runs out and libraries that crash leave no exception to catch. A child process that
-works on half of the rows tells whether one of them does it, and takes nothing else with it. The
-memory of a GPU that runs out is an exception, and is treated alike.
+works on half of the rows shows whether one of them causes it, and its death harms nothing else.
+Running out of GPU memory is an exception, and is treated the same way.
 """
 
 import multiprocessing
@@ -22,17 +22,17 @@ Work = Callable[[pa.Table], pa.Table]
 
 class Worker(Protocol):
     def work(self, rows: pa.Table) -> pa.Table | None:
-        """What the work makes of the rows; None when they were too much for it."""
+        """What the work makes of the rows; None if they were too much for it."""
 
 
 class Here:
-    """A worker in this process, for whose rows the memory may not suffice."""
+    """A worker in this process. Its rows may be too much for the memory."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
 
     def work(self, rows: pa.Table) -> pa.Table | None:
-        """What the work makes of the rows; None when memory ran out."""
+        """What the work makes of the rows; None if memory ran out."""
         try:
             return self._work(rows)
         except Exception as error:
@@ -43,10 +43,10 @@ class Here:
 
 
 class Child:
-    """A process that does `make(*arguments)` once and then works; the next one after its death.
+    """A process that calls `make(*arguments)` once and then works; replaced after its death.
 
     Args:
-        make: gives what works, which may say None as a `Worker` does.
+        make: returns the work function, which may return None as a `Worker` does.
     """
 
     def __init__(self, make: Callable[..., Callable[[pa.Table], Any]], *arguments: Any) -> None:
@@ -65,7 +65,7 @@ class Child:
         self._end()
 
     def work(self, rows: pa.Table) -> pa.Table | None:
-        """What the work makes of the rows; None when it ended the process, or said so."""
+        """What the work makes of the rows; None if it ended the process or returned None."""
         if self._pool is None:
             # a copy of this process would have its threads' locks but not its threads
             context = multiprocessing.get_context("spawn")
@@ -96,13 +96,13 @@ def _work(rows: pa.Table) -> Any:
 def work_around(
     rows: pa.Table, worker: Worker, *, instead: Work, most: int
 ) -> tuple[pa.Table, list[int]]:
-    """The work on all rows, in their order, with `instead` done to those that are too much for it.
+    """The work on all rows, in their order, with `instead` done on rows that are too much for it.
 
     Returns:
         the result, and the places of these rows.
 
     Raises:
-        InfrastructureError: more than `most` rows are.
+        InfrastructureError: more than `most` rows are too much.
     """
     results, deadly = [], []
     pending = [(0, rows.num_rows)]
@@ -122,10 +122,10 @@ def work_around(
 
 
 def check_deadly(number: int, *, most: int) -> None:
-    """Stops where so many rows are too much that it is hardly the rows' doing."""
+    """Raises if so many rows are too much that the rows are hardly the cause."""
     if number > most:
         raise InfrastructureError(
             f"more than score.max_quarantined_users={most} users end the process that scores them, "
-            "or run out of its memory one by one; give the actors more memory, or raise it if the "
-            "users are at fault"
+            "or run out of its memory one by one; give the actors more memory, or raise the limit "
+            "if the users are at fault"
         )

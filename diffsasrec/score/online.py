@@ -1,7 +1,7 @@
-"""Lists for a few users in this process, for those who serve them between two nights.
+"""Lists for a few users in this process, to serve them between two nights.
 
-The same weights, trends, rules and counts of what lists show as of a run, the histories as they are
-now. No Ray is started.
+Weights, trends, rules and the counts of what lists show are the same as in a run. The histories are
+as they are now. No Ray is started.
 """
 
 import json
@@ -24,10 +24,10 @@ COLUMNS = ("user_id", "item_id", "timestamp")
 
 
 def check_description(run: Storage) -> None:
-    """Holds the checkpoint's config.json, which vouches for its other files, against the manifest.
+    """Checks the checkpoint's config.json, which vouches for its other files, with the manifest.
 
     Raises:
-        ConfigError: the directory has no manifest: no published run.
+        ConfigError: the directory has no manifest, so it is not a published run.
         InfrastructureError: the file was changed after publishing.
     """
     path = f"checkpoint/{CONFIG}"
@@ -47,8 +47,8 @@ class OnlineRecommender:
 
     Args:
         run: the directory of a published run, {lake}/runs/ds=D/{run_id}.
-        decoding: how; the nightly run has it from `score` in its configuration. Only the run of a
-            night that explored can explore.
+        decoding: how lists are made; the nightly run takes it from `score` in its configuration.
+            Exploring needs the run of a night that explored.
         rules: which items may be recommended.
     """
 
@@ -75,7 +75,7 @@ class OnlineRecommender:
 
         Args:
             events: user_id, item_id and timestamp (a timestamp type): all events of each user, in
-                any order; those of items that the run does not know count nothing.
+                any order; events of items that the run does not know are ignored.
             query_time: when the lists are asked for, with a time zone; later events are left out.
 
         Raises:

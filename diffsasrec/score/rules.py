@@ -26,7 +26,7 @@ class Rules:
     deny_path: str | None = None
     allow_path: str | None = None
     max_per_category: int | None = None
-    items: ItemsConfig | None = None  # says which item is of which category
+    items: ItemsConfig | None = None  # gives the category of each item
 
 
 def allowed_items(checkpoint: Checkpoint, rules: Rules) -> npt.NDArray[np.bool_]:
@@ -46,7 +46,7 @@ def is_listed(ids: pa.Array, listed: pa.Array) -> npt.NDArray[np.bool_]:
 
 
 def category_cap(vocab: pa.Table, rules: Rules) -> CategoryCap | None:
-    """The cap on the items of a category; None where there is none."""
+    """The cap on the items of a category; None if there is none."""
     if rules.max_per_category is None:
         return None
     items = None if rules.items is None else read_items(rules.items)
@@ -59,11 +59,11 @@ def category_cap(vocab: pa.Table, rules: Rules) -> CategoryCap | None:
 
 @dataclass(frozen=True)
 class Match:
-    """How many of the ids of a rule mean something in the log."""
+    """How many of the ids of a rule the log knows."""
 
     ids: int
     known: int
-    example: str = ""  # in words, where none is known: both spellings
+    example: str = ""  # in words, if none is known: both spellings
 
     def __add__(self, other: "Match") -> "Match":
         example = "" if self.known + other.known else self.example or other.example
@@ -71,7 +71,7 @@ class Match:
 
 
 def match(listed: pa.Array, known: pa.Array) -> Match:
-    """Which of the ids of a rule the log knows; both canonical, `known` without doubles."""
+    """Which of the ids of a rule the log knows; both canonical, `known` without duplicates."""
     found = pc.is_in(like(listed, known.type), value_set=known)
     num = pc.sum(found).as_py() or 0
     example = _spellings(listed, known) if num == 0 and len(listed) and len(known) else ""
@@ -79,7 +79,7 @@ def match(listed: pa.Array, known: pa.Array) -> Match:
 
 
 def _spellings(listed: pa.Array, known: pa.Array) -> str:
-    """An id of a rule beside one of the log: the same one in another spelling, if there is any."""
+    """An id of a rule beside one of the log: the same id in another spelling, if there is one."""
     texts, others = listed.cast(pa.string()).drop_null(), known.cast(pa.string())
     place = pc.index_in(_plain(texts), value_set=_plain(others))
     same = place.is_valid().index(True).as_py()
@@ -91,7 +91,7 @@ def _spellings(listed: pa.Array, known: pa.Array) -> str:
 
 
 def _plain(texts: pa.Array) -> pa.Array:
-    """Ids without what other systems put around them: blanks, zeros before, .0 behind, case."""
+    """Ids without what other systems change: blanks, leading zeros, a trailing .0, case."""
     plain = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
     return pc.replace_substring_regex(plain, r"^0+([0-9]+?)$|^([0-9]+?)\.0+$", r"\1\2")
 
@@ -100,8 +100,7 @@ def with_excluded(sequences: pa.Table, pairs: pa.Table, vocab: pa.Table) -> pa.T
     """`sequences` with a column `excluded`: what users must not be shown, as indices of `vocab`.
 
     Args:
-        pairs: user_id and item_id, canonical, in any order; users and items that are not known here
-            count nothing.
+        pairs: user_id and item_id, canonical, in any order; unknown users and items are ignored.
     """
     users = canonical(sequences["user_id"]).combine_chunks()
     listed = like(pairs["user_id"].combine_chunks(), users.type)
@@ -117,7 +116,7 @@ def with_excluded(sequences: pa.Table, pairs: pa.Table, vocab: pa.Table) -> pa.T
 
 
 def excluded_of(sequences: pa.Table) -> UserItems:
-    """The column `excluded` of all rows; nothing where there is none."""
+    """The column `excluded` of all rows; nothing if there is none."""
     if "excluded" not in sequences.column_names:
         return UserItems.nothing(sequences.num_rows)
     items = list_values(sequences["excluded"]).to_numpy().astype(np.int64)

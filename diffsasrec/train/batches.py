@@ -1,4 +1,4 @@
-"""Examples -> a batch: what of it is masked, and what is asked for."""
+"""Examples -> a batch: what is masked in it, and what must be predicted."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,7 +30,7 @@ def make_batch(
 ) -> Batch:
     """Draws boundaries and masks for the global batch and builds the rows rank, rank + world, ...
 
-    A rank without a row gets one that counts nothing. `query_times`: what `Examples.query` means.
+    A rank without a row gets one that does not count. `query_times`: what `Examples.query` means.
     """
     plan = _draw_plan(examples, model, objective, generator)
     counts = rank < len(examples)
@@ -64,7 +64,7 @@ def _at_query_times(
 ) -> tuple[Tensor | None, Pairs | None]:
     """The ages of the histories' ends and their own items as of each row's query time.
 
-    None while the boundaries are drawn: there is no query then.
+    None if the boundaries are drawn: then there is no query.
     """
     query = examples.query[rows]
     if (query == DRAWN).any():
@@ -76,7 +76,7 @@ def _at_query_times(
 
 
 def _take(values: npt.NDArray[Any], source: Ints, exists: npt.NDArray[np.bool_]) -> Ints:
-    """values[source], 0 where nothing exists."""
+    """values[source], 0 where `exists` is false."""
     return np.where(exists, values[np.where(exists, source, 0)], 0).astype(np.int64)
 
 
@@ -130,8 +130,8 @@ def _draw_plan(
     objective: ObjectiveConfig,
     generator: torch.Generator,
 ) -> _Plan:
-    """Which loss: a diffusion model takes the next-item loss at every history position where the
-    history is causal (prefix); where it is not, or in fine-tuning, a share of the examples has a
+    """Which loss: a diffusion model takes the next-item loss at every history position if the
+    history is causal (prefix). If it is not, or in fine-tuning, a share of the examples has a
     single masked slot instead. The forward process reaches into a history only if that is not
     causal.
     """
@@ -171,8 +171,8 @@ def _draw_slots(
 ) -> tuple[Ints, Ints]:
     """The mask pattern of each example, and how many slots it has behind its boundary.
 
-    `most`: of an example whose boundary is drawn, which keeps an event before it; None: the
-    boundaries are given.
+    `most`: at most so many slots if the boundary is drawn, as it keeps an event before it; None:
+    the boundaries are given.
     """
     draws = torch.rand((2, len(examples)), generator=generator).numpy()
     bounds = np.cumsum(shares)

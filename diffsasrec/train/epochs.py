@@ -1,6 +1,6 @@
 """The training set of a phase, and which examples of it form which step of an epoch.
 
-A step is the same on how many workers ever.
+A step is the same for any number of workers.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ from diffsasrec.train.phases import Buckets, Job, Phase, taking_part
 def suited_batch_size(num_examples: int) -> int:
     """A power of two from 32 to 1024 that leaves 256 steps or more to an epoch of a large log.
 
-    Small logs learn far more from many small steps: on a million film ratings two epochs in batches
-    of 32 do what six in batches of 128 do.
+    Training on small logs gains far more from many small steps: on a million film ratings two
+    epochs in batches of 32 do what six in batches of 128 do.
     """
     return 2 ** min(max(int(np.log2(max(num_examples, 1) / 256)), 5), 10)
 
@@ -35,8 +35,8 @@ def suited_batch_size(num_examples: int) -> int:
 def suited_num_negatives(num_candidates: int, *, at_batch_times: bool) -> int:
     """How many negatives the softmax takes of a catalogue; 0: all items.
 
-    Windows score a hundred states a sequence, batch times a few: a full softmax is affordable up to
-    catalogues of another size.
+    Windows score a hundred states per sequence, batch times a few. So the largest catalogue for
+    which a full softmax is affordable differs.
     """
     limit, some = (100_000, 8192) if at_batch_times else (5_000, 1024)
     return some if num_candidates > limit else 0
@@ -76,7 +76,7 @@ class TrainingSet:
 
     Attributes:
         buckets: the events of the items that take part.
-        query_times: the simulated batch times, microseconds; none where it trains on windows.
+        query_times: the simulated batch times, microseconds; none if it trains on windows.
         num_examples: of each bucket.
         counts_V: how often each item occurs in what is trained on.
         trends_QVF: the trends as of each batch time and, last, as of the end of what is trained on:

@@ -1,4 +1,4 @@
-"""What a training learns from: windows of histories, and simulated batch times."""
+"""What training learns from: windows of histories, and simulated batch times."""
 
 from dataclasses import dataclass, fields
 
@@ -30,7 +30,7 @@ class Examples:
         return Examples(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def shifted(self, by: int) -> "Examples":
-        """The same examples where `by` other events come first."""
+        """The same examples after `by` other events."""
         boundary = np.where(self.boundary == DRAWN, DRAWN, self.boundary + by)
         return Examples(self.start + by, boundary, self.end + by, self.first + by, self.query)
 
@@ -50,7 +50,7 @@ class Events:
 
     items: npt.NDArray[np.int32]
     times: Ints
-    gaps: Ints  # counters.event_gaps
+    gaps: Ints  # features.event_gaps
 
 
 def window_examples(
@@ -84,8 +84,8 @@ def query_examples(
     """The deployed task inside the training part: a user as of each batch time T'.
 
     History: the events before T'. Targets: the user's first events at or after it, among the first
-    `num_events`. A user who stays away over several batch times is an example at each: to be asked
-    about people who were long away is part of the task.
+    `num_events`. A user without events over several batch times is an example at each: lists for
+    people who were away for long are part of the task.
     """
     first, limit = offsets[:-1], offsets[:-1] + num_events
     parts = []
@@ -107,8 +107,8 @@ def query_examples(
 def spread_query_times(time_quantiles: Ints, *, before: int, share: float, num: int) -> Ints:
     """`num` batch times, evenly spread over the last `share` of the events before `before`.
 
-    Evenly by events, not by days: where a log was busy, more can be learned. `time_quantiles` are
-    the times at evenly spaced quantiles of the log, 0 to 1.
+    Evenly by events, not by days: busy times of a log teach more. `time_quantiles` are the times at
+    evenly spaced quantiles of the log, 0 to 1.
     """
     grid = np.linspace(0.0, 1.0, len(time_quantiles))
     end = np.interp(before, time_quantiles.astype(np.float64), grid)
@@ -128,7 +128,7 @@ def trained_counts(
 
 
 def batch_times(phase: Phase, time_quantiles: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """The simulated batch times of a phase; none where it trains on windows."""
+    """The simulated batch times of a phase; none if it trains on windows."""
     settings = phase.settings
     if not isinstance(settings, FinetuneConfig):
         return np.zeros(0, np.int64)

@@ -30,7 +30,7 @@ class Updater:
 
     Args:
         objective: on its device, with the model that is trained.
-        phase: its name, as errors have it.
+        phase: its name, for error messages.
         warmup_steps: over these the learning rates grow to those of the settings.
         by_rows: the embedding is trained by rows (`EmbeddingRows`); every step needs negatives.
     """
@@ -50,7 +50,7 @@ class Updater:
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.rows: EmbeddingRows | None = None
         if by_rows:
-            weight_VD = self.model.item_weight.requires_grad_(False)  # nor does DDP see it then
+            weight_VD = self.model.item_weight.requires_grad_(False)  # so DDP does not see it
             self.rows = EmbeddingRows(weight_VD, self.average[ITEM_WEIGHT])
         self._objective, self._device = objective, self.model.item_weight.device
         self._parallel: nn.Module = objective
@@ -59,22 +59,22 @@ class Updater:
                 objective,
                 device_ids=[self._device] if self._device.type == "cuda" else None,
                 broadcast_buffers=False,  # the buffers are the same everywhere
-                find_unused_parameters=True,  # what needs a query time, while pretraining
+                find_unused_parameters=True,  # in pretraining: what needs a query time
             )
         self._optimizer = torch.optim.AdamW(
             _parameter_groups(self.model, settings), weight_decay=settings.weight_decay
         )
 
     def step(self, batch: Batch, negatives: Negatives | None, *, number: int) -> float:
-        """Takes step `number` of a phase, from 0; returns the loss, which all ranks add up to.
+        """Takes step `number` of a phase, from 0; returns the loss, summed over all ranks.
 
         Raises:
-            ConfigError: loss or gradient are no finite numbers; on all ranks, before they update.
+            ConfigError: loss or gradient is not finite; raised on all ranks, before they update.
         """
         warm = min(1.0, (number + 1) / max(self._warmup_steps, 1))
         for group in self._optimizer.param_groups:
             group["lr"] = group["full_lr"] * warm
-        # a short training must not average in its start: the decay grows with the step
+        # the average of a short training must not keep its start: the decay grows with the step
         ema_decay = min(self.settings.ema_decay, (2 + number) / (11 + number))
         self._parallel.train()
         self._optimizer.zero_grad(set_to_none=True)
@@ -116,9 +116,9 @@ class Updater:
     def _backward_by_rows(
         self, rows: EmbeddingRows, batch: Batch, negatives: Negatives
     ) -> tuple[Tensor, Tensor, float]:
-        """The rows that the step reads, they as a matrix with its gradient, and the loss."""
+        """The rows that the step reads, their matrix with its gradient, and the loss."""
         occurs_V = occurring_items(batch, negatives, len(rows.weight_VD)).byte()
-        if self.world_size > 1:  # what any rank reads
+        if self.world_size > 1:  # the rows that any rank reads
             torch.distributed.all_reduce(occurs_V, torch.distributed.ReduceOp.MAX)
         rows_U = occurs_V.nonzero()[:, 0]
         taken_UD = rows.take(rows_U)
@@ -131,7 +131,7 @@ class Updater:
         return rows_U, taken_UD, loss
 
     def _clip(self, parameters: list[Tensor], loss: float, number: int) -> None:
-        """Scales the gradients; refuses what no clipping mends, before anything takes it over."""
+        """Clips the gradients; refuses those that no clipping mends, before anything uses them."""
         norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip))
         # both are the same on all ranks, which therefore stop together
         for what, value in (("loss", loss), ("gradient norm", norm)):
@@ -142,7 +142,7 @@ class Updater:
         """Refuses to go on with weights and moments that `step` steps have spoilt, on all ranks.
 
         Raises:
-            ConfigError: some are no finite numbers.
+            ConfigError: some are not finite.
         """
         for kind, tensors in self.state().items():
             for name, tensor in tensors.items():
@@ -169,7 +169,7 @@ class Updater:
             self.rows.settle()
 
     def state(self) -> Groups:
-        """All tensors that a training goes on from once settled, by kind and parameter."""
+        """All tensors that training continues from once settled, by kind and parameter."""
         weights = dict(self.model.named_parameters())
         groups: Groups = {"weights": {name: p.detach() for name, p in weights.items()}}
         groups["average"] = dict(self.average)
@@ -201,7 +201,7 @@ class Updater:
     def sent_bytes(self, *, steps: int) -> dict[str, int]:
         """What each worker sends of gradients in a step: a ring all-reduce passes them on twice.
 
-        `steps`: so many were taken; where the embedding is trained by rows their mean counts.
+        `steps`: the steps taken; if the embedding is trained by rows, the mean over them counts.
         """
         size = {name: 4 * p.numel() for name, p in self.model.named_parameters()}
         if self.rows is not None:  # which rows, and their gradients
@@ -221,7 +221,7 @@ def section_name(settings: TrainStageConfig) -> str:
 
 
 def count_warmup_steps(settings: TrainStageConfig, *, num_steps: int) -> int:
-    """The steps of the warm-up of a phase: a share of all, so that a small log leaves it too."""
+    """The steps of the warm-up of a phase: a share of all, so that a small log gets past it."""
     return min(settings.warmup_steps, round(settings.warmup_share * num_steps))
 
 

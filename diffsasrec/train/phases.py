@@ -65,9 +65,9 @@ class Buckets:
 
 
 def taking_part(job: Job, phase: Phase, vocab: pa.Table) -> npt.NDArray[np.bool_] | None:
-    """The items with enough events before the end of a phase, [V]; None: all that has any.
+    """The items with enough events before the end of a phase, [V]; None: all with any event.
 
-    What comes later must not decide what is trained on, and measured.
+    Later events must not decide what is trained on and measured.
     """
     if job.min_item_count == 1:
         return None

@@ -29,7 +29,7 @@ def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
 
     Raises:
         InfrastructureError: workers or their controller died more often than train.max_failures.
-        DiffsasrecError: what a worker has raised.
+        DiffsasrecError: the error that a worker raised.
     """
     board, done = start_board(), threading.Event()
     waiting = partial(waiting_for_room, phases[-1].name, job.train)
@@ -45,8 +45,8 @@ def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
 
 
 def _fit(job: Job, phases: list[Phase], board: Any) -> None:
-    # our own state files resume a training, and `outlive_failures` starts it. Ray's bookkeeping is
-    # of the node of this process alone (its controller runs here, and no checkpoint is reported to
+    # our own state files resume a training, and `outlive_failures` restarts it. Ray's bookkeeping
+    # stays on the node of this process (its controller runs here, and no checkpoint is reported to
     # it): it needs no store
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         ray.train.torch.TorchTrainer(
@@ -68,8 +68,8 @@ def _fit(job: Job, phases: list[Phase], board: Any) -> None:
 def outlive_failures(fit: Callable[[], None], *, most: int) -> None:
     """Runs `fit` again when workers of the training or its controller die, at most `most` times.
 
-    Ray would replace the workers itself, but never the controller that watches over them; and it
-    would replace them after an error of ours, which comes back on every try.
+    Ray would replace the workers itself, but never the controller that watches over them. It would
+    also replace them after one of our own errors, which comes back on every try.
     """
     for left in range(most, -1, -1):
         try:
@@ -106,10 +106,10 @@ def _resources(train: TrainConfig) -> dict[str, float]:
 
 
 def waiting_for_room(phase: str, train: TrainConfig) -> str | None:
-    """That the cluster has no room for the workers of a training, in words; None where it has."""
+    """A message if the cluster has no room for the workers of a training; None if it has."""
     wanted = _resources(train)
     bundles = [wanted] * train.num_workers
-    groups = ray.util.placement_group_table().values()  # Ray Train places its workers by such
+    groups = ray.util.placement_group_table().values()  # Ray Train places its workers in these
     waits = [group for group in groups if group["state"] in ("PENDING", "RESCHEDULING")]
     if not any(list(group["bundles"].values()) == bundles for group in waits):
         return None
@@ -129,7 +129,7 @@ def _print_progress(
     last, said = None, time.monotonic()
     while not done.wait(min(interval, 1.0)):
         entry = ray.get(board.read.remote())
-        if entry not in (last, None):  # a board that was started again is empty
+        if entry not in (last, None):  # a restarted board is empty
             said = time.monotonic()
             phase, step, total, note = last = entry
             printer = printers.setdefault(phase, Progress(phase, "step", interval=interval))

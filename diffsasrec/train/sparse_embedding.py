@@ -2,9 +2,9 @@
 
 A step on a large catalogue sees few of its items: those of its sequences and the sampled negatives.
 Their rows are taken out and get a gradient of their own, which ranks add up; AdamW (Loshchilov &
-Hutter 2019) and the moving average then go on for these rows alone. A row that a step does not see
-keeps its moments and its weights, as in lazy Adam, and its moving average catches up with them when
-it is next needed: that one is exact.
+Hutter 2019) and the moving average then update only these rows. A row that a step does not see
+keeps its moments and its weights, as in lazy Adam. Its moving average catches up when it is next
+needed, and is exact.
 
 Legend: V items, U rows of a step (ascending items), D hidden size.
 """
@@ -33,7 +33,7 @@ class EmbeddingRows:
         self._averaged_V = torch.zeros(len(weight_VD), dtype=torch.float64, device=weight_VD.device)
 
     def state(self) -> dict[str, Tensor]:
-        """What goes on with the training, besides weights and average."""
+        """What a resumed training needs, besides weights and average."""
         return {
             "exp_avg": self.exp_avg_VD,
             "exp_avg_sq": self.exp_avg_sq_VD,
@@ -61,7 +61,7 @@ class EmbeddingRows:
         exp_avg_UD = self.exp_avg_VD[rows_U].lerp_(gradient_UD, 1 - BETA_1)
         exp_avg_sq_UD = self.exp_avg_sq_VD[rows_U].mul_(BETA_2)
         exp_avg_sq_UD.addcmul_(gradient_UD, gradient_UD, value=1 - BETA_2)
-        # a row begins when it is first seen: its moments are corrected by its own count
+        # a row starts when it is first seen: its moments are corrected by its own count
         bias_1_U1, bias_2_U1 = (
             (1 - beta ** updates_U.double()).float()[:, None] for beta in (BETA_1, BETA_2)
         )
@@ -76,15 +76,15 @@ class EmbeddingRows:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Makes the moving average of every row that of all steps so far."""
+        """Brings the moving average of every row up to all steps so far."""
         rows_U = (self._averaged_V != self._log_decay).nonzero()[:, 0]
-        for some_U in rows_U.split(ROWS_AT_ONCE):  # of all at once, copies would fill the memory
+        for some_U in rows_U.split(ROWS_AT_ONCE):  # copies of all at once would fill the memory
             self._settle(some_U)
         self._log_decay = 0.0
         self._averaged_V.zero_()
 
     def _settle(self, rows_U: Tensor) -> None:
-        # in the steps that did not see a row its weights stood still
+        # the weights of a row did not change in the steps that did not see it
         decay_U = torch.exp(self._log_decay - self._averaged_V[rows_U]).float()
         weight_UD = self.weight_VD[rows_U]
         distance_UD = self.average_VD[rows_U] - weight_UD

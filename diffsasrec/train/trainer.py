@@ -1,9 +1,9 @@
 """The training loop: one phase on one worker of a DDP group. Nothing here knows Ray.
 
 The state of a phase (weights, their moving average, the optimizer, patience, best weights, step) is
-saved to the run directory every so many steps, one file per save and attempt; whoever starts the
-phase again, a restarted worker or a rerun of the night, continues from the newest file of any
-attempt. Generators are seeded per step, so that none has to be saved.
+saved to the run directory every so many steps, one file per save and attempt. A restarted worker or
+a rerun of the night continues from the newest file of any attempt. Generators are seeded per step,
+so that none has to be saved.
 """
 
 import json
@@ -71,7 +71,7 @@ class PhaseTrainer:
 
     def _updater(self) -> Updater:
         tables_QVF = self.data.trends_QVF[:-1]
-        if not len(self.data.query_times):  # the popularity of all time alone
+        if not len(self.data.query_times):  # only the popularity of all time
             tables_QVF = self.data.trends_QVF[-1:, :, :1]
         objective = Objective(
             self.model,
@@ -89,7 +89,7 @@ class PhaseTrainer:
         )
 
     def _resume(self) -> None:
-        """Goes on from the newest state of any attempt, where there is one."""
+        """Continues from the newest state of any attempt, if there is one."""
         if (loaded := self.saved.load()) is not None:
             self.state, groups = loaded
             self.best_weights = groups.pop("best", {})
@@ -108,7 +108,7 @@ class PhaseTrainer:
                     self._after_step(step - sum(steps[:epoch]) + 1, sum(steps))
             self._finish_epoch(steps[epoch])
         self._save_state()
-        # an attempt beside this one may have been faster; its checkpoint is the phase's
+        # a parallel attempt may have been faster; then its checkpoint counts
         if self.worker.rank == 0 and not self.job.run.exists(result_path(self.phase.name)):
             self._write_output()
 
@@ -165,7 +165,7 @@ class PhaseTrainer:
 
     def _validate(self, before: int) -> float:
         """NDCG@10 on the second time cut, with the averaged weights, over all ranks' buckets."""
-        self._settle()  # ranks of nan mean nothing
+        self._settle()  # ranks of nan are meaningless
         mine = range(self.worker.rank, self.job.num_buckets, self.worker.world_size)
         return validation_ndcg(
             self.model,
@@ -184,7 +184,7 @@ class PhaseTrainer:
         )
 
     def _select(self, value: float) -> None:
-        """Keeps the best weights, and stops where they have been the best for too long."""
+        """Keeps the best weights, and stops if they have been the best for too long."""
         state, patience = self.state, self.settings.patience
         state.bad_epochs += 1
         if value > state.best:
@@ -254,7 +254,7 @@ def train_phases(
 
 
 def _too_large(job: Job, phase: Phase, device: torch.device, error: Exception) -> ConfigError:
-    """What to make smaller: the same training would run out of memory on every retry."""
+    """Says what to make smaller: the same training would run out of memory on every retry."""
     section, size = section_name(phase.settings), phase.settings.batch_size
     batch = "null, by the number of examples" if size is None else size
     negatives = job.train.num_negatives

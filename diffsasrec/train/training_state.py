@@ -1,4 +1,4 @@
-"""What a phase saves while it trains: its state, to go on from, and its losses, to look at."""
+"""What a phase saves while it trains: its state, to resume from, and its losses, for people."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from diffsasrec.train.ranks import Worker
 
 @dataclass
 class State:
-    """What a phase needs to go on, besides its tensors."""
+    """What a phase needs to resume, besides its tensors."""
 
     step: int = 0  # taken so far
     epoch: int = 0  # finished so far
@@ -32,7 +32,7 @@ class SavedStates:
     """The states that all attempts at a phase have saved, one file each.
 
     Attributes:
-        ignored: the paths of files that no training goes on from, each with the reason.
+        ignored: the paths of files that no training can resume from, each with the reason.
     """
 
     def __init__(self, run: Storage, phase: str, *, attempt: str, worker: Worker) -> None:
@@ -49,14 +49,14 @@ class SavedStates:
         }
         path = f"{self._of_attempt}/step-{state.step:09d}.safetensors"
         save_tensors(self._run, path, tensors, {"state": json.dumps(asdict(state))})
-        # the one before stays: a reader may be at it
+        # the previous one stays: another process may be reading it
         self._run.delete([info.path for info in self._run.list(self._of_attempt)][:-2])
 
     def load(self) -> tuple[State, Groups] | None:
-        """The newest state that all ranks can read, each for itself; None where there is none.
+        """The newest state that every rank can read; None if there is none.
 
-        An attempt beside this one may save and delete at any moment: rank 0 says which file, and
-        where it is gone meanwhile for any rank, it says another one.
+        A parallel attempt may save and delete at any moment: rank 0 names a file, and if it is gone
+        meanwhile for any rank, rank 0 names another one.
         """
         refused: set[str] = set()
         while True:
@@ -75,7 +75,7 @@ class SavedStates:
         return max(saved, key=lambda path: path.rpartition("/step-")[2], default=None)
 
     def _read(self, path: str) -> tuple[State, Groups] | None:
-        """What a file holds; None where it is gone, or no training goes on from it."""
+        """What a file holds; None if it is gone, or no training can resume from it."""
         try:
             tensors, metadata = parse_tensors(self._run.read_bytes(path))
             state = State(**json.loads(metadata["state"]))
@@ -95,7 +95,7 @@ class SavedStates:
 
 
 def write_scalars(run: Storage, phase: str, history: list[dict[str, float]]) -> None:
-    """Writes TensorBoard's file of a phase, whole again after every epoch."""
+    """Writes TensorBoard's file of a phase, all of it again after every epoch."""
     import tensorboardX  # two seconds, and only here
 
     with tempfile.TemporaryDirectory() as directory:
