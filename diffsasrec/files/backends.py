@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from diffsasrec.files import local
 from diffsasrec.files.disk_errors import explained
-from diffsasrec.files.s3 import Patience
+from diffsasrec.files.patience import Patience
 from diffsasrec.files.urls import is_s3, open_filesystem
 
 

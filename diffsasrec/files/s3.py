@@ -8,8 +8,6 @@ repeat, and a create may be refused because its own first sending succeeded.)
 """
 
 import asyncio
-import random
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -34,24 +32,8 @@ from s3fs import S3FileSystem
 
 from diffsasrec.config.secrets import without_secrets
 from diffsasrec.errors import InfrastructureError
+from diffsasrec.files.patience import PATIENCE, Patience
 
-
-@dataclass(frozen=True)
-class Patience:
-    """How long one request is tried: at most attempts * seconds and the pauses between."""
-
-    attempts: int = 6
-    pause: float = 0.5  # seconds before the second attempt; doubles up to 8
-    connect: float = 5.0  # seconds until there is a connection
-    silence: float = 15.0  # seconds without a byte
-    seconds: float = 120.0  # one attempt in all: 100 MB, the largest body, at 1 MB/s
-
-    def pause_after(self, attempt: int) -> float:
-        # at random: many workers must not come back at once
-        return random.uniform(0.5, 1.0) * min(self.pause * 2 ** (attempt - 1), 8.0)
-
-
-PATIENCE = Patience()
 OPERATIONS = {
     "put_object": "writing",
     "create_multipart_upload": "writing",

@@ -22,7 +22,7 @@ from diffsasrec.errors import InfrastructureError, at_the_start
 from diffsasrec.files import local
 from diffsasrec.files.backends import Backend, backend_of
 from diffsasrec.files.disk_errors import explained
-from diffsasrec.files.s3 import PATIENCE, Patience
+from diffsasrec.files.patience import PATIENCE, Patience
 from diffsasrec.files.urls import is_s3, listing_options, open_filesystem
 
 WRITE_SECONDS = 3_600.0  # the longest time that a write may take

@@ -9,7 +9,7 @@ import fsspec
 
 from diffsasrec.errors import ConfigError
 from diffsasrec.files import local
-from diffsasrec.files.s3 import PATIENCE, ObjectStore, Patience
+from diffsasrec.files.patience import PATIENCE, Patience
 
 
 def is_s3(url: str) -> bool:
@@ -19,6 +19,8 @@ def is_s3(url: str) -> bool:
 def open_filesystem(url: str, patience: Patience = PATIENCE) -> tuple[Any, str]:
     """The fsspec filesystem of a local path or s3:// URL, and the path inside it."""
     if is_s3(url):
+        from diffsasrec.files.s3 import ObjectStore  # every process of a night would wait for it
+
         return ObjectStore(patience=patience), url.removeprefix("s3://")
     return fsspec.filesystem("file"), os.path.abspath(url)
 

@@ -18,7 +18,7 @@ import ray.data
 import torch
 
 from diffsasrec.errors import DiffsasrecError, InfrastructureError
-from diffsasrec.files.s3 import Patience
+from diffsasrec.files.patience import Patience
 from diffsasrec.files.storage import parquet_bytes
 from diffsasrec.memory import keep_freed_memory
 from diffsasrec.score.bucket_lists import ListMaker, Scoring, with_quarantined

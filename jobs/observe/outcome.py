@@ -16,7 +16,7 @@ from typing import Any
 
 from diffsasrec.config.config import Config
 from diffsasrec.config.secrets import without_secrets
-from diffsasrec.files.s3 import Patience
+from diffsasrec.files.patience import Patience
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import RunDir

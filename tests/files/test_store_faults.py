@@ -17,7 +17,7 @@ from published import Published
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.config.secrets import without_secrets
 from diffsasrec.errors import ConfigError, InfrastructureError, find_ours
-from diffsasrec.files.s3 import Patience
+from diffsasrec.files.patience import Patience
 from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.inputs.log_rows import read_fragment

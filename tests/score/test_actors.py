@@ -11,7 +11,7 @@ import torch
 from buckets import CONFIG, POPULAR, SCORING, TRENDS, USERS, VOCAB, checkpoint_of, sequences
 
 from diffsasrec.errors import ConfigError, InfrastructureError
-from diffsasrec.files.s3 import Patience
+from diffsasrec.files.patience import Patience
 from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import save_checkpoint, save_tensors
 from diffsasrec.score.actors import (
