@@ -57,7 +57,7 @@ def metrics_table(metrics: dict[str, Any], *, k: int) -> str:
     number = metrics["model"]["n"]
     lines = [f"next basket after the split, {number} holdout users, 95 % intervals"]
     lines.append(
-        f"{'':18}"
+        f"{'':20}"
         + "".join(f"{f'{m}@{k}':>24}" for m in ("NDCG", "HR", "MRR"))
         + f"{'Coverage':>11}"
     )
@@ -66,7 +66,7 @@ def metrics_table(metrics: dict[str, Any], *, k: int) -> str:
         for metric in ("NDCG", "HR", "MRR"):
             low, high = rows[name][f"{metric}@{k}_ci"]
             cells += f"{rows[name][f'{metric}@{k}']:>9.4f} ({low:.4f}-{high:.4f})".rjust(24)
-        lines.append(f"{name:18}{cells}{rows[name][f'Coverage@{k}']:>11.3f}")
+        lines.append(f"{name:20}{cells}{rows[name][f'Coverage@{k}']:>11.3f}")
     return "\n".join(lines)
 
 
