@@ -154,14 +154,16 @@ def kill_family() -> None:
 
     (Where there is no /proc, the end of this process is what ends them.)
     """
-    for _ in range(5):  # one that is just being started is seen the next time
-        family = descendants(os.getpid())
-        if not family:
-            return
-        for pid in reversed(family):
+    # stopped first: a child that a dying parent has just started would not be found any more
+    stopped: list[int] = []
+    while found := [pid for pid in descendants(os.getpid()) if pid not in stopped]:
+        for pid in found:
             with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
+                os.kill(pid, signal.SIGSTOP)
+        stopped += found
+    for pid in reversed(stopped):
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def descendants(pid: int) -> list[int]:
