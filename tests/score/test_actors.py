@@ -234,7 +234,7 @@ def test_more_such_users_than_allowed_stop_the_run(scoring, monkeypatch):
 def test_lists_explore_only_where_it_was_counted_what_lists_show(scoring):
     exploring = replace(scoring, decoding=scoring.decoding.model_copy(update={"decode": "multi"}))
     with pytest.raises(
-        ConfigError, match=r"state has no shown\.safetensors, .*score\.explore_items"
+        ConfigError, match=r"state has no shown\.safetensors: .*score\.explore_items"
     ):
         score_after(exploring, 0)
     shown = torch.full((VOCAB.num_rows,), 1.0)

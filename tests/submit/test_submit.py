@@ -291,9 +291,9 @@ def short_jobs(head, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tupl
         "nowhere": Submitter(head, directory, "--", "python", "-m", "jobs.nightly", *NOWHERE),
         "endless": Submitter(head, directory, "--timeout", "1", "--", "sleep", "3600"),
         "stranger": Submitter(stranger, directory, "--", "true"),
-        "interrupted": Submitter(head, directory, "--", "sh", "-c", "echo here; sleep 3600"),
+        "interrupted": Submitter(head, directory, "--", "sh", "-c", "echo r''un; sleep 3600"),
     }
-    started["interrupted"].wait_for_line("here")
+    started["interrupted"].wait_for_line("run\n")  # what it says, and not its command line
     started["interrupted"].process.send_signal(signal.SIGINT)
     return {name: submitter.finish() for name, submitter in started.items()}
 
