@@ -71,35 +71,24 @@ def popularity_share(counts_V: npt.NDArray[np.int64]) -> Popularity:
 
 
 @dataclass(frozen=True)
-class OwnAndPopular:
-    """The user's own items, decayed, as shares, and so many times the shares of popularity."""
+class DecayedAndPopular:
+    """The user's own items, decayed, as shares, and so many times the shares of popularity.
+
+    With a similarity, the items similar to the user's own stand in their place.
+    """
 
     popularity: Popularity
-    asked_at: int
+    asked_at: int  # microseconds
     decay: Decay
     weight: float  # of popularity
+    similarity: scipy.sparse.csr_matrix | None = None  # [V, V]
 
     def __call__(self, asked: Asked) -> scipy.sparse.csr_matrix:
         weights = self.decay.weights(asked.histories, asked_at=self.asked_at)
-        own = user_items(asked.histories, len(asked.allowed), weights)
-        return _with_popularity(own, self.popularity, self.weight, asked)
-
-
-@dataclass(frozen=True)
-class SimilarAndPopular:
-    """Items similar to the user's own, decayed, and so many times the shares of popularity."""
-
-    similarity: scipy.sparse.csr_matrix  # [V, V]
-    popularity: Popularity
-    asked_at: int
-    decay: Decay
-    weight: float  # of popularity
-
-    def __call__(self, asked: Asked) -> scipy.sparse.csr_matrix:
-        weights = self.decay.weights(asked.histories, asked_at=self.asked_at)
-        own = user_items(asked.histories, len(asked.allowed), weights)
-        similar = (_shares(own) @ self.similarity).tocsr()
-        return _with_popularity(similar, self.popularity, self.weight, asked)
+        scores = user_items(asked.histories, len(asked.allowed), weights)
+        if self.similarity is not None:
+            scores = (_shares(scores) @ self.similarity).tocsr()
+        return _with_popularity(scores, self.popularity, self.weight, asked)
 
 
 def _with_popularity(

@@ -21,8 +21,7 @@ from diffsasrec.evaluate.baselines import (
 from diffsasrec.evaluate.decayed_baselines import (
     HALF_LIVES,
     Decay,
-    OwnAndPopular,
-    SimilarAndPopular,
+    DecayedAndPopular,
     popularity_share,
 )
 from diffsasrec.evaluate.tallies import Tally, bucket_tallies
@@ -103,10 +102,10 @@ def baseline_scores(
         "decayed popular": popular,
         "own most frequent": own_most_frequent,
         "item-kNN": item_knn(similarity),
-        "item-item + popular": SimilarAndPopular(similarity, popular, known.at, *choice.similar),
+        "item-item + popular": DecayedAndPopular(popular, known.at, *choice.similar, similarity),
     }
     if choice.own is not None:
-        scores["own + popular"] = OwnAndPopular(popular, known.at, *choice.own)
+        scores["own + popular"] = DecayedAndPopular(popular, known.at, *choice.own)
     return scores, choice
 
 
@@ -141,9 +140,9 @@ def choose(
 
     own = None
     if not config.score.filter_seen:
-        own = weighed(OWN_DECAYS, OWN_WEIGHTS, OwnAndPopular)
+        own = weighed(OWN_DECAYS, OWN_WEIGHTS, DecayedAndPopular)
     similarity = similarity_at(config, run, prepared, known)
-    similar = partial(SimilarAndPopular, similarity)
+    similar = partial(DecayedAndPopular, similarity=similarity)
     return Choice(window, half_life, own, weighed(SIMILAR_DECAYS, SIMILAR_WEIGHTS, similar))
 
 

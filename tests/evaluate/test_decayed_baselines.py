@@ -12,8 +12,7 @@ from diffsasrec.evaluate.decayed_baselines import (
     HALF_LIVES,
     UNITS,
     Decay,
-    OwnAndPopular,
-    SimilarAndPopular,
+    DecayedAndPopular,
     decayed_counts,
     popularity_share,
 )
@@ -98,8 +97,8 @@ def test_decayed_counts_of_buckets_add_up_exactly_and_see_no_later_event(logs):
 def test_lists_are_those_of_dense_scores(decay, logs, weight):
     similarity = scipy.sparse.csr_matrix(SIMILARITY)
     allowed = np.arange(NUM_ITEMS) != 2
-    own = OwnAndPopular(POPULAR, NOW, decay, weight)
-    similar = SimilarAndPopular(similarity, POPULAR, NOW, decay, weight)
+    own = DecayedAndPopular(POPULAR, NOW, decay, weight)
+    similar = DecayedAndPopular(POPULAR, NOW, decay, weight, similarity)
     options = {"allowed": allowed, "k": 4, "filter_seen": False}
     for score, first in ((own, np.eye(NUM_ITEMS)), (similar, SIMILARITY)):
         lists = rank_lists(score, flat(logs), **options)
@@ -113,7 +112,7 @@ def test_lists_are_those_of_dense_scores(decay, logs, weight):
 
 
 def test_popular_items_fill_up_behind_a_users_own():
-    score = OwnAndPopular(POPULAR, NOW, Decay("days", 7.0), 0.01)
+    score = DecayedAndPopular(POPULAR, NOW, Decay("days", 7.0), 0.01)
     lists = rank_lists(
         score, flat([[(4, 3)], []]), allowed=np.ones(6, bool), k=3, filter_seen=False
     )
@@ -121,7 +120,7 @@ def test_popular_items_fill_up_behind_a_users_own():
 
 
 def test_an_own_item_too_old_for_single_precision_still_counts():
-    score = OwnAndPopular(POPULAR, NOW, Decay("basket", 0.7), 1e-4)
+    score = DecayedAndPopular(POPULAR, NOW, Decay("basket", 0.7), 1e-4)
     logs = [[(0, 400), *((4, days) for days in range(390, 90, -1))]]
     asked = Asked(flat(logs), np.ones(6, bool), np.array([6]))
     assert score(asked).toarray()[0, 0] > 0
