@@ -15,3 +15,11 @@ def python_files(*directories: str) -> list[Path]:
 def shown(path: Path) -> str:
     """A path as people name it, for the ids of tests."""
     return str(path.relative_to(ROOT))
+
+
+def pinned(name: str) -> str:
+    """The version of a package in constraints.txt: the one that the whole suite is run on."""
+    pins = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line
+    )
+    return pins[name]

@@ -7,9 +7,9 @@ import shlex
 from typing import Any
 
 import pytest
-import ray
 import yaml
 from sources import ROOT as PROJECT
+from sources import pinned
 
 from diffsasrec.lake.stages import STAGES
 from jobs.runner.arguments import parse_stages
@@ -108,8 +108,8 @@ def test_the_rayjob_runs_a_night_with_the_config_that_is_mounted():
 def test_image_and_version_are_the_tested_ray_with_all_that_the_project_needs():
     dockerfile = (SCHEDULES / "Dockerfile").read_text()
     images = re.findall(r"^FROM (\S+)$", dockerfile, re.M)
-    assert images[0] == f"rayproject/ray:{ray.__version__}-py311"
-    assert CLUSTER["rayVersion"] == ray.__version__
+    assert images[0] == f"rayproject/ray:{pinned('ray')}-py311"
+    assert CLUSTER["rayVersion"] == pinned("ray")
     assert "--constraint constraints.txt ." in dockerfile  # the dependencies of pyproject.toml
     copied = re.findall(r"^COPY --chown=ray (.*) \S+$", dockerfile, re.M)
     files = " ".join(copied).split()
