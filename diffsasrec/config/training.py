@@ -86,7 +86,7 @@ class FinetuneObjectiveConfig(ObjectiveConfig):
 
 
 class TrainStageConfig(Section):
-    epochs: PositiveInt = Field(3, description="at most, when patience is set")
+    epochs: PositiveInt = Field(1, description="at most, when patience is set")
     patience: PositiveInt | None = Field(
         None, description="epochs without a better NDCG@10 on the second time cut; null: no search"
     )
@@ -110,7 +110,7 @@ class TrainStageConfig(Section):
 
 
 class FinetuneConfig(TrainStageConfig):
-    epochs: NonNegativeInt = Field(5, description="at most, when patience is set; 0: none")
+    epochs: NonNegativeInt = Field(3, description="at most, when patience is set; 0: none")
     learning_rate: Rate = Field(2e-4, description="of the pretrained weights")
     counter_learning_rate: Rate = Field(
         2e-3, description="of what weighs trends, own history and its age, new in this stage"
