@@ -71,8 +71,13 @@ class End:
             if not self._has_printed:
                 self._has_printed = True
                 sys.stderr.flush()
-                print(json.dumps(self.summary, sort_keys=True), flush=True)
+                sys.stdout.flush()
+                stdout = os.dup(1)
+                # first: other threads print in pieces, and a piece must not follow the last line
                 _silence(1)
+                # nor stand before it: a signal may have come amid a line
+                start = "\n" if self._code in CODES.values() else ""
+                _write(stdout, f"{start}{json.dumps(self.summary, sort_keys=True)}\n".encode())
 
     def now(self) -> NoReturn:
         """Ends the process and all below it at once; they say nothing more."""
@@ -92,12 +97,18 @@ class End:
             )
             self.summary |= {"status": "failed", "error": error}
             log.error("%s", error)
-            self.print()  # at once: whoever sent the signal may not wait for long
+            with suppress(Exception):  # stdout may be closed
+                self.print()  # at once: whoever sent the signal may not wait for long
             with suppress(Exception):
                 self.leave(code, PATIENCE)
         else:  # it ends already, perhaps with a store that does not answer
             time.sleep(PATIENCE)
         self.now()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
 
 
 def _silence(descriptor: int) -> None:
