@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
-from diffsasrec.model.objective import Batch
+from diffsasrec.model.batch import Batch
 from diffsasrec.times import DAY
 from diffsasrec.train.batches import make_batch
 from diffsasrec.train.examples import (
@@ -72,4 +72,6 @@ QUERY_TIMES = np.array([500 * DAY, 1000 * DAY])
 def queries(num: int = 6) -> Examples:
     """Users of five events with the boundary behind the second."""
     start = np.arange(num) * 5
-    return Examples(start, start + 2, start + 5, first=start, query=np.arange(num) % 2)
+    return Examples(
+        start, start + 2, start + 5, first=start, query=np.arange(num) % 2, basket_end=start + 3
+    )

@@ -38,7 +38,9 @@ PRETRAIN = Phase(
 )
 FINETUNE = Phase(
     "finetune",
-    FinetuneConfig(epochs=1, batch_size=8, query_times=3, query_share=0.28, **STAGE),
+    FinetuneConfig(
+        epochs=1, batch_size=8, query_times=3, query_share=0.28, state_dropout=0.0, **STAGE
+    ),
     CUT,
     "checkpoint",
     init_from="checkpoint_pretrained",

@@ -121,6 +121,14 @@ class FinetuneConfig(TrainStageConfig):
     query_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="the batch times lie in this last part of the events"
     )
+    state_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5, description="share of the examples that the counters must predict without the state"
+    )
+    state_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="weight of the state beside the counters; null: chosen on the second time cut, "
+        "or that of the weights where the training starts warm; 1 for a model without trends",
+    )
     objective: FinetuneObjectiveConfig = FinetuneObjectiveConfig()
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
@@ -27,6 +28,7 @@ from diffsasrec.files.storage import Storage, parquet_bytes, sha256, to_json
 from diffsasrec.model.transformer import SequenceModel
 
 WEIGHTS, VOCAB, CONFIG = "model.safetensors", "vocab.parquet", "config.json"
+STATE_WEIGHT = "state_weight"  # among the tensors; weights from before it was have the weight 1
 KEYS = ("model", "num_items", "trained_before", "model_version", "sha256")  # of config.json
 
 
@@ -50,6 +52,7 @@ def save_checkpoint(
     vocab: pa.Table,
     counts: npt.NDArray[np.int64],
     trained_before: int,
+    state_weight: float = 1.0,
 ) -> None:
     """Writes the checkpoint; `counts` are those of the items in the training part, [V].
 
@@ -57,8 +60,9 @@ def save_checkpoint(
     these weights already, so they are never replaced, not even by weights that differ only in the
     last digits.
     """
+    tensors = {**weights, STATE_WEIGHT: torch.tensor(state_weight)}
     made = {
-        WEIGHTS: safetensors.torch.save(dict(weights)),
+        WEIGHTS: safetensors.torch.save(tensors),
         VOCAB: parquet_bytes(
             vocab.select(["item_id", "index"]).append_column("count", pa.array(counts, pa.int64()))
         ),
@@ -144,7 +148,9 @@ def load_checkpoint(directory: Storage) -> Checkpoint:
 def _load_model(directory: Storage, description: dict[str, Any], data: bytes) -> SequenceModel:
     try:
         model = SequenceModel(ModelConfig(**description["model"]), description["num_items"])
-        model.load_state_dict(safetensors.torch.load(data))
+        tensors = safetensors.torch.load(data)
+        model.state_weight.fill_(tensors.pop(STATE_WEIGHT, torch.ones(())))
+        model.load_state_dict(tensors)
     except ValidationError as error:
         raise _damaged(directory, CONFIG, f"describes no model ({error})") from None
     except SafetensorError as error:
@@ -152,7 +158,7 @@ def _load_model(directory: Storage, description: dict[str, Any], data: bytes) ->
     except RuntimeError as error:  # names the tensors whose names or shapes differ
         text = " ".join(str(error).split())
         raise _damaged(directory, WEIGHTS, f"does not fit {CONFIG} ({text})") from None
-    for name, tensor in model.state_dict().items():
+    for name, tensor in {**model.state_dict(), STATE_WEIGHT: model.state_weight}.items():
         if not is_finite(tensor):  # it was saved like this, with a matching digest: no retry helps
             raise ConfigError(
                 f"{directory.url(WEIGHTS)} has values in {name} that are no finite numbers: its "

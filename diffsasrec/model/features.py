@@ -19,13 +19,16 @@ TREND_WINDOWS = (None, 365 * DAY, *reversed(WINDOWS))  # None: all time
 KINDS = 3  # events, visits, repeats: see trend_counts
 NUM_TRENDS = KINDS * len(TREND_WINDOWS)
 PRIOR_EVENTS = 20.0  # of the longer window, added to each shorter one
-NUM_OWN = 12
+NUM_OWN = 27
+HALF_LIVES = (7, 14, 30, 60, 120, 365)  # days; of how often the user had an item
+BASKET_DECAYS = (0.5, 0.7, 0.8, 0.9, 0.95)  # with each later basket; of the same
 NUM_GAPS = 64  # buckets of time differences; 0: unknown
 
 Items = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float32]
+Wide = npt.NDArray[np.float64]
 
 
 def window_counts(items: Items, times: Ints, *, before: int, num_items: int) -> Ints:
@@ -138,46 +141,95 @@ class OwnItems:
 def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> OwnItems:
     """The pairs (user, item) of histories before each user's query time, with their features.
 
-    The features are log(1 + x) / 3, which is about 1, with times in days. For the pair: how often
-    in all, and in the last 7, 30 and 90 days; the age of the last and of the first event; the mean
-    time between events; the age of the last in units of that; its place from the end of the
-    history. For the user: events, distinct items, and the age of the end of the history.
+    The features are log(1 + x) / 3, which is about 1, with times in days. The events of a user at
+    one time are a basket. For the pair: how often in all, and in the last 7, 30 and 90 days; the
+    age of the last and of the first event; the mean time between events; the age of the last in
+    units of that; its place from the end of the history, in events and in baskets; how often with
+    each half-life and with each decay by baskets; and in how large a share of the baskets. For the
+    user: events, distinct items, the age of the end of the history, baskets, and their mean size.
     """
-    lengths = np.diff(offsets)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
+    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     order = np.lexsort((items, owner))  # stable: in time order inside a pair
-    owner_of, item_of = owner[order], items[order].astype(np.int64)
-    new = np.r_[True, (owner_of[1:] != owner_of[:-1]) | (item_of[1:] != item_of[:-1])][: len(order)]
-    first = np.flatnonzero(new)
-    last = np.r_[first[1:], len(order)][: len(first)] - 1
-    user_X, item_X = owner_of[first], item_of[first]
-    age = (query_times_B[owner_of] - times[order]) / DAY
-    count = (last - first + 1).astype(np.float64)
-    recent = [
-        np.add.reduceat((age < days).astype(np.float64), first) if len(first) else count
-        for days in (7, 30, 90)
-    ]
-    between = np.where(count > 1, (age[first] - age[last]) / np.maximum(count - 1, 1), 0.0)
-    ratio = np.where(count > 1, age[last] / (between + 1.0), 0.0)
-    from_end = offsets[1:][user_X] - 1 - order[last]
-    distinct = np.bincount(user_X, minlength=len(lengths))
+    pairs = _Pairs.of(owner[order], items[order].astype(np.int64))
+    age = (query_times_B[owner[order]] - times[order]) / DAY
+    starts, later = _baskets(times, offsets)
     columns = [
-        count,
-        *recent,
-        age[last],
-        age[first],
-        between,
-        ratio,
-        from_end,
-        lengths[user_X],
-        distinct[user_X],
-        _days_since_end(times, offsets, query_times_B)[user_X],
+        *_counts(pairs, age),
+        *_moments(pairs, age),
+        offsets[1:][pairs.user_X] - 1 - order[pairs.last],
+        later[order[pairs.last]],
+        *_decayed(pairs, age, later[order]),
+        *_of_users(pairs, offsets, starts),
+        _days_since_end(times, offsets, query_times_B)[pairs.user_X],
     ]
     features_XC = np.stack([np.log1p(column) / 3 for column in columns], axis=1).astype(np.float32)
-    return OwnItems(user_X, item_X, features_XC)
+    return OwnItems(pairs.user_X, pairs.item_X, features_XC)
 
 
-def _days_since_end(times: Ints, offsets: Ints, query_times_B: Ints) -> npt.NDArray[np.float64]:
+@dataclass(frozen=True)
+class _Pairs:
+    """Where the events of each pair (user, item) lie among the events by user, then item."""
+
+    user_X: Ints
+    item_X: Ints
+    first: Ints
+    last: Ints
+
+    @staticmethod
+    def of(owner: Ints, item: Ints) -> "_Pairs":
+        new = np.r_[True, (owner[1:] != owner[:-1]) | (item[1:] != item[:-1])][: len(owner)]
+        first = np.flatnonzero(new)
+        last = np.r_[first[1:], len(owner)][: len(first)] - 1
+        return _Pairs(owner[first], item[first], first, last)
+
+    def count(self) -> Wide:
+        return (self.last - self.first + 1).astype(np.float64)
+
+    def sums(self, weights: Wide) -> Wide:
+        """The sum of the weights of each pair's events, [X]."""
+        return np.add.reduceat(weights, self.first) if len(self.first) else np.zeros(0)
+
+
+def _counts(pairs: _Pairs, age: Wide) -> list[Wide]:
+    recent = [pairs.sums((age < days).astype(np.float64)) for days in (7, 30, 90)]
+    return [pairs.count(), *recent]
+
+
+def _moments(pairs: _Pairs, age: Wide) -> list[Wide]:
+    """Of the last and the first event, between events, and since the last in units of that."""
+    count, newest, oldest = pairs.count(), age[pairs.last], age[pairs.first]
+    between = np.where(count > 1, (oldest - newest) / np.maximum(count - 1, 1), 0.0)
+    return [newest, oldest, between, np.where(count > 1, newest / (between + 1.0), 0.0)]
+
+
+def _decayed(pairs: _Pairs, age: Wide, later: Ints) -> list[Wide]:
+    by_days = [pairs.sums(np.exp2(-np.maximum(age, 0.0) / days)) for days in HALF_LIVES]
+    by_baskets = [pairs.sums(np.power(decay, later.astype(np.float64))) for decay in BASKET_DECAYS]
+    return [*by_days, *by_baskets]
+
+
+def _of_users(pairs: _Pairs, offsets: Ints, starts: npt.NDArray[np.bool_]) -> list[Wide]:
+    """What is the same for all pairs of a user; the first is the share of the baskets."""
+    events, num_users = np.diff(offsets), len(offsets) - 1
+    running = np.r_[0, np.cumsum(starts)]
+    baskets = np.maximum(running[offsets[1:]] - running[offsets[:-1]], 1)
+    distinct = np.bincount(pairs.user_X, minlength=num_users)
+    share = 3 * pairs.count() / baskets[pairs.user_X]
+    each = [events, distinct, baskets, events / baskets]
+    return [share, *(values[pairs.user_X].astype(np.float64) for values in each)]
+
+
+def _baskets(times: Ints, offsets: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
+    """Whether each event starts a basket, and how many later baskets its user has, [events]."""
+    starts = np.ones(len(times), bool)
+    starts[1:] = times[1:] != times[:-1]
+    starts[offsets[:-1][np.diff(offsets) > 0]] = True
+    number = np.cumsum(starts)
+    last = np.r_[number, 0][offsets[1:] - 1]  # of an empty history: not used
+    return starts, np.repeat(last, np.diff(offsets)) - number
+
+
+def _days_since_end(times: Ints, offsets: Ints, query_times_B: Ints) -> Wide:
     """The days between the end of each history and its query; 0 for none, [B]."""
     days = np.zeros(len(offsets) - 1)
     some = np.diff(offsets) > 0

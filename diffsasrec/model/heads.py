@@ -11,7 +11,7 @@ from diffsasrec.model.softmax import Extras, pairs_of_rows
 from diffsasrec.sequences.histories import Items, Offsets, Times
 
 NUM_MIXED = 16  # learned mixtures of trend features, besides the features themselves
-COPY_WIDTH = 32
+MIX_WIDTH = COPY_WIDTH = 64
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class Trends(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.mix = nn.Linear(NUM_TRENDS, NUM_MIXED)
+        self.mix = nn.Sequential(
+            nn.Linear(NUM_TRENDS, MIX_WIDTH), nn.SiLU(), nn.Linear(MIX_WIDTH, NUM_MIXED)
+        )
         self.weights = nn.Linear(hidden_size, NUM_TRENDS + NUM_MIXED)
 
     def start(self) -> None:
@@ -57,7 +59,12 @@ class CopyScore(nn.Module):
     def __init__(self, hidden_size: int, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.pair = nn.Linear(NUM_OWN + NUM_TRENDS, COPY_WIDTH)
+        # what is the same for every state is made once
+        self.pair = nn.Sequential(
+            nn.Linear(NUM_OWN + NUM_TRENDS, COPY_WIDTH),
+            nn.SiLU(),
+            nn.Linear(COPY_WIDTH, COPY_WIDTH),
+        )
         self.state = nn.Linear(hidden_size, COPY_WIDTH)
         self.item = nn.Linear(hidden_size, COPY_WIDTH)
         self.out = nn.Linear(COPY_WIDTH, 1)

@@ -4,15 +4,15 @@ Legend: B users, L history length, S slots, T = L + S, R scored rows, N negative
 times, F trend features, W width of the item vectors.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffsasrec.config.training import ObjectiveConfig
-from diffsasrec.model.diffusion import MASK
+from diffsasrec.model.baskets import Spread
+from diffsasrec.model.batch import Batch
 from diffsasrec.model.heads import OwnItems, Pairs
 from diffsasrec.model.softmax import (
     Extras,
@@ -28,35 +28,6 @@ from diffsasrec.model.transformer import SequenceModel
 ROWS_TOGETHER = {"cpu": 16, "cuda": 256}
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The rows of one rank, and what the losses of the whole batch are divided by."""
-
-    history_BL: Tensor  # inputs: items, -1 where masked, 0 after the end
-    gaps_BL: Tensor  # the time since the previous event, in buckets
-    lengths_B: Tensor
-    slots_BS: Tensor  # inputs: items or -1
-    num_slots_B: Tensor
-    targets_BT: Tensor  # items at all L + S places
-    next_BL: Tensor  # the item after each history event
-    scored_BL: Tensor  # bool: where the next-item loss is taken
-    masked_BT: Tensor  # bool: where the denoising loss is taken, over L + S places
-    p_mask_BT: Tensor
-    ages_B: Tensor | None  # how old the end of the history is, in buckets; None: no query time
-    queries_B: Tensor  # which batch time, or DRAWN
-    pairs: Pairs | None  # the items of the whole histories, if the example has a query time
-    num_scored: int  # of the global batch
-    num_maskable: int  # of the global batch
-
-    def to(self, device: torch.device) -> "Batch":
-        tensors: dict[str, Any] = {
-            n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)
-        }
-        if self.pairs is not None:
-            tensors["pairs"] = self.pairs.to(device)
-        return replace(self, **tensors)
-
-
 class Objective(nn.Module):
     """The losses of a batch as sums over this rank's rows; DDP wraps this.
 
@@ -65,6 +36,9 @@ class Objective(nn.Module):
         trends_QVF: the trends as of each batch time; pretraining has no batch times, and takes one
             table with only all-time popularity, [1, V, 1].
         filter_seen: in fine-tuning, items of the history can't come next, as in deployment.
+        state_dropout: in fine-tuning, for this share of the examples the state counts nothing, so
+            that the counters learn to stand alone. What they learn beside a state that has seen
+            the targets while it was pretrained trusts it too much.
     """
 
     def __init__(
@@ -74,10 +48,12 @@ class Objective(nn.Module):
         trends_QVF: Tensor,
         *,
         filter_seen: bool,
+        state_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.filter_seen = filter_seen
+        self.state_dropout = state_dropout if model.trends is not None else 0.0
         self.bias_V: Tensor
         self.trends_QVF: Tensor
         bias_V = torch.zeros(len(candidates_V)).masked_fill(~candidates_V, -torch.inf)
@@ -94,16 +70,19 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, negatives: Negatives | None) -> tuple[Tensor, Tensor]:
         """The summed next-item loss and the summed denoising loss."""
-        own = self._own_items(batch)
+        rest = (batch, self._own_items(batch), self._state_weights(batch), negatives)
         states_BTD = self.states(batch)
-        next_BL, once_BL = batch.next_BL, torch.ones_like(batch.next_BL, dtype=torch.float32)
-        next_item = self._loss(states_BTD, batch.scored_BL, next_BL, once_BL, batch, own, negatives)
+        once_BL = torch.ones_like(batch.next_BL, dtype=torch.float32)
+        # fine-tuning has this loss at the end of a history alone, whose next basket is known
+        next_item = self._loss(
+            states_BTD, batch.scored_BL, batch.scored_BL, batch.next_BL, once_BL, *rest
+        )
         if self.model.config.kind == "sasrec":
             return next_item, next_item.new_zeros(())
         # the expectation over masks of nll / p is the sum over all that can be masked
         weights_BT = 1.0 / batch.p_mask_BT
         denoising = self._loss(
-            states_BTD, batch.masked_BT, batch.targets_BT, weights_BT, batch, own, negatives
+            *(states_BTD, batch.masked_BT, batch.first_slots(), batch.targets_BT, weights_BT, *rest)
         )
         return next_item, denoising
 
@@ -138,27 +117,49 @@ class Objective(nn.Module):
         queries_X = batch.queries_B[batch.pairs.users_X]
         return self.model.own_items(batch.pairs, self.trends_QVF[queries_X, batch.pairs.items_X])
 
+    def _state_weights(self, batch: Batch) -> Tensor:
+        """How much the state of each user counts, [B]: 0 for some in fine-tuning, else 1."""
+        weights_B = torch.ones(len(batch.lengths_B), device=batch.lengths_B.device)
+        if batch.pairs is None or not self.training:
+            return weights_B
+        return weights_B * (torch.rand_like(weights_B) >= self.state_dropout)
+
     def _loss(
         self,
         states_BTD: Tensor,
         chosen_BT: Tensor,
+        spread_BT: Tensor,
         targets_BT: Tensor,
         weights_BT: Tensor,
         batch: Batch,
         own: OwnItems | None,
+        state_weights_B: Tensor,
         negatives: Negatives | None,
     ) -> Tensor:
-        """The weighted sum over the chosen places of -log p(target); 0 for a filtered target."""
+        """The weighted sum over the chosen places of -log p(target); 0 for a filtered target.
+
+        `spread_BT`: where the targets are those of the whole next basket, if that is known.
+        """
         users_R, place_R = chosen_BT.nonzero(as_tuple=True)
         # rows of one batch time lie together
         order_R = batch.queries_B[users_R].argsort(stable=True)
         users_R, place_R = users_R[order_R], place_R[order_R]
         ages_R = None if batch.ages_B is None else batch.ages_B[users_R]
-        queries_RW = self.model.queries(states_BTD[users_R, place_R], ages_R)
+        queries_RW = self.model.queries(
+            states_BTD[users_R, place_R], ages_R, weights_R=state_weights_B[users_R]
+        )
         targets_R, weights_R = targets_BT[users_R, place_R], weights_BT[users_R, place_R]
         extras = None if own is None else own.of_rows(queries_RW, users_R)
         is_filtered_R = torch.zeros_like(targets_R, dtype=torch.bool)
+        spread: Spread | None = None
+        # one target where negatives are sampled: without the others among them, these would only be
+        # pushed up
+        if batch.baskets is not None and negatives is None:
+            spread = batch.baskets.of_rows(users_R, spread_BT[users_R, place_R])
         if batch.pairs is not None and self.filter_seen:
+            if spread is not None:
+                spread = spread.without(*_own_of_rows(users_R, batch.pairs))
+                targets_R = spread.first_items(targets_R)
             extras, is_filtered_R = _filtered(targets_R, users_R, batch.pairs)
         used: Tensor | None = None
         if negatives is not None:  # for a large catalogue, only the items that occur here
@@ -166,7 +167,7 @@ class Objective(nn.Module):
         vectors_VW, trending = self._vectors(queries_RW, batch.queries_B[users_R], used)
         queries_RW = queries_RW[:, : vectors_VW.shape[1]]
         bias_V = self.bias_V if used is None else self.bias_V[used]
-        if negatives is None and extras is None and trending is None:
+        if negatives is None and extras is None and trending is None and spread is None:
             return softmax_loss(queries_RW, targets_R, weights_R, vectors_VW, bias_V)
         nll_R = item_nll(
             queries_RW,
@@ -176,6 +177,7 @@ class Objective(nn.Module):
             negatives=negatives,
             extras=extras,
             trending=trending,
+            spread=spread,
         )
         return (weights_R * nll_R.masked_fill(is_filtered_R, 0.0)).sum()
 
@@ -193,10 +195,15 @@ class Objective(nn.Module):
         return vectors_VD, Trending(weights_RF, tables_R, trends_QVF, self.model.trends.columns)
 
 
+def _own_of_rows(users_R: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """The pairs (row, item of its user's history)."""
+    rows_Y, at_Y = pairs_of_rows(users_R, pairs.users_X)
+    return rows_Y, pairs.items_X[at_Y]
+
+
 def _filtered(targets_R: Tensor, users_R: Tensor, pairs: Pairs) -> tuple[Extras, Tensor]:
     """The items of the histories, which can't come next, and which targets are among them."""
-    rows_Y, at_Y = pairs_of_rows(users_R, pairs.users_X)
-    items_Y = pairs.items_X[at_Y]
+    rows_Y, items_Y = _own_of_rows(users_R, pairs)
     is_target_Y = items_Y == targets_R[rows_Y]
     scores_Y = torch.full(items_Y.shape, -torch.inf, device=items_Y.device)
     is_filtered_R = torch.zeros_like(targets_R, dtype=torch.bool)
@@ -215,44 +222,6 @@ def _of_few(
     targets_R, negatives_N, items_Y = places.split(sizes)
     negatives = replace(negatives, items_N=negatives_N)
     return used, targets_R, negatives, extras and replace(extras, items_Y=items_Y)
-
-
-def occurring_items(batch: Batch, negatives: Negatives, num_items: int) -> Tensor:
-    """The items whose vectors a rank reads in its part of a step, bool [V]."""
-    place_L = torch.arange(batch.history_BL.shape[1], device=batch.history_BL.device)
-    place_S = torch.arange(batch.slots_BS.shape[1], device=batch.slots_BS.device)
-    read = [
-        batch.history_BL[place_L < batch.lengths_B[:, None]],
-        batch.slots_BS[place_S < batch.num_slots_B[:, None]],
-        batch.next_BL[batch.scored_BL],
-        batch.targets_BT[batch.masked_BT],
-        negatives.items_N,
-    ]
-    if batch.pairs is not None:
-        read.append(batch.pairs.items_X)
-    occurs_V = torch.zeros(num_items + 1, dtype=torch.bool, device=place_L.device)
-    for items in read:
-        occurs_V[items] = True  # the mask, -1, is the place after all items
-    return occurs_V[:-1]
-
-
-def in_rows(batch: Batch, negatives: Negatives, rows_U: Tensor) -> tuple[Batch, Negatives]:
-    """The same, with items as places among some rows of the embedding (ascending items)."""
-
-    def places(items: Tensor) -> Tensor:
-        # an item that is not among the rows is never read
-        found = torch.searchsorted(rows_U, items.contiguous()).clamp(max=len(rows_U) - 1)
-        return torch.where(items == MASK, MASK, found)
-
-    batch = replace(
-        batch,
-        history_BL=places(batch.history_BL),
-        slots_BS=places(batch.slots_BS),
-        next_BL=places(batch.next_BL),
-        targets_BT=places(batch.targets_BT),
-        pairs=batch.pairs and replace(batch.pairs, items_X=places(batch.pairs.items_X)),
-    )
-    return batch, replace(negatives, items_N=places(negatives.items_N))
 
 
 def batch_loss(sums: tuple[Tensor, Tensor], batch: Batch, objective: ObjectiveConfig) -> Tensor:

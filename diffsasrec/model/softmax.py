@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +110,15 @@ def pairs_of_rows(users_R: Tensor, pair_users_X: Tensor) -> tuple[Tensor, Tensor
     return rows_Y, first_R[rows_Y] + nth_Y
 
 
+class Targets(Protocol):
+    """Several targets of some rows, in the place of one."""
+
+    def of_rows(self, start: int, stop: int) -> "Targets": ...
+
+    def nll(self, logits_RV: Tensor, single_R: Tensor) -> Tensor:
+        """-log p of the targets of each row, and `single_R` for rows without several, [R]."""
+
+
 def item_nll(
     states_RD: Tensor,
     targets_R: Tensor,
@@ -119,14 +128,17 @@ def item_nll(
     negatives: Negatives | None = None,
     extras: Extras | None = None,
     trending: Trending | None = None,
+    spread: Targets | None = None,
 ) -> Tensor:
     """-log p(target) under the softmax over all items, [R] float32, in bounded memory.
 
     `bias_V` is 0 for candidates and -inf for items that the weights are not trained on. With
     `negatives` (shared by all rows) the softmax runs over the target, the negatives and the pairs
     of `extras`; a negative carries the log-q correction, and is left out if it is the target or in
-    a pair of the row (Jean et al. 2015).
+    a pair of the row (Jean et al. 2015). `spread` stands in the place of `targets_R` where it has
+    targets, and goes with the softmax over all items alone.
     """
+    assert negatives is None or spread is None
     num_columns = len(weight_VD) if negatives is None else len(negatives.items_N)
     rows = max(1, LOGITS_PER_CHUNK // num_columns)
     few = len(states_RD) <= rows or not torch.is_grad_enabled()
@@ -141,6 +153,7 @@ def item_nll(
             negatives,
             extras and extras.of_rows(start, stop),
             trending and trending.of_rows(start, stop),
+            spread and spread.of_rows(start, stop),
         )
         if few:
             chunks.append(_nll(*inputs))
@@ -158,6 +171,7 @@ def _nll(
     negatives: Negatives | None,
     extras: Extras | None,
     trending: Trending | None,
+    spread: Targets | None,
 ) -> Tensor:
     if negatives is None:
         logits_RV = (states_RD @ weight_VD.T).float() + bias_V
@@ -165,7 +179,8 @@ def _nll(
             logits_RV = trending.add_to(logits_RV)
         if extras is not None:
             logits_RV = extras.add_to(logits_RV)
-        return F.cross_entropy(logits_RV, targets_R, reduction="none")
+        nll_R = F.cross_entropy(logits_RV, targets_R, reduction="none")
+        return nll_R if spread is None else spread.nll(logits_RV, nll_R)
     return _sampled_nll(states_RD, targets_R, weight_VD, bias_V, negatives, extras, trending)
 
 

@@ -62,6 +62,9 @@ class SequenceModel(nn.Module):
             has_age = config.time_inputs and not has_slots  # a slot has it as its gap
             self.age = nn.Embedding(NUM_GAPS, size) if has_age else None
             self.trends = Trends(size) if config.trends else None
+            # not among the trained weights: chosen after the training, and saved beside them
+            self.state_weight: Tensor
+            self.register_buffer("state_weight", torch.ones(()), persistent=False)
             self.copy_score = CopyScore(size, config.dropout) if config.copy_score else None
             self.apply(_initialise)
             if self.mask is not None:
@@ -93,14 +96,24 @@ class SequenceModel(nn.Module):
         columns = self.trends.columns(trends_VF.to(weight_VD.dtype))
         return torch.cat([weight_VD, columns], dim=1)
 
-    def queries(self, states_RD: Tensor, ages_R: Tensor | None = None) -> Tensor:
-        """States with the weights that they give to the trends, [R, W].
+    def queries(
+        self,
+        states_RD: Tensor,
+        ages_R: Tensor | None = None,
+        *,
+        weights_R: Tensor | None = None,
+    ) -> Tensor:
+        """Weighted states with the weights that they give to the trends, [R, W].
 
-        `ages_R`: how old the end of the history is at the query time, in buckets, if known. A
-        diffusion model has it in its slots.
+        Args:
+            ages_R: how old the end of the history is at the query time, in buckets, if known. A
+                diffusion model has it in its slots.
+            weights_R: of the states; None: `state_weight` for all. Where it is 0, the logits are
+                those of the counters alone.
         """
         if self.age is not None and ages_R is not None:
             states_RD = states_RD + self.age(ages_R)
+        states_RD = states_RD * (self.state_weight if weights_R is None else weights_R[:, None])
         if self.trends is None:
             return states_RD
         return torch.cat([states_RD, self.trends.weights_of(states_RD)], dim=-1)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
+from diffsasrec.model.baskets import Baskets
+from diffsasrec.model.batch import Batch
 from diffsasrec.model.diffusion import MASK, forward_process, stratified_levels
 from diffsasrec.model.features import end_ages
 from diffsasrec.model.heads import Pairs, own_pairs
-from diffsasrec.model.objective import Batch
 from diffsasrec.sequences.histories import stretches
 from diffsasrec.train.examples import DRAWN, Events, Examples, Ints
 
@@ -39,13 +40,14 @@ def make_batch(
     source_BT = mine.source()
     targets_BT = torch.from_numpy(_take(events.items, source_BT, mine.exists_BT))
     inputs_BT = targets_BT.masked_fill(mine.masked_BT, MASK)
-    ages_B, pairs = _at_query_times(events, examples, rows, query_times)
+    ages_B, pairs, baskets = _at_query_times(events, examples.take(rows), query_times)
     return Batch(
         history_BL=inputs_BT[:, :width],
         gaps_BL=torch.from_numpy(_take(events.gaps, source_BT[:, :width], mine.in_history_BL)),
         ages_B=ages_B,
         queries_B=torch.from_numpy(examples.query[rows]),
         pairs=pairs,
+        baskets=baskets,
         lengths_B=torch.from_numpy(mine.lengths),
         slots_BS=inputs_BT[:, width:],
         num_slots_B=torch.from_numpy(mine.num_slots),
@@ -60,19 +62,26 @@ def make_batch(
 
 
 def _at_query_times(
-    events: Events, examples: Examples, rows: Ints, query_times: Ints
-) -> tuple[Tensor | None, Pairs | None]:
-    """The ages of the histories' ends and their own items as of each row's query time.
+    events: Events, examples: Examples, query_times: Ints
+) -> tuple[Tensor | None, Pairs | None, Baskets | None]:
+    """The ages of the histories' ends, their own items as of each row's query time, next baskets.
 
     None if the boundaries are drawn: then there is no query.
     """
-    query = examples.query[rows]
-    if (query == DRAWN).any():
-        return None, None
-    source, offsets = stretches(examples.first[rows], examples.boundary[rows])
+    if (examples.query == DRAWN).any():
+        return None, None, None
+    source, offsets = stretches(examples.first, examples.boundary)
     items, times = events.items[source], events.times[source]
-    ages_B = torch.from_numpy(end_ages(times, offsets, query_times[query]))
-    return ages_B, own_pairs(items, times, offsets, query_times[query])
+    asked_at = query_times[examples.query]
+    ages_B = torch.from_numpy(end_ages(times, offsets, asked_at))
+    return ages_B, own_pairs(items, times, offsets, asked_at), _next_baskets(events, examples)
+
+
+def _next_baskets(events: Events, examples: Examples) -> Baskets:
+    source, offsets = stretches(examples.boundary, examples.basket_end)
+    users = np.repeat(np.arange(len(examples)), np.diff(offsets))
+    keys = np.unique(users * np.int64(2**32) + events.items[source])
+    return Baskets(*(torch.from_numpy(part) for part in np.divmod(keys, 2**32)))
 
 
 def _take(values: npt.NDArray[Any], source: Ints, exists: npt.NDArray[np.bool_]) -> Ints:

@@ -22,6 +22,7 @@ class Examples:
     end: Ints
     first: Ints  # the user's first event
     query: Ints  # which batch time the boundary comes from, or DRAWN
+    basket_end: Ints  # of the events at the time of the one at the boundary, absolute, or DRAWN
 
     def __len__(self) -> int:
         return len(self.start)
@@ -31,8 +32,15 @@ class Examples:
 
     def shifted(self, by: int) -> "Examples":
         """The same examples after `by` other events."""
-        boundary = np.where(self.boundary == DRAWN, DRAWN, self.boundary + by)
-        return Examples(self.start + by, boundary, self.end + by, self.first + by, self.query)
+        is_drawn = self.boundary == DRAWN
+        return Examples(
+            start=self.start + by,
+            boundary=np.where(is_drawn, DRAWN, self.boundary + by),
+            end=self.end + by,
+            first=self.first + by,
+            query=self.query,
+            basket_end=np.where(is_drawn, DRAWN, self.basket_end + by),
+        )
 
     @staticmethod
     def concat(parts: list["Examples"]) -> "Examples":
@@ -69,7 +77,7 @@ def window_examples(
     start = np.maximum(end - max_seq_len - 1, 0)
     first = offsets[:-1][user]
     drawn = np.full(len(user), DRAWN)
-    return Examples(first + start, drawn, first + end, first, drawn)
+    return Examples(first + start, drawn, first + end, first, drawn, drawn)
 
 
 def query_examples(
@@ -88,6 +96,7 @@ def query_examples(
     people who were away for long are part of the task.
     """
     first, limit = offsets[:-1], offsets[:-1] + num_events
+    basket_ends = _basket_ends(times, offsets)
     parts = []
     for query, query_time in enumerate(query_times):
         running = np.r_[0, np.cumsum(times < query_time)]
@@ -99,9 +108,19 @@ def query_examples(
             end=np.minimum(boundary + num_slots, limit),
             first=first,
             query=np.full(len(first), query),
+            basket_end=basket_ends[boundary],
         )
         parts.append(part.take(np.flatnonzero(usable)))
     return Examples.concat(parts)
+
+
+def _basket_ends(times: Ints, offsets: Ints) -> Ints:
+    """Where the events end that a user has at the time of each, [events + 1]; the last is none."""
+    starts = np.ones(len(times) + 1, bool)
+    starts[1:-1] = times[1:] != times[:-1]
+    starts[offsets] = True
+    places = np.flatnonzero(starts)
+    return np.r_[places, len(times)][np.cumsum(starts)]
 
 
 def spread_query_times(time_quantiles: Ints, *, before: int, share: float, num: int) -> Ints:

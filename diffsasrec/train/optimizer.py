@@ -10,8 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diffsasrec.config.training import FinetuneConfig, TrainStageConfig
 from diffsasrec.errors import ConfigError
+from diffsasrec.model.batch import Batch, in_rows, occurring_items
 from diffsasrec.model.checkpoint import is_finite
-from diffsasrec.model.objective import Batch, Objective, batch_loss, in_rows, occurring_items
+from diffsasrec.model.objective import Objective, batch_loss
 from diffsasrec.model.softmax import Negatives
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.train.ranks import sum_over_ranks

@@ -15,6 +15,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from diffsasrec.config.training import FinetuneConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.memory import is_out_of_memory, keep_freed_memory
@@ -28,6 +29,7 @@ from diffsasrec.train.examples import Events, Examples
 from diffsasrec.train.optimizer import ROWS_ALONE, Updater, count_warmup_steps, section_name
 from diffsasrec.train.phases import Job, Phase, result_path
 from diffsasrec.train.ranks import Worker
+from diffsasrec.train.selection import best_of, given_weight, weights_to_try
 from diffsasrec.train.training_state import SavedStates, State, write_scalars
 from diffsasrec.train.validation import validation_gains, validation_ndcg
 
@@ -67,17 +69,20 @@ class PhaseTrainer:
             # what is measured must come from weights that saw nothing later
             assert start.trained_before <= self.phase.trained_before, self.phase
             model.load_state_dict(start.model.state_dict())
+            model.state_weight.copy_(start.model.state_weight)
         return model
 
     def _updater(self) -> Updater:
         tables_QVF = self.data.trends_QVF[:-1]
         if not len(self.data.query_times):  # only the popularity of all time
             tables_QVF = self.data.trends_QVF[-1:, :, :1]
+        settings = self.settings
         objective = Objective(
             self.model,
             torch.from_numpy(self.data.counts_V > 0),
             torch.from_numpy(tables_QVF),
             filter_seen=self.job.filter_seen,
+            state_dropout=settings.state_dropout if isinstance(settings, FinetuneConfig) else 0.0,
         ).to(self.worker.device)
         return Updater(
             objective,
@@ -157,20 +162,20 @@ class PhaseTrainer:
         }
         state.loss_sum = 0.0
         if self.phase.validate_before is not None:
-            record["NDCG@10"] = self._validate(self.phase.validate_before)
-            self._select(record["NDCG@10"])
+            self._judge(record, self._validate(self.phase.validate_before))
         state.history.append(record)
         if self.worker.rank == 0:
             write_scalars(self.job.run, self.phase.name, state.history)
 
-    def _validate(self, before: int) -> float:
-        """NDCG@10 on the second time cut, with the averaged weights, over all ranks' buckets."""
+    def _validate(self, before: int) -> dict[float, float]:
+        """NDCG@10 on the second time cut by the weight of the state, with the averaged weights."""
         self._settle()  # ranks of nan are meaningless
         mine = range(self.worker.rank, self.job.num_buckets, self.worker.world_size)
         return validation_ndcg(
             self.model,
             self.updater.average,
             map(self.data.buckets.load, mine),
+            state_weights=weights_to_try(self.settings, self.job.model),
             gains_in=partial(
                 validation_gains,
                 self.model,
@@ -183,14 +188,13 @@ class PhaseTrainer:
             worker=self.worker,
         )
 
-    def _select(self, value: float) -> None:
+    def _judge(self, record: dict[str, float], ndcg_by_weight: dict[float, float]) -> None:
         """Keeps the best weights, and stops if they have been the best for too long."""
-        state, patience = self.state, self.settings.patience
-        state.bad_epochs += 1
-        if value > state.best:
-            state.best, state.best_epoch, state.bad_epochs = value, state.epoch, 0
+        record["state_weight"], record["NDCG@10"] = best_of(ndcg_by_weight)
+        if self.state.note_epoch(
+            record["NDCG@10"], record["state_weight"], patience=self.settings.patience
+        ):
             self.best_weights = {name: t.clone() for name, t in self.updater.average.items()}
-        state.stopped = patience is not None and state.bad_epochs >= patience
 
     def _settle(self) -> None:
         self.updater.settle()
@@ -204,6 +208,10 @@ class PhaseTrainer:
     def _write_output(self) -> None:
         run, name = self.job.run, self.phase.name
         weights = self.best_weights or self.updater.average
+        state_weight = self.state.state_weight
+        if self.phase.validate_before is None:
+            start = float(self.model.state_weight)
+            state_weight = given_weight(self.settings, self.job.model, start=start)
         save_checkpoint(
             run.sub(self.phase.output),
             weights={name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
@@ -211,9 +219,11 @@ class PhaseTrainer:
             vocab=self.vocab,
             counts=self.data.counts_V,
             trained_before=self.phase.trained_before,
+            state_weight=state_weight,
         )
         result = {
             "epochs": self.state.best_epoch or self.state.epoch,
+            "state_weight": state_weight,
             "steps": self.state.step,
             "examples": int(self.data.num_examples.sum()),
             **self.updater.sent_bytes(steps=self.state.step),
@@ -242,7 +252,7 @@ def train_phases(
     for phase in phases:
         is_done = partial(job.run.exists, result_path(phase.name))
         if not worker.from_rank_0(is_done):
-            phase = _with_selected_epochs(job.run, phase)
+            phase = _with_selected(job.run, phase)
             try:
                 PhaseTrainer(job, phase, worker=worker, tell=tell).run()
             except Exception as error:
@@ -267,8 +277,12 @@ def _too_large(job: Job, phase: Phase, device: torch.device, error: Exception) -
     )
 
 
-def _with_selected_epochs(run: Storage, phase: Phase) -> Phase:
+def _with_selected(run: Storage, phase: Phase) -> Phase:
+    """A phase with what another one has selected for it."""
     if not phase.epochs_from:
         return phase
-    epochs = json.loads(run.read_bytes(result_path(phase.epochs_from)))["epochs"]
-    return replace(phase, settings=phase.settings.model_copy(update={"epochs": epochs}))
+    result = json.loads(run.read_bytes(result_path(phase.epochs_from)))
+    selected = {"epochs": result["epochs"]}
+    if isinstance(phase.settings, FinetuneConfig):
+        selected["state_weight"] = result["state_weight"]
+    return replace(phase, settings=phase.settings.model_copy(update=selected))

@@ -23,9 +23,23 @@ class State:
     loss_sum: float = 0.0  # over the steps of the unfinished epoch
     best: float = -1.0
     best_epoch: int = 0
+    state_weight: float = 1.0  # that of the best
     bad_epochs: int = 0
     stopped: bool = False
     history: list[dict[str, float]] = field(default_factory=list)  # one per finished epoch
+
+    def note_epoch(self, ndcg: float, state_weight: float, *, patience: int | None) -> bool:
+        """Notes what the finished epoch is worth; whether its weights are to be kept.
+
+        Without patience the newest weights are: the number of epochs is given.
+        """
+        is_best = ndcg > self.best or patience is None
+        self.bad_epochs += 1
+        if is_best:
+            self.best, self.best_epoch, self.bad_epochs = ndcg, self.epoch, 0
+            self.state_weight = state_weight
+        self.stopped = patience is not None and self.bad_epochs >= patience
+        return is_best
 
 
 class SavedStates:

@@ -53,10 +53,11 @@ def validation_ndcg(
     weights: dict[str, Tensor],
     mine: Iterable[Flat],
     *,
+    state_weights: tuple[float, ...],
     gains_in: Callable[[Flat], npt.NDArray[np.float64]],
     worker: Worker,
-) -> float:
-    """NDCG@10 of a model with other weights, over the buckets of all ranks.
+) -> dict[float, float]:
+    """NDCG@10 of a model with other weights, by the weight of its state, over all ranks' buckets.
 
     The model keeps its own weights, and is left as it is for measuring.
 
@@ -65,10 +66,19 @@ def validation_ndcg(
         gains_in: `validation_gains` of the model in one bucket.
     """
     current = {name: p.detach().clone() for name, p in model.named_parameters()}
+    of_state = float(model.state_weight)
     model.load_state_dict(weights)
     model.eval()
-    gains_U = np.concatenate([np.zeros(0), *map(gains_in, mine)])
+    totals = np.zeros(len(state_weights) + 1)  # and the number of users
+    for flat in mine:
+        for place, state_weight in enumerate(state_weights):
+            model.state_weight.fill_(state_weight)
+            gains_U = gains_in(flat)
+            # in whole numbers the sum is the same, however many ranks the buckets are spread over
+            totals[place] += np.rint(gains_U * ONE).sum()
+        totals[-1] += len(gains_U)
     model.load_state_dict(current)
-    # in whole numbers the sum is the same, however many ranks the buckets are spread over
-    total, num_users = worker.sum([float(np.rint(gains_U * ONE).sum()), float(len(gains_U))])
-    return total / ONE / max(num_users, 1.0)
+    model.state_weight.fill_(of_state)
+    *sums, num_users = worker.sum([float(total) for total in totals])
+    by_weight = zip(state_weights, sums, strict=True)
+    return {weight: total / ONE / max(num_users, 1.0) for weight, total in by_weight}

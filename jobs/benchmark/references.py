@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffsasrec.config.training import ObjectiveConfig
+from diffsasrec.model.batch import Batch
 from diffsasrec.model.blocks import History
-from diffsasrec.model.objective import Batch, batch_loss
+from diffsasrec.model.objective import batch_loss
 from diffsasrec.model.transformer import SequenceModel
 
 LOGITS_OF_PLAIN = 2**28  # 1 GiB of them, and as much again for each of their gradients

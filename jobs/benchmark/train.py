@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from diffsasrec.config.training import TrainStageConfig
+from diffsasrec.model.batch import Batch
 from diffsasrec.model.features import event_gaps
-from diffsasrec.model.objective import Batch, Objective
+from diffsasrec.model.objective import Objective
 from diffsasrec.model.softmax import Negatives, draw_negatives
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.train.batches import make_batch

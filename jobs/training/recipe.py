@@ -40,14 +40,24 @@ def pretrain_phases(
         init_from=start_path(starts, "checkpoint_measured"),
         epochs_from="select-pretrain" if config.pretrain.patience is not None else "",
     )
-    selects = config.pretrain.patience is not None or config.finetune.patience is not None
+    selects = config.pretrain.patience is not None or _selects(config, starts)
     return [selected, final] if selects else [final]
+
+
+def _selects(config: Config, starts: Starts | None) -> bool:
+    """Whether the epochs of the fine-tuning, or the weight of the state, are to be selected.
+
+    Weights that the training starts from have the weight of the state with them.
+    """
+    settings = config.finetune
+    has_choice = settings.state_weight is None and config.model.trends and settings.epochs > 0
+    return settings.patience is not None or (has_choice and not starts)
 
 
 def finetune_phases(
     config: Config, prepared: Prepared, starts: Starts | None = None
 ) -> list[Phase]:
-    split_time, selects = prepared.split_time, config.finetune.patience is not None
+    split_time, selects = prepared.split_time, _selects(config, starts)
     selected = Phase(
         name="select-finetune",
         settings=config.finetune,

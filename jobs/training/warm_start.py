@@ -150,4 +150,5 @@ def write_start(config: Config, run: RunDir, output: Storage, start: Start) -> N
         vocab=vocab,
         counts=counts_V,
         trained_before=checkpoint.trained_before,
+        state_weight=float(checkpoint.model.state_weight),
     )

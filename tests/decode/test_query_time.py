@@ -158,6 +158,7 @@ def fine_tuning_examples(histories: Histories, targets: list[int]) -> tuple[Even
         offsets[1:],
         first=first,
         query=np.ones(len(first), np.int64),
+        basket_end=boundary + 1,
     )
     return Events(np.array(items, np.int32), times, event_gaps(times, offsets)), examples
 

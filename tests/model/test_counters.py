@@ -177,4 +177,4 @@ def test_copy_scores_among_some_pairs_are_theirs():
             strict=True,
         )
     )
-    assert some.scores_Y.tolist() == pytest.approx([expected[0, 5], expected[2, 19]], abs=1e-6)
+    assert some.scores_Y.tolist() == pytest.approx([expected[0, 5], expected[2, 19]], rel=1e-5)

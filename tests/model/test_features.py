@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffsasrec.model.features import (
+    BASKET_DECAYS,
+    HALF_LIVES,
     KINDS,
     NUM_GAPS,
     NUM_OWN,
@@ -262,6 +264,8 @@ def slow_own_items(log: Log, query_times: list[int]) -> list[tuple[int, int, lis
             ages = [(query_time - history[place][1]) / DAY for place in places]
             again = len(ages) > 1
             between = (ages[0] - ages[-1]) / (len(ages) - 1) if again else 0.0
+            baskets = sorted({time for _, time in history})
+            later = [len(baskets) - 1 - baskets.index(history[place][1]) for place in places]
             numbers = [
                 len(ages),
                 *(sum(age < days for age in ages) for days in (7, 30, 90)),
@@ -270,8 +274,14 @@ def slow_own_items(log: Log, query_times: list[int]) -> list[tuple[int, int, lis
                 between,
                 ages[-1] / (between + 1) if again else 0.0,
                 len(history) - 1 - places[-1],
+                later[-1],
+                *(sum(2 ** (-age / days) for age in ages) for days in (7, 14, 30, 60, 120, 365)),
+                *(sum(decay**nth for nth in later) for decay in (0.5, 0.7, 0.8, 0.9, 0.95)),
+                3 * len(ages) / len(baskets),
                 len(history),
                 len(distinct),
+                len(baskets),
+                len(history) / len(baskets),
                 (query_time - history[-1][1]) / DAY,
             ]
             rows.append((user, item, [math.log1p(number) / 3 for number in numbers]))
@@ -311,8 +321,14 @@ def test_the_numbers_of_one_pair_by_hand():
             45,  # days between two times
             10 / 46,
             1,  # one event came after
+            1,  # one basket came after
+            *(sum(2 ** (-age / days) for age in (10, 20, 100)) for days in HALF_LIVES),
+            *(decay + decay**2 + decay**4 for decay in BASKET_DECAYS),
+            3 * 3 / 5,  # the item is in so many of the baskets, times 3
             5,  # events
             3,  # distinct items
+            5,  # baskets
+            1,  # event in each
             4,  # days since any event
         ],
         rel=1e-4,

@@ -15,9 +15,11 @@ from torch import nn
 from toy_models import BIDIRECTIONAL, CAUSAL, CONFIGS, NUM_ITEMS, PREFIX, lively_model
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
+from diffsasrec.model.baskets import Baskets
+from diffsasrec.model.batch import Batch, in_rows, occurring_items
 from diffsasrec.model.features import NUM_GAPS, NUM_TRENDS
 from diffsasrec.model.heads import Pairs
-from diffsasrec.model.objective import Batch, Objective, batch_loss, in_rows, occurring_items
+from diffsasrec.model.objective import Objective, batch_loss
 from diffsasrec.model.softmax import Negatives
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.train.batches import make_batch
@@ -31,7 +33,8 @@ def batch_of(config: ModelConfig, *, boundary: int, rank: int = 0, world_size: i
     start = np.arange(40) * 5
     boundaries = np.full(40, DRAWN) if boundary == DRAWN else start + boundary
     queries = np.full(40, DRAWN) if boundary == DRAWN else np.arange(40) % 2
-    examples = Examples(start, boundaries, start + 5, first=start, query=queries)
+    ends = np.where(boundaries == DRAWN, DRAWN, boundaries + 1)
+    examples = Examples(start, boundaries, start + 5, first=start, query=queries, basket_end=ends)
     return make_batch(
         events,
         examples if world_size <= 40 else examples.take(np.arange(1)),
@@ -51,10 +54,15 @@ def rows_of_batch(batch: Batch, rows: torch.Tensor) -> Batch:
         mine = torch.isin(pairs.users_X, rows)
         users_X = torch.searchsorted(rows, pairs.users_X[mine])
         pairs = Pairs(users_X, pairs.items_X[mine], pairs.features_XC[mine])
+    baskets = batch.baskets
+    if baskets is not None:
+        mine = torch.isin(baskets.users_Z, rows)
+        users_Z = torch.searchsorted(rows, baskets.users_Z[mine])
+        baskets = Baskets(users_Z, baskets.items_Z[mine])
     tensors: dict[str, Any] = {
         n: t[rows] for n, t in vars(batch).items() if isinstance(t, torch.Tensor)
     }
-    return replace(batch, pairs=pairs, **tensors)
+    return replace(batch, pairs=pairs, baskets=baskets, **tensors)
 
 
 def objective_of(

@@ -20,8 +20,8 @@ from toy_examples import (
 )
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
+from diffsasrec.model.batch import Batch
 from diffsasrec.model.features import event_gaps, gap_buckets
-from diffsasrec.model.objective import Batch
 from diffsasrec.times import DAY
 from diffsasrec.train.batches import make_batch
 from diffsasrec.train.examples import (
