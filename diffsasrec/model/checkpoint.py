@@ -7,6 +7,7 @@ config.json is complete.
 import errno
 import io
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,8 +28,12 @@ from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, parquet_bytes, sha256, to_json
 from diffsasrec.model.transformer import SequenceModel
 
+log = logging.getLogger(__name__)
+
 WEIGHTS, VOCAB, CONFIG = "model.safetensors", "vocab.parquet", "config.json"
 STATE_WEIGHT = "state_weight"  # among the tensors; weights from before it was have the weight 1
+# earlier versions have another shape here; their weights can be the start of a training
+RESHAPED = ("copy_score.", "trends.mix.")
 KEYS = ("model", "num_items", "trained_before", "model_version", "sha256")  # of config.json
 
 
@@ -112,8 +117,11 @@ def _damaged(directory: Storage, name: str, what: str) -> InfrastructureError:
     return InfrastructureError(f"{directory.url(name)} {what}; restore it or train again")
 
 
-def load_checkpoint(directory: Storage) -> Checkpoint:
+def load_checkpoint(directory: Storage, *, as_start: bool = False) -> Checkpoint:
     """The model on CPU, in eval mode.
+
+    Args:
+        as_start: of a training: what an earlier version has shaped differently starts afresh.
 
     Raises:
         ConfigError: there is none, or its weights are not finite.
@@ -138,18 +146,25 @@ def load_checkpoint(directory: Storage) -> Checkpoint:
             directory, VOCAB, f"does not number {description['num_items']} items as {CONFIG} says"
         )
     return Checkpoint(
-        model=_load_model(directory, description, data[WEIGHTS]).eval(),
+        model=_load_model(directory, description, data[WEIGHTS], as_start=as_start).eval(),
         vocab=vocab,
         trained_before=description["trained_before"],
         model_version=description["model_version"],
     )
 
 
-def _load_model(directory: Storage, description: dict[str, Any], data: bytes) -> SequenceModel:
+def _load_model(
+    directory: Storage, description: dict[str, Any], data: bytes, *, as_start: bool
+) -> SequenceModel:
     try:
         model = SequenceModel(ModelConfig(**description["model"]), description["num_items"])
         tensors = safetensors.torch.load(data)
         model.state_weight.fill_(tensors.pop(STATE_WEIGHT, torch.ones(())))
+        if as_start and (afresh := _reshaped(model, tensors)):
+            log.warning(
+                "%s is of an earlier version: %s start afresh", directory.root, ", ".join(afresh)
+            )
+            tensors = {n: t for n, t in tensors.items() if not n.startswith(RESHAPED)} | afresh
         model.load_state_dict(tensors)
     except ValidationError as error:
         raise _damaged(directory, CONFIG, f"describes no model ({error})") from None
@@ -165,6 +180,16 @@ def _load_model(directory: Storage, description: dict[str, Any], data: bytes) ->
                 "training diverged; train again with a lower learning_rate, as another run"
             )
     return model
+
+
+def _reshaped(model: SequenceModel, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The fresh weights of `RESHAPED`, by name, if `found` has other ones there."""
+    mine, theirs = (
+        {name: t for name, t in tensors.items() if name.startswith(RESHAPED)}
+        for tensors in (model.state_dict(), found)
+    )
+    same = {name: t.shape for name, t in mine.items()} == {n: t.shape for n, t in theirs.items()}
+    return {} if same else mine
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -140,20 +140,15 @@ class Objective(nn.Module):
 
         `spread_BT`: where the targets are those of the whole next basket, if that is known.
         """
-        users_R, place_R = chosen_BT.nonzero(as_tuple=True)
-        # rows of one batch time lie together
-        order_R = batch.queries_B[users_R].argsort(stable=True)
-        users_R, place_R = users_R[order_R], place_R[order_R]
+        users_R, place_R = _by_batch_time(chosen_BT, batch)
         ages_R = None if batch.ages_B is None else batch.ages_B[users_R]
         queries_RW = self.model.queries(
             states_BTD[users_R, place_R], ages_R, weights_R=state_weights_B[users_R]
         )
         targets_R, weights_R = targets_BT[users_R, place_R], weights_BT[users_R, place_R]
         extras = None if own is None else own.of_rows(queries_RW, users_R)
-        is_filtered_R = torch.zeros_like(targets_R, dtype=torch.bool)
         spread: Spread | None = None
-        # one target where negatives are sampled: without the others among them, these would only be
-        # pushed up
+        # one target where negatives are sampled: the others would have to be among them
         if batch.baskets is not None and negatives is None:
             spread = batch.baskets.of_rows(users_R, spread_BT[users_R, place_R])
         if batch.pairs is not None and self.filter_seen:
@@ -161,10 +156,24 @@ class Objective(nn.Module):
                 spread = spread.without(*_own_of_rows(users_R, batch.pairs))
                 targets_R = spread.first_items(targets_R)
             extras, is_filtered_R = _filtered(targets_R, users_R, batch.pairs)
+            weights_R = weights_R.masked_fill(is_filtered_R, 0.0)
+        tables_R = batch.queries_B[users_R]
+        return self._sum_nll(queries_RW, tables_R, targets_R, weights_R, extras, spread, negatives)
+
+    def _sum_nll(
+        self,
+        queries_RW: Tensor,
+        tables_R: Tensor,
+        targets_R: Tensor,
+        weights_R: Tensor,
+        extras: Extras | None,
+        spread: Spread | None,
+        negatives: Negatives | None,
+    ) -> Tensor:
         used: Tensor | None = None
         if negatives is not None:  # for a large catalogue, only the items that occur here
             used, targets_R, negatives, extras = _of_few(targets_R, negatives, extras)
-        vectors_VW, trending = self._vectors(queries_RW, batch.queries_B[users_R], used)
+        vectors_VW, trending = self._vectors(queries_RW, tables_R, used)
         queries_RW = queries_RW[:, : vectors_VW.shape[1]]
         bias_V = self.bias_V if used is None else self.bias_V[used]
         if negatives is None and extras is None and trending is None and spread is None:
@@ -179,7 +188,7 @@ class Objective(nn.Module):
             trending=trending,
             spread=spread,
         )
-        return (weights_R * nll_R.masked_fill(is_filtered_R, 0.0)).sum()
+        return (weights_R * nll_R).sum()
 
     def _vectors(
         self, queries_RW: Tensor, tables_R: Tensor, used: Tensor | None
@@ -193,6 +202,13 @@ class Objective(nn.Module):
             return vectors_VD, None
         weights_RF = queries_RW[:, vectors_VD.shape[1] :]
         return vectors_VD, Trending(weights_RF, tables_R, trends_QVF, self.model.trends.columns)
+
+
+def _by_batch_time(chosen_BT: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The users and places that are chosen; those of one batch time lie together."""
+    users_R, place_R = chosen_BT.nonzero(as_tuple=True)
+    order_R = batch.queries_B[users_R].argsort(stable=True)
+    return users_R[order_R], place_R[order_R]
 
 
 def _own_of_rows(users_R: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:

@@ -135,8 +135,7 @@ def item_nll(
     `bias_V` is 0 for candidates and -inf for items that the weights are not trained on. With
     `negatives` (shared by all rows) the softmax runs over the target, the negatives and the pairs
     of `extras`; a negative carries the log-q correction, and is left out if it is the target or in
-    a pair of the row (Jean et al. 2015). `spread` stands in the place of `targets_R` where it has
-    targets, and goes with the softmax over all items alone.
+    a pair of the row (Jean et al. 2015). `spread`, of the whole softmax, goes before `targets_R`.
     """
     assert negatives is None or spread is None
     num_columns = len(weight_VD) if negatives is None else len(negatives.items_N)
@@ -158,8 +157,7 @@ def item_nll(
         if few:
             chunks.append(_nll(*inputs))
         else:
-            nll = torch.utils.checkpoint.checkpoint(_nll, *inputs, use_reentrant=False)
-            chunks.append(nll)
+            chunks.append(torch.utils.checkpoint.checkpoint(_nll, *inputs, use_reentrant=False))
     return torch.cat(chunks)
 
 

@@ -13,7 +13,7 @@ from diffsasrec.model.baskets import Baskets
 from diffsasrec.model.batch import Batch
 from diffsasrec.model.diffusion import MASK, forward_process, stratified_levels
 from diffsasrec.model.features import end_ages
-from diffsasrec.model.heads import Pairs, own_pairs
+from diffsasrec.model.heads import own_pairs
 from diffsasrec.sequences.histories import stretches
 from diffsasrec.train.examples import DRAWN, Events, Examples, Ints
 
@@ -40,14 +40,11 @@ def make_batch(
     source_BT = mine.source()
     targets_BT = torch.from_numpy(_take(events.items, source_BT, mine.exists_BT))
     inputs_BT = targets_BT.masked_fill(mine.masked_BT, MASK)
-    ages_B, pairs, baskets = _at_query_times(events, examples.take(rows), query_times)
     return Batch(
         history_BL=inputs_BT[:, :width],
         gaps_BL=torch.from_numpy(_take(events.gaps, source_BT[:, :width], mine.in_history_BL)),
-        ages_B=ages_B,
+        **_at_query_times(events, examples.take(rows), query_times),
         queries_B=torch.from_numpy(examples.query[rows]),
-        pairs=pairs,
-        baskets=baskets,
         lengths_B=torch.from_numpy(mine.lengths),
         slots_BS=inputs_BT[:, width:],
         num_slots_B=torch.from_numpy(mine.num_slots),
@@ -61,20 +58,22 @@ def make_batch(
     )
 
 
-def _at_query_times(
-    events: Events, examples: Examples, query_times: Ints
-) -> tuple[Tensor | None, Pairs | None, Baskets | None]:
-    """The ages of the histories' ends, their own items as of each row's query time, next baskets.
+def _at_query_times(events: Events, examples: Examples, query_times: Ints) -> dict[str, Any]:
+    """The fields of a batch that are None if the boundaries are drawn: then there is no query.
 
-    None if the boundaries are drawn: then there is no query.
+    The ages of the histories' ends and their own items, as of each row's query time, and the next
+    baskets.
     """
     if (examples.query == DRAWN).any():
-        return None, None, None
+        return {"ages_B": None, "pairs": None, "baskets": None}
     source, offsets = stretches(examples.first, examples.boundary)
     items, times = events.items[source], events.times[source]
     asked_at = query_times[examples.query]
-    ages_B = torch.from_numpy(end_ages(times, offsets, asked_at))
-    return ages_B, own_pairs(items, times, offsets, asked_at), _next_baskets(events, examples)
+    return {
+        "ages_B": torch.from_numpy(end_ages(times, offsets, asked_at)),
+        "pairs": own_pairs(items, times, offsets, asked_at),
+        "baskets": _next_baskets(events, examples),
+    }
 
 
 def _next_baskets(events: Events, examples: Examples) -> Baskets:

@@ -29,9 +29,14 @@ from diffsasrec.train.examples import Events, Examples
 from diffsasrec.train.optimizer import ROWS_ALONE, Updater, count_warmup_steps, section_name
 from diffsasrec.train.phases import Job, Phase, result_path
 from diffsasrec.train.ranks import Worker
-from diffsasrec.train.selection import best_of, given_weight, weights_to_try
 from diffsasrec.train.training_state import SavedStates, State, write_scalars
-from diffsasrec.train.validation import validation_gains, validation_ndcg
+from diffsasrec.train.validation import (
+    best_of,
+    given_weight,
+    validation_gains,
+    validation_ndcg,
+    weights_to_try,
+)
 
 Tell = Callable[[str, int, int, str], None]  # phase, steps taken, all steps, note
 

@@ -124,9 +124,8 @@ def fits(run: RunDir, start: Start) -> bool:
 
 
 def load_start(lake: Storage, start: Start) -> Checkpoint:
-    return load_checkpoint(
-        lake.sub(f"{run_path(start['ds'], start['run_id'])}/{start['checkpoint']}")
-    )
+    directory = lake.sub(f"{run_path(start['ds'], start['run_id'])}/{start['checkpoint']}")
+    return load_checkpoint(directory, as_start=True)
 
 
 def write_start(config: Config, run: RunDir, output: Storage, start: Start) -> None:

@@ -1,12 +1,15 @@
+import hashlib
 import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import safetensors.torch
 import torch
 
 from diffsasrec.config.training import ModelConfig
@@ -46,6 +49,16 @@ def save(directory: Path, seed: int = 0) -> tuple[Storage, SequenceModel]:
         trained_before=1000,
     )
     return storage, model
+
+
+def resave(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Puts other weights into a checkpoint, with their digest."""
+    data = safetensors.torch.save(tensors)
+    (directory / "model.safetensors").write_bytes(data)
+    description = json.loads((directory / "config.json").read_text())
+    description["sha256"]["model.safetensors"] = hashlib.sha256(data).hexdigest()
+    description["model_version"] = description["sha256"]["model.safetensors"][:12]
+    (directory / "config.json").write_text(json.dumps(description))
 
 
 def slot_states(model: SequenceModel) -> torch.Tensor:
@@ -208,3 +221,33 @@ def test_tensors_without_metadata_come_back_too(tmp_path):
     save_tensors(storage, "trends.safetensors", {"trends": trends}, {})
     loaded, metadata = parse_tensors(storage.read_bytes("trends.safetensors"))
     assert metadata == {} and torch.equal(loaded["trends"], trends)
+
+
+def test_the_weight_of_the_state_is_kept_and_1_in_weights_from_before_it(tmp_path):
+    options: dict[str, Any] = {"config": CONFIG, "vocab": VOCAB, "counts": COUNTS}
+    options |= {"weights": SequenceModel(CONFIG, 3).state_dict(), "trained_before": 1000}
+    for weight, name, chosen in ((0.25, "chosen", {"state_weight": 0.25}), (1.0, "default", {})):
+        storage = Storage.of(str(tmp_path / name))
+        save_checkpoint(storage, **{**options, **chosen})
+        assert float(load_checkpoint(storage).model.state_weight) == weight
+    data = safetensors.torch.load((tmp_path / "default/model.safetensors").read_bytes())
+    del data["state_weight"]
+    resave(tmp_path / "default", data)
+    assert float(load_checkpoint(Storage.of(str(tmp_path / "default"))).model.state_weight) == 1.0
+
+
+def test_counters_of_an_earlier_shape_start_afresh_and_serve_nobody(tmp_path, caplog):
+    storage, model = save(tmp_path)
+    data = safetensors.torch.load((tmp_path / "model.safetensors").read_bytes())
+    new = ("copy_score.pair", "trends.mix")
+    earlier = {name: tensor for name, tensor in data.items() if not name.startswith(new)}
+    earlier |= {f"{part}.weight": torch.ones(16, 24) for part in new}
+    resave(tmp_path, earlier)
+    with pytest.raises(InfrastructureError, match="does not fit"):
+        load_checkpoint(storage)
+    start = load_checkpoint(storage, as_start=True).model
+    assert "start afresh" in caplog.text
+    assert torch.equal(start.item_weight, model.item_weight)
+    fresh = SequenceModel(CONFIG, 3)
+    assert start.copy_score is not None and fresh.copy_score is not None
+    assert torch.equal(start.copy_score.out.weight, fresh.copy_score.out.weight)

@@ -201,9 +201,57 @@ def test_filtered_items_cost_nothing_as_targets_and_take_no_probability():
     seen = [set(batch.history_BL[row, :3].tolist()) for row in range(40)]
     losses = []
     for target in range(NUM_ITEMS):
-        one = replace(batch, next_BL=torch.full_like(batch.next_BL, target))
+        basket = Baskets(torch.arange(40), torch.full((40,), target))
+        one = replace(batch, next_BL=torch.full_like(batch.next_BL, target), baskets=basket)
         row = replace(one, scored_BL=one.scored_BL & (torch.arange(40) == 7)[:, None])
         losses.append(float(objective(row, None)[0].detach()))
     assert [losses[item] for item in seen[7]] == [0.0] * 3
     rest = [math.exp(-losses[item]) for item in range(NUM_ITEMS) if item not in seen[7]]
     assert sum(rest) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("filter_seen", [False, True])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_first_slot_has_the_mean_loss_over_the_basket_without_what_is_filtered(
+    config, filter_seen
+):
+    objective = objective_of(lively_model(config), boundary=3, filter_seen=filter_seen)
+    batch = batch_of(config, boundary=3)
+    seen = set(batch.history_BL[7, :3].tolist())
+    basket = sorted({*range(0, NUM_ITEMS, 3), *list(seen)[:1]})
+
+    def loss_of(items: list[int]) -> float:
+        baskets = Baskets(torch.full((len(items),), 7), torch.tensor(items))
+        row = (torch.arange(40) == 7)[:, None]
+        one = replace(batch, baskets=baskets, scored_BL=batch.scored_BL & row)
+        one = replace(one, masked_BT=one.first_slots() & row)
+        return float(sum(objective(one, None)).detach())
+
+    left = [item for item in basket if not (filter_seen and item in seen)]
+    assert filter_seen == (left != basket)
+    expected = sum(loss_of([item]) for item in left) / len(left)
+    assert loss_of(basket) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_state_is_dropped_for_a_share_of_the_examples_of_fine_tuning_alone():
+    model = lively_model(PREFIX)
+    objective = objective_of(model, boundary=3)
+    objective.state_dropout = 0.5
+    batch = batch_of(PREFIX, boundary=3)
+    many = replace(batch, lengths_B=torch.ones(10_000))
+    torch.manual_seed(0)
+    weights = objective.train()._state_weights(many)
+    assert set(weights.tolist()) == {0.0, 1.0} and 0.47 < float(weights.mean()) < 0.53
+    assert objective.eval()._state_weights(many).all()
+    assert objective.train()._state_weights(replace(many, pairs=None)).all()
+
+
+def test_the_loss_without_the_states_is_that_of_the_counters():
+    model = lively_model(PREFIX)
+    objective, batch = objective_of(model, boundary=3), batch_of(PREFIX, boundary=3)
+    objective.state_dropout = 1.0
+    without = objective.train()(batch, None)[1]
+    for block in model.parameters():
+        block.requires_grad_(False)
+    torch.nn.init.normal_(model.positions.weight)  # changes every state
+    assert objective(batch, None)[1].item() == pytest.approx(without.item(), rel=1e-6)

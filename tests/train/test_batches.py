@@ -38,6 +38,13 @@ def rows_of(batch: Batch) -> list[tuple[int, int, list[float]]]:
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
+def baskets_of(batch: Batch) -> list[tuple[int, int]]:
+    """(row, item) of the next baskets."""
+    assert batch.baskets is not None
+    columns = (batch.baskets.users_Z, batch.baskets.items_Z)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
 def pairs_together(parts: list[Batch]) -> list[tuple[int, int, list[float]]]:
     """The pairs of all ranks with the rows of the global batch."""
     world_size = len(parts)
@@ -58,8 +65,15 @@ def test_the_rows_of_all_ranks_together_are_the_global_batch(examples, model):
             for rank in range(world_size)
         ]
         assert whole.pairs is None or pairs_together(parts) == rows_of(whole)
+        if whole.baskets is not None:
+            together = [
+                (rank + row * world_size, item)
+                for rank, part in enumerate(parts)
+                for row, item in baskets_of(part)
+            ]
+            assert sorted(together) == baskets_of(whole)
         for name, tensor in vars(whole).items():
-            if name == "pairs":
+            if name in ("pairs", "baskets"):
                 continue
             if not isinstance(tensor, torch.Tensor):
                 assert [getattr(part, name) for part in parts] == [tensor] * world_size
@@ -298,9 +312,18 @@ def test_the_first_event_of_a_user_has_no_gap_and_the_first_of_a_window_has_its_
     assert cut.gaps_BL.tolist() == [[two, one]]
 
 
-def test_a_batch_moves_to_a_device_with_its_pairs():
+def test_the_next_basket_is_all_distinct_items_of_the_first_moment():
+    one = [(7, DAY), (3, 3 * DAY), (9, 3 * DAY), (3, 3 * DAY), (8, 4 * DAY)]
+    other = [(1, 2 * DAY), (5, 3 * DAY)]
+    batch = query_batch([one, other], [2 * DAY, 3 * DAY])
+    assert batch.queries_B.tolist() == [0, 1, 1]
+    assert baskets_of(batch) == [(0, 3), (0, 9), (1, 3), (1, 9), (2, 5)]
+
+
+def test_a_batch_moves_to_a_device_with_its_pairs_and_baskets():
     batch = query_batch([[(1, 0), (2, DAY)]], [DAY])
     moved = batch.to(torch.device("meta"))
     assert moved.pairs is not None and moved.pairs.features_XC.device.type == "meta"
+    assert moved.baskets is not None and moved.baskets.items_Z.device.type == "meta"
     assert moved.ages_B is not None
     assert moved.gaps_BL.device.type == moved.ages_B.device.type == "meta"

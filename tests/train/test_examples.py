@@ -53,7 +53,7 @@ def test_a_user_with_too_few_events_has_no_window():
 def slow_query_examples(
     times: list[list[int]], num_events: list[int], query_times: list[int], slots: int, window: int
 ) -> list[tuple[int, ...]]:
-    """(start, boundary, end, first, query) of each example."""
+    """(start, boundary, end, first, query, end of the basket) of each example."""
     found: list[tuple[int, ...]] = []
     first = 0
     for user_times, limit in zip(times, num_events, strict=True):
@@ -61,7 +61,10 @@ def slow_query_examples(
             history = sum(time < query_time for time in user_times)
             if 0 < history < limit:
                 start, end = max(0, history - window), min(history + slots, limit)
-                found.append((first + start, first + history, first + end, first, query))
+                basket_end = sum(time <= user_times[history] for time in user_times)
+                found.append(
+                    (first + start, first + history, first + end, first, query, first + basket_end)
+                )
         first += len(user_times)
     return found
 
@@ -84,7 +87,7 @@ def test_query_examples_equal_a_slow_loop(times, query_times, cut):
         max_seq_len=3,
         num_slots=2,
     )
-    columns = (examples.first.tolist(), examples.query.tolist())
+    columns = (examples.first.tolist(), examples.query.tolist(), examples.basket_end.tolist())
     found = [(*s, *rest) for s, *rest in zip(stretches(examples), *columns, strict=True)]
     assert sorted(found) == sorted(slow_query_examples(times, num_events, query_times, 2, 3))
 
