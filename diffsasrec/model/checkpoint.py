@@ -124,7 +124,7 @@ def load_checkpoint(directory: Storage, *, as_start: bool = False) -> Checkpoint
         as_start: of a training: what an earlier version has shaped differently starts afresh.
 
     Raises:
-        ConfigError: there is none, or its weights are not finite.
+        ConfigError: there is none, its weights are not finite, or they are of an earlier version.
         InfrastructureError: a file is not the one that was written, or does not fit.
     """
     description = read_description(directory)
@@ -160,7 +160,13 @@ def _load_model(
         model = SequenceModel(ModelConfig(**description["model"]), description["num_items"])
         tensors = safetensors.torch.load(data)
         model.state_weight.fill_(tensors.pop(STATE_WEIGHT, torch.ones(())))
-        if as_start and (afresh := _reshaped(model, tensors)):
+        if afresh := _reshaped(model, tensors):
+            if not as_start:
+                raise ConfigError(
+                    f"{directory.root} has weights of an earlier version, whose counters have "
+                    "another shape: they can be the start of a training, but this version makes "
+                    "no lists with them; make them with that version, or train again"
+                )
             log.warning(
                 "%s is of an earlier version: %s start afresh", directory.root, ", ".join(afresh)
             )

@@ -103,7 +103,9 @@ def test_it_is_shown(lake: Storage):
     assert f"{LAST}, run night-01, by entry 5 of 5" in lines and "NDCG@3" in lines
     run, manifest = open_published(lake, None, None)
     lines = "\n".join(user_lines(config_shown(manifest), run, manifest, user="3", last=5))
-    assert "list: by the model" in lines and "the same list" in lines
+    assert "list: by the model" in lines
+    # this version has another model
+    assert "checkpoint has weights of an earlier version" in lines
 
 
 def test_its_nights_have_reports(lake: Storage):
