@@ -20,6 +20,8 @@ KINDS = 3  # events, visits, repeats: see trend_counts
 NUM_TRENDS = KINDS * len(TREND_WINDOWS)
 PRIOR_EVENTS = 20.0  # of the longer window, added to each shorter one
 NUM_OWN = 12
+NUM_OF_USER = 3  # of them: the last ones, which are the same for all items of a user
+NUM_SIMILAR = 4  # behind them where similar items are scored too: counters.pairs
 NUM_GAPS = 64  # buckets of time differences; 0: unknown
 
 Items = npt.NDArray[np.int32]
@@ -133,6 +135,12 @@ class OwnItems:
     user_X: Ints
     item_X: Ints
     features_XC: Floats
+
+    def of_users(self, users: Ints) -> "OwnItems":
+        """Those of some users, who ascend, as users 0, 1, ..."""
+        chosen = np.flatnonzero(np.isin(self.user_X, users))
+        user_X = np.searchsorted(users, self.user_X[chosen])
+        return OwnItems(user_X, self.item_X[chosen], self.features_XC[chosen])
 
 
 def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> OwnItems:

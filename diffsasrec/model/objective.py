@@ -19,6 +19,7 @@ from diffsasrec.model.softmax import (
     Negatives,
     Trending,
     item_nll,
+    merged,
     pairs_of_rows,
     softmax_loss,
 )
@@ -45,6 +46,7 @@ class Batch:
     ages_B: Tensor | None  # how old the end of the history is, in buckets; None: no query time
     queries_B: Tensor  # which batch time, or DRAWN
     pairs: Pairs | None  # the items of the whole histories, if the example has a query time
+    scored: Pairs | None  # the pairs with a copy score, if there are any
     num_scored: int  # of the global batch
     num_maskable: int  # of the global batch
 
@@ -52,8 +54,7 @@ class Batch:
         tensors: dict[str, Any] = {
             n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)
         }
-        if self.pairs is not None:
-            tensors["pairs"] = self.pairs.to(device)
+        tensors |= {n: p.to(device) for n, p in vars(self).items() if isinstance(p, Pairs)}
         return replace(self, **tensors)
 
 
@@ -133,10 +134,11 @@ class Objective(nn.Module):
         return torch.cat(parts)[order_B.argsort()]
 
     def _own_items(self, batch: Batch) -> OwnItems | None:
-        if batch.pairs is None or self.filter_seen or self.model.copy_score is None:
+        scored = batch.scored
+        if scored is None or self.model.copy_score is None:
             return None
-        queries_X = batch.queries_B[batch.pairs.users_X]
-        return self.model.own_items(batch.pairs, self.trends_QVF[queries_X, batch.pairs.items_X])
+        queries_X = batch.queries_B[scored.users_X]
+        return self.model.own_items(scored, self.trends_QVF[queries_X, scored.items_X])
 
     def _loss(
         self,
@@ -159,7 +161,8 @@ class Objective(nn.Module):
         extras = None if own is None else own.of_rows(queries_RW, users_R)
         is_filtered_R = torch.zeros_like(targets_R, dtype=torch.bool)
         if batch.pairs is not None and self.filter_seen:
-            extras, is_filtered_R = _filtered(targets_R, users_R, batch.pairs)
+            blocked, is_filtered_R = _filtered(targets_R, users_R, batch.pairs)
+            extras = blocked if extras is None else merged(blocked, extras)
         used: Tensor | None = None
         if negatives is not None:  # for a large catalogue, only the items that occur here
             used, targets_R, negatives, extras = _of_few(targets_R, negatives, extras)
@@ -228,8 +231,7 @@ def occurring_items(batch: Batch, negatives: Negatives, num_items: int) -> Tenso
         batch.targets_BT[batch.masked_BT],
         negatives.items_N,
     ]
-    if batch.pairs is not None:
-        read.append(batch.pairs.items_X)
+    read += [pairs.items_X for pairs in (batch.pairs, batch.scored) if pairs is not None]
     occurs_V = torch.zeros(num_items + 1, dtype=torch.bool, device=place_L.device)
     for items in read:
         occurs_V[items] = True  # the mask, -1, is the place after all items
@@ -251,6 +253,7 @@ def in_rows(batch: Batch, negatives: Negatives, rows_U: Tensor) -> tuple[Batch, 
         next_BL=places(batch.next_BL),
         targets_BT=places(batch.targets_BT),
         pairs=batch.pairs and replace(batch.pairs, items_X=places(batch.pairs.items_X)),
+        scored=batch.scored and replace(batch.scored, items_X=places(batch.scored.items_X)),
     )
     return batch, replace(negatives, items_N=places(negatives.items_N))
 

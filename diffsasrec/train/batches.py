@@ -1,5 +1,6 @@
 """Examples -> a batch: what is masked in it, and what must be predicted."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
+from diffsasrec.counters.pairs import Scoring, as_pairs, joined_pairs, with_similar
+from diffsasrec.counters.similar import Similar
 from diffsasrec.model.diffusion import MASK, forward_process, stratified_levels
-from diffsasrec.model.features import end_ages
-from diffsasrec.model.heads import Pairs, own_pairs
+from diffsasrec.model.features import end_ages, own_items
+from diffsasrec.model.heads import Pairs
 from diffsasrec.model.objective import Batch
-from diffsasrec.sequences.histories import stretches
+from diffsasrec.sequences.histories import Histories, stretches
 from diffsasrec.train.examples import DRAWN, Events, Examples, Ints
 
 
@@ -27,10 +30,17 @@ def make_batch(
     generator: torch.Generator,
     rank: int,
     world_size: int,
+    filter_seen: bool,
+    similar: Callable[[int], Similar] | None = None,
 ) -> Batch:
     """Draws boundaries and masks for the global batch and builds the rows rank, rank + world, ...
 
-    A rank without a row gets one that does not count. `query_times`: what `Examples.query` means.
+    A rank without a row gets one that does not count.
+
+    Args:
+        query_times: what `Examples.query` means.
+        filter_seen: own items get no copy score.
+        similar: the tables as of each of the query times, by number; None: there are none.
     """
     plan = _draw_plan(examples, model, objective, generator)
     counts = rank < len(examples)
@@ -39,13 +49,15 @@ def make_batch(
     source_BT = mine.source()
     targets_BT = torch.from_numpy(_take(events.items, source_BT, mine.exists_BT))
     inputs_BT = targets_BT.masked_fill(mine.masked_BT, MASK)
-    ages_B, pairs = _at_query_times(events, examples, rows, query_times)
+    scoring = Scoring.of(model, filter_seen=filter_seen)
+    known = _at_query_times(events, examples.take(rows), query_times, scoring, similar)
     return Batch(
         history_BL=inputs_BT[:, :width],
         gaps_BL=torch.from_numpy(_take(events.gaps, source_BT[:, :width], mine.in_history_BL)),
-        ages_B=ages_B,
+        ages_B=known.ages_B,
         queries_B=torch.from_numpy(examples.query[rows]),
-        pairs=pairs,
+        pairs=known.pairs,
+        scored=known.scored,
         lengths_B=torch.from_numpy(mine.lengths),
         slots_BS=inputs_BT[:, width:],
         num_slots_B=torch.from_numpy(mine.num_slots),
@@ -59,20 +71,41 @@ def make_batch(
     )
 
 
-def _at_query_times(
-    events: Events, examples: Examples, rows: Ints, query_times: Ints
-) -> tuple[Tensor | None, Pairs | None]:
-    """The ages of the histories' ends and their own items as of each row's query time.
+@dataclass(frozen=True)
+class _Known:
+    """What is known as of each row's query time; nothing if the boundaries are drawn."""
 
-    None if the boundaries are drawn: then there is no query.
-    """
-    query = examples.query[rows]
-    if (query == DRAWN).any():
-        return None, None
-    source, offsets = stretches(examples.first[rows], examples.boundary[rows])
-    items, times = events.items[source], events.times[source]
-    ages_B = torch.from_numpy(end_ages(times, offsets, query_times[query]))
-    return ages_B, own_pairs(items, times, offsets, query_times[query])
+    ages_B: Tensor | None = None  # of the histories' ends
+    pairs: Pairs | None = None  # own items
+    scored: Pairs | None = None
+
+
+def _at_query_times(
+    events: Events,
+    examples: Examples,
+    query_times: Ints,
+    scoring: Scoring,
+    similar: Callable[[int], Similar] | None,
+) -> _Known:
+    if (examples.query == DRAWN).any():
+        return _Known()
+    source, offsets = stretches(examples.first, examples.boundary)
+    histories = Histories(events.items[source], events.times[source], offsets)
+    query_times_B = query_times[examples.query]
+    ages_B = torch.from_numpy(end_ages(histories.times, offsets, query_times_B))
+    own = own_items(histories.items, histories.times, offsets, query_times_B)
+    pairs, scored = as_pairs(own), None
+    if scoring.num_similar and (similar is not None or not scoring.filter_seen):
+        parts = []
+        for query in np.unique(examples.query):
+            (users,) = np.nonzero(examples.query == query)
+            tables = None if similar is None else similar(int(query))
+            theirs = histories.of_users(users), own.of_users(users), tables
+            parts.append((users, with_similar(*theirs, scoring)))
+        scored = joined_pairs(parts)
+    elif not scoring.filter_seen:
+        scored = pairs
+    return _Known(ages_B, pairs, scored)
 
 
 def _take(values: npt.NDArray[Any], source: Ints, exists: npt.NDArray[np.bool_]) -> Ints:
