@@ -21,6 +21,7 @@ from diffsasrec.counters.similar import (
     best_of_rows,
     newest,
     only,
+    product_of,
     rows_of,
 )
 from diffsasrec.model.features import NUM_OF_USER, NUM_OWN, OwnItems, own_items
@@ -80,9 +81,10 @@ def with_similar(
     chosen = [own_X[:0] if scoring.filter_seen else own_X[_newest_own(histories, own_X)]]
     for table in sums[::2]:  # near and follows
         if scoring.filter_seen:  # what can't be shown would crowd out what can
-            table = only(table, ~np.isin(_keys(table), own_X))
+            table = _without(table, own_X)
         chosen.append(_keys(best_of_rows(table, scoring.num_similar)))
-    pairs_Z = np.unique(np.concatenate(chosen))
+    pairs_Z = np.sort(np.concatenate(chosen))
+    pairs_Z = pairs_Z[np.diff(pairs_Z, prepend=-1) > 0]
     features_ZC = np.concatenate(
         [_own_features(pairs_Z, own_X, own), _similarities(pairs_Z, sums)], axis=1
     )
@@ -117,17 +119,21 @@ def user_sums(histories: Histories, similar: Similar) -> list[Table]:
     shape = (num_users, similar.near.shape[0])
     shares = Table((share.astype(np.float32), recent.items, recent.offsets), shape, copy=True)
     shares.sum_duplicates()
-    sums = []
-    for table in similar.tables():
-        product = (shares @ table).tocsr()
-        product.sort_indices()
-        sums.append(only(product, product.data > 0))
-    return sums
+    return [product_of(shares, table) for table in similar.tables()]
 
 
 def _keys(table: Table) -> Ints:
     """User and item of each entry in one number, ascending."""
     return rows_of(table) * WIDTH + table.indices
+
+
+def _without(table: Table, own_X: Ints) -> Table:
+    """The entries that are no own pairs."""
+    known = _keys(table)
+    is_there_X, at_X = _found(own_X, known)
+    kept = np.ones(len(known), bool)
+    kept[at_X[is_there_X]] = False
+    return only(table, kept)
 
 
 def _newest_own(histories: Histories, own_X: Ints) -> npt.NDArray[np.bool_]:

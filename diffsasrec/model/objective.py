@@ -161,8 +161,7 @@ class Objective(nn.Module):
         extras = None if own is None else own.of_rows(queries_RW, users_R)
         is_filtered_R = torch.zeros_like(targets_R, dtype=torch.bool)
         if batch.pairs is not None and self.filter_seen:
-            blocked, is_filtered_R = _filtered(targets_R, users_R, batch.pairs)
-            extras = blocked if extras is None else merged(blocked, extras)
+            extras, is_filtered_R = _filtered(targets_R, users_R, batch.pairs, extras)
         used: Tensor | None = None
         if negatives is not None:  # for a large catalogue, only the items that occur here
             used, targets_R, negatives, extras = _of_few(targets_R, negatives, extras)
@@ -196,15 +195,21 @@ class Objective(nn.Module):
         return vectors_VD, Trending(weights_RF, tables_R, trends_QVF, self.model.trends.columns)
 
 
-def _filtered(targets_R: Tensor, users_R: Tensor, pairs: Pairs) -> tuple[Extras, Tensor]:
-    """The items of the histories, which can't come next, and which targets are among them."""
+def _filtered(
+    targets_R: Tensor, users_R: Tensor, pairs: Pairs, extras: Extras | None
+) -> tuple[Extras, Tensor]:
+    """`extras` with the items of the histories, which can't come next, and which targets are some.
+
+    `extras`: of other items.
+    """
     rows_Y, at_Y = pairs_of_rows(users_R, pairs.users_X)
     items_Y = pairs.items_X[at_Y]
     is_target_Y = items_Y == targets_R[rows_Y]
     scores_Y = torch.full(items_Y.shape, -torch.inf, device=items_Y.device)
     is_filtered_R = torch.zeros_like(targets_R, dtype=torch.bool)
     is_filtered_R[rows_Y[is_target_Y]] = True
-    return Extras(rows_Y, items_Y, scores_Y.masked_fill(is_target_Y, 0.0)), is_filtered_R
+    blocked = Extras(rows_Y, items_Y, scores_Y.masked_fill(is_target_Y, 0.0))
+    return blocked if extras is None else merged(blocked, extras), is_filtered_R
 
 
 def _of_few(

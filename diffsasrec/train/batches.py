@@ -35,12 +35,7 @@ def make_batch(
 ) -> Batch:
     """Draws boundaries and masks for the global batch and builds the rows rank, rank + world, ...
 
-    A rank without a row gets one that does not count.
-
-    Args:
-        query_times: what `Examples.query` means.
-        filter_seen: own items get no copy score.
-        similar: the tables as of each of the query times, by number; None: there are none.
+    A rank without a row gets one that does not count. `similar`: as of a query time, by its number.
     """
     plan = _draw_plan(examples, model, objective, generator)
     counts = rank < len(examples)
@@ -49,15 +44,11 @@ def make_batch(
     source_BT = mine.source()
     targets_BT = torch.from_numpy(_take(events.items, source_BT, mine.exists_BT))
     inputs_BT = targets_BT.masked_fill(mine.masked_BT, MASK)
-    scoring = Scoring.of(model, filter_seen=filter_seen)
-    known = _at_query_times(events, examples.take(rows), query_times, scoring, similar)
+    known = _at_query_times(events, examples.take(rows), query_times, model, filter_seen, similar)
     return Batch(
         history_BL=inputs_BT[:, :width],
         gaps_BL=torch.from_numpy(_take(events.gaps, source_BT[:, :width], mine.in_history_BL)),
-        ages_B=known.ages_B,
-        queries_B=torch.from_numpy(examples.query[rows]),
-        pairs=known.pairs,
-        scored=known.scored,
+        **vars(known),
         lengths_B=torch.from_numpy(mine.lengths),
         slots_BS=inputs_BT[:, width:],
         num_slots_B=torch.from_numpy(mine.num_slots),
@@ -75,6 +66,7 @@ def make_batch(
 class _Known:
     """What is known as of each row's query time; nothing if the boundaries are drawn."""
 
+    queries_B: Tensor
     ages_B: Tensor | None = None  # of the histories' ends
     pairs: Pairs | None = None  # own items
     scored: Pairs | None = None
@@ -84,17 +76,19 @@ def _at_query_times(
     events: Events,
     examples: Examples,
     query_times: Ints,
-    scoring: Scoring,
+    model: ModelConfig,
+    filter_seen: bool,
     similar: Callable[[int], Similar] | None,
 ) -> _Known:
     if (examples.query == DRAWN).any():
-        return _Known()
+        return _Known(torch.from_numpy(examples.query))
     source, offsets = stretches(examples.first, examples.boundary)
     histories = Histories(events.items[source], events.times[source], offsets)
     query_times_B = query_times[examples.query]
     ages_B = torch.from_numpy(end_ages(histories.times, offsets, query_times_B))
     own = own_items(histories.items, histories.times, offsets, query_times_B)
     pairs, scored = as_pairs(own), None
+    scoring = Scoring.of(model, filter_seen=filter_seen)
     if scoring.num_similar and (similar is not None or not scoring.filter_seen):
         parts = []
         for query in np.unique(examples.query):
@@ -105,7 +99,7 @@ def _at_query_times(
         scored = joined_pairs(parts)
     elif not scoring.filter_seen:
         scored = pairs
-    return _Known(ages_B, pairs, scored)
+    return _Known(torch.from_numpy(examples.query), ages_B, pairs, scored)
 
 
 def _take(values: npt.NDArray[Any], source: Ints, exists: npt.NDArray[np.bool_]) -> Ints:

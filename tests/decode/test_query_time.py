@@ -183,6 +183,7 @@ def losses_and_scores(
             generator=torch.Generator().manual_seed(0),
             rank=0,
             world_size=1,
+            filter_seen=filter_seen,
         )
         losses.append(float(sum(objective(batch, None)).detach()))
     decoding = DecodingConfig(k=NUM_ITEMS, filter_seen=filter_seen)

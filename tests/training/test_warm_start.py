@@ -106,7 +106,7 @@ def named(start: Any) -> tuple[str, str] | None:
 def test_rows_follow_their_items_and_new_items_start_as_from_scratch(lake: Storage):
     publish(lake, 1, measured_before=None)
     start = load_checkpoint(lake.sub("runs/ds=2024-03-01/r/checkpoint"))
-    weights = carried_over(start, vocab_of("new", "c", "a"), seed=5)
+    weights = carried_over(start, vocab_of("new", "c", "a"), config=start.model.config, seed=5)
     theirs = start.model.item_weight.detach()  # of a, b, c
     scratch = SequenceModel(start.model.config, 3, seed=5).item_weight.detach()
     assert torch.equal(weights["items.weight"], torch.stack([scratch[0], theirs[2], theirs[0]]))
