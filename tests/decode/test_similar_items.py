@@ -174,6 +174,7 @@ def many_lists(histories: Histories, shortlist: int, filter_seen: bool) -> tuple
         explore_items=0,
         filter_seen=filter_seen,
         shortlist=shortlist,
+        lookahead=0.1,  # so that the states of the slots lie close to that of the next item
     )
     moment = replace(MOMENT, trends=None, similar=random_similar(NUM_MANY, share=0.05))
     allowed = np.ones(NUM_MANY, bool)

@@ -8,8 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from buckets import CONFIG, POPULAR, SCORING, TRENDS, USERS, VOCAB, checkpoint_of, sequences
+from buckets import (
+    CONFIG,
+    POPULAR,
+    SCORING,
+    SIMILAR,
+    TRENDS,
+    USERS,
+    VOCAB,
+    checkpoint_of,
+    sequences,
+)
 
+from diffsasrec.counters.tables import create_similar
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.patience import Patience
 from diffsasrec.files.storage import Storage
@@ -50,6 +61,7 @@ def scoring(tmp_path: Path) -> Scoring:
     run.write_table(f"sequences/{NAME}", sequences())
     run.write_table("state/popular.parquet", pa.table({"log_share": POPULAR}))
     save_tensors(run, "state/trends.safetensors", {"trends": torch.from_numpy(TRENDS)}, {})
+    create_similar(run, "state/similar.safetensors", SIMILAR)
     return replace(SCORING, run=run)
 
 
