@@ -61,7 +61,11 @@ def main(config: Config, run: RunDir) -> Published:
     if config.iceberg.table is not None:
         follow_chain(run.lake, config.iceberg, ds=run.ds)
     run.storage.delete(  # training states: nothing continues a published run
-        [info.path for info in run.storage.list("state") if "/step-" in info.path]
+        [
+            info.path
+            for info in run.storage.list("state")
+            if "/step-" in info.path or "/similar/" in info.path
+        ]
     )
     published = run.lake.url(f"recommendations/ds={run.ds}")
     rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))

@@ -32,7 +32,7 @@ from diffsasrec.sequences.vocab import reindexing, same_items
 from diffsasrec.times import microseconds
 
 from .night.exclusions import count_excluded, write_excluded
-from .night.item_counts import recent_counts, write_shown, write_trends
+from .night.item_counts import recent_counts, write_shown, write_similar, write_trends
 from .night.records import Evaluated, Prepared, Scored
 from .night.scoring import night_scoring, score_buckets
 
@@ -46,6 +46,7 @@ def main(config: Config, run: RunDir) -> Scored:
     counts = recent_counts(run, prepared, before=microseconds(run.ds))
     scoring = night_scoring(config, run)
     write_trends(run, prepared, scoring)
+    write_similar(run, prepared, scoring)
     write_excluded(run, prepared)
     shares = log_shares(counts[evaluated.popular_window], counts[-1])
     run.storage.write_table(f"{scoring.state}/{POPULAR}", pa.table({"log_share": shares}))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from similar_logs import random_similar
 
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.config.training import ModelConfig
@@ -47,6 +48,7 @@ SCORING = Scoring(
     decoding=DecodingConfig(k=3),
 )
 HOLDOUT = replace(SCORING, users="holdout", query_time=SPLIT)
+SIMILAR = random_similar(8)
 TRENDS = np.random.default_rng(0).normal(size=(8, NUM_TRENDS)).astype(np.float32)
 
 

@@ -1,5 +1,7 @@
 """Random models and histories of a few items, and the lists that are made of them."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -40,7 +42,7 @@ MOMENT = Moment(NOW, TRENDS)
 OFF = {"time_inputs": False, "trends": False, "copy_score": False}
 
 
-def lively_model(attention: str, **flags: bool) -> SequenceModel:
+def lively_model(attention: str, **flags: Any) -> SequenceModel:
     """Random weights that make unlike lists of unlike histories."""
     config = CONFIGS[attention].model_copy(update=flags)
     model = SequenceModel(config, NUM_ITEMS, seed=1).eval()

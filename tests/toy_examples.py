@@ -48,6 +48,7 @@ def make(
     rank: int = 0,
     world_size: int = 1,
     seed: int = 0,
+    filter_seen: bool = False,
 ) -> Batch:
     """A batch over items 100, 101, ..., one a day: an item says which event it is."""
     return make_batch(
@@ -59,6 +60,7 @@ def make(
         generator=torch.Generator().manual_seed(seed),
         rank=rank,
         world_size=world_size,
+        filter_seen=filter_seen,
     )
 
 

@@ -37,6 +37,11 @@ class ModelConfig(Section):
     copy_score: bool = Field(
         True, description="a learned score for what the user had before, by count, age and place"
     )
+    similar_items: NonNegativeInt = Field(
+        100,
+        description="so many items that are most like the user's newest ones, by each of two "
+        "tables, have that score too; 0: none",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -52,6 +57,11 @@ class ModelConfig(Section):
                 f"use {' or '.join(allowed)}"
             )
         return self
+
+    @property
+    def scores_similar(self) -> bool:
+        """Whether items that are like those of the history have a copy score."""
+        return self.copy_score and self.similar_items > 0
 
 
 class ObjectiveConfig(Section):

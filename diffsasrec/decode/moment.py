@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from diffsasrec.counters.similar import Similar
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -14,3 +16,4 @@ class Moment:
     trends: npt.NDArray[np.float32] | None  # [V, F], features.trend_features; None: not used
     # [V], how many of a thousand single-step lists show it; None: exploring finds nothing rare
     shown: npt.NDArray[np.float32] | None = None
+    similar: Similar | None = None  # None: no item is similar to another

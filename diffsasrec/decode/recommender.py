@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.config.decoding import DecodingConfig
+from diffsasrec.counters.pairs import Scoring, scored_pairs
 from diffsasrec.decode.commit_rule import CommitRule
 from diffsasrec.decode.encoded_histories import EncodedHistories
 from diffsasrec.decode.exploration import Exploration
@@ -21,7 +22,7 @@ from diffsasrec.decode.strategies import Lists, decode_autoregressive, decode_si
 from diffsasrec.decode.trace import Trace
 from diffsasrec.errors import ConfigError
 from diffsasrec.memory import in_batches
-from diffsasrec.model.heads import own_pairs
+from diffsasrec.model.heads import OwnItems
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
@@ -56,6 +57,7 @@ class Recommender:
     ) -> None:
         decoding.check_slots(model.config)
         self.model, self.decoding, self.query_time = model, decoding, moment.query_time
+        self._similar = moment.similar
         self.num_uncertain = 0  # users and steps so far for which the shortlist was not enough
         self._device = model.item_weight.device
         # lists of a night with kernels can be made again without a GPU
@@ -121,23 +123,27 @@ class Recommender:
         return torch.from_numpy(array).to(self._device)
 
     def _candidates(self, histories: Histories, excluded: UserItems) -> Candidates:
-        items, offsets = histories.items, histories.offsets
-        blocked, own = [excluded], None
+        blocked = [excluded]
         if self.decoding.filter_seen:
-            blocked.append(UserItems(items.astype(np.int64), offsets))
-        elif self.model.copy_score is not None:
-            query_times = np.full(len(offsets) - 1, self.query_time)
-            pairs = own_pairs(items, histories.times, offsets, query_times).to(self._device)
-            trends_VF = self._trends_VF
-            own = self.model.own_items(
-                pairs, None if trends_VF is None else trends_VF[pairs.items_X]
-            )
+            blocked.append(UserItems(histories.items.astype(np.int64), histories.offsets))
         return Candidates(
             self.catalogue,
             self._tensor(np.concatenate([pairs.owners() for pairs in blocked])),
             self._tensor(np.concatenate([pairs.items for pairs in blocked])),
-            own,
+            self._scored(histories),
         )
+
+    def _scored(self, histories: Histories) -> OwnItems | None:
+        """The items with a copy score; None: it is not used."""
+        if self.model.copy_score is None:
+            return None
+        query_times_B = np.full(len(histories.offsets) - 1, self.query_time)
+        scoring = Scoring.of(self.model.config, filter_seen=self.decoding.filter_seen)
+        pairs = scored_pairs(histories, query_times_B, self._similar, scoring)
+        if pairs is None:
+            return None
+        pairs, trends_VF = pairs.to(self._device), self._trends_VF
+        return self.model.own_items(pairs, None if trends_VF is None else trends_VF[pairs.items_X])
 
     def _batch(self, histories: Histories, excluded: UserItems, trace: Trace | None) -> Lists:
         decoding, num_users = self.decoding, len(histories.offsets) - 1

@@ -32,6 +32,7 @@ class Batch:
     ages_B: Tensor | None  # how old the end of the history is, in buckets; None: no query time
     queries_B: Tensor  # which batch time, or DRAWN
     pairs: Pairs | None  # the items of the whole histories, if the example has a query time
+    scored: Pairs | None  # the pairs with a copy score, if there are any
     baskets: Baskets | None  # the users' next baskets, if the example has a query time
     num_scored: int  # of the global batch
     num_maskable: int  # of the global batch
@@ -40,10 +41,9 @@ class Batch:
         tensors: dict[str, Any] = {
             n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)
         }
-        if self.pairs is not None:
-            tensors["pairs"] = self.pairs.to(device)
-        if self.baskets is not None:
-            tensors["baskets"] = self.baskets.to(device)
+        tensors |= {
+            n: p.to(device) for n, p in vars(self).items() if isinstance(p, Pairs | Baskets)
+        }
         return replace(self, **tensors)
 
     def first_slots(self) -> Tensor:
@@ -64,8 +64,7 @@ def occurring_items(batch: Batch, negatives: Negatives, num_items: int) -> Tenso
         batch.targets_BT[batch.masked_BT],
         negatives.items_N,
     ]
-    if batch.pairs is not None:
-        read.append(batch.pairs.items_X)
+    read += [pairs.items_X for pairs in (batch.pairs, batch.scored) if pairs is not None]
     occurs_V = torch.zeros(num_items + 1, dtype=torch.bool, device=place_L.device)
     for items in read:
         occurs_V[items] = True  # the mask, -1, is the place after all items
@@ -87,6 +86,7 @@ def in_rows(batch: Batch, negatives: Negatives, rows_U: Tensor) -> tuple[Batch, 
         next_BL=places(batch.next_BL),
         targets_BT=places(batch.targets_BT),
         pairs=batch.pairs and replace(batch.pairs, items_X=places(batch.pairs.items_X)),
+        scored=batch.scored and replace(batch.scored, items_X=places(batch.scored.items_X)),
         baskets=None,  # the targets are single ones
     )
     return batch, replace(negatives, items_N=places(negatives.items_N))

@@ -99,7 +99,9 @@ def read_description(directory: Storage) -> dict[str, Any]:
     except ValueError as error:
         raise _damaged(directory, CONFIG, f"is not JSON ({error})") from None
     _check_keys(directory, "", description, KEYS)
-    # a default for a missing key would make another model
+    if isinstance(description["model"], dict):  # before there were similar items
+        description["model"].setdefault("similar_items", 0)
+    # any other default for a missing key would make another model
     _check_keys(directory, "model.", description["model"], ModelConfig.model_fields)
     _check_keys(directory, "sha256.", description["sha256"], (WEIGHTS, VOCAB))
     return dict(description)

@@ -22,6 +22,8 @@ PRIOR_EVENTS = 20.0  # of the longer window, added to each shorter one
 NUM_OWN = 27
 HALF_LIVES = (7, 14, 30, 60, 120, 365)  # days; of how often the user had an item
 BASKET_DECAYS = (0.5, 0.7, 0.8, 0.9, 0.95)  # with each later basket; of the same
+NUM_OF_USER = 5  # of NUM_OWN: the last ones, the same for all items of a user
+NUM_SIMILAR = 4  # behind them where similar items are scored too: counters.pairs
 NUM_GAPS = 64  # buckets of time differences; 0: unknown
 
 Items = npt.NDArray[np.int32]
@@ -136,6 +138,12 @@ class OwnItems:
     user_X: Ints
     item_X: Ints
     features_XC: Floats
+
+    def of_users(self, users: Ints) -> "OwnItems":
+        """Those of some users, who ascend, as users 0, 1, ..."""
+        chosen = np.flatnonzero(np.isin(self.user_X, users))
+        user_X = np.searchsorted(users, self.user_X[chosen])
+        return OwnItems(user_X, self.item_X[chosen], self.features_XC[chosen])
 
 
 def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> OwnItems:

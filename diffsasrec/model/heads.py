@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffsasrec.model.features import NUM_OWN, NUM_TRENDS, own_items
+from diffsasrec.model.features import NUM_TRENDS
 from diffsasrec.model.softmax import Extras, pairs_of_rows
-from diffsasrec.sequences.histories import Items, Offsets, Times
 
 NUM_MIXED = 16  # learned mixtures of trend features, besides the features themselves
 MIX_WIDTH = COPY_WIDTH = 64
@@ -16,7 +15,7 @@ MIX_WIDTH = COPY_WIDTH = 64
 
 @dataclass(frozen=True)
 class Pairs:
-    """Items of the users' histories, sorted by user, then item: `features.own_items`."""
+    """Items with a score for a user, sorted by user, then item: `counters.pairs`."""
 
     users_X: Tensor
     items_X: Tensor
@@ -54,14 +53,14 @@ class Trends(nn.Module):
 
 
 class CopyScore(nn.Module):
-    """A score for an item of the own history, from its features, its trends and the state."""
+    """A score for an item and a user, from the features of the pair, its trends and the state."""
 
-    def __init__(self, hidden_size: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, dropout: float, *, num_features: int) -> None:
         super().__init__()
         self.dropout = dropout
         # what is the same for every state is made once
         self.pair = nn.Sequential(
-            nn.Linear(NUM_OWN + NUM_TRENDS, COPY_WIDTH),
+            nn.Linear(num_features + NUM_TRENDS, COPY_WIDTH),
             nn.SiLU(),
             nn.Linear(COPY_WIDTH, COPY_WIDTH),
         )
@@ -84,7 +83,7 @@ class CopyScore(nn.Module):
 
 @dataclass(frozen=True)
 class OwnItems:
-    """The items of the users' own histories, by user and item, and what a score needs of them."""
+    """The items with a score, by user and item, and what a score needs of them."""
 
     copy_score: CopyScore
     users_X: Tensor
@@ -117,10 +116,3 @@ class OwnItems:
         """An upper bound on the rise of any score from one query to the other, [R]."""
         change_RW = (after_RW - before_RW)[:, : self.copy_score.state.in_features]
         return self.copy_score.rise(change_RW).float()
-
-
-def own_pairs(items: Items, times: Times, offsets: Offsets, query_times: Times) -> Pairs:
-    """`features.own_items` as tensors."""
-    own = own_items(items, times, offsets, query_times)
-    arrays = (own.user_X, own.item_X, own.features_XC)
-    return Pairs(*(torch.from_numpy(array) for array in arrays))

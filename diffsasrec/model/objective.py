@@ -19,6 +19,7 @@ from diffsasrec.model.softmax import (
     Negatives,
     Trending,
     item_nll,
+    merged,
     pairs_of_rows,
     softmax_loss,
 )
@@ -112,10 +113,11 @@ class Objective(nn.Module):
         return torch.cat(parts)[order_B.argsort()]
 
     def _own_items(self, batch: Batch) -> OwnItems | None:
-        if batch.pairs is None or self.filter_seen or self.model.copy_score is None:
+        scored = batch.scored
+        if scored is None or self.model.copy_score is None:
             return None
-        queries_X = batch.queries_B[batch.pairs.users_X]
-        return self.model.own_items(batch.pairs, self.trends_QVF[queries_X, batch.pairs.items_X])
+        queries_X = batch.queries_B[scored.users_X]
+        return self.model.own_items(scored, self.trends_QVF[queries_X, scored.items_X])
 
     def _state_weights(self, batch: Batch) -> Tensor:
         """How much the state of each user counts, [B]: 0 for some in fine-tuning, else 1."""
@@ -155,7 +157,7 @@ class Objective(nn.Module):
             if spread is not None:
                 spread = spread.without(*_own_of_rows(users_R, batch.pairs))
                 targets_R = spread.first_items(targets_R)
-            extras, is_filtered_R = _filtered(targets_R, users_R, batch.pairs)
+            extras, is_filtered_R = _filtered(targets_R, users_R, batch.pairs, extras)
             weights_R = weights_R.masked_fill(is_filtered_R, 0.0)
         tables_R = batch.queries_B[users_R]
         return self._sum_nll(queries_RW, tables_R, targets_R, weights_R, extras, spread, negatives)
@@ -217,14 +219,20 @@ def _own_of_rows(users_R: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
     return rows_Y, pairs.items_X[at_Y]
 
 
-def _filtered(targets_R: Tensor, users_R: Tensor, pairs: Pairs) -> tuple[Extras, Tensor]:
-    """The items of the histories, which can't come next, and which targets are among them."""
+def _filtered(
+    targets_R: Tensor, users_R: Tensor, pairs: Pairs, extras: Extras | None
+) -> tuple[Extras, Tensor]:
+    """`extras` with the items of the histories, which can't come next, and which targets are some.
+
+    `extras`: of other items.
+    """
     rows_Y, items_Y = _own_of_rows(users_R, pairs)
     is_target_Y = items_Y == targets_R[rows_Y]
     scores_Y = torch.full(items_Y.shape, -torch.inf, device=items_Y.device)
     is_filtered_R = torch.zeros_like(targets_R, dtype=torch.bool)
     is_filtered_R[rows_Y[is_target_Y]] = True
-    return Extras(rows_Y, items_Y, scores_Y.masked_fill(is_target_Y, 0.0)), is_filtered_R
+    blocked = Extras(rows_Y, items_Y, scores_Y.masked_fill(is_target_Y, 0.0))
+    return blocked if extras is None else merged(blocked, extras), is_filtered_R
 
 
 def _of_few(

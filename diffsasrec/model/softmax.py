@@ -42,6 +42,17 @@ class Extras:
         return self.scores_Y[at_Z].float().masked_fill(keys_Y[at_Z] != keys_Z, 0.0)
 
 
+def merged(one: Extras, other: Extras) -> Extras:
+    """The pairs of both, by row, then item; no pair is in both."""
+    rows_Y, items_Y = (
+        torch.cat(both) for both in ((one.rows_Y, other.rows_Y), (one.items_Y, other.items_Y))
+    )
+    scores_Y = torch.cat([one.scores_Y.to(other.scores_Y.dtype), other.scores_Y])
+    order_Y = items_Y.argsort(stable=True)
+    order_Y = order_Y[rows_Y[order_Y].argsort(stable=True)]
+    return Extras(rows_Y[order_Y], items_Y[order_Y], scores_Y[order_Y])
+
+
 @dataclass(frozen=True)
 class Trending:
     """What the trends of items add to logits: weights of each row times the columns of its table.

@@ -16,11 +16,12 @@ where causal attention never looks; nothing reads the states of padding.
 A logit is a state times an item vector, and there is more to both than what attention sees. The
 item vector is extended by its trends as of the query time, and the state by the weights that it
 gives them, so that scoring stays one matrix product. Items of the user's own history also get a
-copy score, from how often, how long ago and how regularly they were touched.
+copy score, from how often, how long ago and how regularly they were touched; and so do the items
+that are most similar to the newest ones of it.
 
 Legend: B users, L history length, S slots, D hidden size, H heads, E head size, V items, F trend
 features, W width of the item vectors (D and the trends), R rows (states to score), X pairs (user,
-item of the history), Y pairs (row, item).
+item), Y pairs (row, item).
 """
 
 from typing import cast
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.model.blocks import Block, Cache, History, slot_heads
-from diffsasrec.model.features import NUM_GAPS, NUM_TRENDS
+from diffsasrec.model.features import NUM_GAPS, NUM_OWN, NUM_SIMILAR, NUM_TRENDS
 from diffsasrec.model.heads import CopyScore, OwnItems, Pairs, Trends
 
 # tokens that are encoded at once without gradients: their inner states stay small
@@ -65,7 +66,7 @@ class SequenceModel(nn.Module):
             # not among the trained weights: chosen after the training, and saved beside them
             self.state_weight: Tensor
             self.register_buffer("state_weight", torch.ones(()), persistent=False)
-            self.copy_score = CopyScore(size, config.dropout) if config.copy_score else None
+            self.copy_score = _copy_score(config) if config.copy_score else None
             self.apply(_initialise)
             if self.mask is not None:
                 nn.init.normal_(self.mask, std=0.05)
@@ -269,6 +270,11 @@ class SequenceModel(nn.Module):
 
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
+
+
+def _copy_score(config: ModelConfig) -> CopyScore:
+    num_features = NUM_OWN + (NUM_SIMILAR if config.similar_items else 0)
+    return CopyScore(config.hidden_size, config.dropout, num_features=num_features)
 
 
 def _existing(history: History, slots_BS: Tensor, num_slots_B: Tensor | None) -> Tensor:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from diffsasrec.config.decoding import DecodingConfig
+from diffsasrec.counters.similar import Similar
+from diffsasrec.counters.tables import read_similar
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.decode.trace import Trace
@@ -25,6 +27,7 @@ from diffsasrec.sequences.vocab import frequent_before_split, reindexing, same_i
 POPULAR = "popular.parquet"
 TRENDS = "trends.safetensors"
 SHOWN = "shown.safetensors"
+SIMILAR = "similar.safetensors"
 NIGHT_STATE = "state/score"
 QUARANTINED = "quarantined_users"  # in the metadata of a file of lists
 
@@ -256,7 +259,7 @@ class ListMaker:
                 ) from None
         self.recommender = Recommender(
             self._checkpoint.model,
-            moment=Moment(scoring.query_time, trends, shown),
+            moment=Moment(scoring.query_time, trends, shown, self._similar()),
             allowed=allowed,
             cap=cap,
             decoding=scoring.decoding,
@@ -267,6 +270,15 @@ class ListMaker:
             self._popular = PopularLists(
                 shares, self.vocab, self._checkpoint.vocab, allowed=allowed, cap=cap
             )
+
+    def _similar(self) -> Similar | None:
+        """By the checkpoint's vocabulary; None: its model scores no similar items."""
+        if not self._checkpoint.model.config.scores_similar:
+            return None
+        found = read_similar(self.scoring.run, f"{self.scoring.state}/{SIMILAR}")
+        source, target = self.vocab, self._checkpoint.vocab
+        same = same_items(source, target)
+        return found if same else found.reindexed(reindexing(source, target), target.num_rows)
 
     def read_bucket(self, name: str) -> pa.Table:
         """The rows of a bucket, with what is excluded for each user."""

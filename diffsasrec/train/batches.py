@@ -1,5 +1,6 @@
 """Examples -> a batch: what is masked in it, and what must be predicted."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
+from diffsasrec.counters.pairs import Scoring, as_pairs, joined_pairs, with_similar
+from diffsasrec.counters.similar import Similar
 from diffsasrec.model.baskets import Baskets
 from diffsasrec.model.batch import Batch
 from diffsasrec.model.diffusion import MASK, forward_process, stratified_levels
-from diffsasrec.model.features import end_ages
-from diffsasrec.model.heads import own_pairs
-from diffsasrec.sequences.histories import stretches
+from diffsasrec.model.features import end_ages, own_items
+from diffsasrec.model.heads import Pairs
+from diffsasrec.sequences.histories import Histories, stretches
 from diffsasrec.train.examples import DRAWN, Events, Examples, Ints
 
 
@@ -28,10 +31,12 @@ def make_batch(
     generator: torch.Generator,
     rank: int,
     world_size: int,
+    filter_seen: bool,
+    similar: Callable[[int], Similar] | None = None,
 ) -> Batch:
     """Draws boundaries and masks for the global batch and builds the rows rank, rank + world, ...
 
-    A rank without a row gets one that does not count. `query_times`: what `Examples.query` means.
+    A rank without a row gets one that does not count. `similar`: as of a query time, by its number.
     """
     plan = _draw_plan(examples, model, objective, generator)
     counts = rank < len(examples)
@@ -40,11 +45,11 @@ def make_batch(
     source_BT = mine.source()
     targets_BT = torch.from_numpy(_take(events.items, source_BT, mine.exists_BT))
     inputs_BT = targets_BT.masked_fill(mine.masked_BT, MASK)
+    known = _at_query_times(events, examples.take(rows), query_times, model, filter_seen, similar)
     return Batch(
         history_BL=inputs_BT[:, :width],
         gaps_BL=torch.from_numpy(_take(events.gaps, source_BT[:, :width], mine.in_history_BL)),
-        **_at_query_times(events, examples.take(rows), query_times),
-        queries_B=torch.from_numpy(examples.query[rows]),
+        **vars(known),
         lengths_B=torch.from_numpy(mine.lengths),
         slots_BS=inputs_BT[:, width:],
         num_slots_B=torch.from_numpy(mine.num_slots),
@@ -58,22 +63,46 @@ def make_batch(
     )
 
 
-def _at_query_times(events: Events, examples: Examples, query_times: Ints) -> dict[str, Any]:
-    """The fields of a batch that are None if the boundaries are drawn: then there is no query.
+@dataclass(frozen=True)
+class _Known:
+    """What is known as of each row's query time; nothing if the boundaries are drawn."""
 
-    The ages of the histories' ends and their own items, as of each row's query time, and the next
-    baskets.
-    """
+    queries_B: Tensor
+    ages_B: Tensor | None = None  # of the histories' ends
+    pairs: Pairs | None = None  # own items
+    scored: Pairs | None = None
+    baskets: Baskets | None = None  # the next ones
+
+
+def _at_query_times(
+    events: Events,
+    examples: Examples,
+    query_times: Ints,
+    model: ModelConfig,
+    filter_seen: bool,
+    similar: Callable[[int], Similar] | None,
+) -> _Known:
     if (examples.query == DRAWN).any():
-        return {"ages_B": None, "pairs": None, "baskets": None}
+        return _Known(torch.from_numpy(examples.query))
     source, offsets = stretches(examples.first, examples.boundary)
-    items, times = events.items[source], events.times[source]
-    asked_at = query_times[examples.query]
-    return {
-        "ages_B": torch.from_numpy(end_ages(times, offsets, asked_at)),
-        "pairs": own_pairs(items, times, offsets, asked_at),
-        "baskets": _next_baskets(events, examples),
-    }
+    histories = Histories(events.items[source], events.times[source], offsets)
+    query_times_B = query_times[examples.query]
+    ages_B = torch.from_numpy(end_ages(histories.times, offsets, query_times_B))
+    own = own_items(histories.items, histories.times, offsets, query_times_B)
+    pairs, scored = as_pairs(own), None
+    scoring = Scoring.of(model, filter_seen=filter_seen)
+    if scoring.num_similar and (similar is not None or not scoring.filter_seen):
+        parts = []
+        for query in np.unique(examples.query):
+            (users,) = np.nonzero(examples.query == query)
+            tables = None if similar is None else similar(int(query))
+            theirs = histories.of_users(users), own.of_users(users), tables
+            parts.append((users, with_similar(*theirs, scoring)))
+        scored = joined_pairs(parts)
+    elif not scoring.filter_seen:
+        scored = pairs
+    baskets = _next_baskets(events, examples)
+    return _Known(torch.from_numpy(examples.query), ages_B, pairs, scored, baskets)
 
 
 def _next_baskets(events: Events, examples: Examples) -> Baskets:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diffsasrec.counters.similar import NEWEST, joined, newest
+from diffsasrec.counters.tables import sampled_buckets
 from diffsasrec.model.features import event_gaps, trend_counts, trend_features
-from diffsasrec.sequences.histories import Flat
+from diffsasrec.sequences.histories import Flat, Histories
 from diffsasrec.train.examples import (
     Events,
     Examples,
@@ -98,7 +100,7 @@ class TrainingSet:
         moments = np.r_[self.query_times, self._phase.trained_before]
         self.counts_V = np.zeros(num_items, np.int64)
         counts: Any = 0
-        num_examples = []
+        num_examples, self._num_users = [], 0
         for bucket in range(self._job.num_buckets):
             flat = self.buckets.load(bucket)
             counts += trend_counts(
@@ -108,8 +110,15 @@ class TrainingSet:
                 flat, self._phase, min_events=self._job.min_user_events, num_items=num_items
             )
             num_examples.append(len(self._examples(flat)))
+            self._num_users += len(flat.offsets) - 1
         self.num_examples = np.array(num_examples, np.int64)
         self.trends_QVF = trend_features(counts)
+
+    def past(self, before: int) -> Histories:
+        """The events before a time, of the users whom tables of similar items count."""
+        chosen = sampled_buckets(self._job.num_buckets, self._num_users)
+        loaded = (self.buckets.load(bucket).histories for bucket in chosen)
+        return joined(newest(histories.before(before), NEWEST) for histories in loaded)
 
     def num_steps(self, epoch: int) -> int:
         groups = self._groups(epoch)

@@ -26,6 +26,11 @@ class Worker:
         torch.distributed.broadcast_object_list(box, src=0)
         return cast(T, box[0])
 
+    def wait_for_all(self) -> None:
+        """Returns when every rank has come here."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
     def sum(self, values: list[float]) -> list[float]:
         """The sum of each of the values over all ranks, on all of them."""
         return sum_over_ranks(values, device=self.device, world_size=self.world_size)

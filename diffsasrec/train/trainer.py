@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
-import torch.distributed
 from torch import Tensor
 
 from diffsasrec.config.training import FinetuneConfig
+from diffsasrec.counters.similar import Similar
+from diffsasrec.counters.tables import SimilarAt
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.memory import is_out_of_memory, keep_freed_memory
@@ -49,6 +51,7 @@ class PhaseTrainer:
         self.worker, self.tell = worker, tell
         self.vocab = job.run.read_tables("vocab")
         self.data = TrainingSet(job, phase, self.vocab)
+        self.similar = self._similar() if job.model.scores_similar else None
         self.num_steps = [self.data.num_steps(epoch) for epoch in range(self.settings.epochs)]
         self.num_negatives = self._num_negatives(int((self.data.counts_V > 0).sum()))
         self.model = self._initial_model().to(worker.device)
@@ -57,6 +60,26 @@ class PhaseTrainer:
         self.state = State()
         self.saved = SavedStates(job.run, phase.name, attempt=job.attempt, worker=worker)
         self._resume()
+
+    def _similar(self) -> Callable[[int], Similar]:
+        """The tables as of each batch time and, last, as of the end, if it is measured there.
+
+        The ranks share the making of them.
+        """
+        moments, name = self.data.query_times, self.phase.name
+        if self.phase.validate_before is not None:
+            moments = np.r_[moments, self.phase.trained_before]
+        similar = SimilarAt(self.job.run, f"state/{name}/similar", moments)
+        tell = partial(self.tell, f"{name}, similar items")
+        similar.make(
+            self.data.past,
+            num_items=self.vocab.num_rows,
+            rank=self.worker.rank,
+            world_size=self.worker.world_size,
+            tell=tell if self.worker.rank == 0 else lambda *_: None,
+        )
+        self.worker.wait_for_all()
+        return similar.at
 
     def _num_negatives(self, num_candidates: int) -> int:
         """0: the softmax takes all items."""
@@ -134,6 +157,8 @@ class PhaseTrainer:
             generator=generator,
             rank=self.worker.rank,
             world_size=self.worker.world_size,
+            filter_seen=self.job.filter_seen,
+            similar=self.similar,
         ).to(self.worker.device)
         negatives = self._negatives(generator)
         # dropout has a stream of its own per rank and step
@@ -189,6 +214,7 @@ class PhaseTrainer:
                 trends=self.data.trends_QVF[-1],
                 known=self.data.counts_V > 0,
                 filter_seen=self.job.filter_seen,
+                similar=self.similar and self.similar(len(self.data.query_times)),
             ),
             worker=self.worker,
         )
@@ -264,8 +290,7 @@ def train_phases(
                 if not is_out_of_memory(error):
                     raise
                 raise _too_large(job, phase, device, error) from error
-        if world_size > 1:
-            torch.distributed.barrier()  # the next phase reads what rank 0 has written
+        worker.wait_for_all()  # the next phase reads what rank 0 has written
 
 
 def _too_large(job: Job, phase: Phase, device: torch.device, error: Exception) -> ConfigError:

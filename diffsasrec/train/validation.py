@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainStageConfig
+from diffsasrec.counters.similar import Similar
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.evaluate.metrics import user_gains
@@ -54,17 +55,19 @@ def validation_gains(
     trends: npt.NDArray[np.float32] | None,
     known: npt.NDArray[np.bool_],
     filter_seen: bool,
+    similar: Similar | None = None,
 ) -> npt.NDArray[np.float64]:
     """NDCG@10 of each user with a known item in [cut, before).
 
     Args:
         flat: without the items that take no part in the training.
         trends: as of `cut`, [V, F].
+        similar: as of `cut`.
     """
     held = holdout_between(flat.histories, cut=cut, before=before, known=known)
     recommender = Recommender(
         model,
-        moment=Moment(cut, trends),
+        moment=Moment(cut, trends, similar=similar),
         allowed=known,
         decoding=DecodingConfig(k=10, filter_seen=filter_seen),
     )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from diffsasrec.config.decoding import DecodingConfig
+from diffsasrec.counters.tables import read_similar
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.files.storage import Storage
@@ -122,13 +123,16 @@ def _inputs_of_run(options: argparse.Namespace) -> _Inputs:
     """Trained weights and real histories: those of a run directory, runs/ds=.../..."""
     run = Storage.of(options.run)
     checkpoint = load_checkpoint(run.sub("checkpoint"))
+    similar = None
+    if checkpoint.model.config.scores_similar:
+        similar = read_similar(run, "state/score/similar.safetensors")
     (trends,) = parse_tensors(run.read_bytes("state/score/trends.safetensors"))[0].values()
     flat = flatten(run.read_table(f"sequences/{bucket_name(0)}"))
     offsets = flat.offsets[: options.users + 1]
     # the trends and the lists are as of the run date, the end of what the weights know
     return _Inputs(
         checkpoint.model,
-        Moment(checkpoint.trained_before, trends.numpy()),
+        Moment(checkpoint.trained_before, trends.numpy(), similar=similar),
         checkpoint.candidates(),
         (flat.items[: offsets[-1]], flat.times[: offsets[-1]], offsets),
     )

@@ -84,6 +84,7 @@ class _Pretraining:
             generator=self.generator,
             rank=0,
             world_size=1,
+            filter_seen=True,
         ).to(self.device)
 
     def negatives(self, num: int) -> Negatives | None:

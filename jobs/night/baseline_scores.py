@@ -35,7 +35,7 @@ from diffsasrec.sequences.histories import flatten
 from diffsasrec.times import DAY
 
 from .baseline_counts import ALL_TIME, known_at, similarity_at
-from .item_counts import sample_buckets, write_shown, write_trends
+from .item_counts import sample_buckets, write_shown, write_similar, write_trends
 from .records import Prepared
 from .scoring import scoring_of
 
@@ -60,6 +60,7 @@ def holdout_scoring(config: Config, run: RunDir, prepared: Prepared, *, output: 
         state="state/evaluate",
     )
     write_trends(run, prepared, scoring)
+    write_similar(run, prepared, scoring)
     num_users = prepared.counts.get("holdout_users", 0)
     write_shown(config, scoring, prepared.num_buckets, num_users, "evaluate")
     return scoring

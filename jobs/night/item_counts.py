@@ -1,4 +1,4 @@
-"""Counts over all buckets, before lists are made: trends of items, and which items are shown."""
+"""Counts over all buckets, before lists are made: trends, and which are similar and shown."""
 
 import math
 from dataclasses import replace
@@ -9,20 +9,24 @@ import numpy.typing as npt
 import torch
 
 from diffsasrec.config.config import Config
+from diffsasrec.config.training import ModelConfig
+from diffsasrec.counters.similar import NEWEST, joined, newest, similarity
+from diffsasrec.counters.tables import create_similar, sampled_buckets
 from diffsasrec.evaluate.tallies import list_matrix
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.model.checkpoint import VOCAB, save_tensors
+from diffsasrec.model.checkpoint import VOCAB, read_description, save_tensors
 from diffsasrec.model.features import trend_counts, trend_features, window_counts
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.score.bucket_lists import (
     SHOWN,
+    SIMILAR,
     TRENDS,
     Scoring,
     measured_items,
 )
 from diffsasrec.sequences.buckets import bucket_name
-from diffsasrec.sequences.histories import flatten, only_items
+from diffsasrec.sequences.histories import Histories, flatten, only_items
 
 from .records import Prepared
 from .scoring import score_buckets
@@ -58,6 +62,30 @@ def write_trends(run: RunDir, prepared: Prepared, scoring: Scoring) -> None:
     counts = sum(map_tasks(count, range(prepared.num_buckets), run.storage, known))
     trends = torch.from_numpy(trend_features(counts)[0])
     save_tensors(run.storage, f"{scoring.state}/{TRENDS}", {"trends": trends}, {})
+
+
+def write_similar(run: RunDir, prepared: Prepared, scoring: Scoring) -> None:
+    """Which items are similar as of the query time, if the weights score such items."""
+    model = read_description(run.storage.sub(scoring.checkpoint))["model"]
+    path = f"{scoring.state}/{SIMILAR}"
+    if not ModelConfig(**model).scores_similar or run.storage.exists(path):
+        return
+    known = measured_items(scoring, run.storage.read_tables("vocab"))
+    buckets = sampled_buckets(prepared.num_buckets, prepared.counts["users"])
+
+    def make(
+        path: str, buckets: list[int], storage: Storage, known: npt.NDArray[np.bool_] | None
+    ) -> None:
+        def past(bucket: int) -> Histories:
+            flat = flatten(storage.read_table(f"sequences/{bucket_name(bucket)}"))
+            histories = only_items(flat, known).histories
+            return newest(histories.before(scoring.query_time), NEWEST)
+
+        made = similarity(joined(map(past, buckets)), num_items=prepared.num_items)
+        create_similar(storage, path, made)
+
+    for _ in map_tasks(make, [path], buckets, run.storage, known):
+        pass
 
 
 def write_shown(

@@ -144,7 +144,9 @@ def write_start(config: Config, run: RunDir, output: Storage, start: Start) -> N
     counts_V = np.where(row_V >= 0, checkpoint.vocab["count"].to_numpy()[row_V], 0)
     save_checkpoint(
         output,
-        weights=carried_over(checkpoint, vocab, seed=stream_seed(config.seed, "init")),
+        weights=carried_over(
+            checkpoint, vocab, config=config.model, seed=stream_seed(config.seed, "init")
+        ),
         config=config.model,
         vocab=vocab,
         counts=counts_V,

@@ -19,13 +19,13 @@ from histories import (
 )
 
 from diffsasrec.config.decoding import DecodingConfig
+from diffsasrec.counters.pairs import Scoring, scored_pairs
 from diffsasrec.decode.encoded_histories import newest
 from diffsasrec.decode.moment import Moment
 from diffsasrec.errors import ConfigError
 from diffsasrec.model.features import end_ages, event_gaps
-from diffsasrec.model.heads import own_pairs
 from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.sequences.histories import events_of, stretches
+from diffsasrec.sequences.histories import Histories, events_of, stretches
 from diffsasrec.times import DAY
 
 
@@ -238,7 +238,10 @@ def slow_logprobs(
         query_W = model.queries(slots[0, -1:])[0]
     logits_V = model.item_vectors(trends) @ query_W
     if not blocked:
-        pairs = own_pairs(np.array(history, np.int32), *user, np.array([NOW]))
+        own_history = Histories(np.array(history, np.int32), *user)
+        scoring = Scoring.of(model.config, filter_seen=False)
+        pairs = scored_pairs(own_history, np.array([NOW]), None, scoring)
+        assert pairs is not None
         own = model.own_items(pairs, trends[pairs.items_X])
         extras = own.of_rows(query_W[None], torch.tensor([0]))
         for item, score in zip(extras.items_Y, extras.scores_Y, strict=True):

@@ -21,10 +21,11 @@ MAY_IMPORT = {
     "sequences": DATA | {"inputs"},
     "evaluate": GROUND | {"sequences"},
     "model": DATA | {"sequences"},
+    "counters": DATA | {"sequences", "model"},
     "retrieve": {"config", "model"},
-    "decode": GROUND | {"config", "sequences", "model", "retrieve"},
-    "train": DATA | {"sequences", "evaluate", "model", "decode"},
-    "score": DATA | {"inputs", "sequences", "model", "retrieve", "decode"},
+    "decode": GROUND | {"config", "sequences", "model", "counters", "retrieve"},
+    "train": DATA | {"sequences", "evaluate", "model", "counters", "decode"},
+    "score": DATA | {"inputs", "sequences", "model", "counters", "retrieve", "decode"},
 }
 LIBRARY = set(MAY_IMPORT)
 SHARED = LIBRARY | {"jobs.process", "jobs.night", "jobs.runs", "jobs.training", "jobs.planning"}

@@ -155,6 +155,26 @@ def test_a_checkpoint_brings_the_counters_of_its_model_and_no_others(tmp_path, o
     assert loaded.state_dict().keys() == model.state_dict().keys()
 
 
+def test_a_checkpoint_of_before_similar_items_scores_none_and_is_the_same(tmp_path):
+    config = CONFIG.model_copy(update={"similar_items": 0})
+    storage, model = Storage.of(str(tmp_path)), SequenceModel(config, 3)
+    save_checkpoint(
+        storage,
+        weights=model.state_dict(),
+        config=config,
+        vocab=VOCAB,
+        counts=COUNTS,
+        trained_before=1000,
+    )
+    description = json.loads((tmp_path / "config.json").read_text())
+    del description["model"]["similar_items"]
+    (tmp_path / "config.json").write_text(json.dumps(description))
+    loaded = load_checkpoint(storage).model
+    assert loaded.config == config and not loaded.config.scores_similar
+    state = model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
+
+
 def test_without_its_description_a_checkpoint_does_not_exist(tmp_path):
     storage, _ = save(tmp_path)
     (tmp_path / "config.json").unlink()  # it is written last
@@ -243,7 +263,7 @@ def test_counters_of_an_earlier_shape_start_afresh_and_serve_nobody(tmp_path, ca
     earlier = {name: tensor for name, tensor in data.items() if not name.startswith(new)}
     earlier |= {f"{part}.weight": torch.ones(16, 24) for part in new}
     resave(tmp_path, earlier)
-    with pytest.raises(ConfigError, match="of an earlier version, .* train again"):
+    with pytest.raises(ConfigError, match=r"of an earlier version, .* train again"):
         load_checkpoint(storage)
     start = load_checkpoint(storage, as_start=True).model
     assert "start afresh" in caplog.text

@@ -26,7 +26,14 @@ from diffsasrec.train.batches import make_batch
 from diffsasrec.train.examples import DRAWN, Events, Examples
 
 
-def batch_of(config: ModelConfig, *, boundary: int, rank: int = 0, world_size: int = 1) -> Batch:
+def batch_of(
+    config: ModelConfig,
+    *,
+    boundary: int,
+    rank: int = 0,
+    world_size: int = 1,
+    filter_seen: bool = False,
+) -> Batch:
     """Forty histories of five events each; `boundary` is DRAWN or the place of the targets."""
     items = np.arange(200, dtype=np.int32) * 7 % NUM_ITEMS
     events = Events(items, np.arange(200) * 3_600_000_000, np.arange(200) % NUM_GAPS)
@@ -44,25 +51,25 @@ def batch_of(config: ModelConfig, *, boundary: int, rank: int = 0, world_size: i
         generator=torch.Generator().manual_seed(0),
         rank=rank,
         world_size=world_size,
+        filter_seen=filter_seen,
     )
 
 
 def rows_of_batch(batch: Batch, rows: torch.Tensor) -> Batch:
     """Some users of a batch; what its losses are divided by stays."""
-    pairs = batch.pairs
-    if pairs is not None:
-        mine = torch.isin(pairs.users_X, rows)
-        users_X = torch.searchsorted(rows, pairs.users_X[mine])
-        pairs = Pairs(users_X, pairs.items_X[mine], pairs.features_XC[mine])
-    baskets = batch.baskets
-    if baskets is not None:
-        mine = torch.isin(baskets.users_Z, rows)
-        users_Z = torch.searchsorted(rows, baskets.users_Z[mine])
-        baskets = Baskets(users_Z, baskets.items_Z[mine])
-    tensors: dict[str, Any] = {
+    parts: dict[str, Any] = {
         n: t[rows] for n, t in vars(batch).items() if isinstance(t, torch.Tensor)
     }
-    return replace(batch, pairs=pairs, baskets=baskets, **tensors)
+    for name, pairs in vars(batch).items():
+        if isinstance(pairs, Pairs):
+            mine = torch.isin(pairs.users_X, rows)
+            users_X = torch.searchsorted(rows, pairs.users_X[mine])
+            parts[name] = Pairs(users_X, pairs.items_X[mine], pairs.features_XC[mine])
+    if (baskets := batch.baskets) is not None:
+        mine = torch.isin(baskets.users_Z, rows)
+        users_Z = torch.searchsorted(rows, baskets.users_Z[mine])
+        parts["baskets"] = Baskets(users_Z, baskets.items_Z[mine])
+    return replace(batch, **parts)
 
 
 def objective_of(
@@ -105,7 +112,7 @@ def test_with_a_query_time_a_gradient_reaches_every_parameter(config):
 def test_fresh_counters_learn_from_the_first_step_on(config, filter_seen):
     model = SequenceModel(config, NUM_ITEMS)
     objective = objective_of(model, boundary=3, filter_seen=filter_seen)
-    batch = batch_of(config, boundary=3)
+    batch = batch_of(config, boundary=3, filter_seen=filter_seen)
     batch_loss(objective(batch, None), batch, ObjectiveConfig()).backward()
     assert model.trends is not None and model.copy_score is not None
     assert (gradient(model.trends.weights.bias) != 0).all()
@@ -119,7 +126,7 @@ def test_the_rows_that_occur_give_the_loss_and_the_gradients_of_the_whole_embedd
     config, boundary, filter_seen
 ):
     objective = objective_of(lively_model(config), boundary=boundary, filter_seen=filter_seen)
-    batch = batch_of(config, boundary=boundary)
+    batch = batch_of(config, boundary=boundary, filter_seen=filter_seen)
     # every four users touch the same items, and half of the items occur nowhere now
     batch = rows_of_batch(batch, (torch.arange(40) % 4 < 2).nonzero()[:, 0])
     loss = batch_loss(objective(batch, NEGATIVES), batch, ObjectiveConfig())
@@ -175,7 +182,8 @@ def test_the_parts_of_two_ranks_add_up_to_the_loss_of_one(config, boundary, filt
     objective = objective_of(lively_model(config), boundary=boundary, filter_seen=filter_seen)
     losses = []
     for rank, world_size in ((0, 1), (0, 2), (1, 2)):
-        batch = batch_of(config, boundary=boundary, rank=rank, world_size=world_size)
+        ranks = {"rank": rank, "world_size": world_size}
+        batch = batch_of(config, boundary=boundary, **ranks, filter_seen=filter_seen)
         losses.append(batch_loss(objective(batch, None), batch, ObjectiveConfig()).item())
     assert losses[1] + losses[2] == pytest.approx(losses[0], rel=1e-5)
 
@@ -196,7 +204,7 @@ def test_the_losses_of_two_batch_times_add_up_to_that_of_the_batch(config):
 
 def test_filtered_items_cost_nothing_as_targets_and_take_no_probability():
     objective = objective_of(lively_model(CAUSAL), boundary=3, filter_seen=True)
-    batch = batch_of(CAUSAL, boundary=3)
+    batch = batch_of(CAUSAL, boundary=3, filter_seen=True)
     assert batch.pairs is not None
     seen = [set(batch.history_BL[row, :3].tolist()) for row in range(40)]
     losses = []

@@ -8,8 +8,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from buckets import CONFIG, POPULAR, SCORING, TRENDS, USERS, VOCAB, checkpoint_of, sequences
+from buckets import (
+    CONFIG,
+    ITEMS,
+    POPULAR,
+    SCORING,
+    SIMILAR,
+    TRENDS,
+    USERS,
+    VOCAB,
+    checkpoint_of,
+    sequences,
+)
 
+from diffsasrec.counters.tables import create_similar
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.patience import Patience
 from diffsasrec.files.storage import Storage
@@ -22,7 +34,7 @@ from diffsasrec.score.actors import (
     end_tries,
     unscored_buckets,
 )
-from diffsasrec.score.bucket_lists import Scoring
+from diffsasrec.score.bucket_lists import ListMaker, Scoring
 from jobs.faults.rig.nights import injected
 from jobs.faults.rig.proxy import run_proxy, seeded
 from jobs.faults.rig.s3_server import aws_variables
@@ -50,6 +62,7 @@ def scoring(tmp_path: Path) -> Scoring:
     run.write_table(f"sequences/{NAME}", sequences())
     run.write_table("state/popular.parquet", pa.table({"log_share": POPULAR}))
     save_tensors(run, "state/trends.safetensors", {"trends": torch.from_numpy(TRENDS)}, {})
+    create_similar(run, "state/similar.safetensors", SIMILAR)
     return replace(SCORING, run=run)
 
 
@@ -257,3 +270,23 @@ def test_lists_that_are_there_are_not_made_again_and_never_overwritten(scoring):
     assert unscored_buckets(scoring, 2) == [1]
     score_after(scoring, 0)
     assert scoring.run.read_bytes(f"recommendations/{NAME}") == b"of another attempt"
+
+
+def test_lists_do_not_depend_on_the_order_of_the_vocabulary_of_the_run(scoring: Scoring):
+    scoring = replace(scoring, decoding=scoring.decoding.model_copy(update={"filter_seen": False}))
+    expected = ListMaker(scoring, "cpu").lists(sequences()).to_pylist()
+    run = scoring.run
+    index_V = np.arange(8, dtype=np.int32)[::-1].copy()
+    reversed_vocab = VOCAB.set_column(0, "item_id", VOCAB["item_id"].take(pa.array(index_V)))
+    run.write_table(f"vocab/{NAME}", reversed_vocab)
+    run.write_table("state/popular.parquet", pa.table({"log_share": POPULAR[::-1]}))
+    trends = torch.from_numpy(TRENDS[::-1].copy())
+    save_tensors(run, "state/trends.safetensors", {"trends": trends}, {})
+    run.delete(["state/similar.safetensors"])
+    create_similar(run, "state/similar.safetensors", SIMILAR.reindexed(index_V, 8))
+    made = ListMaker(scoring, "cpu").lists(sequences(items=ITEMS[::-1])).to_pylist()
+    for row, other in zip(expected, made, strict=True):
+        assert [i["item_id"] for i in row["items"]] == [i["item_id"] for i in other["items"]]
+        assert [i["score"] for i in row["items"]] == pytest.approx(
+            [i["score"] for i in other["items"]], abs=1e-5
+        )

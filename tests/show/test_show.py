@@ -17,6 +17,8 @@ import torch
 
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
+from diffsasrec.counters.similar import similarity
+from diffsasrec.counters.tables import create_similar
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256, to_json
 from diffsasrec.lake.chain import append_entry, append_rollback
@@ -25,7 +27,7 @@ from diffsasrec.model.checkpoint import save_checkpoint, save_tensors
 from diffsasrec.model.features import trend_counts, trend_features, window_counts
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.schema import list_values
-from diffsasrec.score.bucket_lists import NIGHT_STATE, POPULAR, SHOWN, TRENDS, ListMaker
+from diffsasrec.score.bucket_lists import NIGHT_STATE, POPULAR, SHOWN, SIMILAR, TRENDS, ListMaker
 from diffsasrec.score.fallback import log_shares
 from diffsasrec.sequences.fold import finish, fold
 from diffsasrec.sequences.histories import flatten
@@ -232,6 +234,8 @@ def write_night_state(run: RunDir, sequences: pa.Table, num_items: int) -> None:
     counts = trend_counts(*histories, query_times=np.array([now]), num_items=num_items)
     trends = torch.from_numpy(trend_features(counts)[0])
     save_tensors(run.storage, f"{NIGHT_STATE}/{TRENDS}", {"trends": trends}, {})
+    similar = similarity(flat.histories, num_items=num_items)
+    create_similar(run.storage, f"{NIGHT_STATE}/{SIMILAR}", similar)
     shown = torch.arange(num_items, dtype=torch.float32)
     save_tensors(run.storage, f"{NIGHT_STATE}/{SHOWN}", {"shown": shown}, {})
     recent = window_counts(flat.items, flat.times, before=now, num_items=num_items)

@@ -73,7 +73,7 @@ def test_the_rows_of_all_ranks_together_are_the_global_batch(examples, model):
             ]
             assert sorted(together) == baskets_of(whole)
         for name, tensor in vars(whole).items():
-            if name in ("pairs", "baskets"):
+            if name in ("pairs", "scored", "baskets"):
                 continue
             if not isinstance(tensor, torch.Tensor):
                 assert [getattr(part, name) for part in parts] == [tensor] * world_size
@@ -248,6 +248,7 @@ def query_batch(
         generator=torch.Generator().manual_seed(0),
         rank=0,
         world_size=1,
+        filter_seen=False,
     )
 
 

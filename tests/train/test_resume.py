@@ -14,6 +14,7 @@ from trainings import (
     die_at,
     make_job,
     result,
+    steps_to,
     train,
     trained_by_rows,
     weights,
@@ -43,7 +44,7 @@ def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(tmp_path, unbroke
     with pytest.raises(Death):
         train(job, SELECT, FINETUNE, tell=die_at(step))
     taken: list[int] = []
-    train(job, SELECT, FINETUNE, tell=lambda phase, taken_now, *_: taken.append(taken_now))
+    train(job, SELECT, FINETUNE, tell=steps_to(taken))
     # it dies before the save of that step: states are saved every two steps
     assert taken[0] == (step - 1) // 2 * 2 + 1
     for output in ("checkpoint_pretrained", "checkpoint"):
@@ -89,7 +90,7 @@ def test_the_newest_state_of_any_attempt_is_picked_up(tmp_path):
         shutil.copytree(other / "state", tmp_path / "state", dirs_exist_ok=True)
     taken: list[int] = []
     job = make_job(tmp_path, MODELS["causal"], attempt="c")
-    train(job, PRETRAIN, tell=lambda phase, taken_now, *_: taken.append(taken_now))
+    train(job, PRETRAIN, tell=steps_to(taken))
     assert taken == [7, 8]
 
 
@@ -135,7 +136,7 @@ def test_a_state_from_which_no_training_goes_on_is_passed_over_and_named(tmp_pat
     path = "state/pretrain/one/step-000000006.safetensors"
     spoil(tmp_path / "broken" / path, data=data)
     taken: list[int] = []
-    train(job, PRETRAIN, tell=lambda phase, taken_now, *_: taken.append(taken_now))
+    train(job, PRETRAIN, tell=steps_to(taken))
     assert taken[0] == 5  # after the state before
     assert weights(tmp_path / "broken") == weights(tmp_path / "unbroken")
     assert result(tmp_path / "broken", "pretrain")["ignored_states"] == [f"{path}: {reason}"]
@@ -149,5 +150,5 @@ def test_where_no_state_is_of_use_the_training_begins_anew(tmp_path):
     for path in (tmp_path / "state/pretrain/one").iterdir():
         spoil(path)
     taken: list[int] = []
-    train(job, PRETRAIN, tell=lambda phase, taken_now, *_: taken.append(taken_now))
+    train(job, PRETRAIN, tell=steps_to(taken))
     assert taken == [*range(1, 9)]

@@ -42,7 +42,7 @@ def test_the_loss_falls_and_the_next_item_of_a_circle_is_learned(tmp_path, model
     run = write_run(tmp_path)
     settings = PRETRAIN.settings.model_copy(update={"epochs": 100})
     # what the age of a history means to a slot is learned in fine-tuning alone
-    model = model.model_copy(update={"time_inputs": False})
+    model = model.model_copy(update={"time_inputs": False, "similar_items": 0})
     train(make_job(tmp_path, model), replace(PRETRAIN, settings=settings))
     losses = [epoch["loss"] for epoch in result(tmp_path, "pretrain")["history"]]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
@@ -208,11 +208,15 @@ def test_counters_and_pretrained_weights_have_learning_rates_of_their_own(tmp_pa
     assert {"trends", "copy_score"} <= moved or "items" in moved
 
 
-def test_a_filter_leaves_the_copy_score_as_it_was(tmp_path):
+@pytest.mark.parametrize("similar_items", [0, 2])
+def test_a_filter_leaves_the_copy_score_as_it_was_but_for_similar_items(tmp_path, similar_items):
     write_run(tmp_path)
-    train(make_job(tmp_path, MODELS["causal"], filter_seen=True), PRETRAIN, FINETUNE)
+    model = MODELS["causal"].model_copy(update={"similar_items": similar_items})
+    train(make_job(tmp_path, model, filter_seen=True), PRETRAIN, FINETUNE)
     after = load_file(tmp_path / "checkpoint" / "model.safetensors")
-    assert not after["copy_score.out.weight"].any() and not after["copy_score.out.bias"].any()
+    assert bool(after["copy_score.out.weight"].any()) == (similar_items > 0)
+    tables = tmp_path / "state" / "finetune" / "similar"
+    assert len(list(tables.glob("*"))) == (3 if similar_items else 0)  # as of the batch times
     assert after["trends.weights.weight"].any()
 
 

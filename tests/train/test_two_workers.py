@@ -21,6 +21,7 @@ from trainings import (
     SIZES,
     make_job,
     result,
+    steps_to,
     train,
     trained_by_rows,
     weights,
@@ -58,7 +59,7 @@ def resume_beside_another(root: Path, rank: int, model: ModelConfig) -> list[int
         SELECT,
         rank=rank,
         world_size=2,
-        tell=lambda phase, taken_now, *_: taken.append(taken_now),
+        tell=steps_to(taken),
     )
     return taken
 
@@ -99,7 +100,7 @@ def two_workers(rank: int, root: Path) -> None:
         FINETUNE,
         rank=rank,
         world_size=2,
-        tell=lambda phase, taken, *_: resumed.append(taken),
+        tell=steps_to(resumed),
     )
     if rank == 0:
         (root / "resumed.json").write_text(json.dumps(resumed))

@@ -106,7 +106,7 @@ def named(start: Any) -> tuple[str, str] | None:
 def test_rows_follow_their_items_and_new_items_start_as_from_scratch(lake: Storage):
     publish(lake, 1, measured_before=None)
     start = load_checkpoint(lake.sub("runs/ds=2024-03-01/r/checkpoint"))
-    weights = carried_over(start, vocab_of("new", "c", "a"), seed=5)
+    weights = carried_over(start, vocab_of("new", "c", "a"), config=start.model.config, seed=5)
     theirs = start.model.item_weight.detach()  # of a, b, c
     scratch = SequenceModel(start.model.config, 3, seed=5).item_weight.detach()
     assert torch.equal(weights["items.weight"], torch.stack([scratch[0], theirs[2], theirs[0]]))
@@ -115,9 +115,39 @@ def test_rows_follow_their_items_and_new_items_start_as_from_scratch(lake: Stora
     SequenceModel(start.model.config, 3).load_state_dict(weights)
 
 
-def test_only_dropout_is_no_matter_of_shape():
+@pytest.mark.parametrize(("theirs", "mine"), [(0, 100), (100, 0), (100, 7)])
+def test_a_copy_score_of_another_shape_starts_fresh_and_all_else_is_taken(
+    lake: Storage, caplog, theirs, mine
+):
+    publish(lake, 1, f"model.similar_items={theirs}", measured_before=None)
+    start = load_checkpoint(lake.sub("runs/ds=2024-03-01/r/checkpoint"))
+    assert start.model.copy_score is not None
+    torch.nn.init.ones_(start.model.copy_score.out.weight)
+    config = config_of(f"model.similar_items={mine}").model
+    with caplog.at_level("INFO"):
+        weights = carried_over(start, vocab_of("a", "b", "c"), config=config, seed=5)
+    SequenceModel(config, 3).load_state_dict(weights)
+    scratch, known = SequenceModel(config, 3, seed=5).state_dict(), start.model.state_dict()
+    fits = theirs > 0 and mine > 0
+    for name, tensor in weights.items():
+        is_fresh = name.startswith("copy_score.") and not fits
+        assert torch.equal(tensor, (scratch if is_fresh else known)[name]), name
+    assert ("copy score of another shape" in caplog.text) != fits
+
+
+def test_weights_of_before_similar_items_may_be_a_start(lake: Storage):
+    publish(lake, 19, "model.similar_items=0", measured_before=at(15))
+    run = tonight(lake)
+    starts = choose_starts(config_of(), run, PREPARED)
+    assert starts is not None and named(starts["checkpoint"]) == ("19", "checkpoint")
+    written = load_checkpoint(run.storage.sub(start_path(starts, "checkpoint")))
+    assert written.model.config.similar_items == 100
+
+
+def test_only_dropout_and_the_copy_score_are_no_matter_of_shape():
     model = config_of().resolved()["model"]
     assert same_shape(model, {**model, "dropout": 0.9})
+    assert same_shape({n: v for n, v in model.items() if n != "similar_items"}, model)
     for key, other in (("hidden_size", 16), ("attention", "bidirectional"), ("later key", 1)):
         assert not same_shape(model, {**model, key: other})
 

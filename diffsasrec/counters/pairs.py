@@ -1,0 +1,178 @@
+"""Which pairs (user, item) get a score of their own, and their features.
+
+The items of a user's own history, and those that are most similar to the newest part of it: what a
+ranker of candidates knows about its candidates.
+
+Legend: B users, V items, X own pairs, Z scored pairs, C features; histories are flat items and
+times (microseconds) with offsets [B + 1].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from diffsasrec.config.training import ModelConfig
+from diffsasrec.counters.similar import (
+    Similar,
+    Table,
+    baskets,
+    best_of_rows,
+    newest,
+    only,
+    product_of,
+    rows_of,
+)
+from diffsasrec.model.features import NUM_OF_USER, NUM_OWN, OwnItems, own_items
+from diffsasrec.model.heads import Pairs
+from diffsasrec.sequences.histories import Histories
+
+MOST_OWN = 500  # distinct items of a user, the newest, that are scored beside similar ones
+NEWEST = 100  # events of a user to which items are similar
+DECAY = 0.7  # of the weight of an event with each later basket
+LEAST = 1e-4  # added to a sum of similarities before its logarithm
+WIDTH = 2**40  # no vocabulary is larger: user and item in one number
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Which pairs are scored, apart from what is known of items."""
+
+    num_similar: int  # items by each of two tables; 0: own items alone, with their own features
+    filter_seen: bool  # own items can't be recommended, and are not scored
+
+    @staticmethod
+    def of(model: ModelConfig, *, filter_seen: bool) -> "Scoring":
+        return Scoring(model.similar_items, filter_seen)
+
+
+def scored_pairs(
+    histories: Histories, query_times_B: Ints, similar: Similar | None, scoring: Scoring
+) -> Pairs | None:
+    """The pairs of histories before each user's query time; None: nothing is scored.
+
+    Args:
+        similar: as of the query times; None: no item is similar to another.
+    """
+    if scoring.filter_seen and (similar is None or not scoring.num_similar):
+        return None
+    events = (histories.items, histories.times, histories.offsets)
+    return with_similar(histories, own_items(*events, query_times_B), similar, scoring)
+
+
+def with_similar(
+    histories: Histories, own: OwnItems, similar: Similar | None, scoring: Scoring
+) -> Pairs:
+    """`scored_pairs`, where the own items are there already.
+
+    The features are those of `own_items`, where an item that the user never had has only those of
+    the user; whether it is an own item; and of each table the sum of the similarities to the
+    newest events, as a logarithm from -1 (none) to 1.
+    """
+    if not scoring.num_similar:
+        assert not scoring.filter_seen, scoring
+        return as_pairs(own)
+    own_X = own.user_X * WIDTH + own.item_X
+    sums = [] if similar is None else user_sums(histories, similar)
+    chosen = [own_X[:0] if scoring.filter_seen else own_X[_newest_own(histories, own_X)]]
+    for table in sums[::2]:  # near and follows
+        if scoring.filter_seen:  # what can't be shown would crowd out what can
+            table = _without(table, own_X)
+        chosen.append(_keys(best_of_rows(table, scoring.num_similar)))
+    pairs_Z = np.sort(np.concatenate(chosen))
+    pairs_Z = pairs_Z[np.diff(pairs_Z, prepend=-1) > 0]
+    features_ZC = np.concatenate(
+        [_own_features(pairs_Z, own_X, own), _similarities(pairs_Z, sums)], axis=1
+    )
+    return as_pairs(OwnItems(pairs_Z // WIDTH, pairs_Z % WIDTH, features_ZC))
+
+
+def as_pairs(own: OwnItems) -> Pairs:
+    arrays = (own.user_X, own.item_X, own.features_XC)
+    return Pairs(*(torch.from_numpy(array) for array in arrays))
+
+
+def joined_pairs(parts: list[tuple[Ints, Pairs]]) -> Pairs:
+    """The pairs of several groups of users: the place of each user of a group, and its pairs."""
+    users_Z = torch.cat([torch.from_numpy(places)[pairs.users_X] for places, pairs in parts])
+    order_Z = users_Z.argsort(stable=True)
+    items_Z = torch.cat([pairs.items_X for _, pairs in parts])
+    features_ZC = torch.cat([pairs.features_XC for _, pairs in parts])
+    return Pairs(users_Z[order_Z], items_Z[order_Z], features_ZC[order_Z])
+
+
+def user_sums(histories: Histories, similar: Similar) -> list[Table]:
+    """Of each table, how similar each item is to the newest events of each user, [B, V].
+
+    An event weighs less by `DECAY` with each later basket; the weights of a user add up to 1.
+    """
+    recent = newest(histories, NEWEST)
+    num_users, owner = len(recent.offsets) - 1, recent.owners()
+    basket, _ = baskets(recent)
+    last = np.r_[basket, 0][recent.offsets[1:] - 1]  # of an empty history: not used
+    weight = DECAY ** (last[owner] - basket).astype(np.float64)
+    share = weight / np.bincount(owner, weights=weight, minlength=num_users)[owner]
+    shape = (num_users, similar.near.shape[0])
+    shares = Table((share.astype(np.float32), recent.items, recent.offsets), shape, copy=True)
+    shares.sum_duplicates()
+    return [product_of(shares, table) for table in similar.tables()]
+
+
+def _keys(table: Table) -> Ints:
+    """User and item of each entry in one number, ascending."""
+    return rows_of(table) * WIDTH + table.indices
+
+
+def _without(table: Table, own_X: Ints) -> Table:
+    """The entries that are no own pairs."""
+    known = _keys(table)
+    is_there_X, at_X = _found(own_X, known)
+    kept = np.ones(len(known), bool)
+    kept[at_X[is_there_X]] = False
+    return only(table, kept)
+
+
+def _newest_own(histories: Histories, own_X: Ints) -> npt.NDArray[np.bool_]:
+    """Which of the own pairs are among the newest distinct items of their user, [X]."""
+    counts_B = np.bincount(own_X // WIDTH, minlength=len(histories.offsets) - 1)
+    if counts_B.max(initial=0) <= MOST_OWN:
+        return np.ones(len(own_X), bool)
+    at = np.searchsorted(own_X, histories.owners() * WIDTH + histories.items)
+    last_X = np.zeros(len(own_X), np.int64)
+    np.maximum.at(last_X, at, np.arange(len(at)))  # the place of the last event of each pair
+    newest_X = np.lexsort((-last_X, own_X // WIDTH))
+    first_B = np.cumsum(counts_B) - counts_B
+    kept_X = np.zeros(len(own_X), bool)
+    kept_X[newest_X] = np.arange(len(own_X)) - np.repeat(first_B, counts_B) < MOST_OWN
+    return kept_X
+
+
+def _found(pairs_Z: Ints, known: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
+    """Whether each pair is among the known ones, which ascend, and where, [Z]."""
+    at_Z = np.searchsorted(known, pairs_Z)
+    return np.r_[known, -1][at_Z] == pairs_Z, at_Z
+
+
+def _own_features(pairs_Z: Ints, own_X: Ints, own: OwnItems) -> Floats:
+    """Those of `own_items`, and whether it is an own item, [Z, NUM_OWN + 1]."""
+    features_ZC = np.zeros((len(pairs_Z), NUM_OWN + 1), np.float32)
+    is_own_Z, at_Z = _found(pairs_Z, own_X)
+    # whoever has similar items has own ones
+    of_user_Z = np.searchsorted(own.user_X, pairs_Z // WIDTH)
+    of_user = slice(NUM_OWN - NUM_OF_USER, NUM_OWN)
+    features_ZC[:, of_user] = own.features_XC[of_user_Z, of_user]
+    features_ZC[is_own_Z, :NUM_OWN] = own.features_XC[at_Z[is_own_Z]]
+    features_ZC[:, NUM_OWN] = is_own_Z
+    return features_ZC
+
+
+def _similarities(pairs_Z: Ints, sums: list[Table]) -> Floats:
+    values_ZK = np.zeros((len(pairs_Z), 3), np.float32)
+    for column, table in enumerate(sums):
+        is_known_Z, at_Z = _found(pairs_Z, _keys(table))
+        values_ZK[is_known_Z, column] = table.data[at_Z[is_known_Z]]
+    return (1 + np.log10(values_ZK + LEAST) / 2).astype(np.float32)

@@ -1,0 +1,182 @@
+"""Which items go together as of a time: three tables of similar items, counted over histories.
+
+near: items of the same users. together: items of the same baskets, which are the events of a user
+at one time. follows: from the items of a basket to those of the user's next one. Each is a cosine
+of the items' columns, in which a long history or basket counts less.
+
+Legend: V items, B users, E rows that items are counted in (users or baskets); histories are flat
+items and times (microseconds) with offsets [B + 1]. A table is a sparse matrix [V, V], sorted by
+row and column, all of whose entries are above 0.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from diffsasrec.sequences.histories import Histories
+
+NEWEST = 200  # events of a user that count in the tables
+NEIGHBOURS = 100  # entries that a table keeps of an item
+ENTRIES_AT_ONCE = 2**24  # of a product, before the best of them are kept
+
+Ints = npt.NDArray[np.int64]
+Table: TypeAlias = scipy.sparse.csr_matrix
+Progress = Callable[[float], None]  # the share that is done
+
+
+@dataclass(frozen=True)
+class Similar:
+    """The three tables, as of one time."""
+
+    near: Table
+    together: Table
+    follows: Table
+
+    def tables(self) -> tuple[Table, Table, Table]:
+        return self.near, self.together, self.follows
+
+    def reindexed(self, index_V: npt.NDArray[np.int32], num_items: int) -> "Similar":
+        """The same by the indices of another vocabulary; items with -1 are left out."""
+        return Similar(*(_reindexed(table, index_V, num_items) for table in self.tables()))
+
+
+def similarity(
+    histories: Histories, *, num_items: int, progress: Progress = lambda share: None
+) -> Similar:
+    """The tables of these histories, which lie before the time that they are asked for.
+
+    Args:
+        progress: told the share of the work that is done, from 0 to 1.
+    """
+    recent = newest(histories, NEWEST)
+    basket, first = baskets(recent)
+    num_users, owners = len(recent.offsets) - 1, recent.owners()
+    by_user = _Incidence.of(owners, recent.items, num_users, num_items)
+    by_basket = _Incidence.of(basket, recent.items, len(first), num_items)
+    owner_of_basket = owners[first]
+    (earlier,) = np.nonzero(owner_of_basket[1:] == owner_of_basket[:-1])
+    before, after = by_basket.rows(earlier), by_basket.rows(earlier + 1)
+    return Similar(
+        near=_best_products(by_user, by_user, lambda share: progress(share / 2)),
+        together=_best_products(by_basket, by_basket, lambda share: progress((2 + share) / 4)),
+        follows=_best_products(before, after, lambda share: progress((3 + share) / 4)),
+    )
+
+
+def newest(histories: Histories, num: int) -> Histories:
+    """The newest `num` events of every user."""
+    kept_B = np.minimum(histories.lengths(), num)
+    place = histories.offsets[1:].repeat(histories.lengths()) - np.arange(len(histories.items))
+    chosen = place <= num
+    offsets = np.r_[0, np.cumsum(kept_B)].astype(np.int64)
+    return Histories(histories.items[chosen], histories.times[chosen], offsets)
+
+
+def baskets(histories: Histories) -> tuple[Ints, Ints]:
+    """The number of the basket of each event, [events], and the first event of each basket."""
+    starts = np.ones(len(histories.items), bool)
+    starts[1:] = histories.times[1:] != histories.times[:-1]
+    starts[histories.offsets[:-1][histories.lengths() > 0]] = True
+    return np.cumsum(starts) - 1, np.flatnonzero(starts)
+
+
+def joined(parts: Iterable[Histories]) -> Histories:
+    """The users of several histories, one after another."""
+    every = list(parts)
+    lengths = np.concatenate([part.lengths() for part in every])
+    return Histories(
+        np.concatenate([part.items for part in every]),
+        np.concatenate([part.times for part in every]),
+        np.r_[0, np.cumsum(lengths)].astype(np.int64),
+    )
+
+
+def only(table: Table, kept: npt.NDArray[np.bool_]) -> Table:
+    """The entries for which `kept`, [entries], is true."""
+    indptr = np.r_[0, np.cumsum(kept)][table.indptr]
+    return Table((table.data[kept], table.indices[kept], indptr), table.shape)
+
+
+def product_of(left: Table, right: Table) -> Table:
+    """The product, whose entries above 0 are sorted by row and column."""
+    product = (left @ right).tocsc().tocsr()  # sorts, faster than sorting does
+    return only(product, product.data > 0)
+
+
+def rows_of(table: Table) -> Ints:
+    """The row of each entry, [entries]."""
+    return np.repeat(np.arange(table.shape[0]), np.diff(table.indptr))
+
+
+def best_of_rows(table: Table, num: int) -> Table:
+    """The `num` largest entries of each row, of equal ones the first; entries are above 0."""
+    if not num or not table.nnz:
+        return only(table, np.zeros(table.nnz, bool))
+    lengths, row = np.diff(table.indptr), rows_of(table).astype(np.uint64)
+    # floats above 0 are ordered as their bits are; the rows one by one, the largest first
+    bits = table.data.astype(np.float32).view(np.uint32).astype(np.uint64)
+    rank = (row << np.uint64(32)) | (np.uint64(2**32 - 1) - bits)
+    last = np.maximum(table.indptr[:-1] + np.minimum(lengths, num) - 1, 0)
+    worst = np.sort(rank)[last]  # of the rows' best; not used where a row is empty
+    (some,) = np.nonzero(rank <= worst[row.astype(np.int64)])
+    some = some[np.lexsort((table.indices[some], rank[some]))]
+    some_row = row[some].astype(np.int64)
+    place = np.arange(len(some)) - np.searchsorted(some_row, some_row)
+    kept = np.zeros(table.nnz, bool)
+    kept[some[place < num]] = True
+    return only(table, kept)
+
+
+@dataclass(frozen=True)
+class _Incidence:
+    """Which items occur in which rows, scaled so that a product of columns is a cosine."""
+
+    scaled_EV: Table  # rows by size^-1/2, columns by how many rows have the item, ^-1/2
+
+    @staticmethod
+    def of(row: Ints, items: npt.NDArray[np.int32], num_rows: int, num_items: int) -> "_Incidence":
+        ones = np.ones(len(items), np.float32)
+        table = Table((ones, (row, items)), shape=(num_rows, num_items))
+        table.sum_duplicates()
+        size_E = np.diff(table.indptr)
+        num_V = np.bincount(table.indices, minlength=num_items)
+        values = (size_E[rows_of(table)] * num_V[table.indices].astype(np.float64)) ** -0.5
+        scaled = (values.astype(np.float32), table.indices, table.indptr)
+        return _Incidence(Table(scaled, table.shape))
+
+    def rows(self, chosen: Ints) -> "_Incidence":
+        return _Incidence(self.scaled_EV[chosen])
+
+
+def _best_products(left: _Incidence, right: _Incidence, progress: Progress) -> Table:
+    """The largest products of the columns, left by right, [V, V]; none of an item with itself
+    where both are the same.
+    """
+    left_VE, right_EV = left.scaled_EV.T.tocsr(), right.scaled_EV
+    num_items = right_EV.shape[1]
+    ones = Table((np.ones_like(left_VE.data), left_VE.indices, left_VE.indptr), left_VE.shape)
+    most_V = np.minimum(ones @ np.diff(right_EV.indptr).astype(np.float64), num_items)
+    block_V = (np.cumsum(most_V) // ENTRIES_AT_ONCE).astype(np.int64)
+    bounds = np.r_[0, np.flatnonzero(np.diff(block_V)) + 1, num_items]
+    parts = []
+    for start, stop in pairwise(bounds):
+        progress(start / max(num_items, 1))
+        product = product_of(left_VE[start:stop], right_EV)
+        if left is right:
+            product = only(product, product.indices != rows_of(product) + start)
+        parts.append(best_of_rows(product, NEIGHBOURS))
+    return scipy.sparse.vstack(parts, format="csr")
+
+
+def _reindexed(table: Table, index_V: npt.NDArray[np.int32], num_items: int) -> Table:
+    row, column = index_V[rows_of(table)], index_V[table.indices]
+    kept = (row >= 0) & (column >= 0)
+    entries = (table.data[kept], (row[kept], column[kept]))
+    moved = Table(entries, shape=(num_items, num_items))
+    moved.sort_indices()
+    return moved
