@@ -243,7 +243,7 @@ def test_counters_of_an_earlier_shape_start_afresh_and_serve_nobody(tmp_path, ca
     earlier = {name: tensor for name, tensor in data.items() if not name.startswith(new)}
     earlier |= {f"{part}.weight": torch.ones(16, 24) for part in new}
     resave(tmp_path, earlier)
-    with pytest.raises(ConfigError, match="of an earlier version, .* train again"):
+    with pytest.raises(ConfigError, match=r"of an earlier version, .* train again"):
         load_checkpoint(storage)
     start = load_checkpoint(storage, as_start=True).model
     assert "start afresh" in caplog.text
