@@ -98,7 +98,9 @@ class FinetuneObjectiveConfig(ObjectiveConfig):
 class TrainStageConfig(Section):
     epochs: PositiveInt = Field(1, description="at most, when patience is set")
     patience: PositiveInt | None = Field(
-        None, description="epochs without a better NDCG@10 on the second time cut; null: no search"
+        None,
+        description="the search for epochs on the second time cut ends after so many without a "
+        "better NDCG@10; null: no search",
     )
     batch_size: PositiveInt | None = Field(
         None, description="global, over all workers; null: 32 to 1024, by the number of examples"
@@ -120,7 +122,14 @@ class TrainStageConfig(Section):
 
 
 class FinetuneConfig(TrainStageConfig):
-    epochs: NonNegativeInt = Field(3, description="at most, when patience is set; 0: none")
+    epochs: NonNegativeInt = Field(
+        3, description="at most, when patience is set or state_weight is chosen; 0: none"
+    )
+    patience: PositiveInt | None = Field(
+        None,
+        description="the search for epochs on the second time cut ends after so many without a "
+        "better NDCG@10; null: it tries all of them if state_weight is chosen, else no search",
+    )
     learning_rate: Rate = Field(2e-4, description="of the pretrained weights")
     counter_learning_rate: Rate = Field(
         2e-3, description="of what weighs trends, own history and its age, new in this stage"

@@ -29,11 +29,8 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)  # one per finished epoch
 
     def note_epoch(self, ndcg: float, state_weight: float, *, patience: int | None) -> bool:
-        """Notes what the finished epoch is worth; whether its weights are to be kept.
-
-        Without patience the newest weights are: the number of epochs is given.
-        """
-        is_best = ndcg > self.best or patience is None
+        """Notes what the finished epoch is worth; whether its weights are to be kept."""
+        is_best = ndcg > self.best
         self.bad_epochs += 1
         if is_best:
             self.best, self.best_epoch, self.bad_epochs = ndcg, self.epoch, 0

@@ -33,13 +33,13 @@ def test_of_two_weights_as_good_the_larger_is_kept():
     assert best_of({1.0: 0.1, 0.5: 0.3, 0.0: 0.2}) == (0.5, 0.3)
 
 
-def test_with_patience_the_best_epoch_is_kept_and_without_it_the_newest():
-    for patience, kept in ((1, (1, 1.0, True)), (None, (2, 0.25, False))):
+def test_the_best_epoch_is_kept_and_patience_ends_the_search_for_a_better_one():
+    for patience, stopped in ((1, True), (2, False), (None, False)):
         state = State(epoch=1)
         assert state.note_epoch(0.3, 1.0, patience=patience)
         state.epoch = 2
-        assert state.note_epoch(0.2, 0.25, patience=patience) is (patience is None)
-        assert (state.best_epoch, state.state_weight, state.stopped) == kept
+        assert not state.note_epoch(0.2, 0.25, patience=patience)
+        assert (state.best_epoch, state.state_weight, state.stopped) == (1, 1.0, stopped)
 
 
 def test_the_chosen_weight_is_saved_and_taken_over_by_the_phase_that_repeats_it(tmp_path):
