@@ -39,33 +39,33 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Scoring:
+class Pairing:
     """Which pairs are scored, apart from what is known of items."""
 
     num_similar: int  # items by each of two tables; 0: own items alone, with their own features
     filter_seen: bool  # own items can't be recommended, and are not scored
 
     @staticmethod
-    def of(model: ModelConfig, *, filter_seen: bool) -> "Scoring":
-        return Scoring(model.similar_items, filter_seen)
+    def of(model: ModelConfig, *, filter_seen: bool) -> "Pairing":
+        return Pairing(model.similar_items if model.scores_similar else 0, filter_seen)
 
 
 def scored_pairs(
-    histories: Histories, query_times_B: Ints, similar: Similar | None, scoring: Scoring
+    histories: Histories, query_times_B: Ints, similar: Similar | None, pairing: Pairing
 ) -> Pairs | None:
     """The pairs of histories before each user's query time; None: nothing is scored.
 
     Args:
         similar: as of the query times; None: no item is similar to another.
     """
-    if scoring.filter_seen and (similar is None or not scoring.num_similar):
+    if pairing.filter_seen and (similar is None or not pairing.num_similar):
         return None
     events = (histories.items, histories.times, histories.offsets)
-    return with_similar(histories, own_items(*events, query_times_B), similar, scoring)
+    return with_similar(histories, own_items(*events, query_times_B), similar, pairing)
 
 
 def with_similar(
-    histories: Histories, own: OwnItems, similar: Similar | None, scoring: Scoring
+    histories: Histories, own: OwnItems, similar: Similar | None, pairing: Pairing
 ) -> Pairs:
     """`scored_pairs`, where the own items are there already.
 
@@ -73,16 +73,16 @@ def with_similar(
     the user; whether it is an own item; and of each table the sum of the similarities to the
     newest events, as a logarithm from -1 (none) to 1.
     """
-    if not scoring.num_similar:
-        assert not scoring.filter_seen, scoring
+    if not pairing.num_similar:
+        assert not pairing.filter_seen, pairing
         return as_pairs(own)
     own_X = own.user_X * WIDTH + own.item_X
     sums = [] if similar is None else user_sums(histories, similar)
-    chosen = [own_X[:0] if scoring.filter_seen else own_X[_newest_own(histories, own_X)]]
+    chosen = [own_X[:0] if pairing.filter_seen else own_X[_newest_own(histories, own_X)]]
     for table in sums[::2]:  # near and follows
-        if scoring.filter_seen:  # what can't be shown would crowd out what can
+        if pairing.filter_seen:  # what can't be shown would crowd out what can
             table = _without(table, own_X)
-        chosen.append(_keys(best_of_rows(table, scoring.num_similar)))
+        chosen.append(_keys(best_of_rows(table, pairing.num_similar)))
     pairs_Z = np.sort(np.concatenate(chosen))
     pairs_Z = pairs_Z[np.diff(pairs_Z, prepend=-1) > 0]
     features_ZC = np.concatenate(

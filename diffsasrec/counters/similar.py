@@ -56,11 +56,11 @@ def similarity(
     recent = newest(histories, NEWEST)
     basket, first = baskets(recent)
     num_users, owners = len(recent.offsets) - 1, recent.owners()
-    by_user = _Incidence.of(owners, recent.items, num_users, num_items)
-    by_basket = _Incidence.of(basket, recent.items, len(first), num_items)
+    by_user = _incidence(owners, recent.items, num_users, num_items)
+    by_basket = _incidence(basket, recent.items, len(first), num_items)
     owner_of_basket = owners[first]
     (earlier,) = np.nonzero(owner_of_basket[1:] == owner_of_basket[:-1])
-    before, after = by_basket.rows(earlier), by_basket.rows(earlier + 1)
+    before, after = by_basket[earlier], by_basket[earlier + 1]
     return Similar(
         near=_best_products(by_user, by_user, lambda share: progress(share / 2)),
         together=_best_products(by_basket, by_basket, lambda share: progress((2 + share) / 4)),
@@ -132,32 +132,25 @@ def best_of_rows(table: Table, num: int) -> Table:
     return only(table, kept)
 
 
-@dataclass(frozen=True)
-class _Incidence:
-    """Which items occur in which rows, scaled so that a product of columns is a cosine."""
+def _incidence(row: Ints, items: npt.NDArray[np.int32], num_rows: int, num_items: int) -> Table:
+    """Which items occur in which rows, scaled so that a product of columns is a cosine, [E, V].
 
-    scaled_EV: Table  # rows by size^-1/2, columns by how many rows have the item, ^-1/2
-
-    @staticmethod
-    def of(row: Ints, items: npt.NDArray[np.int32], num_rows: int, num_items: int) -> "_Incidence":
-        ones = np.ones(len(items), np.float32)
-        table = Table((ones, (row, items)), shape=(num_rows, num_items))
-        table.sum_duplicates()
-        size_E = np.diff(table.indptr)
-        num_V = np.bincount(table.indices, minlength=num_items)
-        values = (size_E[rows_of(table)] * num_V[table.indices].astype(np.float64)) ** -0.5
-        scaled = (values.astype(np.float32), table.indices, table.indptr)
-        return _Incidence(Table(scaled, table.shape))
-
-    def rows(self, chosen: Ints) -> "_Incidence":
-        return _Incidence(self.scaled_EV[chosen])
+    Rows by size^-1/2, columns by how many rows have the item, ^-1/2.
+    """
+    ones = np.ones(len(items), np.float32)
+    table = Table((ones, (row, items)), shape=(num_rows, num_items))
+    table.sum_duplicates()
+    size_E = np.diff(table.indptr)
+    num_V = np.bincount(table.indices, minlength=num_items)
+    values = (size_E[rows_of(table)] * num_V[table.indices].astype(np.float64)) ** -0.5
+    return Table((values.astype(np.float32), table.indices, table.indptr), table.shape)
 
 
-def _best_products(left: _Incidence, right: _Incidence, progress: Progress) -> Table:
+def _best_products(left_EV: Table, right_EV: Table, progress: Progress) -> Table:
     """The largest products of the columns, left by right, [V, V]; none of an item with itself
     where both are the same.
     """
-    left_VE, right_EV = left.scaled_EV.T.tocsr(), right.scaled_EV
+    left_VE = left_EV.T.tocsr()
     num_items = right_EV.shape[1]
     ones = Table((np.ones_like(left_VE.data), left_VE.indices, left_VE.indptr), left_VE.shape)
     most_V = np.minimum(ones @ np.diff(right_EV.indptr).astype(np.float64), num_items)
@@ -167,7 +160,7 @@ def _best_products(left: _Incidence, right: _Incidence, progress: Progress) -> T
     for start, stop in pairwise(bounds):
         progress(start / max(num_items, 1))
         product = product_of(left_VE[start:stop], right_EV)
-        if left is right:
+        if left_EV is right_EV:
             product = only(product, product.indices != rows_of(product) + start)
         parts.append(best_of_rows(product, NEIGHBOURS))
     return scipy.sparse.vstack(parts, format="csr")

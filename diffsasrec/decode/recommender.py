@@ -1,4 +1,4 @@
-"""Histories -> lists, in this process: all of scoring except the files and the cluster.
+"""Histories -> lists, in this process: all of pairing except the files and the cluster.
 
 Legend: B users, L history length, K list length, V items; histories are flat items with offsets.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.config.decoding import DecodingConfig
-from diffsasrec.counters.pairs import Scoring, scored_pairs
+from diffsasrec.counters.pairs import Pairing, scored_pairs
 from diffsasrec.decode.commit_rule import CommitRule
 from diffsasrec.decode.encoded_histories import EncodedHistories
 from diffsasrec.decode.exploration import Exploration
@@ -138,8 +138,8 @@ class Recommender:
         if self.model.copy_score is None:
             return None
         query_times_B = np.full(len(histories.offsets) - 1, self.query_time)
-        scoring = Scoring.of(self.model.config, filter_seen=self.decoding.filter_seen)
-        pairs = scored_pairs(histories, query_times_B, self._similar, scoring)
+        pairing = Pairing.of(self.model.config, filter_seen=self.decoding.filter_seen)
+        pairs = scored_pairs(histories, query_times_B, self._similar, pairing)
         if pairs is None:
             return None
         pairs, trends_VF = pairs.to(self._device), self._trends_VF

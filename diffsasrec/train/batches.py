@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
-from diffsasrec.counters.pairs import Scoring, as_pairs, joined_pairs, with_similar
+from diffsasrec.counters.pairs import Pairing, as_pairs, joined_pairs, with_similar
 from diffsasrec.counters.similar import Similar
 from diffsasrec.model.baskets import Baskets
 from diffsasrec.model.batch import Batch
@@ -90,16 +90,16 @@ def _at_query_times(
     ages_B = torch.from_numpy(end_ages(histories.times, offsets, query_times_B))
     own = own_items(histories.items, histories.times, offsets, query_times_B)
     pairs, scored = as_pairs(own), None
-    scoring = Scoring.of(model, filter_seen=filter_seen)
-    if scoring.num_similar and (similar is not None or not scoring.filter_seen):
+    pairing = Pairing.of(model, filter_seen=filter_seen)
+    if pairing.num_similar and (similar is not None or not pairing.filter_seen):
         parts = []
         for query in np.unique(examples.query):
             (users,) = np.nonzero(examples.query == query)
             tables = None if similar is None else similar(int(query))
             theirs = histories.of_users(users), own.of_users(users), tables
-            parts.append((users, with_similar(*theirs, scoring)))
+            parts.append((users, with_similar(*theirs, pairing)))
         scored = joined_pairs(parts)
-    elif not scoring.filter_seen:
+    elif not pairing.filter_seen:
         scored = pairs
     baskets = _next_baskets(events, examples)
     return _Known(torch.from_numpy(examples.query), ages_B, pairs, scored, baskets)

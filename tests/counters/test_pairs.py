@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from similar_logs import NUM_ITEMS, Log, baskets_of, histories_of, logs, random_similar
 
-from diffsasrec.counters.pairs import MOST_OWN, Scoring, scored_pairs, user_sums
+from diffsasrec.counters.pairs import MOST_OWN, Pairing, scored_pairs, user_sums
 from diffsasrec.counters.similar import Similar, Table
 from diffsasrec.model.features import NUM_OWN, own_items
 from diffsasrec.times import DAY
@@ -16,8 +16,8 @@ NOW = 5  # every event is before it
 Rows = dict[tuple[int, int], list[float]]  # (user, item) -> features
 
 
-def rows_of(log: Log, similar: Similar | None, scoring: Scoring) -> Rows:
-    pairs = scored_pairs(histories_of(log), np.full(len(log), NOW), similar, scoring)
+def rows_of(log: Log, similar: Similar | None, pairing: Pairing) -> Rows:
+    pairs = scored_pairs(histories_of(log), np.full(len(log), NOW), similar, pairing)
     if pairs is None:
         return {}
     keys = list(zip(pairs.users_X.tolist(), pairs.items_X.tolist(), strict=True))
@@ -72,7 +72,7 @@ def slow_candidates(sums: list[float], num: int, hidden: set[int]) -> set[int]:
 @given(log=logs, seed=st.integers(0, 100), num=st.integers(1, 4), filter_seen=st.booleans())
 def test_pairs_are_own_items_and_the_most_similar_ones_by_two_tables(log, seed, num, filter_seen):
     similar = random_similar(NUM_ITEMS, seed)
-    rows = rows_of(log, similar, Scoring(num, filter_seen))
+    rows = rows_of(log, similar, Pairing(num, filter_seen))
     # the same sums bit for bit: which of two nearly equal ones is larger is no matter here
     near, _, follows = (t.toarray().tolist() for t in user_sums(histories_of(log), similar))
     expected = set()
@@ -89,7 +89,7 @@ def test_pairs_are_own_items_and_the_most_similar_ones_by_two_tables(log, seed, 
 @given(log=logs, seed=st.integers(0, 100))
 def test_features_are_those_of_own_items_whether_it_is_one_and_the_similarities(log, seed):
     similar = random_similar(NUM_ITEMS, seed)
-    rows, histories = rows_of(log, similar, Scoring(3, False)), histories_of(log)
+    rows, histories = rows_of(log, similar, Pairing(3, False)), histories_of(log)
     own = own_items(histories.items, histories.times, histories.offsets, np.full(len(log), NOW))
     users = own.user_X.tolist()
     known = dict(zip(zip(users, own.item_X.tolist(), strict=True), own.features_XC, strict=True))
@@ -105,7 +105,7 @@ def test_features_are_those_of_own_items_whether_it_is_one_and_the_similarities(
 
 def test_a_similarity_is_minus_1_for_none_and_1_for_all_of_it():
     empty, whole = Table((2, 2), dtype=np.float32), Table(np.array([[0, 1], [0, 0]], np.float32))
-    rows = rows_of([[(0, 1)]], Similar(whole, empty, empty), Scoring(1, True))
+    rows = rows_of([[(0, 1)]], Similar(whole, empty, empty), Pairing(1, True))
     assert rows[0, 1][-3:] == pytest.approx([1, -1, -1], abs=1e-4)
 
 
@@ -114,8 +114,8 @@ def test_under_a_filter_no_own_item_is_scored_and_none_takes_a_place():
     dense[:, 4] = 0.1  # the least similar one, and the only one that the user has not had
     similar = Similar(Table(dense), Table(dense), Table(dense))
     log: Log = [[(item, 0) for item in (0, 1, 2, 3, 5)]]
-    assert set(rows_of(log, similar, Scoring(1, True))) == {(0, 4)}
-    assert set(rows_of(log, similar, Scoring(1, False))) == {(0, item) for item in (0, 1, 2, 3, 5)}
+    assert set(rows_of(log, similar, Pairing(1, True))) == {(0, 4)}
+    assert set(rows_of(log, similar, Pairing(1, False))) == {(0, item) for item in (0, 1, 2, 3, 5)}
 
 
 @settings(deadline=None)
@@ -124,19 +124,19 @@ def test_without_similar_items_the_pairs_are_own_items_byte_for_byte(log):
     histories, similar = histories_of(log), random_similar(NUM_ITEMS)
     times = np.full(len(log), NOW)
     own = own_items(histories.items, histories.times, histories.offsets, times)
-    pairs = scored_pairs(histories, times, similar, Scoring(0, False))
+    pairs = scored_pairs(histories, times, similar, Pairing(0, False))
     assert pairs is not None and pairs.features_XC.shape[1] == NUM_OWN
     for tensor, array in zip(vars(pairs).values(), vars(own).values(), strict=True):
         assert tensor.numpy().dtype == array.dtype and tensor.numpy().tobytes() == array.tobytes()
-    assert scored_pairs(histories, times, similar, Scoring(0, True)) is None
+    assert scored_pairs(histories, times, similar, Pairing(0, True)) is None
 
 
 def test_where_nothing_is_known_of_items_none_is_similar():
     log: Log = [[(0, 1), (2, 3)]]
     empty = Table((NUM_ITEMS, NUM_ITEMS), dtype=np.float32)
     nothing = Similar(empty, empty, empty)
-    assert rows_of(log, None, Scoring(9, False)) == rows_of(log, nothing, Scoring(9, False))
-    assert scored_pairs(histories_of(log), np.array([NOW]), None, Scoring(9, True)) is None
+    assert rows_of(log, None, Pairing(9, False)) == rows_of(log, nothing, Pairing(9, False))
+    assert scored_pairs(histories_of(log), np.array([NOW]), None, Pairing(9, True)) is None
 
 
 def test_of_a_long_history_the_newest_distinct_items_are_scored():
@@ -145,7 +145,7 @@ def test_of_a_long_history_the_newest_distinct_items_are_scored():
     empty = Table((num_items, num_items), dtype=np.float32)
     similar, histories = Similar(empty, empty, empty), histories_of([*log, [(9, 1)]])
     times = np.full(2, 10**4 * DAY)
-    pairs = scored_pairs(histories, times, similar, Scoring(1, False))
+    pairs = scored_pairs(histories, times, similar, Pairing(1, False))
     assert pairs is not None and pairs.users_X.tolist() == [0] * MOST_OWN + [1]
     assert pairs.items_X.tolist()[:-1] == [3, *range(8, num_items)]  # 3 was touched last
 
@@ -153,17 +153,17 @@ def test_of_a_long_history_the_newest_distinct_items_are_scored():
 @settings(max_examples=30, deadline=None)
 @given(log=logs, filter_seen=st.booleans())
 def test_the_pairs_of_a_user_do_not_depend_on_other_users(log, filter_seen):
-    similar, scoring = random_similar(NUM_ITEMS), Scoring(2, filter_seen)
-    together = rows_of(log, similar, scoring)
+    similar, pairing = random_similar(NUM_ITEMS), Pairing(2, filter_seen)
+    together = rows_of(log, similar, pairing)
     for user in range(len(log)):
-        alone = rows_of(log[user : user + 1], similar, scoring)
+        alone = rows_of(log[user : user + 1], similar, pairing)
         mine = {item: row for (owner, item), row in together.items() if owner == user}
         assert {item: row for (_, item), row in alone.items()} == mine
 
 
 def test_pairs_are_of_the_types_that_a_model_takes():
     pairs = scored_pairs(
-        histories_of([[(0, 1)]]), np.array([NOW]), random_similar(NUM_ITEMS), Scoring(2, False)
+        histories_of([[(0, 1)]]), np.array([NOW]), random_similar(NUM_ITEMS), Pairing(2, False)
     )
     assert pairs is not None
     assert [t.dtype for t in vars(pairs).values()] == [torch.int64, torch.int64, torch.float32]

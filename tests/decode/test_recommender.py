@@ -19,7 +19,7 @@ from histories import (
 )
 
 from diffsasrec.config.decoding import DecodingConfig
-from diffsasrec.counters.pairs import Scoring, scored_pairs
+from diffsasrec.counters.pairs import Pairing, scored_pairs
 from diffsasrec.decode.encoded_histories import newest
 from diffsasrec.decode.moment import Moment
 from diffsasrec.errors import ConfigError
@@ -239,8 +239,8 @@ def slow_logprobs(
     logits_V = model.item_vectors(trends) @ query_W
     if not blocked:
         own_history = Histories(np.array(history, np.int32), *user)
-        scoring = Scoring.of(model.config, filter_seen=False)
-        pairs = scored_pairs(own_history, np.array([NOW]), None, scoring)
+        pairing = Pairing.of(model.config, filter_seen=False)
+        pairs = scored_pairs(own_history, np.array([NOW]), None, pairing)
         assert pairs is not None
         own = model.own_items(pairs, trends[pairs.items_X])
         extras = own.of_rows(query_W[None], torch.tensor([0]))

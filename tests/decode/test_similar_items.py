@@ -24,7 +24,7 @@ from histories import (
 from similar_logs import random_similar
 
 from diffsasrec.config.decoding import DecodingConfig
-from diffsasrec.counters.pairs import Scoring, scored_pairs
+from diffsasrec.counters.pairs import Pairing, scored_pairs
 from diffsasrec.counters.similar import Similar, Table
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.model.features import end_ages, event_gaps
@@ -108,8 +108,8 @@ def slow_logits(
     trends = torch.from_numpy(TRENDS)
     items, offsets = flat([history])
     alone = sequences.Histories(items, np.array(times_of(history), np.int64), offsets)
-    scoring = Scoring.of(model.config, filter_seen=filter_seen)
-    pairs = scored_pairs(alone, np.array([NOW]), SIMILAR, scoring)
+    pairing = Pairing.of(model.config, filter_seen=filter_seen)
+    pairs = scored_pairs(alone, np.array([NOW]), SIMILAR, pairing)
     assert pairs is not None
     logits_V = model.item_vectors(trends) @ query_W
     scores = model.own_items(pairs, trends[pairs.items_X]).of_rows(query_W[None], torch.tensor([0]))

@@ -12,7 +12,7 @@ from similar_logs import random_similar
 from toy_models import NUM_ITEMS, SIZES, lively_model
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
-from diffsasrec.counters.pairs import Scoring, scored_pairs
+from diffsasrec.counters.pairs import Pairing, scored_pairs
 from diffsasrec.counters.similar import Similar
 from diffsasrec.model.batch import Batch, in_rows, occurring_items
 from diffsasrec.model.features import NUM_TRENDS
@@ -89,13 +89,13 @@ def rows_of(pairs: Pairs | None, user: int) -> list[tuple[int, list[float]]]:
 def test_a_batch_of_several_batch_times_has_the_pairs_of_each_user_as_of_its_own(filter_seen):
     batch = batch_of(examples(), CAUSAL, filter_seen=filter_seen)
     assert batch.scored is not None and (batch.scored.users_X.diff() >= 0).all()
-    scoring = Scoring.of(CAUSAL, filter_seen=filter_seen)
+    pairing = Pairing.of(CAUSAL, filter_seen=filter_seen)
     known = events()
     for user in range(NUM_USERS):
         source, offsets = events_of(np.array([user * LENGTH, user * LENGTH + 5]), np.array([0]))
         history = Histories(known.items[source], known.times[source], offsets)
         time, table = QUERY_TIMES[user % 3 : user % 3 + 1], TABLES[user % 3]
-        alone = rows_of(scored_pairs(history, time, table, scoring), 0)
+        alone = rows_of(scored_pairs(history, time, table, pairing), 0)
         assert rows_of(batch.scored, user) == alone
         alone_in_batch = batch_of(
             examples().take(np.array([user])), CAUSAL, filter_seen=filter_seen
