@@ -21,7 +21,8 @@ import scipy.sparse
 from diffsasrec.sequences.histories import Histories
 
 NEWEST = 200  # events of a user that count in the tables
-NEIGHBOURS = 100  # entries that a table keeps of an item
+NEIGHBOURS = 100  # entries that a table keeps of an item, where the catalogue is not large
+ENTRIES = 2**22  # that a table has at most: a training holds three for each batch time
 ENTRIES_AT_ONCE = 2**24  # of a product, before the best of them are kept
 
 Ints = npt.NDArray[np.int64]
@@ -66,6 +67,11 @@ def similarity(
         together=_best_products(by_basket, by_basket, lambda share: progress((2 + share) / 4)),
         follows=_best_products(before, after, lambda share: progress((3 + share) / 4)),
     )
+
+
+def num_neighbours(num_items: int) -> int:
+    """How many entries a table keeps of each item."""
+    return min(NEIGHBOURS, max(ENTRIES // max(num_items, 1), 1))
 
 
 def newest(histories: Histories, num: int) -> Histories:
@@ -162,7 +168,7 @@ def _best_products(left_EV: Table, right_EV: Table, progress: Progress) -> Table
         product = product_of(left_VE[start:stop], right_EV)
         if left_EV is right_EV:
             product = only(product, product.indices != rows_of(product) + start)
-        parts.append(best_of_rows(product, NEIGHBOURS))
+        parts.append(best_of_rows(product, num_neighbours(num_items)))
     return scipy.sparse.vstack(parts, format="csr")
 
 

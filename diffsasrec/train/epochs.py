@@ -4,14 +4,15 @@ A step is the same for any number of workers.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from diffsasrec.counters.similar import NEWEST, joined, newest
-from diffsasrec.counters.tables import sampled_buckets
+from diffsasrec.counters.similar import NEWEST, Similar, joined, newest
+from diffsasrec.counters.tables import SimilarAt, sampled_buckets
 from diffsasrec.model.features import event_gaps, trend_counts, trend_features
 from diffsasrec.sequences.histories import Flat, Histories
 from diffsasrec.train.examples import (
@@ -22,7 +23,8 @@ from diffsasrec.train.examples import (
     bucket_examples,
     trained_counts,
 )
-from diffsasrec.train.phases import Buckets, Job, Phase, taking_part
+from diffsasrec.train.phases import Buckets, Job, Phase, Tell, taking_part
+from diffsasrec.train.ranks import Worker
 
 
 def suited_batch_size(num_examples: int) -> int:
@@ -113,6 +115,25 @@ class TrainingSet:
             self._num_users += len(flat.offsets) - 1
         self.num_examples = np.array(num_examples, np.int64)
         self.trends_QVF = trend_features(counts)
+
+    def similar_tables(self, worker: Worker, tell: Tell) -> Callable[[int], Similar]:
+        """The tables as of each batch time and, last, as of the end, if it is measured there.
+
+        The ranks share the making of them.
+        """
+        moments, name = self.query_times, self._phase.name
+        if self._phase.validate_before is not None:
+            moments = np.r_[moments, self._phase.trained_before]
+        similar = SimilarAt(self._job.run, f"state/{name}/similar", moments)
+        similar.make(
+            self.past,
+            num_items=len(self.counts_V),
+            rank=worker.rank,
+            world_size=worker.world_size,
+            tell=partial(tell, f"{name}, similar items") if worker.rank == 0 else lambda *_: None,
+        )
+        worker.wait_for_all()
+        return similar.at
 
     def past(self, before: int) -> Histories:
         """The events before a time, of the users whom tables of similar items count."""

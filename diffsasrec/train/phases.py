@@ -1,6 +1,6 @@
 """The phases of a training: what each trains on, and the bucket files that it reads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -12,6 +12,8 @@ from diffsasrec.config.training import ModelConfig, TrainConfig, TrainStageConfi
 from diffsasrec.files.storage import Storage
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Flat, flatten, only_items
+
+Tell = Callable[[str, int, int, str], None]  # phase, what is done, of how much, note
 
 
 @dataclass(frozen=True)

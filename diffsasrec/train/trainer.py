@@ -11,13 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from diffsasrec.config.training import FinetuneConfig
 from diffsasrec.counters.similar import Similar
-from diffsasrec.counters.tables import SimilarAt
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.memory import is_out_of_memory, keep_freed_memory
@@ -29,7 +27,7 @@ from diffsasrec.train.batches import make_batch
 from diffsasrec.train.epochs import TrainingSet, stream_seed, suited_num_negatives
 from diffsasrec.train.examples import Events, Examples
 from diffsasrec.train.optimizer import ROWS_ALONE, Updater, count_warmup_steps, section_name
-from diffsasrec.train.phases import Job, Phase, result_path
+from diffsasrec.train.phases import Job, Phase, Tell, result_path
 from diffsasrec.train.ranks import Worker
 from diffsasrec.train.training_state import SavedStates, State, write_scalars
 from diffsasrec.train.validation import (
@@ -40,8 +38,6 @@ from diffsasrec.train.validation import (
     weights_to_try,
 )
 
-Tell = Callable[[str, int, int, str], None]  # phase, steps taken, all steps, note
-
 
 class PhaseTrainer:
     """One phase on one worker."""
@@ -51,7 +47,9 @@ class PhaseTrainer:
         self.worker, self.tell = worker, tell
         self.vocab = job.run.read_tables("vocab")
         self.data = TrainingSet(job, phase, self.vocab)
-        self.similar = self._similar() if job.model.scores_similar else None
+        self.similar: Callable[[int], Similar] | None = None
+        if job.model.scores_similar:
+            self.similar = self.data.similar_tables(worker, tell)
         self.num_steps = [self.data.num_steps(epoch) for epoch in range(self.settings.epochs)]
         self.num_negatives = self._num_negatives(int((self.data.counts_V > 0).sum()))
         self.model = self._initial_model().to(worker.device)
@@ -60,26 +58,6 @@ class PhaseTrainer:
         self.state = State()
         self.saved = SavedStates(job.run, phase.name, attempt=job.attempt, worker=worker)
         self._resume()
-
-    def _similar(self) -> Callable[[int], Similar]:
-        """The tables as of each batch time and, last, as of the end, if it is measured there.
-
-        The ranks share the making of them.
-        """
-        moments, name = self.data.query_times, self.phase.name
-        if self.phase.validate_before is not None:
-            moments = np.r_[moments, self.phase.trained_before]
-        similar = SimilarAt(self.job.run, f"state/{name}/similar", moments)
-        tell = partial(self.tell, f"{name}, similar items")
-        similar.make(
-            self.data.past,
-            num_items=self.vocab.num_rows,
-            rank=self.worker.rank,
-            world_size=self.worker.world_size,
-            tell=tell if self.worker.rank == 0 else lambda *_: None,
-        )
-        self.worker.wait_for_all()
-        return similar.at
 
     def _num_negatives(self, num_candidates: int) -> int:
         """0: the softmax takes all items."""

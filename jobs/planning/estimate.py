@@ -17,7 +17,7 @@ from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
 from diffsasrec.config.config import Config
-from diffsasrec.counters.similar import NEIGHBOURS
+from diffsasrec.counters.similar import num_neighbours
 from diffsasrec.counters.tables import KINDS
 from diffsasrec.files.storage import Storage
 from diffsasrec.files.urls import open_filesystem
@@ -231,7 +231,7 @@ def memory_of(config: Config, size: Size) -> dict[str, float]:
     # weights, gradients, two moments and the average of the weights; buckets twice while shuffled
     training = 5 * 4 * numbers + 2 * config.train.buckets_in_memory * bucket
     # an index and a number per entry of the tables of similar items
-    similar = len(KINDS) * NEIGHBOURS * 8 * config.model.scores_similar
+    similar = len(KINDS) * num_neighbours(int(size.items)) * 8 * config.model.scores_similar
     training += (config.finetune.query_times + 1) * (NUM_TRENDS * 4 + similar) * size.items
     scoring = 4 * numbers + 4 * size.items * (config.model.hidden_size + NUM_TRENDS) + 2 * bucket
     scoring += similar * size.items

@@ -9,7 +9,7 @@ from similar_logs import NUM_ITEMS, Log, baskets_of, histories_of, logs, random_
 
 from diffsasrec.counters.pairs import MOST_OWN, Pairing, scored_pairs, user_sums
 from diffsasrec.counters.similar import Similar, Table
-from diffsasrec.model.features import NUM_OWN, own_items
+from diffsasrec.model.features import NUM_OF_USER, NUM_OWN, own_items
 from diffsasrec.times import DAY
 
 NOW = 5  # every event is before it
@@ -96,7 +96,8 @@ def test_features_are_those_of_own_items_whether_it_is_one_and_the_similarities(
     sums = slow_sums(log, similar)
     for (user, item), found in rows.items():
         of_pair = known.get((user, item), np.zeros(NUM_OWN, np.float32)).copy()
-        of_pair[-3:] = own.features_XC[users.index(user), -3:]
+        of_user = slice(NUM_OWN - NUM_OF_USER, NUM_OWN)
+        of_pair[of_user] = own.features_XC[users.index(user), of_user]
         assert found[:NUM_OWN] == of_pair.tolist()
         assert found[NUM_OWN] == ((user, item) in known)
         scaled = [1 + np.log10(table[user][item] + 1e-4) / 2 for table in sums]

@@ -16,6 +16,7 @@ from diffsasrec.counters.similar import (
     best_of_rows,
     joined,
     newest,
+    num_neighbours,
     similarity,
 )
 
@@ -128,3 +129,8 @@ def test_users_stand_one_after_another_when_they_are_joined():
     expected = histories_of([history for part in parts for history in part])
     assert np.array_equal(together.items, expected.items)
     assert np.array_equal(together.offsets, expected.offsets)
+
+
+def test_a_table_of_a_large_catalogue_keeps_fewer_neighbours():
+    assert num_neighbours(1) == num_neighbours(40_000) == 100
+    assert num_neighbours(1_000_000) == 4 and num_neighbours(10**8) == 1

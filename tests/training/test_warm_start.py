@@ -198,7 +198,7 @@ def test_where_the_measured_weights_have_no_start_those_that_serve_have_none(lak
     publish(lake, 19, measured_before=None)  # it is of after the split
     run = tonight(lake)
     assert choose_starts(config_of(), run, PREPARED) is None
-    (pretrain,) = pretrain_phases(config_of(), PREPARED, None)
+    *_, pretrain = pretrain_phases(config_of(), PREPARED, None)
     refit = refit_phases(config_of(), run, None)
     assert pretrain.init_from == refit[0].init_from == ""
 
@@ -276,7 +276,8 @@ def test_a_warm_night_over_a_log_with_other_ids_trains_from_scratch(
 def test_a_warm_start_takes_its_own_number_of_epochs(lake: Storage):
     publish(lake, 19, measured_before=at(15))
     run = tonight(lake)
-    config = config_of("train.warm_epochs=2", "pretrain.epochs=3", "finetune.epochs=1")
+    given = "finetune.state_weight=0.5"  # else it is chosen, and the second cut trained to
+    config = config_of("train.warm_epochs=2", "pretrain.epochs=3", "finetune.epochs=1", given)
     starts = choose_starts(config, run, PREPARED)
     phases = [
         *pretrain_phases(config, PREPARED, starts),
