@@ -158,7 +158,8 @@ def as_then(
     pretrain = config.pretrain.epochs / then["pretrain"]["epochs"]
     finetune = (config.finetune.epochs or 0) / max(then["finetune"]["epochs"], 1)
     lists = grown * math.sqrt(grown)
-    work = {"prepare": grown, "pretrain": grown * pretrain, "finetune": grown * finetune}
+    trained = grown * num_trainings(config.resolved()) / num_trainings(then)
+    work = {"prepare": grown, "pretrain": trained * pretrain, "finetune": trained * finetune}
     work |= {"refit": grown * max(pretrain, finetune), "evaluate": lists, "score": lists}
     seconds = {}
     for stage, taken in night["seconds"].items():
@@ -169,6 +170,17 @@ def as_then(
             num_then = used[f"{kind.lower()}_hours"] * 3600 / taken
             seconds[stage] *= num_then / max(resources[stage][kind], 1e-9)
     return size, seconds
+
+
+def num_trainings(config: Mapping[str, Any]) -> int:
+    """How often a night that starts from scratch trains before its refit, by its resolved keys.
+
+    Twice where something is chosen on the second cut. An earlier version has no weight to choose.
+    """
+    finetune = config["finetune"]
+    searches = any(config[stage]["patience"] is not None for stage in ("pretrain", "finetune"))
+    chooses = finetune.get("state_weight", 1.0) is None and config["model"]["trends"]
+    return 1 + (searches or chooses)
 
 
 def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, float]:
@@ -196,10 +208,11 @@ def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, floa
             products=products,
         )
     )
+    trainings = num_trainings(config.resolved())
     working = {
         "prepare": size.rows / ROWS_PER_S / max(resources["prepare"]["CPU"], 1.0),
-        "pretrain": pretrain,
-        "finetune": finetune,
+        "pretrain": trainings * pretrain,
+        "finetune": trainings * finetune,
         "evaluate": score,  # some of the users, and the counters
         "refit": pretrain + finetune,
         "score": score,

@@ -19,7 +19,15 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.times import microseconds
 from jobs.faults.rig.nights import DATE, toy_log
 from jobs.planning.cost import stage_resources
-from jobs.planning.estimate import Size, as_then, by_rates, memory_of, newest_night, num_distinct
+from jobs.planning.estimate import (
+    Size,
+    as_then,
+    by_rates,
+    memory_of,
+    newest_night,
+    num_distinct,
+    num_trainings,
+)
 from jobs.planning.log_sample import Sample, check_sample, missing_days, sample_lines, take_sample
 
 CLUSTER = {"CPU": 2.0, "GPU": 0.0}
@@ -161,6 +169,24 @@ def test_four_times_the_log_with_twice_the_epochs_on_twice_the_workers():
     assert seconds["prepare"] == 40
     assert seconds["pretrain"] == pytest.approx(20 * 4 * 2 / 2)
     assert seconds["score"] == 40 * 4 * 2  # users and items
+
+
+def test_a_night_trains_twice_before_its_refit_where_the_second_cut_chooses():
+    given = "finetune.state_weight=1"
+    earlier = config("log.parquet", given).resolved()
+    del earlier["finetune"]["state_weight"]  # the configuration of an earlier version
+    for changed, times in (
+        (config("log.parquet").resolved(), 2),
+        (config("log.parquet", given).resolved(), 1),
+        (config("log.parquet", given, "finetune.patience=1").resolved(), 2),
+        (config("log.parquet", "model.trends=false").resolved(), 1),
+        (earlier, 1),
+    ):
+        assert num_trainings(changed) == times
+    settings = config("log.parquet")
+    then, files = night(config=earlier), [InputFile("log", 100, "1")]
+    _, seconds = as_then(settings, then, files, stage_resources(settings, CLUSTER))
+    assert (seconds["pretrain"], seconds["refit"]) == (2 * 20, 30)
 
 
 def test_without_a_night_more_of_everything_takes_longer_and_more_memory():
