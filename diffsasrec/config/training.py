@@ -38,7 +38,7 @@ class ModelConfig(Section):
         True, description="a learned score for what the user had before, by count, age and place"
     )
     similar_items: NonNegativeInt = Field(
-        100,
+        0,
         description="so many items that are most like the user's newest ones, by each of two "
         "tables, have that score too; 0: none",
     )
