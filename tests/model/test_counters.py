@@ -18,14 +18,14 @@ from toy_models import (
     lively_model,
 )
 
-from diffsasrec.model.features import NUM_OWN, NUM_SIMILAR, NUM_TRENDS
+from diffsasrec.model.features import NUM_OWN, NUM_TRENDS
 from diffsasrec.model.heads import NUM_MIXED, Pairs
 from diffsasrec.model.softmax import Extras
 from diffsasrec.model.transformer import SequenceModel
 
 
 def random_pairs(owners: list[int], items: list[int], seed: int = 0) -> Pairs:
-    shape = (len(owners), NUM_OWN + NUM_SIMILAR)
+    shape = (len(owners), NUM_OWN)
     features_XC = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return Pairs(torch.tensor(owners), torch.tensor(items), features_XC)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffsasrec.schema import event_hash, holdout_schema, sequences_schema
@@ -307,6 +307,7 @@ def test_rare_items_leave_also_when_an_earlier_vocabulary_holds_them():
 
 @settings(deadline=None, max_examples=50)
 @given(EVENTS, st.integers(1, 3), st.integers(0, 6), st.integers(1, 6))
+@example([(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1)], 1, 1, 4)
 def test_every_row_is_either_an_event_or_counted_as_dropped(
     rows, min_item_count, split_time, max_user_events
 ):
@@ -322,8 +323,9 @@ def test_every_row_is_either_an_event_or_counted_as_dropped(
     assert counts["events_before_split"] == sum(vocab["count_before"].to_pylist())
     assert counts["users"] == sequences.num_rows == len({user for user, _, _ in rows})
     reasons = ("no_event_before_split", "no_event_after_split", "only_new_items_after_split")
-    assert counts["holdout_users"] == holdout.num_rows
-    assert holdout.num_rows + sum(counts[reason] for reason in reasons) == counts["users"]
+    assert counts["holdout_items"] == holdout.num_rows  # of a basket, each
+    assert counts["holdout_users"] == len(set(holdout["user_id"].to_pylist()))
+    assert counts["holdout_users"] + sum(counts[reason] for reason in reasons) == counts["users"]
 
 
 @settings(deadline=None, max_examples=50)

@@ -138,10 +138,10 @@ def test_a_copy_score_of_another_shape_starts_fresh_and_all_else_is_taken(
 def test_weights_of_before_similar_items_may_be_a_start(lake: Storage):
     publish(lake, 19, "model.similar_items=0", measured_before=at(15))
     run = tonight(lake)
-    starts = choose_starts(config_of(), run, PREPARED)
+    starts = choose_starts(config_of("model.similar_items=5"), run, PREPARED)
     assert starts is not None and named(starts["checkpoint"]) == ("19", "checkpoint")
     written = load_checkpoint(run.storage.sub(start_path(starts, "checkpoint")))
-    assert written.model.config.similar_items == 100
+    assert written.model.config.similar_items == 5
 
 
 def test_only_dropout_and_the_copy_score_are_no_matter_of_shape():
