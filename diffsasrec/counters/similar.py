@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from diffsasrec.model.features import basket_starts
 from diffsasrec.sequences.histories import Histories
 
 NEWEST = 200  # events of a user that count in the tables
@@ -85,9 +86,7 @@ def newest(histories: Histories, num: int) -> Histories:
 
 def baskets(histories: Histories) -> tuple[Ints, Ints]:
     """The number of the basket of each event, [events], and the first event of each basket."""
-    starts = np.ones(len(histories.items), bool)
-    starts[1:] = histories.times[1:] != histories.times[:-1]
-    starts[histories.offsets[:-1][histories.lengths() > 0]] = True
+    starts = basket_starts(histories.times, histories.offsets)
     return np.cumsum(starts) - 1, np.flatnonzero(starts)
 
 

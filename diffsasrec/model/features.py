@@ -227,11 +227,17 @@ def _of_users(pairs: _Pairs, offsets: Ints, starts: npt.NDArray[np.bool_]) -> li
     return [share, *(values[pairs.user_X].astype(np.float64) for values in each)]
 
 
-def _baskets(times: Ints, offsets: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
-    """Whether each event starts a basket, and how many later baskets its user has, [events]."""
+def basket_starts(times: Ints, offsets: Ints) -> npt.NDArray[np.bool_]:
+    """Whether each event is the first of its user at its time, [events]."""
     starts = np.ones(len(times), bool)
     starts[1:] = times[1:] != times[:-1]
     starts[offsets[:-1][np.diff(offsets) > 0]] = True
+    return starts
+
+
+def _baskets(times: Ints, offsets: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
+    """Whether each event starts a basket, and how many later baskets its user has, [events]."""
+    starts = basket_starts(times, offsets)
     number = np.cumsum(starts)
     last = np.r_[number, 0][offsets[1:] - 1]  # of an empty history: not used
     return starts, np.repeat(last, np.diff(offsets)) - number
