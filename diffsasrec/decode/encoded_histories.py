@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffsasrec.model.blocks import History
 from diffsasrec.model.diffusion import MASK
-from diffsasrec.model.features import end_ages, event_gaps
+from diffsasrec.model.features import end_ages, event_gaps, user_features
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import Histories, Offsets
 
@@ -36,6 +36,7 @@ class EncodedHistories:
     gaps_BL: Tensor
     lengths_B: Tensor
     ages_B: Tensor
+    users_BC: Tensor
     num_slots: int
     width: int  # of the item vectors
 
@@ -56,7 +57,11 @@ class EncodedHistories:
         gaps_BL = newest(gaps, offsets, max_len=max_len)[0].to(device)
         query_times = np.full(len(lengths_B), query_time)
         ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)
-        return EncodedHistories(model, items_BL, gaps_BL, lengths_B, ages_B, num_slots, width)
+        users = user_features(histories.items, times, offsets, query_times)
+        users_BC = torch.from_numpy(users).to(device)
+        return EncodedHistories(
+            model, items_BL, gaps_BL, lengths_B, ages_B, users_BC, num_slots, width
+        )
 
     @cached_property
     def history(self) -> History:
@@ -78,11 +83,13 @@ class EncodedHistories:
         states_BD = _extended_states(
             self.model, self.items_BL, self.gaps_BL, self.lengths_B, chosen_BJ
         )
-        return self.model.queries(states_BD, self.ages_B)[:, : self.width]
+        return self.model.queries(states_BD, self.ages_B, users_RC=self.users_BC)[:, : self.width]
 
     def _wanted(self, slots_BS: Tensor, wanted_BS: Tensor) -> Tensor:
         states_RD = self.model.denoise_wanted(self.history, slots_BS, wanted_BS, ages_B=self.ages_B)
-        return self.model.queries(states_RD)[:, : self.width]
+        users_R, _ = wanted_BS.nonzero(as_tuple=True)
+        queries_RW = self.model.queries(states_RD, users_RC=self.users_BC[users_R])
+        return queries_RW[:, : self.width]
 
 
 def _extended_states(

@@ -30,6 +30,7 @@ class Batch:
     masked_BT: Tensor  # bool: where the denoising loss is taken, over L + S places
     p_mask_BT: Tensor
     ages_B: Tensor | None  # how old the end of the history is, in buckets; None: no query time
+    users_BC: Tensor | None  # features.user_features; None: no query time
     queries_B: Tensor  # which batch time, or DRAWN
     pairs: Pairs | None  # the items of the whole histories, if the example has a query time
     scored: Pairs | None  # the pairs with a copy score, if there are any

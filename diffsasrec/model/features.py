@@ -153,25 +153,46 @@ def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> 
     one time are a basket. For the pair: how often in all, and in the last 7, 30 and 90 days; the
     age of the last and of the first event; the mean time between events; the age of the last in
     units of that; its place from the end of the history, in events and in baskets; how often with
-    each half-life and with each decay by baskets; and in how large a share of the baskets. For the
-    user: events, distinct items, the age of the end of the history, baskets, and their mean size.
+    each half-life and with each decay by baskets; and in how large a share of the baskets. Behind
+    them, `user_features`.
     """
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     order = np.lexsort((items, owner))  # stable: in time order inside a pair
     pairs = _Pairs.of(owner[order], items[order].astype(np.int64))
     age = (query_times_B[owner[order]] - times[order]) / DAY
     starts, later = _baskets(times, offsets)
+    num_baskets_B = _num_baskets(starts, offsets)
     columns = [
         *_counts(pairs, age),
         *_moments(pairs, age),
-        offsets[1:][pairs.user_X] - 1 - order[pairs.last],
-        later[order[pairs.last]],
+        (offsets[1:][pairs.user_X] - 1 - order[pairs.last]).astype(np.float64),
+        later[order[pairs.last]].astype(np.float64),
         *_decayed(pairs, age, later[order]),
-        *_of_users(pairs, offsets, starts),
-        _days_since_end(times, offsets, query_times_B)[pairs.user_X],
+        3 * pairs.count() / num_baskets_B[pairs.user_X],
     ]
-    features_XC = np.stack([np.log1p(column) / 3 for column in columns], axis=1).astype(np.float32)
+    distinct_B = np.bincount(pairs.user_X, minlength=len(offsets) - 1)
+    quiet_B = _days_since_end(times, offsets, query_times_B)
+    of_user_BC = _of_users(offsets, distinct_B, num_baskets_B, quiet_B)
+    features_XC = np.concatenate([_scaled(columns), of_user_BC[pairs.user_X]], axis=1)
     return OwnItems(pairs.user_X, pairs.item_X, features_XC)
+
+
+def user_features(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> Floats:
+    """What is known of the users of histories before each one's query time, [B, NUM_OF_USER].
+
+    Events, distinct items, baskets, their mean size, and the age of the end of the history; scaled
+    as the features of `own_items`.
+    """
+    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    pairs = np.unique(owner * np.int64(2**32) + items)
+    distinct_B = np.bincount(pairs // 2**32, minlength=len(offsets) - 1)
+    num_baskets_B = _num_baskets(basket_starts(times, offsets), offsets)
+    quiet_B = _days_since_end(times, offsets, query_times_B)
+    return _of_users(offsets, distinct_B, num_baskets_B, quiet_B)
+
+
+def _scaled(columns: list[Wide]) -> Floats:
+    return np.stack([np.log1p(column) / 3 for column in columns], axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -216,15 +237,16 @@ def _decayed(pairs: _Pairs, age: Wide, later: Ints) -> list[Wide]:
     return [*by_days, *by_baskets]
 
 
-def _of_users(pairs: _Pairs, offsets: Ints, starts: npt.NDArray[np.bool_]) -> list[Wide]:
-    """What is the same for all pairs of a user; the first is the share of the baskets."""
-    events, num_users = np.diff(offsets), len(offsets) - 1
+def _num_baskets(starts: npt.NDArray[np.bool_], offsets: Ints) -> Ints:
+    """How many baskets each user has, 1 where there is none, [B]."""
     running = np.r_[0, np.cumsum(starts)]
-    baskets = np.maximum(running[offsets[1:]] - running[offsets[:-1]], 1)
-    distinct = np.bincount(pairs.user_X, minlength=num_users)
-    share = 3 * pairs.count() / baskets[pairs.user_X]
-    each = [events, distinct, baskets, events / baskets]
-    return [share, *(values[pairs.user_X].astype(np.float64) for values in each)]
+    return np.maximum(running[offsets[1:]] - running[offsets[:-1]], 1)
+
+
+def _of_users(offsets: Ints, distinct_B: Ints, num_baskets_B: Ints, quiet_B: Wide) -> Floats:
+    events_B = np.diff(offsets)
+    counts = [events_B, distinct_B, num_baskets_B, events_B / num_baskets_B]
+    return _scaled([*(count.astype(np.float64) for count in counts), quiet_B])
 
 
 def basket_starts(times: Ints, offsets: Ints) -> npt.NDArray[np.bool_]:

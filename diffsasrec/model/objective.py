@@ -143,9 +143,11 @@ class Objective(nn.Module):
         `spread_BT`: where the targets are those of the whole next basket, if that is known.
         """
         users_R, place_R = _by_batch_time(chosen_BT, batch)
-        ages_R = None if batch.ages_B is None else batch.ages_B[users_R]
         queries_RW = self.model.queries(
-            states_BTD[users_R, place_R], ages_R, weights_R=state_weights_B[users_R]
+            states_BTD[users_R, place_R],
+            None if batch.ages_B is None else batch.ages_B[users_R],
+            weights_R=state_weights_B[users_R],
+            users_RC=None if batch.users_BC is None else batch.users_BC[users_R],
         )
         targets_R, weights_R = targets_BT[users_R, place_R], weights_BT[users_R, place_R]
         extras = None if own is None else own.of_rows(queries_RW, users_R)

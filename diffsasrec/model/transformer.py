@@ -103,6 +103,7 @@ class SequenceModel(nn.Module):
         ages_R: Tensor | None = None,
         *,
         weights_R: Tensor | None = None,
+        users_RC: Tensor | None = None,
     ) -> Tensor:
         """Weighted states with the weights that they give to the trends, [R, W].
 
@@ -111,13 +112,15 @@ class SequenceModel(nn.Module):
                 diffusion model has it in its slots.
             weights_R: of the states; None: `state_weight` for all. Where it is 0, the logits are
                 those of the counters alone.
+            users_RC: `features.user_features` as of the query time, if there is one. By them the
+                trends count more for some users than for others, whatever the state weighs.
         """
         if self.age is not None and ages_R is not None:
             states_RD = states_RD + self.age(ages_R)
         states_RD = states_RD * (self.state_weight if weights_R is None else weights_R[:, None])
         if self.trends is None:
             return states_RD
-        return torch.cat([states_RD, self.trends.weights_of(states_RD)], dim=-1)
+        return torch.cat([states_RD, self.trends.weights_of(states_RD, users_RC)], dim=-1)
 
     def own_items(self, pairs: Pairs, trends_XF: Tensor | None) -> OwnItems:
         """`trends_XF`: of the item of each pair, as of the query time of its user."""

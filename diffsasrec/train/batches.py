@@ -15,7 +15,7 @@ from diffsasrec.counters.similar import Similar
 from diffsasrec.model.baskets import Baskets
 from diffsasrec.model.batch import Batch
 from diffsasrec.model.diffusion import MASK, forward_process, stratified_levels
-from diffsasrec.model.features import end_ages, own_items
+from diffsasrec.model.features import end_ages, own_items, user_features
 from diffsasrec.model.heads import Pairs
 from diffsasrec.sequences.histories import Histories, stretches
 from diffsasrec.train.examples import DRAWN, Events, Examples, Ints
@@ -69,6 +69,7 @@ class _Known:
 
     queries_B: Tensor
     ages_B: Tensor | None = None  # of the histories' ends
+    users_BC: Tensor | None = None  # their features
     pairs: Pairs | None = None  # own items
     scored: Pairs | None = None
     baskets: Baskets | None = None  # the next ones
@@ -88,7 +89,8 @@ def _at_query_times(
     histories = Histories(events.items[source], events.times[source], offsets)
     query_times_B = query_times[examples.query]
     ages_B = torch.from_numpy(end_ages(histories.times, offsets, query_times_B))
-    own = own_items(histories.items, histories.times, offsets, query_times_B)
+    known = histories.items, histories.times, offsets, query_times_B
+    own, users_BC = own_items(*known), torch.from_numpy(user_features(*known))
     pairs, scored = as_pairs(own), None
     pairing = Pairing.of(model, filter_seen=filter_seen)
     if pairing.num_similar and (similar is not None or not pairing.filter_seen):
@@ -102,7 +104,7 @@ def _at_query_times(
     elif not pairing.filter_seen:
         scored = pairs
     baskets = _next_baskets(events, examples)
-    return _Known(torch.from_numpy(examples.query), ages_B, pairs, scored, baskets)
+    return _Known(torch.from_numpy(examples.query), ages_B, users_BC, pairs, scored, baskets)
 
 
 def _next_baskets(events: Events, examples: Examples) -> Baskets:

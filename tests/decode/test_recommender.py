@@ -23,7 +23,7 @@ from diffsasrec.counters.pairs import Pairing, scored_pairs
 from diffsasrec.decode.encoded_histories import newest
 from diffsasrec.decode.moment import Moment
 from diffsasrec.errors import ConfigError
-from diffsasrec.model.features import end_ages, event_gaps
+from diffsasrec.model.features import end_ages, event_gaps, user_features
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import Histories, events_of, stretches
 from diffsasrec.times import DAY
@@ -225,17 +225,18 @@ def slow_logprobs(
     user = (np.array(times_of(history), np.int64), np.array([0, len(history)]))
     gaps = event_gaps(*user).tolist()
     age = torch.from_numpy(end_ages(*user, np.array([NOW])))
+    users = torch.from_numpy(user_features(np.array(history), *user, np.array([NOW])))
     if model.config.kind == "sasrec":
         window = torch.tensor([(history + chosen)[-6:]])
         known_gaps = torch.tensor([(gaps + [0] * len(chosen))[-6:]])
         encoded = model.encode(window, torch.tensor([window.shape[1]]), known_gaps)
         assert encoded.states_BLD is not None
-        query_W = model.queries(encoded.states_BLD[0, -1:], age)[0]
+        query_W = model.queries(encoded.states_BLD[0, -1:], age, users_RC=users)[0]
     else:
         window, known_gaps = torch.tensor([history[-6:]]), torch.tensor([gaps[-6:]])
         encoded = model.encode(window, torch.tensor([window.shape[1]]), known_gaps)
         slots = model.denoise(encoded, torch.tensor([[*chosen, -1]]), ages_B=age)[1]
-        query_W = model.queries(slots[0, -1:])[0]
+        query_W = model.queries(slots[0, -1:], users_RC=users)[0]
     logits_V = model.item_vectors(trends) @ query_W
     if not blocked:
         own_history = Histories(np.array(history, np.int32), *user)

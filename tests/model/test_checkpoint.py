@@ -23,6 +23,7 @@ from diffsasrec.model.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from diffsasrec.model.features import NUM_OF_USER
 from diffsasrec.model.transformer import SequenceModel
 
 CONFIG = ModelConfig(
@@ -254,6 +255,17 @@ def test_the_weight_of_the_state_is_kept_and_1_in_weights_from_before_it(tmp_pat
     del data["state_weight"]
     resave(tmp_path / "default", data)
     assert float(load_checkpoint(Storage.of(str(tmp_path / "default"))).model.state_weight) == 1.0
+
+
+def test_weights_of_before_the_users_weighed_trends_serve_as_they_did(tmp_path):
+    storage, _ = save(tmp_path)
+    data = safetensors.torch.load((tmp_path / "model.safetensors").read_bytes())
+    earlier = {name: t for name, t in data.items() if not name.startswith("trends.of_user")}
+    assert len(earlier) == len(data) - 4
+    resave(tmp_path, earlier)
+    model = load_checkpoint(storage).model
+    states, users = torch.ones(2, CONFIG.hidden_size), torch.rand(2, NUM_OF_USER)
+    assert torch.equal(model.queries(states, users_RC=users), model.queries(states))
 
 
 def test_counters_of_an_earlier_shape_start_afresh_and_serve_nobody(tmp_path, caplog):

@@ -18,7 +18,7 @@ from toy_models import (
     lively_model,
 )
 
-from diffsasrec.model.features import NUM_OWN, NUM_TRENDS
+from diffsasrec.model.features import NUM_OF_USER, NUM_OWN, NUM_TRENDS
 from diffsasrec.model.heads import NUM_MIXED, Pairs
 from diffsasrec.model.softmax import Extras
 from diffsasrec.model.transformer import SequenceModel
@@ -69,6 +69,32 @@ def test_pretraining_scores_as_fine_tuning_starts():
     queries = model.queries(states)
     logits = queries[:, : narrow.shape[1]] @ narrow.T
     assert torch.allclose(logits, queries @ wide.T, atol=1e-5)
+
+
+def random_users(num: int) -> Tensor:
+    return torch.rand(num, NUM_OF_USER, generator=torch.Generator().manual_seed(5))
+
+
+@torch.no_grad()
+def test_of_fresh_weights_users_change_nothing():
+    model, states = SequenceModel(CONFIGS[0], NUM_ITEMS), random_states(4)
+    queries = model.queries(states, users_RC=random_users(4))
+    assert torch.equal(queries, model.queries(states))
+
+
+@torch.no_grad()
+def test_trends_count_by_the_user_where_the_state_counts_nothing():
+    for config in (config for config in CONFIGS if config.trends):
+        model, states, users = lively_model(config), random_states(4), random_users(4)
+        alone = torch.zeros(4)
+        queries = model.queries(states, weights_R=alone, users_RC=users)
+        of_others = model.queries(random_states(4, seed=1), weights_R=alone, users_RC=users)
+        assert torch.equal(queries, of_others)
+        size = config.hidden_size
+        assert not queries[:, :size].any()
+        assert len(queries[:, size:].unique(dim=0)) == 4  # as many weights as users
+        unknown = model.queries(states, weights_R=alone)
+        assert len(unknown.unique(dim=0)) == 1
 
 
 def test_the_width_of_vectors_and_queries_is_that_of_the_model_and_its_trends():

@@ -16,6 +16,7 @@ from diffsasrec.model.features import (
     HALF_LIVES,
     KINDS,
     NUM_GAPS,
+    NUM_OF_USER,
     NUM_OWN,
     NUM_TRENDS,
     PRIOR_EVENTS,
@@ -26,6 +27,7 @@ from diffsasrec.model.features import (
     own_items,
     trend_counts,
     trend_features,
+    user_features,
     window_counts,
 )
 from diffsasrec.times import DAY, HOUR
@@ -334,6 +336,22 @@ def test_the_numbers_of_one_pair_by_hand():
         rel=1e-4,
         abs=1e-4,
     )
+
+
+@given(log=logs)
+@settings(deadline=None)
+def test_what_is_known_of_a_user_is_the_same_in_all_its_pairs(log):
+    query_times = np.full(len(log), 10**15)
+    users = user_features(*flat(log), query_times)
+    own = own_items(*flat(log), query_times)
+    assert users.dtype == np.float32 and users.shape == (len(log), NUM_OF_USER)
+    assert np.array_equal(own.features_XC[:, -NUM_OF_USER:], users[own.user_X])
+
+
+def test_of_an_empty_history_is_known_that_it_is_empty():
+    # no event, no item; one basket, so that nothing is divided by 0; no end that could be old
+    expected = [0, 0, math.log1p(1) / 3, 0, 0]
+    assert user_features(*flat([[]]), np.array([10]))[0].tolist() == pytest.approx(expected)
 
 
 def test_an_empty_history_has_no_pair():

@@ -91,7 +91,7 @@ def test_a_gradient_reaches_every_parameter_but_those_that_need_a_query_time(con
     batch = batch_of(config, boundary=DRAWN)
     batch_loss(objective(batch, None), batch, ObjectiveConfig()).backward()
     for name, parameter in objective.model.named_parameters():
-        needs_a_query_time = name.startswith(("age", "copy_score", "trends.mix"))
+        needs_a_query_time = name.startswith(("age", "copy_score", "trends.mix", "trends.of_user"))
         assert (parameter.grad is not None and bool(parameter.grad.any())) != needs_a_query_time
 
 
