@@ -20,7 +20,13 @@ from diffsasrec.config.serving import (
     PublishConfig,
     ScoreConfig,
 )
-from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
+from diffsasrec.config.training import (
+    SIMILAR_ITEMS,
+    FinetuneConfig,
+    ModelConfig,
+    TrainConfig,
+    TrainStageConfig,
+)
 from diffsasrec.errors import ConfigError
 
 
@@ -60,6 +66,10 @@ class Config(Section):
         if not self.gate.metric:
             watched = self.gate.model_copy(update={"metric": f"NDCG@{self.evaluate.ks[0]}"})
             object.__setattr__(self, "gate", watched)
+        if self.model.similar_items is None:
+            wanted = self.score.filter_seen and self.model.copy_score
+            paired = self.model.model_copy(update={"similar_items": SIMILAR_ITEMS * wanted})
+            object.__setattr__(self, "model", paired)
         return self
 
     @model_validator(mode="after")

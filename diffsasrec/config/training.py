@@ -14,6 +14,8 @@ from diffsasrec.config.fields import (
     check_gpus,
 )
 
+SIMILAR_ITEMS = 100  # where similar items are the only ones with a score of their own
+
 
 class ModelConfig(Section):
     kind: Literal["sasrec", "diffusion"] = Field("diffusion", description="the model")
@@ -37,10 +39,11 @@ class ModelConfig(Section):
     copy_score: bool = Field(
         True, description="a learned score for what the user had before, by count, age and place"
     )
-    similar_items: NonNegativeInt = Field(
-        0,
+    similar_items: NonNegativeInt | None = Field(
+        None,
         description="so many items that are most like the user's newest ones, by each of two "
-        "tables, have that score too; 0: none",
+        f"tables, have that score too; 0: none; null: {SIMILAR_ITEMS} where score.filter_seen "
+        "leaves no other items with it, else 0",
     )
 
     @model_validator(mode="after")
@@ -61,7 +64,7 @@ class ModelConfig(Section):
     @property
     def scores_similar(self) -> bool:
         """Whether items that are like those of the history have a copy score."""
-        return self.copy_score and self.similar_items > 0
+        return self.copy_score and bool(self.similar_items)
 
 
 class ObjectiveConfig(Section):

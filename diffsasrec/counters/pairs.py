@@ -47,7 +47,8 @@ class Pairing:
 
     @staticmethod
     def of(model: ModelConfig, *, filter_seen: bool) -> "Pairing":
-        return Pairing(model.similar_items if model.scores_similar else 0, filter_seen)
+        num_similar = model.similar_items if model.scores_similar else 0
+        return Pairing(num_similar or 0, filter_seen)
 
 
 def scored_pairs(

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffsasrec.model.features import NUM_OF_USER, NUM_TRENDS
+from diffsasrec.config.training import ModelConfig
+from diffsasrec.model.features import NUM_OF_USER, NUM_OWN, NUM_SIMILAR, NUM_TRENDS
 from diffsasrec.model.softmax import Extras, pairs_of_rows
 
 NUM_MIXED = 16  # learned mixtures of trend features, besides the features themselves
@@ -64,9 +65,10 @@ class Trends(nn.Module):
 class CopyScore(nn.Module):
     """A score for an item and a user, from the features of the pair, its trends and the state."""
 
-    def __init__(self, hidden_size: int, dropout: float, *, num_features: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.dropout, hidden_size = config.dropout, config.hidden_size
+        num_features = NUM_OWN + (NUM_SIMILAR if config.scores_similar else 0)
         # what is the same for every state is made once
         self.pair = nn.Sequential(
             nn.Linear(num_features + NUM_TRENDS, COPY_WIDTH),

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.model.blocks import Block, Cache, History, slot_heads
-from diffsasrec.model.features import NUM_GAPS, NUM_OWN, NUM_SIMILAR, NUM_TRENDS
+from diffsasrec.model.features import NUM_GAPS, NUM_TRENDS
 from diffsasrec.model.heads import CopyScore, OwnItems, Pairs, Trends
 
 # tokens that are encoded at once without gradients: their inner states stay small
@@ -66,7 +66,7 @@ class SequenceModel(nn.Module):
             # not among the trained weights: chosen after the training, and saved beside them
             self.state_weight: Tensor
             self.register_buffer("state_weight", torch.ones(()), persistent=False)
-            self.copy_score = _copy_score(config) if config.copy_score else None
+            self.copy_score = CopyScore(config) if config.copy_score else None
             self.apply(_initialise)
             if self.mask is not None:
                 nn.init.normal_(self.mask, std=0.05)
@@ -273,11 +273,6 @@ class SequenceModel(nn.Module):
 
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
-
-
-def _copy_score(config: ModelConfig) -> CopyScore:
-    num_features = NUM_OWN + (NUM_SIMILAR if config.similar_items else 0)
-    return CopyScore(config.hidden_size, config.dropout, num_features=num_features)
 
 
 def _existing(history: History, slots_BS: Tensor, num_slots_B: Tensor | None) -> Tensor:

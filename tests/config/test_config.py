@@ -8,6 +8,7 @@ from sources import ROOT
 
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import leaf_keys, load_config
+from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\n"
@@ -212,6 +213,18 @@ def test_an_override_of_a_section_leaves_its_yaml_alias_alone():
     text = f"{LEAST}pretrain: &stage {{epochs: 2}}\nfinetune: *stage\n"
     config = load_config(text, ["finetune.epochs=0"])
     assert (config.pretrain.epochs, config.finetune.epochs) == (2, 0)
+
+
+def test_similar_items_have_a_score_by_default_where_seen_items_are_filtered():
+    def similar(*overrides: str) -> int | None:
+        return load_config(LEAST, overrides).model.similar_items
+
+    assert similar("score.filter_seen=true") == 100
+    assert similar("score.filter_seen=false") == 0
+    assert similar("score.filter_seen=true", "model.similar_items=7") == 7
+    assert similar("score.filter_seen=true", "model.similar_items=0") == 0
+    assert similar("score.filter_seen=true", "model.copy_score=false") == 0
+    assert not ModelConfig().scores_similar  # without a night: only if it is said
 
 
 def test_the_cut_off_and_the_metric_of_the_gate_follow_the_length_of_a_list():
