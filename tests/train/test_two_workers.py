@@ -142,8 +142,10 @@ def test_two_gloo_workers_reach_the_weights_of_one(alone, pair, name, output):
         if parameter.endswith("query_key_value.bias"):
             # the bias of the keys moves no softmax: its gradient is rounding, which Adam scales up
             one[parameter][16:32] = two[parameter][16:32]
-        # where a gradient is near 0, Adam makes 1e-5 of its rounding; a step is 1e-2
-        assert torch.allclose(one[parameter], two[parameter], atol=1e-4), parameter
+        # where a gradient is near 0, Adam scales up its rounding, so that a few entries move apart
+        # by a part of a step, which is 1e-2; a row that is lost or counted twice moves most of them
+        apart = (one[parameter] - two[parameter]).abs()
+        assert apart.max() < 1e-3 and (apart > 1e-4).float().mean() < 2e-3, parameter
 
 
 @pytest.mark.parametrize("name", CASES)
