@@ -146,6 +146,11 @@ class FinetuneConfig(TrainStageConfig):
     state_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5, description="share of the examples that the counters must predict without the state"
     )
+    focus_k: NonNegativeInt = Field(
+        10,
+        description="a target far below the item at this place of its list counts little, since "
+        "no list would show it; 0: all targets count alike",
+    )
     state_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
         description="weight of the state beside the counters; null: chosen on the second time cut, "

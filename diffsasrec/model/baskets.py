@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from diffsasrec.model.softmax import pairs_of_rows
+from diffsasrec.model.focus import focused
+from diffsasrec.model.heads import pairs_of_rows
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,14 @@ class Spread:
         first_R = self.items_Z[starts_R.clamp(max=len(self.items_Z) - 1)]
         return torch.where(self.has_R, first_R, targets_R)
 
-    def nll(self, logits_RV: Tensor, single_R: Tensor) -> Tensor:
-        """The mean of -log p over a row's targets, and `single_R` for rows without any, [R]."""
-        chosen_Z = logits_RV[self.rows_Z, self.items_Z] * self.shares_Z
-        mean_R = torch.zeros_like(single_R).index_add(0, self.rows_Z, chosen_Z)
-        return torch.where(self.has_R, logits_RV.logsumexp(1) - mean_R, single_R)
+    def nll(self, logits_RV: Tensor, single_R: Tensor, floor_R: Tensor | None) -> Tensor:
+        """The mean loss over a row's targets, and `single_R` for rows without any, [R]."""
+        total_R = logits_RV.logsumexp(1)
+        nll_Z = total_R[self.rows_Z] - logits_RV[self.rows_Z, self.items_Z]
+        if floor_R is not None:
+            nll_Z = focused(nll_Z, floor_R[self.rows_Z])
+        mean_R = torch.zeros_like(single_R).index_add(0, self.rows_Z, nll_Z * self.shares_Z)
+        return torch.where(self.has_R, mean_R, single_R)
 
 
 def _keys(rows_X: Tensor, items_X: Tensor) -> Tensor:

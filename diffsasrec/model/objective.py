@@ -13,16 +13,8 @@ from torch import Tensor, nn
 from diffsasrec.config.training import ObjectiveConfig
 from diffsasrec.model.baskets import Spread
 from diffsasrec.model.batch import Batch
-from diffsasrec.model.heads import OwnItems, Pairs
-from diffsasrec.model.softmax import (
-    Extras,
-    Negatives,
-    Trending,
-    item_nll,
-    merged,
-    pairs_of_rows,
-    softmax_loss,
-)
+from diffsasrec.model.heads import Extras, OwnItems, Pairs, merged, pairs_of_rows
+from diffsasrec.model.softmax import Negatives, Trending, item_nll, softmax_loss
 from diffsasrec.model.transformer import SequenceModel
 
 # sequences that are encoded at once: a CPU gains from little padding, a GPU from large kernels
@@ -40,6 +32,8 @@ class Objective(nn.Module):
         state_dropout: in fine-tuning, for this share of the examples the state counts nothing, so
             that the counters learn to stand alone. What they learn beside a state that has seen
             the targets while it was pretrained trusts it too much.
+        focus_k: in fine-tuning, the length of the lists that the loss is `softmax.focused` on; 0:
+            all targets count alike.
     """
 
     def __init__(
@@ -50,10 +44,11 @@ class Objective(nn.Module):
         *,
         filter_seen: bool,
         state_dropout: float = 0.0,
+        focus_k: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
-        self.filter_seen = filter_seen
+        self.filter_seen, self.focus_k = filter_seen, focus_k
         self.state_dropout = state_dropout if model.trends is not None else 0.0
         self.bias_V: Tensor
         self.trends_QVF: Tensor
@@ -180,7 +175,8 @@ class Objective(nn.Module):
         vectors_VW, trending = self._vectors(queries_RW, tables_R, used)
         queries_RW = queries_RW[:, : vectors_VW.shape[1]]
         bias_V = self.bias_V if used is None else self.bias_V[used]
-        if negatives is None and extras is None and trending is None and spread is None:
+        is_plain = negatives is None and extras is None and trending is None and spread is None
+        if is_plain and not self.focus_k:
             return softmax_loss(queries_RW, targets_R, weights_R, vectors_VW, bias_V)
         nll_R = item_nll(
             queries_RW,
@@ -191,6 +187,7 @@ class Objective(nn.Module):
             extras=extras,
             trending=trending,
             spread=spread,
+            focus_k=self.focus_k,
         )
         return (weights_R * nll_R).sum()
 

@@ -1,4 +1,8 @@
-"""Losses over a catalogue: the whole softmax in bounded memory, or sampled negatives."""
+"""Losses over a catalogue: the whole softmax in bounded memory, or sampled negatives.
+
+Legend: R rows, V items, D hidden size, W width of the item vectors, N negatives, Y pairs (row,
+item), M the most pairs of a row, X any.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,48 +13,13 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor
 
+from diffsasrec.model.focus import focused, log_floor, sampled_kth
+from diffsasrec.model.heads import Extras, padded
+
 # at most so many logits exist at once; the others are recomputed in the backward pass
 LOGITS_PER_CHUNK = 2**23
 # so few stay in a CPU's cache
 LOGITS_AT_ONCE = 2**20
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What is added to single logits: a score for pairs (row, item), each pair once, by row."""
-
-    rows_Y: Tensor
-    items_Y: Tensor
-    scores_Y: Tensor  # -inf: the row can't have the item
-
-    def of_rows(self, start: int, stop: int) -> "Extras":
-        bounds = torch.tensor([start, stop], device=self.rows_Y.device)
-        inside = slice(*torch.searchsorted(self.rows_Y, bounds).tolist())
-        return Extras(self.rows_Y[inside] - start, self.items_Y[inside], self.scores_Y[inside])
-
-    def add_to(self, logits_RV: Tensor) -> Tensor:
-        where = (self.rows_Y, self.items_Y)
-        return logits_RV.index_put(where, self.scores_Y.to(logits_RV.dtype), accumulate=True)
-
-    def of_pairs(self, rows_Z: Tensor, items_Z: Tensor, *, num_items: int) -> Tensor:
-        """The scores of some pairs, 0 if there is none, [Z]; items must be sorted within a row."""
-        keys_Y = self.rows_Y * num_items + self.items_Y
-        keys_Z = rows_Z * num_items + items_Z
-        at_Z = torch.searchsorted(keys_Y, keys_Z).clamp(max=max(len(keys_Y) - 1, 0))
-        if not len(keys_Y):
-            return torch.zeros(len(keys_Z), device=keys_Z.device)
-        return self.scores_Y[at_Z].float().masked_fill(keys_Y[at_Z] != keys_Z, 0.0)
-
-
-def merged(one: Extras, other: Extras) -> Extras:
-    """The pairs of both, by row, then item; no pair is in both."""
-    rows_Y, items_Y = (
-        torch.cat(both) for both in ((one.rows_Y, other.rows_Y), (one.items_Y, other.items_Y))
-    )
-    scores_Y = torch.cat([one.scores_Y.to(other.scores_Y.dtype), other.scores_Y])
-    order_Y = items_Y.argsort(stable=True)
-    order_Y = order_Y[rows_Y[order_Y].argsort(stable=True)]
-    return Extras(rows_Y[order_Y], items_Y[order_Y], scores_Y[order_Y])
 
 
 @dataclass(frozen=True)
@@ -112,22 +81,13 @@ def draw_negatives(counts_V: Tensor, num: int, generator: torch.Generator) -> Ne
     return Negatives(items_N, log_inclusion_N.float())
 
 
-def pairs_of_rows(users_R: Tensor, pair_users_X: Tensor) -> tuple[Tensor, Tensor]:
-    """For each row its user's pairs: rows [Y] and pairs [Y]; `pair_users_X` is sorted."""
-    first_R = torch.searchsorted(pair_users_X, users_R)
-    count_R = torch.searchsorted(pair_users_X, users_R, right=True) - first_R
-    rows_Y = torch.repeat_interleave(count_R)
-    nth_Y = torch.arange(len(rows_Y), device=rows_Y.device) - (count_R.cumsum(0) - count_R)[rows_Y]
-    return rows_Y, first_R[rows_Y] + nth_Y
-
-
 class Targets(Protocol):
     """Several targets of some rows, in the place of one."""
 
     def of_rows(self, start: int, stop: int) -> "Targets": ...
 
-    def nll(self, logits_RV: Tensor, single_R: Tensor) -> Tensor:
-        """-log p of the targets of each row, and `single_R` for rows without several, [R]."""
+    def nll(self, logits_RV: Tensor, single_R: Tensor, floor_R: Tensor | None) -> Tensor:
+        """The loss of the targets of each row, and `single_R` for rows without several, [R]."""
 
 
 def item_nll(
@@ -140,6 +100,7 @@ def item_nll(
     extras: Extras | None = None,
     trending: Trending | None = None,
     spread: Targets | None = None,
+    focus_k: int = 0,
 ) -> Tensor:
     """-log p(target) under the softmax over all items, [R] float32, in bounded memory.
 
@@ -147,23 +108,20 @@ def item_nll(
     `negatives` (shared by all rows) the softmax runs over the target, the negatives and the pairs
     of `extras`; a negative carries the log-q correction, and is left out if it is the target or in
     a pair of the row (Jean et al. 2015). `spread`, of the whole softmax, goes before `targets_R`.
+    `focus_k`: the length of the lists that the loss is `focused` on; 0: it is not.
     """
     assert negatives is None or spread is None
-    num_columns = len(weight_VD) if negatives is None else len(negatives.items_N)
-    rows = max(1, LOGITS_PER_CHUNK // num_columns)
+    rows = max(1, LOGITS_PER_CHUNK // len(weight_VD if negatives is None else negatives.items_N))
     few = len(states_RD) <= rows or not torch.is_grad_enabled()
     chunks = []
     for start in range(0, max(len(states_RD), 1), rows):
         stop = min(start + rows, len(states_RD))
         inputs = (
-            states_RD[start:stop],
-            targets_R[start:stop],
-            weight_VD,
-            bias_V,
-            negatives,
+            *(states_RD[start:stop], targets_R[start:stop], weight_VD, bias_V, negatives),
             extras and extras.of_rows(start, stop),
             trending and trending.of_rows(start, stop),
             spread and spread.of_rows(start, stop),
+            focus_k,
         )
         if few:
             chunks.append(_nll(*inputs))
@@ -181,6 +139,7 @@ def _nll(
     extras: Extras | None,
     trending: Trending | None,
     spread: Targets | None,
+    focus_k: int,
 ) -> Tensor:
     if negatives is None:
         logits_RV = (states_RD @ weight_VD.T).float() + bias_V
@@ -189,8 +148,12 @@ def _nll(
         if extras is not None:
             logits_RV = extras.add_to(logits_RV)
         nll_R = F.cross_entropy(logits_RV, targets_R, reduction="none")
-        return nll_R if spread is None else spread.nll(logits_RV, nll_R)
-    return _sampled_nll(states_RD, targets_R, weight_VD, bias_V, negatives, extras, trending)
+        floor_R = log_floor(logits_RV, focus_k) if focus_k else None
+        nll_R = nll_R if floor_R is None else focused(nll_R, floor_R)
+        return nll_R if spread is None else spread.nll(logits_RV, nll_R, floor_R)
+    return _sampled_nll(
+        states_RD, targets_R, weight_VD, bias_V, negatives, extras, trending, focus_k
+    )
 
 
 def _sampled_nll(
@@ -201,6 +164,7 @@ def _sampled_nll(
     negatives: Negatives,
     extras: Extras | None,
     trending: Trending | None,
+    focus_k: int,
 ) -> Tensor:
     negatives_N = negatives.items_N
     place_R = torch.arange(len(targets_R), device=targets_R.device)
@@ -210,26 +174,43 @@ def _sampled_nll(
         positive_R = positive_R + trending.of_pairs(place_R, targets_R)
         negative_RN = trending.add_to(negative_RN, negatives_N)
     negative_RN = negative_RN.masked_fill(negatives_N == targets_R[:, None], -torch.inf)
-    if extras is None:
-        logits_RN = torch.cat([positive_R[:, None], negative_RN], dim=1)
-        return torch.logsumexp(logits_RN, dim=1) - positive_R
-    # the pairs are a stratum of their own: each one is summed, and none is sampled
-    rows_Y, items_Y = extras.rows_Y, extras.items_Y
-    num_items = len(weight_VD)
-    positive_R = positive_R + extras.of_pairs(place_R, targets_R, num_items=num_items)
-    paired_RN = _paired(extras, negatives_N, num_rows=len(targets_R), num_items=num_items)
-    negative_RN = negative_RN.masked_fill(paired_RN, -torch.inf)
-    own_Y = (states_RD[rows_Y] * weight_VD[items_Y]).sum(-1).float() + extras.scores_Y
-    own_Y = own_Y + bias_V[items_Y]
-    if trending is not None:
-        own_Y = own_Y + trending.of_pairs(rows_Y, items_Y)
-    own_Y = own_Y.masked_fill(items_Y == targets_R[rows_Y], -torch.inf)
+    own_Y = positive_R[:0]
+    if extras is not None:  # a stratum of their own: each one is summed, and none is sampled
+        num_items = len(weight_VD)
+        positive_R = positive_R + extras.of_pairs(place_R, targets_R, num_items=num_items)
+        paired_RN = _paired(extras, negatives_N, num_rows=len(targets_R), num_items=num_items)
+        negative_RN = negative_RN.masked_fill(paired_RN, -torch.inf)
+        own_Y = _own_logits(states_RD, targets_R, weight_VD, bias_V, extras, trending)
+    rows_Y = place_R[:0] if extras is None else extras.rows_Y
     highest_R = torch.cat([positive_R[:, None], negative_RN], dim=1).detach().amax(1)
     highest_R = highest_R.scatter_reduce(0, rows_Y, own_Y.detach(), "amax")
     total_R = torch.exp(positive_R - highest_R)
     total_R = total_R + torch.exp(negative_RN - highest_R[:, None]).sum(1)
     total_R = total_R.index_add(0, rows_Y, torch.exp(own_Y - highest_R[rows_Y]))
-    return torch.log(total_R) + highest_R - positive_R
+    normaliser_R = torch.log(total_R) + highest_R
+    nll_R = normaliser_R - positive_R
+    if not focus_k:
+        return nll_R
+    certain_RM = torch.cat([positive_R[:, None], padded(own_Y, rows_Y, len(positive_R))], dim=1)
+    kth_R = sampled_kth(certain_RM, negative_RN, negatives.log_inclusion_N, focus_k)
+    return focused(nll_R, kth_R - normaliser_R.detach())
+
+
+def _own_logits(
+    states_RD: Tensor,
+    targets_R: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    extras: Extras,
+    trending: Trending | None,
+) -> Tensor:
+    """The logits of the pairs, [Y]; -inf for that of a row and its target."""
+    rows_Y, items_Y = extras.rows_Y, extras.items_Y
+    own_Y = (states_RD[rows_Y] * weight_VD[items_Y]).sum(-1).float() + extras.scores_Y
+    own_Y = own_Y + bias_V[items_Y]
+    if trending is not None:
+        own_Y = own_Y + trending.of_pairs(rows_Y, items_Y)
+    return own_Y.masked_fill(items_Y == targets_R[rows_Y], -torch.inf)
 
 
 def _paired(extras: Extras, negatives_N: Tensor, *, num_rows: int, num_items: int) -> Tensor:

@@ -83,12 +83,14 @@ class PhaseTrainer:
         if not len(self.data.query_times):  # only the popularity of all time
             tables_QVF = self.data.trends_QVF[-1:, :, :1]
         settings = self.settings
+        finetune = settings if isinstance(settings, FinetuneConfig) else None
         objective = Objective(
             self.model,
             torch.from_numpy(self.data.counts_V > 0),
             torch.from_numpy(tables_QVF),
             filter_seen=self.job.filter_seen,
-            state_dropout=settings.state_dropout if isinstance(settings, FinetuneConfig) else 0.0,
+            state_dropout=finetune.state_dropout if finetune else 0.0,
+            focus_k=finetune.focus_k if finetune else 0,
         ).to(self.worker.device)
         return Updater(
             objective,

@@ -20,13 +20,13 @@ from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import Entry, read_chain, standing
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import RunDir, run_path
-from diffsasrec.model.carry_over import carried_over, same_shape
 from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from diffsasrec.sequences.vocab import reindexing
 from diffsasrec.times import microseconds
 from diffsasrec.train.epochs import stream_seed
 
 from ..night.records import Prepared, Start, Starts
+from .carry_over import carried_over, same_shape
 
 log = logging.getLogger(__name__)
 

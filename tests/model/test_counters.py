@@ -19,8 +19,7 @@ from toy_models import (
 )
 
 from diffsasrec.model.features import NUM_OF_USER, NUM_OWN, NUM_TRENDS
-from diffsasrec.model.heads import NUM_MIXED, Pairs
-from diffsasrec.model.softmax import Extras
+from diffsasrec.model.heads import NUM_MIXED, Extras, Pairs
 from diffsasrec.model.transformer import SequenceModel
 
 

@@ -13,13 +13,12 @@ from random_rows import certain, gradient, random_rows, seeded
 from torch import Tensor
 
 from diffsasrec.model import softmax as diffusion
+from diffsasrec.model.heads import Extras, pairs_of_rows
 from diffsasrec.model.softmax import (
     LOGITS_PER_CHUNK,
-    Extras,
     Negatives,
     draw_negatives,
     item_nll,
-    pairs_of_rows,
     softmax_loss,
 )
 

@@ -16,9 +16,9 @@ from diffsasrec.counters.pairs import Pairing, scored_pairs
 from diffsasrec.counters.similar import Similar
 from diffsasrec.model.batch import Batch, in_rows, occurring_items
 from diffsasrec.model.features import NUM_TRENDS
-from diffsasrec.model.heads import Pairs
+from diffsasrec.model.heads import Extras, Pairs, merged
 from diffsasrec.model.objective import Objective, batch_loss
-from diffsasrec.model.softmax import Extras, Negatives, merged
+from diffsasrec.model.softmax import Negatives
 from diffsasrec.sequences.histories import Histories, events_of
 from diffsasrec.times import DAY
 from diffsasrec.train.batches import make_batch

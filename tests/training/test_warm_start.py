@@ -16,7 +16,6 @@ from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256, to_json
 from diffsasrec.lake.chain import append_entry
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.model.carry_over import carried_over, same_shape
 from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.schema import sequences_schema, vocab_schema
@@ -25,6 +24,7 @@ from diffsasrec.train.phases import Job
 from diffsasrec.train.trainer import train_phases
 from jobs.faults.rig.nights import Nights, toy_log
 from jobs.night.records import Prepared
+from jobs.training.carry_over import carried_over, same_shape
 from jobs.training.recipe import finetune_phases, pretrain_phases, refit_phases
 from jobs.training.warm_start import choose_starts, newest_start, start_path
 
