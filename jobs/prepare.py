@@ -15,7 +15,8 @@ import pyarrow as pa
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import to_json
-from diffsasrec.inputs.log_files import InputFile, Log, inspect_inputs
+from diffsasrec.formats.listing import InputFile
+from diffsasrec.inputs.log_files import Log, inspect_inputs
 from diffsasrec.inputs.newest import Part, check_newest, recorded
 from diffsasrec.inputs.quarantine import STOPPED
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
@@ -59,6 +60,10 @@ def main(config: Config, run: RunDir) -> Prepared:
         time_quantiles=survey.time_quantiles,
         newest=judge_newest(survey.newest, config, run),
         inputs=[{"path": f.path, "size": f.size, "version": f.version} for f in inputs],
+        left_out=[
+            {"reason": reason, "number": number, "example": example}
+            for reason, number, example in run.left_out
+        ],
     )
 
 

@@ -114,6 +114,7 @@ def manifest_content(config: Config, run: RunDir, done: dict[str, Record]) -> di
         "config_sha256": config.sha256(),
         "source_sha256": source_digest(),
         "inputs": prepared.inputs,
+        "left_out": prepared.left_out,
         "tables": run.tables,
         "rules": prepared.rules,
         "split_time": prepared.split_time,

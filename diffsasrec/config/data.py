@@ -1,9 +1,9 @@
 """The sections on the log and its items."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diffsasrec.config.fields import Fraction, PositiveInt, Section
 
@@ -23,6 +23,11 @@ class EventsConfig(Section):
     partition_column: str | None = Field(
         None, description="hive key of a date (dt=YYYY-MM-DD): later partitions are not read"
     )
+    partition_format: str | None = Field(
+        None,
+        description="directories that hold the date of a partition in another layout, as in "
+        "year=%Y/month=%m/day=%d or %Y/%m/%d; in place of partition_column",
+    )
     max_bad_fraction: Fraction = Field(
         0.01, description="above this share of bad rows the run stops"
     )
@@ -34,6 +39,20 @@ class EventsConfig(Section):
     min_rows_of_newest: PositiveInt = Field(
         1000, description="a day or file of fewer rows is not judged by itself"
     )
+
+    @model_validator(mode="after")
+    def _check_partitions(self) -> Self:
+        if self.partition_column is not None and self.partition_format is not None:
+            raise ValueError(
+                f"events.partition_column={self.partition_column} and events.partition_format="
+                f"{self.partition_format} both name the date of a partition; keep one of them"
+            )
+        if self.partition_format is not None and "%" not in self.partition_format:
+            raise ValueError(
+                f"events.partition_format={self.partition_format} names no date; write it as in "
+                "year=%Y/month=%m/day=%d"
+            )
+        return self
 
 
 class SplitConfig(Section):

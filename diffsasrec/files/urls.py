@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import fsspec
 from diffsasrec.errors import ConfigError
 from diffsasrec.files import local
 from diffsasrec.files.patience import PATIENCE, Patience
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
 def is_s3(url: str) -> bool:
@@ -22,7 +25,7 @@ def open_filesystem(url: str, patience: Patience = PATIENCE) -> tuple[Any, str]:
         from diffsasrec.files.s3 import ObjectStore  # every process of a night would wait for it
 
         return ObjectStore(patience=patience), url.removeprefix("s3://")
-    return fsspec.filesystem("file"), os.path.abspath(url)
+    return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(url))
 
 
 def listing_options(url: str) -> dict[str, Any]:
@@ -30,19 +33,35 @@ def listing_options(url: str) -> dict[str, Any]:
     return {} if is_s3(url) else {"on_error": local.refuse_unreadable}
 
 
-def resolve_package(path: str, key: str) -> str:
-    """The path behind pkg://package/file; every other path stays as it is.
+def resolve_path(path: str, key: str) -> str:
+    """The local path or s3:// URL that a path stands for, as in pkg://package/file.
 
     Raises:
-        ConfigError: the package is not installed; `key` is where the path comes from.
+        ConfigError: the package is not installed, or nothing here reads such a URL; `key` is where
+            the path comes from.
     """
-    if not path.startswith("pkg://"):
+    scheme = _SCHEME.match(path)
+    if scheme is None or scheme[1] == "s3":
         return path
-    package, _, inside = path.removeprefix("pkg://").partition("/")
+    kind, rest = scheme[1].lower(), scheme[2]
+    if kind == "pkg":
+        return _in_package(rest, path, key)
+    if kind == "file":
+        return "/" + rest.removeprefix("localhost").lstrip("/")
+    if kind in ("s3", "s3a", "s3n"):
+        raise ConfigError(f"{key}={path}: write it as s3://{rest}")
+    raise ConfigError(
+        f"{key}={path}: {kind}:// is not read; copy the files to s3:// or to a local directory, or "
+        "mount them and name the local path"
+    )
+
+
+def _in_package(inside: str, path: str, key: str) -> str:
+    package, _, name = inside.partition("/")
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):  # the parent of a dotted name is missing; no name at all
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(f"{key}={path}: package {package} is not installed; pip install it")
-    return str(Path(spec.submodule_search_locations[0]) / inside)
+    return str(Path(spec.submodule_search_locations[0]) / name)

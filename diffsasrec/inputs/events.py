@@ -11,7 +11,8 @@ import ray.data
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.log_files import Fragment, InputFile, Log
+from diffsasrec.formats.listing import InputFile
+from diffsasrec.inputs.log_files import Fragment, Log
 from diffsasrec.inputs.log_rows import read_fragment, refuse_changed
 from diffsasrec.inputs.row_checks import MALFORMED, Checked, check_rows, quarantine_rows
 from diffsasrec.inputs.text_rows import RawChunk

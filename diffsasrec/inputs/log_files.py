@@ -1,24 +1,21 @@
 """The files of the interaction log, and what they hold."""
 
-import io
 import lzma
-import os
-import re
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.compression import compr
-from fsspec.utils import infer_compression
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.files.urls import listing_options, open_filesystem, resolve_package
+from diffsasrec.files.urls import open_filesystem, resolve_path
+from diffsasrec.formats.compression import open_text
+from diffsasrec.formats.listing import InputFile, Listing, list_files
+from diffsasrec.formats.partitions import DEFAULT, has_partitions, partition_of
 from diffsasrec.inputs.text_rows import (
     CHUNK_BYTES,
     RAW,
@@ -41,13 +38,6 @@ BROKEN = (
 
 
 @dataclass(frozen=True)
-class InputFile:
-    path: str  # local path or s3:// URL
-    size: int
-    version: str  # ETag or modification time
-
-
-@dataclass(frozen=True)
 class Fragment:
     path: str
     row_group: int | None  # None: the whole file
@@ -64,81 +54,45 @@ class Log:
 
 
 def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
-    """The input files, sorted by path, without later partitions and hidden files.
+    """The files of `list_log`."""
+    return list_log(events, run_date=run_date).files
+
+
+def list_log(events: EventsConfig, *, run_date: date) -> Listing:
+    """The input files, sorted by path, without later partitions and hidden files; and what is not.
 
     Raises:
-        InputDataError: there are none.
-        ConfigError: the package of a pkg:// path is not installed.
+        InputDataError: there are none, or a path has no date of a partition.
+        ConfigError: nothing here reads the path, or a table format has the files.
     """
-    url = resolve_package(events.path, "events.path")
+    url = resolve_path(events.path, "events.path")
     try:
-        files = list_files(url, is_glob=any(character in url for character in "*?["))
+        found = list_files(url, may_be_glob=True)
     except OSError as error:
         raise InputDataError(f"events.path={events.path} can't be listed: {error}") from error
-    for file in files:
+    for file in found.files:
         if not file.path.encode(errors="replace").decode() == file.path:
             raise InputDataError(
                 f"events.path={events.path}: the name of {file.path!r} is no UTF-8; rename the file"
             )
-    if events.partition_column is not None:
-        files = [f for f in files if _partition(f.path, events.partition_column) < run_date]
-    if not files:
+    if has_partitions(events):
+        found = found.without((f, _out_of_range(f.path, events, run_date)) for f in found.files)
+    if not found.files:
         raise InputDataError(
             f"events.path={events.path} holds no file"
-            + (f" of a partition before {run_date}" if events.partition_column else "")
+            + (f" of a partition before {run_date}" if has_partitions(events) else "")
+            + "".join(f"; left out: {left_out}" for left_out in found.left_out)
             + "; check the path, the glob and the permissions"
         )
-    return files
+    return found
 
 
-def list_files(url: str, *, is_glob: bool = False) -> list[InputFile]:
-    """A file, the files below a directory or those of a glob, sorted by path, without hidden ones.
-
-    Raises:
-        OSError: they can't be listed; [] when there are none.
-    """
-    filesystem, path = open_filesystem(url)
-    try:
-        find = filesystem.glob if is_glob else filesystem.find
-        found = find(path, detail=True, **listing_options(url))
-    except FileNotFoundError:
-        found = {}
-    scheme = "s3://" if url.startswith("s3://") else ""
-    base = re.split(r"[*?\[]", path, maxsplit=1)[0] if is_glob else path
-    files = []
-    for name, stat in sorted(found.items()):
-        if _is_hidden(name.removeprefix(base)):
-            continue
-        if scheme and stat["type"] == "file":
-            files.append(InputFile(scheme + name, int(stat["size"]), stat["ETag"].strip('"')))
-        if not scheme and os.path.isfile(name):  # or a link to one
-            files.append(InputFile(name, *version_of(os.stat(name))))
-    return files
-
-
-def version_of(status: os.stat_result) -> tuple[int, str]:
-    return status.st_size, str(status.st_mtime_ns)
-
-
-def _is_hidden(path: str) -> bool:
-    # a path that ends in a slash is an empty object that stands for a directory on S3
-    return path.endswith("/") or any(part.startswith(("_", ".")) for part in path.split("/"))
-
-
-def _partition(path: str, column: str) -> date:
-    for part in path.split("/"):
-        key, separator, value = part.partition("=")
-        if separator and key == column:
-            try:
-                return date.fromisoformat(value)
-            except ValueError:
-                raise InputDataError(
-                    f"{path}: {part} is no date; events.partition_column={column} needs "
-                    f"{column}=YYYY-MM-DD"
-                ) from None
-    raise InputDataError(
-        f"{path} has no {column}=YYYY-MM-DD in its path; unset events.partition_column or move it"
-    )
+def _out_of_range(path: str, events: EventsConfig, run_date: date) -> str | None:
+    """Why the partition of a file is not read; None if it is."""
+    day = partition_of(path, events)
+    if day is None:
+        return f"of {DEFAULT}, without a date"
+    return None if day < run_date else f"of partitions from {run_date} on"
 
 
 def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
@@ -256,19 +210,6 @@ def unreadable(path: str, events: EventsConfig, error: Exception) -> InputDataEr
     return InputDataError(
         f"{path} can't be read as {events.format}: {text}; write the file again or remove it"
     )
-
-
-def open_text(path: str, data: bytes | None = None) -> Any:
-    """A text file for reading, decompressed as its name says; `data`: its bytes, if known."""
-    filesystem, inside = open_filesystem(path)
-    raw = filesystem.open(inside, "rb") if data is None else io.BytesIO(data)
-    kind = infer_compression(inside)
-    if kind == "zip":
-        members = zipfile.ZipFile(raw).namelist()
-        if len(members) != 1:
-            raise InputDataError(f"{path} holds {len(members)} files; give each a file of its own")
-        raw.seek(0)
-    return raw if kind is None else compr[kind](raw, mode="rb")
 
 
 def text_columns(path: str, events: EventsConfig) -> list[str]:

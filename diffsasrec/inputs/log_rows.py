@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.files.urls import open_filesystem
+from diffsasrec.formats.compression import open_text
+from diffsasrec.formats.listing import version_of
 from diffsasrec.inputs.log_files import (
     AGAIN,
     BROKEN,
     Fragment,
     columns_of,
-    open_text,
     unreadable,
-    version_of,
 )
 from diffsasrec.inputs.text_rows import (
     RAW,

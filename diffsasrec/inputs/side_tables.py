@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.files.urls import open_filesystem, resolve_package
-from diffsasrec.inputs.log_files import BROKEN, InputFile, list_files, open_text
+from diffsasrec.files.urls import open_filesystem, resolve_path
+from diffsasrec.formats.compression import open_text
+from diffsasrec.formats.listing import InputFile, list_files
+from diffsasrec.inputs.log_files import BROKEN
 from diffsasrec.inputs.text_rows import CHUNK_BYTES, csv_columns, read_csv
 from diffsasrec.schema import canonical, canonical_type
 
@@ -59,10 +61,10 @@ def table_files(path: str, key: str) -> list[InputFile]:
     Raises:
         ConfigError: nothing is there.
     """
-    url = resolve_package(path, key)
+    url = resolve_path(path, key)
     filesystem, inside = open_filesystem(url)
     try:
-        files = list_files(url)
+        files = list_files(url).files
         if not files and not filesystem.isdir(inside):
             raise FileNotFoundError("nothing has this name")
     except OSError as error:

@@ -38,6 +38,7 @@ class RunDir:
     identity: str  # sha256
     attempt: str  # this process: for what overlapping attempts must not share
     inputs: tuple[tuple[str, int, str], ...] = ()  # path, size and version of the input files
+    left_out: tuple[tuple[str, int, str], ...] = ()  # of the log: reason, number and an example
     reused: Reused | None = None  # None: this run trains
     rested: tuple[str, ...] = ()  # directories of the runs whose lists are not shown again
     tables: dict[str, list[str]] = field(default_factory=dict)  # digests: tables beside the log

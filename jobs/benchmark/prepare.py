@@ -15,7 +15,8 @@ import ray.data
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.log_files import InputFile, inspect_inputs
+from diffsasrec.formats.listing import InputFile
+from diffsasrec.inputs.log_files import inspect_inputs
 from diffsasrec.sequences.buckets import num_buckets
 from diffsasrec.sequences.build import build_sequences
 from diffsasrec.sequences.split_time import survey_log

@@ -69,6 +69,7 @@ class Prepared(Record):
     time_quantiles: Sequence[int] = ()
     newest: Mapping[str, Any] | None = None  # the newest days and files that were judged
     inputs: Sequence[Mapping[str, Any]] = ()  # path, size and version of each file
+    left_out: Sequence[Mapping[str, Any]] = ()  # reason, number and example: files of the log
     rules: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # ids and known ids by key
 
 

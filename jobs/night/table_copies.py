@@ -18,8 +18,8 @@ from diffsasrec.config.config import Config
 from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import Storage, parquet_bytes, sha256
+from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.items import read_items
-from diffsasrec.inputs.log_files import InputFile
 from diffsasrec.inputs.side_tables import (
     check_file,
     digest,

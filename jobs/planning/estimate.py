@@ -21,7 +21,7 @@ from diffsasrec.counters.similar import num_neighbours
 from diffsasrec.counters.tables import KINDS
 from diffsasrec.files.storage import Storage
 from diffsasrec.files.urls import open_filesystem
-from diffsasrec.inputs.log_files import InputFile
+from diffsasrec.formats.listing import InputFile
 from diffsasrec.lake.chain import read_chain
 from diffsasrec.lake.run_dir import run_path
 from diffsasrec.lake.stages import OUTPUTS, WORKERS, Workers

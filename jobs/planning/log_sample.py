@@ -1,9 +1,9 @@
 """A sample of a log's rows, for a look before a night."""
 
 import logging
-import re
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ import pyarrow as pa
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.inputs.log_files import InputFile, Log
+from diffsasrec.formats.listing import InputFile
+from diffsasrec.formats.partitions import end_of, has_partitions, partition_of
+from diffsasrec.inputs.log_files import Log
 from diffsasrec.inputs.log_rows import read_fragment
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE, MALFORMED, MAX_TIME, check_rows
 from diffsasrec.inputs.text_rows import RawChunk
@@ -128,9 +130,9 @@ def missing_days(
 ) -> str | None:
     """A warning where the log ends more than a day before the run date, as far as can be seen."""
     newest = None
-    if events.partition_column is not None:
-        day = re.compile(rf"{re.escape(events.partition_column)}=(\d{{4}}-\d\d-\d\d)")
-        newest = max((m[1] for file in inputs if (m := day.search(file.path))), default=None)
+    if has_partitions(events):
+        days = [day for file in inputs if (day := partition_of(file.path, events)) is not None]
+        newest = max(end_of(day, events) - timedelta(days=1) for day in days).isoformat()
     elif sample.is_whole:
         times = np.concatenate(sample.times)
         times = times[times < microseconds(ds)]

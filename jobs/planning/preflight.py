@@ -11,7 +11,8 @@ import ray
 import torch
 
 from diffsasrec.config.config import Config
-from diffsasrec.inputs.log_files import InputFile, inspect_inputs
+from diffsasrec.formats.listing import InputFile
+from diffsasrec.inputs.log_files import inspect_inputs
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import STAGES
 from diffsasrec.ray_cluster import cluster_resources

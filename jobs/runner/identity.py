@@ -3,7 +3,7 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from functools import partial
 from pathlib import Path, PurePath
@@ -15,7 +15,8 @@ import diffsasrec
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.log_files import InputFile, inspect_inputs
+from diffsasrec.formats.listing import InputFile, LeftOut
+from diffsasrec.inputs.log_files import inspect_inputs
 from diffsasrec.lake.chain import Entry, read_chain, shown_instead
 from diffsasrec.lake.claims import deleted, is_claimed
 from diffsasrec.lake.consumer_copy import date_path, shown_parts
@@ -27,9 +28,17 @@ from ..training.weight_reuse import Choice, newest_reusable, published_choices
 
 
 def open_run(
-    config: Config, run_date: date, inputs: list[InputFile], *, run_id: str | None
+    config: Config,
+    run_date: date,
+    inputs: list[InputFile],
+    *,
+    run_id: str | None,
+    left_out: Iterable[LeftOut] = (),
 ) -> RunDir:
     """The run directory, named by a digest of everything that the output depends on.
+
+    Args:
+        left_out: what was listed and is not read; no output depends on it.
 
     Raises:
         ConfigError: a table beside the log can't be read.
@@ -50,6 +59,7 @@ def open_run(
         identity=taken.identity,
         attempt=uuid.uuid4().hex[:12],
         inputs=listing,
+        left_out=tuple((each.reason, each.number, each.example) for each in left_out),
         reused=taken.reused,
         rested=taken.rested or (),
         tables=tables,

@@ -18,7 +18,8 @@ import ray.data
 from diffsasrec.config.config import Config
 from diffsasrec.errors import InfrastructureError, at_the_start, find_ours
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.log_files import InputFile, inspect_inputs, list_inputs
+from diffsasrec.formats.listing import InputFile
+from diffsasrec.inputs.log_files import inspect_inputs, list_log
 from diffsasrec.lake.chain import check_create_only
 from diffsasrec.lake.iceberg_table import check_table
 from diffsasrec.lake.run_dir import RunDir
@@ -87,12 +88,15 @@ def _run(arguments: argparse.Namespace, end: End, night: ObservedNight) -> int:
     config = _usable_config(arguments)
     if arguments.rollback_to is not None or arguments.keep is not None:
         return maintain(config, arguments, summary)
-    inputs = list_inputs(config.events, run_date=arguments.date)
-    run = open_run(config, arguments.date, inputs, run_id=arguments.run_id)
+    listing = list_log(config.events, run_date=arguments.date)
+    inputs, left_out = listing.files, listing.left_out
+    run = open_run(config, arguments.date, inputs, run_id=arguments.run_id, left_out=left_out)
     summary |= {"run_id": run.run_id, "paths": {"run": run.storage.root}}
     log.info(
         "run %s of %s, %d input files, into %s", run.run_id, run.ds, len(inputs), run.storage.root
     )
+    for each in left_out:
+        log.info("left out of the log: %s", each)
     run.lake.check_writable()
     refuse_changed(run)
     if (ended := published_and_deleted(run)) is not None:

@@ -16,7 +16,8 @@ from lakes import published_lake
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.log_files import inspect_inputs, list_files, list_inputs
+from diffsasrec.formats.listing import list_files
+from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.lake.consumer_copy import settle
 from diffsasrec.lake.prune import prune
 from jobs.faults.rig.nights import DATE, ROOT, toy_log

@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "config": GROUND,
     "files": GROUND | {"config"},
     "lake": DATA,
-    "inputs": DATA,
+    "formats": DATA,
+    "inputs": DATA | {"formats"},
     "sequences": DATA | {"inputs"},
     "evaluate": GROUND | {"sequences"},
     "model": DATA | {"sequences"},
@@ -47,7 +48,7 @@ MAY_IMPORT |= {
 }
 MAY_USE_RAY = {"inputs", "sequences", "train", "score"}
 RAY_FILES = {"diffsasrec/ray_cluster.py", "diffsasrec/ray_tasks.py"}
-NO_TORCH = {"config", "files", "lake", "inputs", "sequences", "evaluate"}
+NO_TORCH = {"config", "files", "lake", "formats", "inputs", "sequences", "evaluate"}
 MOST_FILES, MOST_LINES, MOST_LINES_OF_TESTS = 12, 300, 400
 MOST_LINES_OF_A_FUNCTION, MEDIAN_LINES_OF_A_FUNCTION = 40, 8
 

@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> RunDir:
 @pytest.mark.parametrize(
     ("record", "keys"),
     [
-        (Prepared.from_json(LEAST), {*LEAST, "time_quantiles", "inputs", "rules"}),
+        (Prepared.from_json(LEAST), {*LEAST, "time_quantiles", "inputs", "left_out", "rules"}),
         (Trained(counts={}, history={}), {"counts", "history"}),
         (Trained(counts={}, reused=REUSED), {"counts", "reused"}),
         (Pretrained(counts={}, history={}), {"counts", "history", "started_from"}),

@@ -13,7 +13,8 @@ from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import Storage, to_json
-from diffsasrec.inputs.log_files import InputFile, inspect_inputs
+from diffsasrec.formats.listing import InputFile
+from diffsasrec.inputs.log_files import inspect_inputs
 from diffsasrec.lake.chain import append_entry
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.times import microseconds

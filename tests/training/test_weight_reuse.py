@@ -9,7 +9,7 @@ from trained_nights import ABC, chosen, config_of, publish
 
 from diffsasrec.errors import InfrastructureError
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.log_files import InputFile
+from diffsasrec.formats.listing import InputFile
 from diffsasrec.lake.chain import append_rollback, read_chain, standing
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.times import DAY, microseconds

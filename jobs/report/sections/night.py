@@ -80,9 +80,17 @@ def flow(facts: Facts) -> Section | None:
     ]
     if facts.events_by_day and facts.bad is None:
         figures.append(days_picture(facts, {}))
-    if not figures:
+    tables = left_out_tables(night.records.get("prepare", {}).get("left_out", ()))
+    if not figures and not tables:
         return None
-    return Section("flow", "What went in and came out", figures=figures)
+    return Section("flow", "What went in and came out", tables=tables, figures=figures)
+
+
+def left_out_tables(left_out: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """The files of the log that were not read, by the reason; no table where all were."""
+    rows = [(each["number"], each["reason"], each["example"]) for each in left_out]
+    caption = "Files and directories of the log that were not read"
+    return [Table.of(caption, ("number", "what they are", "for example"), rows)] if rows else []
 
 
 def step_table(steps: Sequence[Step]) -> Table:
