@@ -19,7 +19,13 @@ from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.log_files import Log, inspect_inputs
 from diffsasrec.inputs.newest import Part, check_newest, recorded
 from diffsasrec.inputs.quarantine import STOPPED
-from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
+from diffsasrec.inputs.row_checks import (
+    AFTER_RUN_DATE,
+    BEFORE_LOOKBACK,
+    FILTERED,
+    NOT_READ,
+    num_bad,
+)
 from diffsasrec.lake.chain import read_chain, standing
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import RunDir
@@ -39,6 +45,8 @@ log = logging.getLogger(__name__)
 def main(config: Config, run: RunDir) -> Prepared:
     inputs = [InputFile(*entry) for entry in run.inputs]  # as the run id was made from them
     found = inspect_inputs(inputs, config.events)
+    for note in found.notes:
+        log.info("prepare: %s", note)
     copy_tables(config, run)
     previous_vocab = previous_vocab_of_run(config, run.storage, found.item_type)
     log.info("prepare: reading %d fragments of %d files", len(found.fragments), len(inputs))
@@ -169,10 +177,9 @@ def check_or_record(
 def check_counts(counts: Counter[str], *, path: str, max_bad_fraction: float) -> None:
     """Stops a run whose log is too dirty, or has no event before the run date."""
     rows, kept, late = counts["rows"], counts["kept"], counts[AFTER_RUN_DATE]
-    bad = rows - kept - late
-    reasons = Counter(
-        {r: n for r, n in counts.items() if r not in ("rows", "kept", AFTER_RUN_DATE)}
-    )
+    bad = num_bad(counts)
+    filtered, old = counts[FILTERED], counts[BEFORE_LOOKBACK]
+    reasons = Counter({r: n for r, n in counts.items() if r not in ("rows", "kept", *NOT_READ)})
     common = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common(3))
     if bad > max_bad_fraction * rows:
         raise InputDataError(
@@ -183,8 +190,10 @@ def check_counts(counts: Counter[str], *, path: str, max_bad_fraction: float) ->
     if kept == 0:
         raise InputDataError(
             f"events.path={path}: no event is left of {rows} rows: {late} lie at or after the run "
-            f"date, {bad} are bad; bring a log with events before the run date, and check "
-            "events.time_unit"
+            f"date, {bad} are bad"
+            + f", {filtered} are filtered by events.where" * bool(filtered)
+            + f", {old} lie before events.lookback_days" * bool(old)
+            + "; bring a log with events before the run date, and check events.time_unit"
         )
 
 

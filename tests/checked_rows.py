@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from diffsasrec.config.data import EventsConfig
-from diffsasrec.inputs.events import read_events
+from diffsasrec.inputs.events import left_out_of, read_events
 from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.inputs.row_checks import check_rows, quarantine_rows
 
@@ -16,20 +16,21 @@ FAR = 2**62
 CSV_HEADER = b"user_id,item_id,timestamp\n"
 
 
-def check(users, items, times, *, time_unit="us", ids=None, before=RUN_DATE):
+def check(users, items, times, *, time_unit="us", ids=None, before=RUN_DATE, **more):
     """Checks the rows of three arrays; `ids`: the canonical type of both ids."""
     raw = pa.table({"user_id": users, "item_id": items, "timestamp": times})
     ids = ids or pa.string()
-    return check_rows(raw, time_unit=time_unit, user_type=ids, item_type=ids, before=before)
+    types = {"user_type": ids, "item_type": ids}
+    return check_rows(raw, time_unit=time_unit, before=before, **types, **more)
 
 
-def check_times(times, *, time_unit=None, before=FAR):
+def check_times(times, *, time_unit=None, before=FAR, **more):
     ids = pa.array(["x"] * len(times), pa.string())
-    return check(ids, ids, times, time_unit=time_unit, before=before)
+    return check(ids, ids, times, time_unit=time_unit, before=before, **more)
 
 
-def kept_times(times, *, time_unit=None, before=FAR):
-    return check_times(times, time_unit=time_unit, before=before).events["timestamp"].to_pylist()
+def kept_times(times, *, time_unit=None, **more):
+    return check_times(times, time_unit=time_unit, **more).events["timestamp"].to_pylist()
 
 
 def time_reasons(times, *, time_unit=None):
@@ -47,8 +48,7 @@ def read(path, *, before=FAR, **settings):
     for fragment in log.fragments:
         for chunk, checked in read_events(fragment, events=events, log_types=types, before=before):
             kept += checked.events.to_pylist()
-            malformed = {"rows": len(chunk.malformed), "malformed_row": len(chunk.malformed)}
-            for name, number in [*checked.counts.items(), *malformed.items()]:
+            for name, number in [*checked.counts.items(), *left_out_of(chunk).items()]:
                 counts[name] = counts.get(name, 0) + number
             table = quarantine_rows(checked, chunk, events, fragment.path)
             quarantine += table.to_pylist() if table is not None else []

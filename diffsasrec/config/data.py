@@ -1,11 +1,13 @@
 """The sections on the log and its items."""
 
+import codecs
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from diffsasrec.config.fields import Fraction, PositiveInt, Section
+from diffsasrec.config.fields import Fraction, NonNegativeInt, PositiveInt, Section
+from diffsasrec.config.where import Condition, parse_condition
 
 
 class EventsConfig(Section):
@@ -15,11 +17,48 @@ class EventsConfig(Section):
     item_column: str = Field("item_id", description="column with the item ids")
     time_column: str = Field("timestamp", description="column with the time of the event")
     time_unit: Literal["s", "ms", "us", "ns"] | None = Field(
-        None, description="unit of integer times; null: the column holds timestamps or ISO strings"
+        None,
+        description="unit of times that are numbers; null: the column holds timestamps, dates or "
+        "texts",
+    )
+    time_format: tuple[str, ...] = Field(
+        (),
+        description="how times are written as text, in the letters of strptime, tried in this "
+        "order, as in [%d/%m/%Y %H:%M]; empty: ISO 8601",
+    )
+    where: tuple[str, ...] = Field(
+        (),
+        description="conditions on columns that a row must fulfil, or it is filtered, as in "
+        '["event_type in [purchase, cart]", rating >= 4]',
+    )
+    lookback_days: PositiveInt | None = Field(
+        None,
+        description="only events of so many days before the run date are read; null: all",
     )
     id_type: Literal["as_read", "int64", "string"] = Field(
         "as_read", description="ids are kept as Parquet has them; CSV and JSON ids are strings"
     )
+    separator: str | None = Field(
+        None,
+        description="between the fields of a CSV, as in ; or :: ; null: the first of comma, tab, "
+        "semicolon, bar, :: and \\x01 by which the first line has the columns",
+    )
+    columns: tuple[str, ...] | None = Field(
+        None, description="names of the columns of CSV files without a header line"
+    )
+    quote: str | None = Field('"', description="around fields of a CSV; null: no field is quoted")
+    escape: str | None = Field(
+        None, description="before a quote within a quoted field of a CSV, as in \\ (Spark, MySQL)"
+    )
+    skip_lines: NonNegativeInt = Field(0, description="lines before the header of a CSV")
+    null_texts: tuple[str, ...] = Field(
+        ("\\N", "NULL", "null", "NA", "N/A", "NaN", "nan", "None"),
+        description="texts of a CSV, without quotes, that are no value",
+    )
+    thousands: str | None = Field(
+        None, description="between groups of three digits in numbers of a CSV, as in 1.234.567"
+    )
+    encoding: str = Field("utf-8", description="of CSV and JSON lines, as in latin-1 or cp1252")
     partition_column: str | None = Field(
         None, description="hive key of a date (dt=YYYY-MM-DD): later partitions are not read"
     )
@@ -39,6 +78,43 @@ class EventsConfig(Section):
     min_rows_of_newest: PositiveInt = Field(
         1000, description="a day or file of fewer rows is not judged by itself"
     )
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        return tuple(map(parse_condition, self.where))
+
+    @field_validator("where")
+    @classmethod
+    def _are_conditions(cls, where: tuple[str, ...]) -> tuple[str, ...]:
+        for text in where:
+            parse_condition(text)
+        return where
+
+    @field_validator("time_format", "where", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_text(self) -> Self:
+        for key, value in (("quote", self.quote), ("escape", self.escape)):
+            if value is not None and (len(value) != 1 or not value.isascii()):
+                raise ValueError(f"events.{key}={value!r}: give one ASCII character, or null")
+        if self.separator is not None and not (self.separator and self.separator.isascii()):
+            raise ValueError(f"events.separator={self.separator!r}: give ASCII characters, or null")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            raise ValueError(
+                f"events.encoding={self.encoding} is not known; write it as in utf-8, latin-1, "
+                "cp1252 or utf-16"
+            ) from None
+        if self.time_format and self.time_unit is not None:
+            raise ValueError(
+                f"events.time_unit={self.time_unit} is for numbers and events.time_format="
+                f"{list(self.time_format)} for texts; keep one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_partitions(self) -> Self:

@@ -11,12 +11,13 @@ import ray.data
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.files.storage import Storage
+from diffsasrec.formats.chunks import RawChunk
 from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.log_files import Fragment, Log
 from diffsasrec.inputs.log_rows import read_fragment, refuse_changed
 from diffsasrec.inputs.row_checks import MALFORMED, Checked, check_rows, quarantine_rows
-from diffsasrec.inputs.text_rows import RawChunk
 from diffsasrec.schema import canonical_type
+from diffsasrec.times import DAY
 
 
 def read_events(
@@ -28,15 +29,23 @@ def read_events(
         InputDataError: the file can't be read, or has changed since it was listed.
     """
     user_type, item_type = map(canonical_type, log_types)
-    for chunk in unchanged(fragment, read_fragment(fragment, events)):
+    after = start_of(events, before)
+    for chunk in unchanged(fragment, read_fragment(fragment, events, after=after)):
         checked = check_rows(
             chunk.rows,
             time_unit=events.time_unit,
+            time_format=events.time_format,
             user_type=user_type,
             item_type=item_type,
             before=before,
+            after=after,
         )
         yield chunk, checked
+
+
+def start_of(events: EventsConfig, before: int) -> int | None:
+    """The time of the earliest event that is read, microseconds; None: there is no such time."""
+    return None if events.lookback_days is None else before - events.lookback_days * DAY
 
 
 def unchanged(fragment: Fragment, chunks: Iterator[RawChunk]) -> Iterator[RawChunk]:
@@ -70,6 +79,7 @@ def fragment_rows(log: Log) -> list[dict[str, Any]]:
             "row_group": -1 if f.row_group is None else f.row_group,
             "size": -1 if f.file is None else f.file.size,
             "version": "" if f.file is None else f.file.version,
+            "integral": " ".join(f.integral),
         }
         for number, f in enumerate(log.fragments)
     ]
@@ -80,7 +90,7 @@ def fragments_of(batch: pa.Table) -> Iterator[tuple[int, Fragment]]:
     for row in batch.to_pylist():
         path, group = row["path"], None if row["row_group"] < 0 else row["row_group"]
         listed = InputFile(path, row["size"], row["version"]) if row["version"] else None
-        yield row["number"], Fragment(path, group, listed)
+        yield row["number"], Fragment(path, group, listed, tuple(row["integral"].split()))
 
 
 def scan(
@@ -130,9 +140,7 @@ def _scan_batch(
         for chunk, checked in read_events(
             fragment, events=events, log_types=(log.user_type, log.item_type), before=before
         ):
-            counts += checked.counts
-            if chunk.malformed:
-                counts += Counter({"rows": len(chunk.malformed), MALFORMED: len(chunk.malformed)})
+            counts += checked.counts + left_out_of(chunk)
             rows = quarantine_rows(checked, chunk, events, fragment.path)
             partials.append(statistics(checked.events, rows))
             if rows is not None:
@@ -146,6 +154,12 @@ def _scan_batch(
                 "statistics": pa.array([_to_ipc(partials)], pa.binary()),
             }
         )
+
+
+def left_out_of(chunk: RawChunk) -> Counter[str]:
+    """The rows of a chunk that are not checked, by the reason, and in all."""
+    counts = Counter(chunk.skipped) + Counter({MALFORMED: len(chunk.malformed)})
+    return counts + Counter(rows=counts.total())
 
 
 def _to_ipc(tables: list[pa.Table]) -> bytes:

@@ -3,28 +3,37 @@
 import lzma
 import zipfile
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from diffsasrec.config.data import EventsConfig
-from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.errors import InputDataError
 from diffsasrec.files.urls import open_filesystem, resolve_path
+from diffsasrec.formats.chunks import RAW, blocks_of
 from diffsasrec.formats.compression import open_text
+from diffsasrec.formats.conditions import check_condition
+from diffsasrec.formats.csv_layout import CsvStyle
+from diffsasrec.formats.csv_rows import csv_layout, sample_rows
+from diffsasrec.formats.json_rows import jsonl_columns
 from diffsasrec.formats.listing import InputFile, Listing, list_files
-from diffsasrec.formats.partitions import DEFAULT, has_partitions, partition_of
-from diffsasrec.inputs.text_rows import (
-    CHUNK_BYTES,
-    RAW,
-    csv_columns,
-    jsonl_columns,
+from diffsasrec.formats.parquet_rows import column_names, open_parquet, type_at
+from diffsasrec.formats.partitions import DEFAULT, end_of, has_partitions, partition_of
+from diffsasrec.inputs.ids import number_texts
+from diffsasrec.inputs.log_types import (
+    FileTypes,
+    Types,
+    check_times,
+    columns_of,
+    id_type_of,
+    notes_of,
 )
-from diffsasrec.schema import canonical_type, stored_type
 
 AGAIN = "run the same command again, which takes the log as it is then"
+KEYS = ("events.user_column", "events.item_column", "events.time_column")
 # errors of a damaged file; ValueError: names and texts that are not UTF-8
 BROKEN = (
     OSError,
@@ -42,6 +51,7 @@ class Fragment:
     path: str
     row_group: int | None  # None: the whole file
     file: InputFile | None = field(default=None, compare=False)  # as it was listed, if known
+    integral: tuple[str, ...] = ()  # columns of RAW whose texts 17850.0 are the id 17850
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,17 @@ class Log:
     fragments: list[Fragment]
     user_type: pa.DataType  # as written to the output
     item_type: pa.DataType
+    notes: tuple[str, ...] = ()  # what is done to it that its owner should know
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What the beginning or the footer of a file says; a file without rows has no fragment."""
+
+    fragments: Sequence[Fragment] = ()
+    types: Types | None = None
+    names: Sequence[str] = ()  # of its columns
+    sample: pa.Table | None = None  # its first rows, of a CSV
 
 
 def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
@@ -92,129 +113,151 @@ def _out_of_range(path: str, events: EventsConfig, run_date: date) -> str | None
     day = partition_of(path, events)
     if day is None:
         return f"of {DEFAULT}, without a date"
-    return None if day < run_date else f"of partitions from {run_date} on"
+    if day >= run_date:
+        return f"of partitions from {run_date} on"
+    days = events.lookback_days
+    start = None if days is None else run_date - timedelta(days=days)
+    # a day more: partitions may be cut by local time
+    if start is not None and end_of(day, events) <= start - timedelta(days=1):
+        return f"of partitions before {start}, the start of events.lookback_days={days}"
+    return None
 
 
 def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
-    """Reads the head of every file and checks that all have the columns in one schema.
+    """Reads the head of every file, and brings the columns of all to one type each.
 
     Raises:
-        InputDataError: names the file, the column and what is wrong with it.
-        ConfigError: events.time_unit does not fit the time column.
+        InputDataError: names the file, the column and what is wrong with it; or no file has a row.
+        ConfigError: events.time_unit or events.time_format does not fit the time column.
     """
     # latency, not work: the footers of thousands of objects are read in a few seconds
     with ThreadPoolExecutor(16) as pool:
         heads = list(pool.map(lambda file: _inspect(file.path, events), files))
-    first, fields = files[0].path, heads[0][1]
-    for file, (_, other) in zip(files, heads, strict=True):
-        for name, column in zip(RAW, columns_of(events), strict=True):
-            if _comparable(other.field(name).type) != _comparable(fields.field(name).type):
-                raise InputDataError(
-                    f"{file.path}: column {column} is {other.field(name).type}, but "
-                    f"{fields.field(name).type} in {first}; rewrite one of the files"
-                )
-    if events.format == "parquet":
-        _check_time(fields.field("timestamp").type, events, first)
-    id_types = {"int64": pa.int64(), "string": pa.string()}
-    user_type, item_type = (
-        id_types.get(events.id_type, stored_type(fields.field(name).type))
-        for name in ("user_id", "item_id")
-    )
-    fragments = [
-        replace(fragment, file=file)
-        for file, (found, _) in zip(files, heads, strict=True)
-        for fragment in found
-    ]
-    if not fragments:
+    filled = [(f, head) for f, head in zip(files, heads, strict=True) if head.fragments]
+    if not filled:
         raise InputDataError(
             f"events.path={events.path}: the {len(files)} files hold no row; "
             "bring a log with events"
         )
-    return Log(fragments, user_type, item_type)
+    if events.format == "jsonl":  # a key may be missing in a line, and in all lines of a file
+        everywhere = [name for _, head in filled for name in head.names]
+        _require_columns(filled[0][0].path, list(dict.fromkeys(everywhere)), events)
+    types = [FileTypes(file.path, head.types) for file, head in filled if head.types is not None]
+    user_type, item_type = (id_type_of(types, place, events) for place in (0, 1))
+    if events.format == "parquet":
+        check_times(types, events)
+    integral, notes = _integral_columns(filled, events)
+    fragments = [
+        replace(each, file=file, integral=integral)
+        for file, head in filled
+        for each in head.fragments
+    ]
+    return Log(fragments, user_type, item_type, (*notes_of(types, events), *notes))
 
 
-def columns_of(events: EventsConfig) -> list[str]:
-    return [events.user_column, events.item_column, events.time_column]
+def _integral_columns(
+    heads: Sequence[tuple[InputFile, _Head]], events: EventsConfig
+) -> tuple[tuple[str, ...], list[str]]:
+    """The columns of ids that are floats in the texts of a file and integers in all, and notes."""
+    columns, notes = [], []
+    samples = [(file, head.sample) for file, head in heads if head.sample is not None]
+    for name, column in zip(RAW[:2], columns_of(events), strict=False):
+        found = {file.path: number_texts(sample[name]) for file, sample in samples}
+        floats = [path for path, kind in found.items() if kind == "floats"]
+        if events.id_type == "as_read" and floats and "text" not in found.values():
+            columns.append(name)
+            notes.append(
+                f"column {column} has ids such as 17850.0 in {floats[0]}: they are read as 17850 "
+                "in all files; set events.id_type to string to keep them as they are written"
+            )
+    return tuple(columns), notes
 
 
-def _comparable(column_type: pa.DataType) -> pa.DataType:
-    return pa.string() if canonical_type(column_type) == pa.string() else column_type
-
-
-def _inspect(path: str, events: EventsConfig) -> tuple[list[Fragment], pa.Schema]:
+def _inspect(path: str, events: EventsConfig) -> _Head:
     try:
-        if events.format == "parquet":
-            return _inspect_parquet(path, events)
-        names = text_columns(path, events)
+        return _of_parquet(path, events) if events.format == "parquet" else _of_text(path, events)
     except BROKEN as error:
         raise unreadable(path, events, error) from error
-    _require_columns(path, names, events)
-    return [Fragment(path, None)], pa.schema([(name, pa.string()) for name in RAW])
 
 
-def _inspect_parquet(path: str, events: EventsConfig) -> tuple[list[Fragment], pa.Schema]:
+def _of_parquet(path: str, events: EventsConfig) -> _Head:
     filesystem, inside = open_filesystem(path)
     with filesystem.open(inside, "rb") as file:
-        parquet = pq.ParquetFile(file)
-        _require_columns(path, parquet.schema_arrow.names, events)
-        schema = pa.schema(
-            [
-                (name, parquet.schema_arrow.field(column).type)
-                for name, column in zip(RAW, columns_of(events), strict=True)
-            ]
-        )
-        for name, column in zip(RAW[:2], columns_of(events)[:2], strict=True):
-            if canonical_type(schema.field(name).type) is None:
-                raise InputDataError(
-                    f"{path}: column {column} is {schema.field(name).type}; ids must be integers "
-                    "or strings; cast the column in the job that writes the log"
-                )
-        return [Fragment(path, group) for group in range(parquet.num_row_groups)], schema
+        parquet = open_parquet(file)
+        groups = range(parquet.num_row_groups)
+        filled = [group for group in groups if parquet.metadata.row_group(group).num_rows]
+        schema = parquet.schema_arrow
+    if not filled:
+        return _Head()
+    names = column_names(schema)
+    names = [*schema.names, *(name for name in names if name not in schema.names)]
+    _require_columns(path, names, events)
+    for condition in events.conditions:
+        check_condition(condition, type_at(schema, condition.column), path)
+    user, item, time = (type_at(schema, column) for column in columns_of(events))
+    return _Head([Fragment(path, group) for group in filled], (user, item, time), names)
 
 
-def _check_time(time_type: pa.DataType, events: EventsConfig, path: str) -> None:
-    column = events.time_column
-    if pa.types.is_timestamp(time_type) and events.time_unit is not None:
-        raise ConfigError(
-            f"events.time_unit={events.time_unit}, but column {column} is {time_type} in {path}, "
-            "which has its own unit; remove events.time_unit"
-        )
-    if pa.types.is_integer(time_type) and events.time_unit is None:
-        raise ConfigError(
-            f"events.time_unit is not set, but column {column} is {time_type} in {path}; set it to "
-            "s, ms, us or ns"
-        )
-    readable = pa.types.is_timestamp(time_type) or pa.types.is_integer(time_type)
-    if not readable and canonical_type(time_type) != pa.string():
-        raise InputDataError(
-            f"{path}: column {column} is {time_type}; times must be integers, ISO strings or "
-            "timestamps; cast the column in the job that writes the log"
-        )
+def _of_text(path: str, events: EventsConfig) -> _Head:
+    columns, style = columns_of(events), CsvStyle.of(events)
+    text = (pa.string(), pa.string(), pa.string())
+    with open_text(path) as file:
+        if events.format == "jsonl":
+            head = next(blocks_of(file, events.encoding))
+            keys = jsonl_columns(head, columns)
+            return _Head() if keys is None else _Head([Fragment(path, None)], text, keys)
+        layout = csv_layout(file, columns, style)
+    if layout is None:
+        return _Head()
+    _require_columns(path, layout.names, events)
+    has_rows = bool(layout.body.strip())
+    if not has_rows:
+        return _Head()
+    return _Head([Fragment(path, None)], text, layout.names, sample_rows(layout, columns, style))
 
 
-def _require_columns(path: str, names: list[str], events: EventsConfig) -> None:
-    keys = ("events.user_column", "events.item_column", "events.time_column")
-    for key, column in zip(keys, columns_of(events), strict=True):
+def _require_columns(path: str, names: Sequence[str], events: EventsConfig) -> None:
+    for key, column in zip(KEYS, columns_of(events), strict=True):
         if names.count(column) != 1:
             what = "has no column" if column not in names else "has more than one column"
             raise InputDataError(
                 f"{path} {what} {column} ({key}); its columns: "
                 f"{', '.join(names) or 'none'}; set {key} or write the file again"
+                + _hint_of_csv(names, events)
             )
+    _require_of_conditions(path, names, events)
+
+
+def _require_of_conditions(path: str, names: Sequence[str], events: EventsConfig) -> None:
+    for condition in events.conditions:
+        if condition.column not in names:
+            raise InputDataError(
+                f"{path} has no column {condition.column} (events.where); its columns: "
+                f"{', '.join(names)}; correct the condition"
+            )
+
+
+def _hint_of_csv(names: Sequence[str], events: EventsConfig) -> str:
+    """What else may be wrong with the first line of a CSV."""
+    if events.format != "csv":
+        return ""
+    hints = []
+    if events.columns is None:
+        hints.append("set events.columns if the file has no header line")
+    if len(names) == 1:
+        hints.append("set events.separator if its fields are not separated by any of , ; | tab ::")
+    if names and names[0].startswith(("#", "--", "//")):
+        hints.append("set events.skip_lines if its first lines are a comment")
+    return "".join(f"; {hint}" for hint in hints)
 
 
 def unreadable(path: str, events: EventsConfig, error: Exception) -> InputDataError:
     if isinstance(error, FileNotFoundError):
         return InputDataError(f"{path} can't be read: it is gone since the run began; {AGAIN}")
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    hint = ""
+    if isinstance(error, UnicodeDecodeError):
+        hint = "; set events.encoding to what the file is written in, as in latin-1 or cp1252"
     return InputDataError(
-        f"{path} can't be read as {events.format}: {text}; write the file again or remove it"
+        f"{path} can't be read as {events.format}: {text}; write the file again or remove it{hint}"
     )
-
-
-def text_columns(path: str, events: EventsConfig) -> list[str]:
-    with open_text(path) as file:
-        head = file.read(CHUNK_BYTES)
-    if not head.strip():
-        raise InputDataError(f"{path} is empty; remove it or write the file again")
-    return csv_columns(head) if events.format == "csv" else jsonl_columns(head)

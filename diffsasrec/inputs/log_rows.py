@@ -1,7 +1,9 @@
 """The raw rows of a fragment of a log file."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,30 +11,32 @@ import pyarrow.parquet as pq
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.files.urls import open_filesystem
+from diffsasrec.formats.chunks import RAW, RawChunk
 from diffsasrec.formats.compression import open_text
+from diffsasrec.formats.conditions import fulfilled, may_be_fulfilled
+from diffsasrec.formats.csv_layout import CsvStyle
+from diffsasrec.formats.csv_rows import read_csv
+from diffsasrec.formats.json_rows import read_jsonl
 from diffsasrec.formats.listing import version_of
-from diffsasrec.inputs.log_files import (
-    AGAIN,
-    BROKEN,
-    Fragment,
-    columns_of,
-    unreadable,
-)
-from diffsasrec.inputs.text_rows import (
-    RAW,
-    RawChunk,
-    read_csv,
-    read_jsonl,
-)
-
-ROWS_PER_CHUNK = 256 * 1024
+from diffsasrec.formats.parquet_rows import least_and_largest, read_row_group, type_at
+from diffsasrec.inputs.ids import without_point
+from diffsasrec.inputs.log_files import AGAIN, BROKEN, Fragment, unreadable
+from diffsasrec.inputs.log_types import columns_of, time_kind
+from diffsasrec.inputs.moments import read_times
+from diffsasrec.inputs.row_checks import BEFORE_LOOKBACK, FILTERED
 
 
-def read_fragment(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
-    """The raw rows of a fragment, in chunks of bounded size."""
+def read_fragment(
+    fragment: Fragment, events: EventsConfig, *, after: int | None = None
+) -> Iterator[RawChunk]:
+    """The raw rows of a fragment that fulfil `events.where`, in chunks of bounded size.
+
+    Args:
+        after: rows before this time, microseconds, need not be read; None: all are.
+    """
     try:
         if events.format == "parquet":
-            yield from _read_parquet(fragment, events)
+            yield from _read_parquet(fragment, events, after)
         else:
             yield from _read_text(fragment, events)
     except BROKEN as error:
@@ -61,23 +65,73 @@ def refuse_changed(fragment: Fragment) -> None:
         raise InputDataError(f"{listed.path} has changed since the run began; {AGAIN}")
 
 
-def _read_parquet(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
-    filesystem, inside = open_filesystem(fragment.path)
-    columns = columns_of(events)
-    with filesystem.open(inside, "rb") as file:
-        # in a page with a checksum, a flipped bit is an error and not another id
-        batches = pq.ParquetFile(file, page_checksum_verification=True).iter_batches(
-            batch_size=ROWS_PER_CHUNK, row_groups=[fragment.row_group], columns=columns
-        )
-        for batch in batches:
-            rows = pa.Table.from_batches([batch]).select(columns).rename_columns(RAW)
-            yield RawChunk(rows, [])
+def _read_parquet(
+    fragment: Fragment, events: EventsConfig, after: int | None
+) -> Iterator[RawChunk]:
+    assert fragment.row_group is not None
+    columns = [*columns_of(events), *(each.column for each in events.conditions)]
+    skip = partial(_reason_to_skip, group=fragment.row_group, events=events, after=after)
+    for found in read_row_group(fragment.path, fragment.row_group, columns, skip):
+        if isinstance(found, pa.Table):
+            yield _selected(RawChunk(found.rename_columns(_names(events)), []), events)
+        else:
+            nothing = pa.table([pa.nulls(0)] * len(RAW), names=list(RAW))
+            yield RawChunk(nothing, [], {found[0]: found[1]})
+
+
+def _reason_to_skip(
+    parquet: pq.ParquetFile, *, group: int, events: EventsConfig, after: int | None
+) -> str | None:
+    """Why no row of a row group would be read, by its statistics; None if some may be."""
+    for condition in events.conditions:
+        known = least_and_largest(parquet, group, condition.column)
+        if known is not None and not may_be_fulfilled(condition, *known):
+            return FILTERED
+    known = None if after is None else least_and_largest(parquet, group, events.time_column)
+    if known is None or after is None:
+        return None
+    kind = type_at(parquet.schema_arrow, events.time_column)
+    try:
+        largest = pa.array([known[1]]).cast(kind)
+    except pa.ArrowException:
+        return None
+    times, wrong, out_of_range = read_times(largest, events.time_unit, events.time_format)
+    is_known = time_kind(kind) != "text" and not wrong[0] and not out_of_range[0]
+    return BEFORE_LOOKBACK if is_known and times[0] < after else None
+
+
+def _names(events: EventsConfig) -> list[str]:
+    """The names of the columns that are read: those of RAW, and those of the conditions."""
+    return [*RAW, *(f"where {number}" for number in range(len(events.where)))]
+
+
+def _selected(chunk: RawChunk, events: EventsConfig) -> RawChunk:
+    """The rows that fulfil the conditions, without the columns that only these need."""
+    conditions = events.conditions
+    if not conditions:
+        return chunk
+    columns = {c.column: chunk.rows[n] for c, n in zip(conditions, _names(events)[3:], strict=True)}
+    rows = chunk.rows.filter(fulfilled(conditions, columns)).select(list(RAW))
+    return RawChunk(rows, chunk.malformed, {FILTERED: chunk.rows.num_rows - rows.num_rows})
 
 
 def _read_text(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
-    columns = columns_of(events)
+    columns = [*columns_of(events), *(each.column for each in events.conditions)]
+    names = _names(events)
     with open_text(fragment.path) as file:
         if events.format == "csv":
-            yield from read_csv(file, columns)
+            chunks = read_csv(file, columns, names=names, style=CsvStyle.of(events))
         else:
-            yield from read_jsonl(file, columns, time_is_text=events.time_unit is None)
+            is_text = events.time_unit is None
+            chunks = read_jsonl(
+                file, columns, names=names, time_is_text=is_text, encoding=events.encoding
+            )
+        for chunk in chunks:
+            yield _with_integers(_selected(chunk, events), fragment.integral)
+
+
+def _with_integers(chunk: RawChunk, columns: Sequence[str]) -> RawChunk:
+    rows = chunk.rows
+    for name in columns:
+        rows = rows.set_column(RAW.index(name), name, without_point(rows[name]))
+    return replace(chunk, rows=rows) if columns else chunk

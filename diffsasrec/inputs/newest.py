@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.inputs.quarantine import days_of
-from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
+from diffsasrec.inputs.row_checks import num_bad
 from diffsasrec.times import DAY
 
 DAYS = 7  # before the run date, each judged by itself
@@ -57,11 +57,13 @@ def count_days(
     names = days_before(before)
     places = times // DAY - (before // DAY - DAYS)
     kept = np.bincount(places[(places >= 0) & (places < DAYS)], minlength=DAYS)
-    num_bad = np.zeros(DAYS, np.int64)
+    bad_rows = np.zeros(DAYS, np.int64)
     if bad is not None:
         found = pc.index_in(days_of(bad, time_unit=time_unit), value_set=pa.array(names))
-        num_bad += np.bincount(found.drop_null().to_numpy(), minlength=DAYS)
-    table = pa.table([pa.array(names), pa.array(kept + num_bad), pa.array(num_bad)], schema=SCHEMA)
+        bad_rows += np.bincount(found.drop_null().to_numpy(), minlength=DAYS)
+    table = pa.table(
+        [pa.array(names), pa.array(kept + bad_rows), pa.array(bad_rows)], schema=SCHEMA
+    )
     return table.filter(pc.greater(table["day_rows"], 0))
 
 
@@ -81,9 +83,9 @@ class NewestRows:
         for row in days.to_pylist():
             self._add("day", row["day"], row["day_rows"], row["day_bad"])
         if path in self.new_files:
-            num_bad = counts["rows"] - counts["kept"] - counts[AFTER_RUN_DATE]
-            self._add("file", path, counts["rows"], num_bad)
-            self._add("files", f"the {len(self.new_files)} new files", counts["rows"], num_bad)
+            bad = num_bad(counts)
+            self._add("file", path, counts["rows"], bad)
+            self._add("files", f"the {len(self.new_files)} new files", counts["rows"], bad)
 
     def _add(self, kind: str, name: str, rows: int, bad: int) -> None:
         self._rows[kind, name] += rows

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.row_checks import read_times
+from diffsasrec.inputs.log_types import time_kind
+from diffsasrec.inputs.moments import read_times
 from diffsasrec.schema import canonical_type
 
 END = 253_402_300_800_000_000  # the year 10000, in microseconds since 1970
@@ -51,7 +52,8 @@ def days_of(bad: pa.Table, *, time_unit: str | None) -> pa.Array:
 
 
 def _days_of_times(times: pa.Array, time_unit: str | None) -> pa.Array:
-    if pa.types.is_null(times.type) or (pa.types.is_integer(times.type) and time_unit is None):
+    kind = time_kind(times.type)
+    if kind in ("nothing", None) or (kind == "number" and time_unit is None):
         return pa.nulls(len(times), pa.string())
     values, wrong, out_of_range = read_times(times, time_unit)
     is_known = ~wrong & ~out_of_range & np.asarray(times.is_valid()) & (values > 0) & (values < END)

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.urls import open_filesystem, resolve_path
+from diffsasrec.formats.chunks import CHUNK_BYTES
 from diffsasrec.formats.compression import open_text
+from diffsasrec.formats.csv_layout import CsvStyle
+from diffsasrec.formats.csv_rows import csv_layout, read_csv
 from diffsasrec.formats.listing import InputFile, list_files
 from diffsasrec.inputs.log_files import BROKEN
-from diffsasrec.inputs.text_rows import CHUNK_BYTES, csv_columns, read_csv
 from diffsasrec.schema import canonical, canonical_type
 
 PARQUET = (".parquet", ".parq", ".pq")
@@ -152,10 +154,10 @@ def _read_text(
 ) -> pa.Table:
     """The columns as strings: 007 and 7 are different ids, and NA is an id."""
     with open_text(path, data) as file:
-        head = file.read(CHUNK_BYTES)
-    if not head.strip():
+        layout = csv_layout(file, names, CsvStyle())
+    if layout is None:
         raise ConfigError(f"{where} is empty, without a header; remove it or write it again")
-    _require(names, csv_columns(head), where)
+    _require(names, layout.names, where)
     parts = [pa.table({name: pa.array([], pa.string()) for name in names})]
     with open_text(path, data) as file:
         for chunk in read_csv(file, names, names=names) if whole else ():
@@ -174,7 +176,7 @@ def _require(names: list[str], found: list[str], where: str) -> None:
         if found.count(name) != 1:
             raise ConfigError(
                 f"{where} has no column {name}, or two; it has {found}"
-                + ("; a CSV is separated by commas" if len(found) == 1 and name in found[0] else "")
+                + ("; are its fields separated by commas?" if len(found) == 1 else "")
             )
 
 

@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate.tallies import protocol_of
-from diffsasrec.inputs.row_checks import AFTER_RUN_DATE, MALFORMED, REASONS
+from diffsasrec.inputs.row_checks import MALFORMED, NOT_READ, REASONS
 from diffsasrec.lake.stages import OUTPUTS, REFUSING
 
 QUARANTINED = (*REASONS, MALFORMED)
-DROPPED = (AFTER_RUN_DATE, "duplicate", "over_max_user_events", "rare_item")
+DROPPED = (*NOT_READ, "duplicate", "over_max_user_events", "rare_item")
 SOURCES = ("model", "popular")
 QUALITY = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR", "coverage": "Coverage"}
 

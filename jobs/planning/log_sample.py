@@ -12,12 +12,14 @@ import pyarrow as pa
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.formats.chunks import RawChunk
 from diffsasrec.formats.listing import InputFile
 from diffsasrec.formats.partitions import end_of, has_partitions, partition_of
+from diffsasrec.inputs.events import left_out_of, start_of
+from diffsasrec.inputs.ids import MAX_INT
 from diffsasrec.inputs.log_files import Log
 from diffsasrec.inputs.log_rows import read_fragment
-from diffsasrec.inputs.row_checks import AFTER_RUN_DATE, MALFORMED, MAX_TIME, check_rows
-from diffsasrec.inputs.text_rows import RawChunk
+from diffsasrec.inputs.row_checks import AFTER_RUN_DATE, MALFORMED, Checked, check_rows, num_bad
 from diffsasrec.schema import canonical_type
 from diffsasrec.times import DAY, iso, microseconds
 
@@ -45,7 +47,7 @@ class Sample:
     is_whole: bool = True  # every row of the log is in it
 
     def num_bad(self) -> int:
-        return self.counts["rows"] - self.counts["kept"] - self.counts[AFTER_RUN_DATE]
+        return num_bad(self.counts)
 
     def reasons(self) -> list[tuple[str, int]]:
         """How many rows are bad for which reason, the commonest first."""
@@ -66,7 +68,8 @@ def take_sample(
     places = np.unique(np.linspace(0, num_fragments - 1, most_fragments).round().astype(int))
     sample = Sample(is_whole=len(places) == num_fragments)
     for place in places:
-        chunks = read_fragment(found.fragments[place], events)
+        after = start_of(events, before)
+        chunks = read_fragment(found.fragments[place], events, after=after)
         left = most_rows // len(places)
         for chunk in chunks:
             _add_chunk(sample, chunk, found, found.fragments[place].path, events, before)
@@ -80,7 +83,7 @@ def take_sample(
 def _add_chunk(
     sample: Sample, chunk: RawChunk, found: Log, path: str, events: EventsConfig, before: int
 ) -> None:
-    checked = _check(chunk.rows, found, events.time_unit)
+    checked = _check(chunk.rows, found, events, after=start_of(events, before))
     sample.raw.append(chunk.rows)
     sample.counts += checked.counts
     times = checked.events["timestamp"].to_numpy()
@@ -92,19 +95,21 @@ def _add_chunk(
     for row in checked.bad.slice(0, 1000).to_pylist():
         reason = row.pop("reason")
         sample.examples.setdefault(reason, f"{path}: {_shown(row)}")
+    sample.counts += left_out_of(chunk)
     if chunk.malformed:
-        sample.counts += Counter({"rows": len(chunk.malformed), MALFORMED: len(chunk.malformed)})
         sample.examples.setdefault(MALFORMED, f"{path}: {chunk.malformed[0][:200]!r}")
 
 
-def _check(raw: pa.Table, found: Log, time_unit: str | None) -> Any:
+def _check(raw: pa.Table, found: Log, events: EventsConfig, *, after: int | None = None) -> Checked:
     """Keeps all good rows: their times are judged here."""
     return check_rows(
         raw,
-        time_unit=time_unit,
+        time_unit=events.time_unit,
+        time_format=events.time_format,
+        after=after,
         user_type=canonical_type(found.user_type),
         item_type=canonical_type(found.item_type),
-        before=MAX_TIME,
+        before=MAX_INT,
     )
 
 
@@ -185,7 +190,7 @@ def _refuse_other_unit(
 ) -> None:
     """Refuses times that make sense in another unit; `middle`: their median as configured."""
     for unit in UNITS if events.time_unit else ():
-        other = _middle_in(sample, found, unit)
+        other = _middle_in(sample, found, events, unit)
         if other is not None and _is_plausible(other, before):
             now = "are none" if middle is None else f"lie around {iso(middle)}"
             raise ConfigError(
@@ -214,8 +219,9 @@ def _is_plausible(time: int, before: int) -> bool:
     return LEAST_TIME <= time < before + MOST_TIME_AHEAD
 
 
-def _middle_in(sample: Sample, found: Log, unit: str) -> int | None:
+def _middle_in(sample: Sample, found: Log, events: EventsConfig, unit: str) -> int | None:
     """The median time of the sample, were its integers of this unit."""
-    times = [_check(raw, found, unit).events["timestamp"].to_numpy() for raw in sample.raw]
+    other = events.model_copy(update={"time_unit": unit})
+    times = [_check(raw, found, other).events["timestamp"].to_numpy() for raw in sample.raw]
     some = np.concatenate(times)
     return int(np.median(some)) if len(some) else None

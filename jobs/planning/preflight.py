@@ -65,6 +65,8 @@ def look_at_log(config: Config, run: RunDir, inputs: list[InputFile]) -> Size:
         "log: %d files, %.1f MB, %d fragments", len(inputs), num_bytes / 1e6, len(found.fragments)
     )
     log.info("ids: user %s, item %s", found.user_type, found.item_type)
+    for note in found.notes:
+        log.info("log: %s", note)
     sample = take_sample(found, config.events, before=before)
     for line in sample_lines(sample):
         log.info("%s", line)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from diffsasrec.evaluate.exposure import Exposure
 from diffsasrec.evaluate.tallies import protocol_of
 from diffsasrec.inputs.quarantine import BadRows
-from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
+from diffsasrec.inputs.row_checks import AFTER_RUN_DATE, BEFORE_LOOKBACK, FILTERED, num_bad
 from diffsasrec.lake.stages import STAGES
 
 Json = Mapping[str, Any]  # as in the files of a run, which any earlier version may have written
@@ -67,7 +67,7 @@ class Night:
         counts = self.counts("prepare")
         if "rows" not in counts:
             return None
-        return int(counts["rows"] - counts.get("kept", 0) - counts.get(AFTER_RUN_DATE, 0))
+        return num_bad(counts)
 
     @property
     def bad_share(self) -> float | None:
@@ -209,6 +209,8 @@ def row_steps(counts: Mapping[str, int]) -> list[Step]:
         return []
     kept = counts.get("kept", 0)
     steps = [Step("rows read", counts["rows"], "total")]
+    steps += _drops(counts, [(FILTERED, "filtered", "events.where")])
+    steps += _drops(counts, [(BEFORE_LOOKBACK, "older events", "events.lookback_days")])
     steps += [
         Step(words, counts[name], "drop", f"quarantined: {name}")
         for name, words in REASONS.items()

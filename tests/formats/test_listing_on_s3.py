@@ -1,7 +1,7 @@
 """What a listing of S3 takes for a file."""
 
 import pytest
-from written_logs import config
+from written_logs import RUN_DATE, config
 
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.urls import open_filesystem
@@ -41,4 +41,4 @@ def test_the_files_of_a_table_on_s3_are_refused(s3, path):
     put(s3, "berg/metadata/v1.metadata.json", "berg/data/a.parquet", body=b"x")
     table = "berg" if path == "data" else "delta"
     with pytest.raises(ConfigError, match=rf"/{table} is a table of .*events\.table"):
-        list_log(config(f"{s3}/{table}/{path}"), run_date=None)
+        list_log(config(f"{s3}/{table}/{path}"), run_date=RUN_DATE)

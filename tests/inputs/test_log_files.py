@@ -22,7 +22,8 @@ from written_logs import (
 )
 
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.inputs import log_rows, text_rows
+from diffsasrec.formats import chunks as sizes
+from diffsasrec.formats import parquet_rows
 from diffsasrec.inputs.log_files import Fragment, inspect_inputs, list_inputs
 from diffsasrec.inputs.log_rows import read_fragment
 
@@ -139,7 +140,7 @@ def test_the_demo_log_can_be_read():
     assert (log.user_type, log.item_type) == (pa.int64(), pa.int64())
     chunk = next(read_fragment(log.fragments[0], events))
     assert chunk.rows.column_names == ["user_id", "item_id", "timestamp"]
-    assert 0 < chunk.rows.num_rows <= log_rows.ROWS_PER_CHUNK
+    assert 0 < chunk.rows.num_rows <= parquet_rows.ROWS_PER_CHUNK
 
 
 @pytest.mark.parametrize("package", ["no_such_package", "no_such_package.inside", ""])
@@ -156,10 +157,14 @@ def test_a_missing_file_of_an_installed_package_is_an_error():
 # --- broken files ---
 
 
-def parquet_bytes():
+def parquet_of(table):
     buffer = io.BytesIO()
-    pq.write_table(pa.table(COLUMNS), buffer)
+    pq.write_table(table, buffer)
     return buffer.getvalue()
+
+
+def parquet_bytes():
+    return parquet_of(pa.table(COLUMNS))
 
 
 @pytest.mark.parametrize(
@@ -182,14 +187,6 @@ def test_a_parquet_file_with_broken_pages_is_named_when_it_is_read(tmp_path):
     with pytest.raises(InputDataError, match="can't be read as parquet") as caught:
         raw_rows(path)
     assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["csv", "jsonl"])
-@pytest.mark.parametrize("data", [b"", b"\n\n", b"  \n"])
-def test_an_empty_text_file_is_named(tmp_path, name, data):
-    path = tmp_path / f"log.{name}"
-    path.write_bytes(data)
-    assert refusal(path, format=name).startswith(f"{path} ")
 
 
 def test_a_file_that_is_gone_since_the_listing_is_named(tmp_path):
@@ -240,8 +237,9 @@ def test_compressed_text_is_read(tmp_path, name, text):
 
 
 def test_large_files_come_in_chunks_and_lose_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(log_rows, "ROWS_PER_CHUNK", 10)  # a size, so that a small file has chunks
-    monkeypatch.setattr(text_rows, "CHUNK_BYTES", 100)  # a size, so that it has chunks
+    # sizes, so that a small file has chunks
+    monkeypatch.setattr(parquet_rows, "ROWS_PER_CHUNK", 10)
+    monkeypatch.setattr(sizes, "CHUNK_BYTES", 100)
     users = [f"user-{n}" for n in range(95)]
     columns = {"user_id": users, "item_id": users, "timestamp": list(range(95))}
     lines = [f"user-{n},user-{n},{n}\n" for n in range(95)]
@@ -260,28 +258,35 @@ def test_large_files_come_in_chunks_and_lose_nothing(tmp_path, monkeypatch):
 
 
 def test_a_json_line_longer_than_a_chunk_is_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_rows, "CHUNK_BYTES", 100)  # a size, so that it has chunks
+    monkeypatch.setattr(sizes, "CHUNK_BYTES", 100)  # a size, so that it has chunks
     path = tmp_path / "log.jsonl"
     note = b'"note": "' + b"x" * 150 + b'", '
     path.write_bytes(JSONL + JSONL.replace(b'"item_id"', note + b'"item_id"') + JSONL)
     assert [row["user_id"] for row in raw_rows(path, format="jsonl")] == ["u", "u", "u"]
 
 
-def test_a_log_without_rows_has_types_and_no_rows(tmp_path):
-    schema = pa.schema(
-        [("user_id", pa.int32()), ("item_id", pa.string()), ("timestamp", pa.int64())]
-    )
-    path = write(tmp_path / "log.parquet", schema.empty_table())
-    assert inspected(path).user_type == pa.int32()
-    assert raw_rows(path) == []
-    csv = tmp_path / "log.csv"
-    csv.write_bytes(b"user_id,item_id,timestamp\n")
-    assert raw_rows(csv, format="csv") == []
+EMPTY = {
+    "parquet": [
+        parquet_of(pa.table(COLUMNS).slice(0, 0)),
+        parquet_of(pa.table({"x": pa.nulls(0)})),
+    ],
+    "csv": [b"", b"\n\n", b"user_id,item_id,timestamp\n", b"\xef\xbb\xbf", gzip.compress(b"")],
+    "jsonl": [b"", b"\n", b"  \n"],
+}
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_a_file_without_rows_is_no_error_and_a_log_without_rows_is(tmp_path, kind):
+    for number, data in enumerate(EMPTY[kind]):
+        (tmp_path / f"{number}.{kind}").write_bytes(data)
+    assert "files hold no row; bring a log" in refusal(tmp_path, format=kind)
+    good = {"parquet": parquet_of(pa.table(COLUMNS)), "csv": CSV, "jsonl": JSONL * 2}
+    (tmp_path / "good").write_bytes(good[kind])
+    assert len(raw_rows(tmp_path, format=kind)) == 2
 
 
 def test_a_log_of_parquet_files_without_row_groups_holds_no_row(tmp_path):
     schema = pa.table(COLUMNS).schema
     with pq.ParquetWriter(tmp_path / "log.parquet", schema):
         pass
-    with pytest.raises(InputDataError, match="hold no row"):
-        inspected(tmp_path / "log.parquet")
+    assert "hold no row" in refusal(tmp_path / "log.parquet")

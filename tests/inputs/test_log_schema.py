@@ -61,7 +61,6 @@ def test_another_column_may_be_there_twice(tmp_path):
 @pytest.mark.parametrize(
     ("column", "values"),
     [
-        ("user_id", pa.array([1.0, 2.0])),
         ("item_id", pa.array([True, False])),
         ("user_id", pa.array([None, None], pa.null())),
         ("user_id", pa.array([b"u", b"v"])),
@@ -80,7 +79,6 @@ def test_an_id_column_of_another_type_is_refused(tmp_path, column, values):
 @pytest.mark.parametrize(
     ("column", "values", "type_name"),
     [
-        ("item_id", pa.array([1, 2], pa.int32()), "int32"),
         ("item_id", pa.array(["1", "2"]), "string"),
         ("timestamp", pa.array([5, 6], pa.timestamp("ms")), "timestamp[ms]"),
         ("user_id", pa.array([1, 2]), "int64"),
@@ -148,11 +146,78 @@ def test_timestamps_with_a_unit_are_a_config_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "times", [pa.array([5.0, 6.0]), pa.array([5, 6], pa.date32()), pa.array([True, False])]
+    "times", [pa.array([5, 6], pa.time64("us")), pa.array([b"5", b"6"]), pa.array([True, False])]
 )
 def test_a_time_column_of_another_type_is_refused(tmp_path, times):
     path = write(tmp_path / "log.parquet", {**COLUMNS, "timestamp": times})
     assert f"column timestamp is {times.type}; times must be" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        ([pa.int32(), pa.int64()], pa.int64()),
+        ([pa.uint8(), pa.uint32()], pa.uint32()),
+        ([pa.int8(), pa.int16(), pa.null()], pa.int16()),
+        ([pa.uint64(), pa.int8()], pa.int64()),
+        ([pa.int16(), pa.float64()], pa.int64()),
+        ([pa.decimal128(38, 0)], pa.int64()),
+        ([pa.null(), pa.string(), pa.large_string()], pa.string()),
+    ],
+)
+def test_ids_of_several_types_are_brought_to_one(tmp_path, types, expected):
+    for number, kind in enumerate(types):
+        users = pa.nulls(2) if kind == pa.null() else pa.array([1, 2]).cast(kind)
+        write(tmp_path / f"{number}.parquet", {**COLUMNS, "user_id": users})
+    assert inspected(tmp_path).user_type == expected
+
+
+def test_floats_are_said_to_be_integers(tmp_path):
+    path = write(tmp_path / "a.parquet", {**COLUMNS, "user_id": [17850.0, None]})
+    [note] = inspected(path).notes
+    assert note.startswith(f"column user_id is double in {path}: its ids are read as integers")
+
+
+def test_times_of_several_units_and_zones_go_together(tmp_path):
+    for number, kind in enumerate([pa.timestamp("s"), pa.timestamp("ns", "UTC"), pa.date32()]):
+        write(tmp_path / f"{number}.parquet", {**COLUMNS, "timestamp": pa.nulls(2, kind)})
+    assert len(inspected(tmp_path, time_unit=None).fragments) == 3
+
+
+def test_a_column_may_lie_within_others(tmp_path):
+    users = pa.StructArray.from_arrays([pa.array(["u", "v"])], ["id"])
+    columns = {"user": users, "item_id": [1, 2], "timestamp": [5, 6]}
+    path = write(tmp_path / "a.parquet", columns)
+    assert [row["user_id"] for row in raw_rows(path, user_column="user.id")] == ["u", "v"]
+    assert "its columns: user, item_id, timestamp, user.id" in refusal(path)
+    # a column of that name comes first
+    path = write(tmp_path / "a.parquet", {**columns, "user.id": ["x", "y"]})
+    assert [row["user_id"] for row in raw_rows(path, user_column="user.id")] == ["x", "y"]
+
+
+def test_a_key_may_lie_within_others(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [
+        b'{"user": {"id": "u"}, "item_id": 1, "timestamp": 5}',
+        b'{"user": {"id": 2}, "item_id": 1, "timestamp": 5}',
+        b'{"user": null, "item_id": 1, "timestamp": 5}',
+        b'{"user": {"id": "u", "id": "v"}, "item_id": 1, "timestamp": 5}',
+    ]
+    for some, users in ((lines, ["u", "2", None]), (lines[:1], ["u"]), (lines[1:3], ["2", None])):
+        path.write_bytes(b"\n".join(some))
+        found = raw_rows(path, format="jsonl", user_column="user.id")
+        assert [row["user_id"] for row in found] == users
+
+
+def test_a_key_that_comes_late_or_not_in_every_file_is_read(tmp_path):
+    beat = b'{"user_id": "u", "timestamp": 5}\n'
+    (tmp_path / "a.jsonl").write_bytes(beat * 200 + JSONL)
+    (tmp_path / "b.jsonl").write_bytes(beat)
+    (tmp_path / "c.jsonl").write_bytes(b'{"user_id": "u", "item_')
+    items = [row["item_id"] for row in raw_rows(tmp_path, format="jsonl")]
+    assert items == [None] * 200 + ["1", None]
+    (tmp_path / "a.jsonl").unlink()
+    assert "has no column item_id" in refusal(tmp_path, format="jsonl")
 
 
 @pytest.mark.parametrize("unit", [None, "s"])

@@ -83,7 +83,7 @@ def test_files_of_other_types_are_named(tmp_path):
     ("name", "data", "message"),
     [
         ("notes.txt", b"read me\n", "notes.txt has no column item_id"),
-        ("semi.csv", b"item_id;why\n1;a\n", "separated by commas"),
+        ("caret.csv", b"item_id^why\n1^a\n", "are its fields separated by commas"),
         ("zero.csv", b"", "zero.csv is empty"),
         ("open.csv", b'item_id,why\n1,"a\n2,b\n', r"open.csv: \d lines are no rows of it, as in"),
         ("wide.csv", b"item_id,why\n1,a,b\n", "wide.csv: 1 lines are no rows of it, as in '1,a,b'"),

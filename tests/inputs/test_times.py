@@ -1,12 +1,15 @@
 """Times: one moment in every form, and what is none."""
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
 from checked_rows import NEW_YEAR, RUN_DATE, check_times, kept_times, time_reasons
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+DAY_FIRST = ["%d/%m/%Y", "%Y-%m-%d"]
 
 # --- times: one moment in every form ---
 
@@ -88,19 +91,109 @@ def test_a_far_date_is_read_whatever_precision_its_neighbours_have():
     assert kept_times(pa.array([fine, far])) == [NEW_YEAR, 253_402_214_400_000_000]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024-01-01T00:00:00,000Z",
+        "2024-01-01t00:00:00z",
+        "2024-01-01 00:00:00.000000 UTC",
+        "2024-01-01T00:00:00Z[UTC]",
+        "2024-01-01T02:00:00+02:00[Europe/Paris]",
+        "2023-12-31T24:00:00",
+        "2023-12-31 24:00Z",
+        "2023-12-31T23:59:60Z",
+        "2024-W01-1",
+        " 2024-01-01",
+        "2024-1-1 0:00:00",
+    ],
+)
+def test_rare_forms_of_iso_and_what_bigquery_and_java_write_are_one_moment(text):
+    assert kept_times(pa.array(["2024-01-01", text, "2024-01-01"])) == [NEW_YEAR] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "layout"),
+    [
+        ("1/1/24 0:00", ["%d/%m/%y %H:%M"]),
+        ("01.01.2024", ["%Y-%m-%d", "%d.%m.%Y"]),
+        ("20240101", ["%Y%m%d"]),
+        ("Mon Jan 01 00:00:00 +0000 2024", ["%a %b %d %H:%M:%S %z %Y"]),
+        ("2024-01-01 01:00:00.5+0100", ["%Y-%m-%d %H:%M:%S.%f%z"]),
+    ],
+)
+def test_a_time_may_have_a_format_of_its_own(text, layout):
+    times = pa.array([text, "2024-13-13", None])
+    checked = check_times(times, time_format=layout)
+    [kept] = checked.events["timestamp"].to_pylist()
+    assert kept in (NEW_YEAR, NEW_YEAR + 500_000)
+    assert checked.bad["reason"].to_pylist() == ["unparsable_time", "null_time"]
+
+
+def test_the_first_format_that_fits_a_row_is_taken():
+    times = pa.array(["02/01/2024", "2024-01-01", "13/01/2024"])
+    days = [(t - NEW_YEAR) // 86_400_000_000 for t in kept_times(times, time_format=DAY_FIRST)]
+    assert days == [1, 0, 12]
+
+
+def test_days_as_integers_are_days_by_a_format():
+    assert kept_times(pa.array([20240101]), time_format=["%Y%m%d"]) == [NEW_YEAR]
+
+
+def test_far_years_of_a_format_do_not_wrap():
+    times = pa.array(["9999-12-31", "0001-01-01", "2024-01-01"])
+    checked = check_times(times, time_format=["%Y-%m-%d"])
+    assert checked.events["timestamp"].to_pylist() == [253_402_214_400_000_000, NEW_YEAR]
+    assert checked.bad["reason"].to_pylist() == ["negative_time"]
+
+
+@pytest.mark.parametrize(
+    "number", [1704067200.25, "1704067200.25", "1.70406720025e9", "+1704067200.25 "]
+)
+def test_epochs_may_be_floats_and_texts_of_floats(number):
+    assert kept_times(pa.array([number]), time_unit="s") == [NEW_YEAR + 250_000]
+
+
+def test_floats_that_are_no_times_have_a_reason():
+    floats = pa.array([5.0, float("nan"), float("inf"), 1e300, -5.0])
+    reasons = ["null_time", "unparsable_time", "time_out_of_range", "negative_time"]
+    assert time_reasons(floats, time_unit="s") == reasons
+
+
+def test_decimals_are_times():
+    assert kept_times(pa.array([Decimal("1704067200.5")]), time_unit="s") == [NEW_YEAR + 500_000]
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.date64()])
+def test_a_day_is_its_first_moment(kind):
+    assert kept_times(pa.array([date(2024, 1, 1)], kind)) == [NEW_YEAR]
+
+
 # --- times: what is none ---
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "now", "today", "yesterday", "24-01-01", "2024-02-30", "2024-13-01", "01/02/2024", "x"],
+    [
+        "",
+        "now",
+        "today",
+        "yesterday",
+        "24-01-01",
+        "2024-02-30",
+        "2024-13-01",
+        "01/02/2024",
+        "x",
+        "2024-W60-1",
+    ],
 )
 def test_a_string_that_is_no_date_is_unparsable(text):
     assert time_reasons(pa.array(["2024-01-01", text])) == ["unparsable_time"]
 
 
-@pytest.mark.parametrize("text", ["", "x", "1.5", "1e9", " 5", "5 ", "0x10", "--5", "2024-01-01"])
-def test_a_string_that_is_no_integer_is_unparsable_when_there_is_a_unit(text):
+@pytest.mark.parametrize(
+    "text", ["", "x", "1,5", "1e", "5 5", "0x10", "--5", "nan", "inf", "2024-01-01"]
+)
+def test_a_string_that_is_no_number_is_unparsable_when_there_is_a_unit(text):
     assert time_reasons(pa.array(["5", text]), time_unit="s") == ["unparsable_time"]
 
 

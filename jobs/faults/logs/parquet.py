@@ -30,7 +30,9 @@ TWICE = pa.table(
     [pa.array(["u"]), pa.array(["i"]), pa.array([T]), pa.array(["v"])],
     names=["user_id", "item_id", "timestamp", "user_id"],
 )
-FLOATS = pa.array([1.0, float("nan"), float("inf"), -float("inf")])
+NAN, INFINITE = float("nan"), float("inf")
+FLOAT_IDS: list[Event] = [(9, 7.0, T), (9, 7.5, T), (9, NAN, T), (9, INFINITE, T), (9, 1e300, T)]
+FLOAT_TIMES: list[Event] = [("u0", "i0", t) for t in (START + 0.25, NAN, INFINITE, -INFINITE)]
 
 
 def moments(unit: str, *values: int) -> bytes:
@@ -39,6 +41,12 @@ def moments(unit: str, *values: int) -> bytes:
     times = [time * per_second for _, _, time in GOOD]
     ids = columns_of([*GOOD, *[("u0", "i0", 0)] * len(values)])
     return parquet({**ids, "timestamp": pa.array([*times, *values], pa.timestamp(unit))})
+
+
+def zoned(zone: str) -> bytes:
+    """The good events, their times with a zone."""
+    times = pa.array([time for _, _, time in GOOD], pa.timestamp("s", zone))
+    return parquet({**columns_of(GOOD), "timestamp": times})
 
 
 def invalid_utf8() -> bytes:
@@ -66,23 +74,64 @@ FILES: dict[str, Log] = {
         parquet(pa.table(columns_of(GOOD)).drop("item_id")), "no column item_id", "item_column"
     ),
     "duplicate column": refused(parquet(TWICE), "more than one column user_id"),
-    "other id type": refused(with_column("user_id", pa.array([1, 2])), "is int64", "rewrite one"),
+    "other id type": refused(
+        with_column("user_id", pa.array([1, 2])), "is int64", "events.id_type"
+    ),
     "other time unit": refused(moments("us"), "timestamp[us]", "rewrite one"),
-    "float ids": refused(with_column("item_id", FLOATS), "item_id is double", "cast the column"),
+    "float ids": Log(
+        lambda: {"log.parquet": parquet(columns_of([*NUMBERS, *FLOAT_IDS], item_id=pa.float64()))},
+        kept=lambda: [*NUMBERS, FLOAT_IDS[0]],
+        bad={"wrong_type_item_id": 3, "null_item_id": 1},
+    ),
     "decimal ids": refused(
         with_column("user_id", pa.array([Decimal("1.5")])), "decimal128", "cast the column"
     ),
     "boolean ids": refused(with_column("user_id", pa.array([True])), "is bool", "cast the column"),
     "binary ids": refused(with_column("user_id", pa.array([b"u"])), "is binary", "cast the column"),
-    "null ids": refused(with_column("item_id", pa.array([None])), "is null", "cast the column"),
+    "null ids": Log(
+        lambda: {"log.parquet": with_column("item_id", pa.array([None]))},
+        code=3,
+        says=("item_id is null", "cast the column"),
+    ),
+    "null ids beside others": Log(
+        lambda: {"a.parquet": WHOLE, "b.parquet": with_column("item_id", pa.array([None]))},
+        bad={"null_item_id": 1},
+    ),
+    "widths and signs of ids": Log(
+        lambda: {
+            f"{kind}.parquet": parquet(columns_of(NUMBERS, user_id=kind, item_id=kind))
+            for kind in (pa.int8(), pa.uint32(), pa.int64(), pa.float64(), pa.decimal128(20))
+        },
+        kept=lambda: NUMBERS,
+        dropped={"duplicate": 4 * len(NUMBERS)},
+    ),
+    "units and zones of times": Log(
+        lambda: {
+            "s.parquet": moments("s"),
+            "ms.parquet": moments("ms"),
+            "ns.parquet": moments("ns"),
+            "zone.parquet": zoned("America/New_York"),
+        },
+        {"time_unit": None},
+        dropped={"duplicate": 3 * len(GOOD)},
+    ),
     "list ids": refused(with_column("item_id", pa.array([["i"]])), "cast the column"),
-    "float times": refused(with_column("timestamp", FLOATS), "timestamp is double"),
-    "float times alone": Log(
-        lambda: {"log.parquet": with_column("timestamp", FLOATS)},
+    "float times": Log(
+        lambda: {
+            "a.parquet": WHOLE,
+            "b.parquet": parquet(columns_of(FLOAT_TIMES, timestamp=pa.float64())),
+        },
+        kept=lambda: [*GOOD, ("u0", "i0", START + 0.25)],
+        bad={"null_time": 1, "unparsable_time": 2},
+    ),
+    "boolean times": Log(
+        lambda: {"log.parquet": with_column("timestamp", pa.array([True]))},
         code=3,
         says=("/log.parquet", "times must be", "cast the column"),
     ),
-    "no rows at all": Log(lambda: {"log.parquet": EMPTY}, code=3, says=("0 rows", "bring a log")),
+    "no rows at all": Log(
+        lambda: {"log.parquet": EMPTY}, code=3, says=("hold no row", "bring a log")
+    ),
     "a file without rows": Log(lambda: {"a.parquet": EMPTY, "b.parquet": WHOLE}),
     "no file": Log(dict, code=3, says=("holds no file", "check the path")),
     "unit not set": Log(

@@ -9,15 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsasrec.inputs import text_rows
-from diffsasrec.inputs.text_rows import (
-    RAW,
-    csv_columns,
-    jsonl_columns,
-    read_csv,
-    read_jsonl,
-    split_csv,
-)
+from diffsasrec.formats import chunks as sizes
+from diffsasrec.formats.chunks import BOM, RAW
+from diffsasrec.formats.csv_layout import CsvStyle, Layout
+from diffsasrec.formats.csv_rows import CsvReader, csv_layout, read_csv
+from diffsasrec.formats.json_rows import jsonl_columns, read_jsonl
 
 HEADER = b"user_id,item_id,timestamp\n"
 NOTED = b"user_id,item_id,timestamp,note\n"
@@ -26,7 +22,7 @@ NOTED = b"user_id,item_id,timestamp,note\n"
 def in_chunks(read, data, size, **more):
     """The rows as tuples of bytes and the malformed lines, read in chunks of a size."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_rows, "CHUNK_BYTES", size)
+        patch.setattr(sizes, "CHUNK_BYTES", size)
         chunks = list(read(io.BytesIO(data), list(RAW), **more))
     rows = [
         row
@@ -102,6 +98,7 @@ def test_a_row_with_a_newline_lies_whole_in_one_chunk():
 
 
 def test_the_begun_row_waits_for_the_next_block():
+    split_csv = CsvReader(Layout(list(RAW), b",", b""), list(RAW), RAW, CsvStyle()).split
     assert split_csv(b"a,i,5\nb,i", at_end=False) == (b"a,i,5\n", [], b"b,i")
     assert split_csv(b'a,i,5\n"b\n', at_end=False) == (b"a,i,5\n", [], b'"b\n')
     assert split_csv(b"a,i,5\nb,i", at_end=True) == (b"a,i,5\nb,i", [], b"")
@@ -115,13 +112,14 @@ def test_ragged_rows_that_are_no_utf_8_are_lines_with_their_bytes_escaped():
 
 def test_a_header_may_stand_behind_a_byte_order_mark_and_blank_lines():
     data = b"\xef\xbb\xbf\r\n\n" + HEADER + b"a,i,5\n"
-    assert csv_columns(data) == list(RAW)
+    layout = csv_layout(io.BytesIO(data), RAW, CsvStyle())
+    assert layout is not None and layout.names == list(RAW)
     assert csv_of(data, 16) == (["a|i|5"], [])
 
 
 @pytest.mark.parametrize("read", [csv_of, jsonl_of])
 def test_a_line_without_end_is_refused(read, monkeypatch):
-    monkeypatch.setattr(text_rows, "MAX_LINE_BYTES", 1000)  # a size, so that a small file passes it
+    monkeypatch.setattr(sizes, "MAX_LINE_BYTES", 1000)  # a size, so that a small file passes it
     with pytest.raises(ValueError, match="a line is longer than"):
         read(HEADER + b"x" * 5000, 100)
 
@@ -171,4 +169,4 @@ def test_a_line_of_any_depth_is_a_row_or_malformed(depth):
 
 def test_keys_are_found_behind_a_byte_order_mark_and_broken_lines():
     data = b'\xef\xbb\xbf{"user_id": 1, "x": 2}\nbroken\n{"item_id": 1}\n'
-    assert jsonl_columns(data) == ["user_id", "x", "item_id"]
+    assert jsonl_columns(data.removeprefix(BOM), ["item_id"]) == ["user_id", "x", "item_id"]
