@@ -6,6 +6,7 @@ import numpy as np
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
+EARLY = 631_152_000_000_000  # 1990: earlier times are hardly interactions
 
 
 def microseconds(time: str) -> int:

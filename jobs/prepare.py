@@ -7,7 +7,8 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import to_json
 from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.log_files import Log, inspect_inputs
+from diffsasrec.inputs.moments import early_events, refuse_days_as_numbers
 from diffsasrec.inputs.newest import Part, check_newest, recorded
 from diffsasrec.inputs.quarantine import STOPPED
 from diffsasrec.inputs.row_checks import (
@@ -52,6 +54,9 @@ def main(config: Config, run: RunDir) -> Prepared:
     log.info("prepare: reading %d fragments of %d files", len(found.fragments), len(inputs))
     survey = survey_events(config, run, found)
     check_split(survey, config.events.path)
+    refuse_days_as_numbers(survey.time_quantiles[len(survey.time_quantiles) // 2], config.events)
+    if survey.num_early:
+        log.warning("prepare: %s", early_events(survey.num_early, survey.first_time, config.events))
     num = num_buckets(survey.num_users, users_per_bucket=config.split.users_per_bucket)
     built = group_by_user(config, run, found, survey, num=num, previous_vocab=previous_vocab)
     counts = dict(sorted((survey.counts + built.counts).items()))
@@ -90,7 +95,9 @@ def survey_events(config: Config, run: RunDir, found: Log) -> Survey:
         fixed_time=None if split.time is None else microseconds(split.time.isoformat()),
         quarantine=run.storage.sub("quarantine"),
         new_files=files_to_judge(run),
-        check=lambda counts, newest: check_or_record(counts, config, run, newest),
+        check=lambda counts, newest, examples: check_or_record(
+            counts, config, run, newest, examples
+        ),
         progress=Progress("prepare", "fragment", interval=config.log_interval).update,
     )
 
@@ -162,20 +169,39 @@ def judge_newest(newest: Sequence[Part], config: Config, run: RunDir) -> dict[st
 
 
 def check_or_record(
-    counts: Counter[str], config: Config, run: RunDir, newest: Sequence[Part] = ()
+    counts: Counter[str],
+    config: Config,
+    run: RunDir,
+    newest: Sequence[Part] = (),
+    examples: Mapping[str, str] | None = None,
 ) -> None:
     """Stops a run whose log is too dirty, and leaves the counts beside the bad rows for people."""
     events = config.events
     try:
-        check_counts(counts, path=events.path, max_bad_fraction=events.max_bad_fraction)
+        check_counts(
+            counts,
+            path=events.path,
+            max_bad_fraction=events.max_bad_fraction,
+            examples=examples or {},
+        )
         check_newest(newest, events)
     except InputDataError:
         run.storage.write_bytes(STOPPED, to_json(counts))
         raise
 
 
-def check_counts(counts: Counter[str], *, path: str, max_bad_fraction: float) -> None:
-    """Stops a run whose log is too dirty, or has no event before the run date."""
+def check_counts(
+    counts: Counter[str],
+    *,
+    path: str,
+    max_bad_fraction: float,
+    examples: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Stops a run whose log is too dirty, or has no event before the run date.
+
+    Args:
+        examples: a bad row in words, by its reason.
+    """
     rows, kept, late = counts["rows"], counts["kept"], counts[AFTER_RUN_DATE]
     bad = num_bad(counts)
     filtered, old = counts[FILTERED], counts[BEFORE_LOOKBACK]
@@ -184,8 +210,9 @@ def check_counts(counts: Counter[str], *, path: str, max_bad_fraction: float) ->
     if bad > max_bad_fraction * rows:
         raise InputDataError(
             f"events.path={path}: {bad} of {rows} rows are bad ({common}), more than "
-            f"events.max_bad_fraction={max_bad_fraction}; look at quarantine/ of this run, repair "
-            "the log or raise it"
+            f"events.max_bad_fraction={max_bad_fraction}"
+            + "".join(f"; {r}: {examples[r]}" for r, _ in reasons.most_common(2) if r in examples)
+            + "; look at quarantine/ of this run, repair the log or raise it"
         )
     if kept == 0:
         raise InputDataError(

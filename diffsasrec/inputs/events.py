@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray.data
@@ -15,9 +15,19 @@ from diffsasrec.formats.chunks import RawChunk
 from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.log_files import Fragment, Log
 from diffsasrec.inputs.log_rows import read_fragment, refuse_changed
+from diffsasrec.inputs.quarantine import examples_of
 from diffsasrec.inputs.row_checks import MALFORMED, Checked, check_rows, quarantine_rows
 from diffsasrec.schema import canonical_type
 from diffsasrec.times import DAY
+
+
+class Scanned(NamedTuple):
+    """What a pass over the log found in a fragment."""
+
+    path: str
+    counts: Counter[str]
+    statistics: pa.Table
+    examples: dict[str, str]  # a bad row in words, by its reason
 
 
 def read_events(
@@ -100,8 +110,8 @@ def scan(
     before: int,
     statistics: Callable[[pa.Table, pa.Table | None], pa.Table],
     quarantine: Storage,
-) -> Iterator[tuple[str, Counter[str], pa.Table]]:
-    """One pass over the log: quarantines bad rows, yields file, counts and statistics per fragment.
+) -> Iterator[Scanned]:
+    """One pass over the log: quarantines bad rows, yields what it found per fragment.
 
     `statistics` turns the events of a chunk and its bad rows, if any, into a small table; the
     tables of a fragment are concatenated. `quarantine` is the directory for part-NNNNN.parquet.
@@ -121,7 +131,8 @@ def scan(
     )
     for row in results.iter_rows():
         table = pa.ipc.open_stream(row["statistics"]).read_all()
-        yield row["path"], Counter(json.loads(row["counts"])), table
+        counts, examples = Counter(json.loads(row["counts"])), json.loads(row["examples"])
+        yield Scanned(row["path"], counts, table, examples)
 
 
 def _scan_batch(
@@ -137,6 +148,7 @@ def _scan_batch(
     for number, fragment in fragments_of(batch):
         counts: Counter[str] = Counter()
         partials, bad = [], []
+        examples: dict[str, str] = {}
         for chunk, checked in read_events(
             fragment, events=events, log_types=(log.user_type, log.item_type), before=before
         ):
@@ -145,6 +157,7 @@ def _scan_batch(
             partials.append(statistics(checked.events, rows))
             if rows is not None:
                 bad.append(rows)
+                examples = examples_of(rows, events, fragment, known=examples)
         if bad:
             quarantine.write_table(f"part-{number:05d}.parquet", pa.concat_tables(bad))
         yield pa.table(
@@ -152,6 +165,7 @@ def _scan_batch(
                 "path": pa.array([fragment.path], pa.string()),
                 "counts": pa.array([json.dumps(counts)], pa.string()),
                 "statistics": pa.array([_to_ipc(partials)], pa.binary()),
+                "examples": pa.array([json.dumps(examples)], pa.string()),
             }
         )
 

@@ -9,10 +9,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diffsasrec.config.data import EventsConfig
+from diffsasrec.errors import ConfigError
 from diffsasrec.formats.conditions import NUMBER
 from diffsasrec.inputs.ids import MAX_INT, parse_integers
 from diffsasrec.inputs.log_types import time_kind
-from diffsasrec.times import DAY
+from diffsasrec.times import DAY, iso
 
 PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}  # microseconds
 _SECOND = 1_000_000
@@ -156,3 +158,35 @@ def _week_date(text: str | None) -> int | None:
     except ValueError:
         return None
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * _SECOND
+
+
+def refuse_days_as_numbers(middle: int, events: EventsConfig) -> None:
+    """Refuses days such as 20240131 that are read as numbers of a unit.
+
+    Args:
+        middle: the median time, microseconds.
+
+    Raises:
+        ConfigError: the median is a day of our time when its digits are read.
+    """
+    if events.time_unit not in PER_UNIT:
+        return
+    digits = str(middle // PER_UNIT[events.time_unit])
+    try:
+        is_day = len(digits) == 8 and 1970 <= datetime.strptime(digits, "%Y%m%d").year < 2100
+    except ValueError:
+        return
+    if is_day:
+        raise ConfigError(
+            f"events.time_unit={events.time_unit}: times lie around {iso(middle)}; numbers such as "
+            f"{digits} in column {events.time_column} look like days: set events.time_format to "
+            "[%Y%m%d] and remove events.time_unit"
+        )
+
+
+def early_events(number: int, first: int, events: EventsConfig) -> str:
+    """A warning of events that lie before 1990."""
+    return (
+        f"{number} events lie before 1990, the first at {iso(first)}: a missing time is often "
+        f"written as 0; leave them out by events.where, as in [{events.time_column} > 0]"
+    )

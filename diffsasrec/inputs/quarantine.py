@@ -1,13 +1,17 @@
-"""Bad rows, counted by the reason, the input file and the day."""
+"""Bad rows, counted by the reason, the input file and the day; and one of a kind in words."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.log_types import time_kind
+from diffsasrec.inputs.log_files import Fragment
+from diffsasrec.inputs.log_types import columns_of, time_kind
 from diffsasrec.inputs.moments import read_times
 from diffsasrec.schema import canonical_type
 
@@ -17,6 +21,20 @@ KEYS = ["reason", "source_path", "day"]
 SCHEMA = pa.schema([*((key, pa.string()) for key in KEYS), ("rows", pa.int64())])
 STOPPED = "quarantine/counts.json"  # the counts of a run that prepare stopped
 MOST_ROWS = 5_000_000  # read by one report, some seconds; the first files show what is wrong
+MOST_CHARACTERS = 80  # of a value
+_REMEDIES = {  # by the reason; {0}: the column
+    "null_user_id": "leave such events out by events.where: [{0} is not null]",
+    "null_item_id": "leave such events out by events.where: [{0} is not null]",
+    "null_time": "leave such events out by events.where: [{0} is not null]",
+    "empty_user_id": 'leave such events out by events.where: [{0} != ""]',
+    "empty_item_id": 'leave such events out by events.where: [{0} != ""]',
+    "invalid_utf8_user_id": "set events.encoding, as in latin-1 or cp1252",
+    "invalid_utf8_item_id": "set events.encoding, as in latin-1 or cp1252",
+    "wrong_type_user_id": "set events.id_type to string",
+    "wrong_type_item_id": "set events.id_type to string",
+    "time_out_of_range": "events.time_unit is too coarse: try ms for s",
+    "negative_time": "leave defaults such as -1 or 0001-01-01 out of the log",
+}
 
 
 @dataclass(frozen=True)
@@ -75,3 +93,79 @@ def read_bad_rows(run: Storage, *, time_unit: str | None, most_rows: int = MOST_
         table = summed.rename_columns([*KEYS, "rows"])
         table = table.sort_by([(key, "ascending") for key in KEYS]).cast(SCHEMA)
     return BadRows(table, len(files), 0)
+
+
+def examples_of(
+    bad: pa.Table, events: EventsConfig, fragment: Fragment, *, known: Mapping[str, str]
+) -> dict[str, str]:
+    """A row in words for each reason of some bad rows that is not known yet.
+
+    Args:
+        bad: as in quarantine, or without its path.
+    """
+    found = dict(known)
+    reasons = bad["reason"]
+    for reason in reasons.unique().to_pylist():
+        if reason not in found:
+            place = reasons.index(reason).as_py()
+            row = bad.slice(place, 1).to_pylist()[0]
+            found[reason] = in_words(row, reason, events, fragment)
+    return found
+
+
+def in_words(row: Mapping[str, Any], reason: str, events: EventsConfig, fragment: Fragment) -> str:
+    """File, row group, the values under the names that the log has for them, and what to set."""
+    group = "" if fragment.row_group is None else f", row group {fragment.row_group}"
+    text = row.get("text")
+    columns = columns_of(events)
+    shown = [f"{name} {shown_value(row[name])}" for name in dict.fromkeys(columns)]
+    values = ", ".join(shown) if text is None else shown_value(text)
+    return f"{fragment.path}{group}: {values}; {remedy(reason, row, events)}"
+
+
+def shown_value(value: Any) -> str:
+    """A value for people: null, a number as it is, a text in quotes."""
+    if value is None:
+        return "null"
+    if isinstance(value, (bool, int, float)):
+        return str(value)
+    text = value if isinstance(value, str) else str(value)
+    return repr(text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}...")
+
+
+def remedy(reason: str, row: Mapping[str, Any], events: EventsConfig) -> str:
+    """What mends bad rows of a reason, as far as this one shows."""
+    user, item, time = columns_of(events)
+    if reason == "unparsable_time":
+        return _remedy_of_time(row[time], events)
+    if reason in _REMEDIES:
+        column = user if "user" in reason else item if "item" in reason else time
+        return _REMEDIES[reason].format(column)
+    return _remedy_of_line(str(row.get("text")), events)
+
+
+def _remedy_of_time(value: Any, events: EventsConfig) -> str:
+    text = str(value).strip()
+    digits = text.lstrip("+-").replace(".", "", 1)
+    if events.time_format:
+        return f"add its format to events.time_format={list(events.time_format)}"
+    if events.time_unit is not None:
+        return (
+            f"events.time_unit={events.time_unit} is for numbers: unset it for ISO times, or set "
+            "events.time_format in its place"
+        )
+    if digits.isdigit():
+        unit = {9: "s", 10: "s", 13: "ms", 16: "us", 19: "ns"}.get(len(digits.split(".")[0]))
+        return f"set events.time_unit to {unit or 's, ms, us or ns'}: it is a number"
+    return "set events.time_format, as in [%d/%m/%Y %H:%M]"
+
+
+def _remedy_of_line(line: str, events: EventsConfig) -> str:
+    if events.format == "jsonl":
+        return "write one JSON object per line"
+    if '\\"' in line and events.escape is None:
+        return "set events.escape to \\: a backslash stands before a quote"
+    return (
+        "it has too few or too many fields, or a quote that never closes: see events.separator, "
+        "events.quote and events.escape"
+    )

@@ -22,7 +22,7 @@ from diffsasrec.inputs.log_files import Log
 from diffsasrec.inputs.newest import SCHEMA as NEWEST_DAYS
 from diffsasrec.inputs.newest import NewestRows, Part, count_days
 from diffsasrec.schema import id_hash
-from diffsasrec.times import HOUR
+from diffsasrec.times import EARLY, HOUR
 
 MAX_BINS = 65_536  # of a refining pass, so that memory does not grow with the log
 NUM_QUANTILES = 201  # of the times: simulated batch times are placed between them
@@ -128,6 +128,7 @@ class Survey:
     num_users: int  # an estimate, see estimate_users
     time_quantiles: tuple[int, ...]
     newest: list[Part]  # the worst first
+    num_early: int = 0  # events before EARLY
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class _FirstPass:
     hours: list[pa.Table]  # histograms
     num_users: int
     newest: list[Part]
+    examples: dict[str, str]  # a bad row in words, by its reason
 
 
 def _first_pass(
@@ -158,9 +160,11 @@ def _first_pass(
     counts: Counter[str] = Counter()
     hours, sketch, newest = [], np.zeros(0, np.uint64), NewestRows(new_files)
     scanned = scan(log, events=events, before=before, statistics=statistics, quarantine=quarantine)
-    for done, (path, fragment_counts, table) in enumerate(scanned, 1):
+    examples: dict[str, str] = {}
+    for done, (path, fragment_counts, table, found) in enumerate(scanned, 1):
         progress(done, len(log.fragments))
         counts += fragment_counts
+        examples = found | examples
         if table.num_columns:
             hours.append(table.filter(table["start"].is_valid()).select(HISTOGRAM))
             hashes = table["hash"].drop_null().to_numpy()
@@ -168,7 +172,7 @@ def _first_pass(
             days = table.filter(table["day"].is_valid()).select(NEWEST_DAYS.names)
             newest.add(path, fragment_counts, days)
     parts = newest.parts(min_rows=events.min_rows_of_newest)
-    return _FirstPass(counts, hours, estimate_users(sketch), parts)
+    return _FirstPass(counts, hours, estimate_users(sketch), parts, examples)
 
 
 def survey_log(
@@ -180,19 +184,19 @@ def survey_log(
     fixed_time: int | None,
     quarantine: Storage,
     new_files: frozenset[str] = frozenset(),
-    check: Callable[[Counter[str], list[Part]], None],
+    check: Callable[[Counter[str], list[Part], dict[str, str]], None],
     progress: Callable[[int, int], None],
 ) -> Survey:
     """Counts the log, quarantines its bad rows and finds the split time.
 
     Args:
         new_files: which of its files are judged by themselves, as the newest days are.
-        check: sees the counts after the first pass, of all rows and of the newest, and may raise;
-            no second pass is made then.
+        check: sees the counts after the first pass, of all rows and of the newest, and a bad row
+            in words by its reason, and may raise; no second pass is made then.
     """
     whole: dict[str, Any] = {"events": events, "before": before, "quarantine": quarantine}
     first = _first_pass(log, new_files=new_files, progress=progress, **whole)
-    check(first.counts, first.newest)
+    check(first.counts, first.newest, first.examples)
     hourly = merge_histograms(first.hours)
 
     refine = partial(_refined, log, **whole)
@@ -206,6 +210,7 @@ def survey_log(
         num_users=first.num_users,
         time_quantiles=time_quantiles(hourly),
         newest=first.newest,
+        num_early=pc.sum(hourly.filter(pc.less(hourly["high"], EARLY))["count"]).as_py() or 0,
     )
 
 
@@ -227,4 +232,4 @@ def _refined(
         return histogram(inside, origin=low, width=width)
 
     passes = scan(log, events=events, before=before, statistics=statistics, quarantine=quarantine)
-    return merge_histograms([table for _, _, table in passes if table.num_columns])
+    return merge_histograms([each.statistics for each in passes if each.statistics.num_columns])

@@ -63,7 +63,7 @@ def _prepare_log(lake: Storage, files: list[InputFile]) -> None:
         quantile=0.95,
         fixed_time=None,
         quarantine=lake.sub("quarantine"),
-        check=lambda counts, newest: None,
+        check=lambda counts, newest, examples: None,
         progress=lambda done, total: None,
     )
     build_sequences(

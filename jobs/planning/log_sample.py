@@ -4,7 +4,6 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +16,19 @@ from diffsasrec.formats.listing import InputFile
 from diffsasrec.formats.partitions import end_of, has_partitions, partition_of
 from diffsasrec.inputs.events import left_out_of, start_of
 from diffsasrec.inputs.ids import MAX_INT
-from diffsasrec.inputs.log_files import Log
+from diffsasrec.inputs.log_files import Fragment, Log
 from diffsasrec.inputs.log_rows import read_fragment
-from diffsasrec.inputs.row_checks import AFTER_RUN_DATE, MALFORMED, Checked, check_rows, num_bad
+from diffsasrec.inputs.moments import early_events, refuse_days_as_numbers
+from diffsasrec.inputs.quarantine import examples_of
+from diffsasrec.inputs.row_checks import (
+    AFTER_RUN_DATE,
+    Checked,
+    check_rows,
+    num_bad,
+    quarantine_rows,
+)
 from diffsasrec.schema import canonical_type
-from diffsasrec.times import DAY, iso, microseconds
+from diffsasrec.times import DAY, EARLY, iso, microseconds
 
 from .doubts import warn
 
@@ -30,7 +37,6 @@ log = logging.getLogger("jobs")
 MOST_ROWS = 1_000_000  # of a sample
 MOST_FRAGMENTS = 64  # that are opened for it
 UNITS = ("s", "ms", "us", "ns")
-LEAST_TIME = 631_152_000_000_000  # 1990: earlier times are hardly interactions
 MOST_TIME_AHEAD = 400 * DAY  # nor are times so far after the run date
 
 
@@ -72,7 +78,7 @@ def take_sample(
         chunks = read_fragment(found.fragments[place], events, after=after)
         left = most_rows // len(places)
         for chunk in chunks:
-            _add_chunk(sample, chunk, found, found.fragments[place].path, events, before)
+            _add_chunk(sample, chunk, found, found.fragments[place], events, before)
             left -= chunk.rows.num_rows
             if left <= 0:
                 sample.is_whole &= next(chunks, None) is None
@@ -81,7 +87,12 @@ def take_sample(
 
 
 def _add_chunk(
-    sample: Sample, chunk: RawChunk, found: Log, path: str, events: EventsConfig, before: int
+    sample: Sample,
+    chunk: RawChunk,
+    found: Log,
+    fragment: Fragment,
+    events: EventsConfig,
+    before: int,
 ) -> None:
     checked = _check(chunk.rows, found, events, after=start_of(events, before))
     sample.raw.append(chunk.rows)
@@ -92,12 +103,10 @@ def _add_chunk(
     sample.times.append(times)
     sample.users.append(checked.events["user_id"].combine_chunks())
     sample.items.append(checked.events["item_id"].combine_chunks())
-    for row in checked.bad.slice(0, 1000).to_pylist():
-        reason = row.pop("reason")
-        sample.examples.setdefault(reason, f"{path}: {_shown(row)}")
     sample.counts += left_out_of(chunk)
-    if chunk.malformed:
-        sample.examples.setdefault(MALFORMED, f"{path}: {chunk.malformed[0][:200]!r}")
+    bad = quarantine_rows(checked, chunk, events, fragment.path)
+    if bad is not None:
+        sample.examples = examples_of(bad, events, fragment, known=sample.examples)
 
 
 def _check(raw: pa.Table, found: Log, events: EventsConfig, *, after: int | None = None) -> Checked:
@@ -111,10 +120,6 @@ def _check(raw: pa.Table, found: Log, events: EventsConfig, *, after: int | None
         item_type=canonical_type(found.item_type),
         before=MAX_INT,
     )
-
-
-def _shown(row: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {str(value)[:80]!r}" for name, value in row.items())
 
 
 def sample_lines(sample: Sample) -> list[str]:
@@ -169,6 +174,8 @@ def check_sample(
     """
     times = np.concatenate(sample.times)
     middle = int(np.median(times)) if len(times) else None
+    if middle is not None:
+        refuse_days_as_numbers(middle, events)
     if middle is None or not _is_plausible(middle, before):
         _refuse_other_unit(sample, found, events, middle=middle, before=before)
     _check_bad_rows(sample, events, num_rows)
@@ -178,6 +185,8 @@ def check_sample(
             "an event before the run date; check --date and events.time_column"
         )
     assert middle is not None, sample.counts
+    if num_early := int((times < EARLY).sum()):
+        warn(early_events(num_early, int(times.min()), events))
     if not _is_plausible(middle, before):
         warn(
             f"times lie around {iso(middle)}: if that is not so, correct events.time_column or "
@@ -216,7 +225,7 @@ def _check_bad_rows(sample: Sample, events: EventsConfig, num_rows: float | None
 
 
 def _is_plausible(time: int, before: int) -> bool:
-    return LEAST_TIME <= time < before + MOST_TIME_AHEAD
+    return EARLY <= time < before + MOST_TIME_AHEAD
 
 
 def _middle_in(sample: Sample, found: Log, events: EventsConfig, unit: str) -> int | None:

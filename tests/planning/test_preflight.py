@@ -66,7 +66,7 @@ def test_a_sample_counts_what_is_good_bad_and_late(tmp_path: Path):
     assert sample.num_bad() == bad > 0
     assert sample.counts["rows"] == len(log) == sample.counts["kept"] + bad + late
     text = "\n".join(sample_lines(sample))
-    assert f"null_item_id: {bad}, as in {tmp_path}/log.parquet: user_id" in text
+    assert f"null_item_id: {bad}, as in {tmp_path}/log.parquet, row group 0: user_id" in text
     assert f"{late} at or after the run date" in text
 
 
@@ -82,7 +82,7 @@ def test_lines_that_are_no_rows_are_shown(tmp_path: Path):
 
 def test_too_many_bad_rows_are_refused_with_an_example(tmp_path: Path):
     path = written(tmp_path / "log.parquet", timestamp=-5)
-    with pytest.raises(InputDataError, match=r"negative_time \(1266\), as in .*timestamp '-5'"):
+    with pytest.raises(InputDataError, match=r"negative_time \(1266\), as in .*timestamp -5"):
         sampled(config(path), path)
 
 
