@@ -3,11 +3,12 @@
 Ids keep the type of the log wherever they are stored. Inside a computation they are canonical
 (signed integers int64, unsigned uint64, strings as string), so that a hash of an id depends on
 its value and not on the width that a writer happened to choose.
+
+Every process of a night imports this file, and few of them hash: only those import pandas.
 """
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -158,6 +159,8 @@ def event_hash(
     come in another order from basket to basket. An order that is always the same tells a model
     which item of the next basket comes first, and nobody is asked that.
     """
+    import pandas as pd
+
     frame = pd.DataFrame(
         {"user_id": users.to_pandas(), "item_id": items.to_pandas(), "timestamp": times}
     )
@@ -166,6 +169,8 @@ def event_hash(
 
 def id_hash(ids: pa.Array) -> npt.NDArray[np.uint64]:
     """A stable hash of canonical ids, [n] uint64; the bucket of a user is this modulo N."""
+    import pandas as pd
+
     return np.asarray(pd.util.hash_pandas_object(ids.to_pandas(), index=False), np.uint64)
 
 

@@ -25,3 +25,9 @@ if "RAY_ADDRESS" not in os.environ:
     # and serves this machine alone: by this switch, whatever its name says, Ray takes 127.0.0.1 for
     # the address of the node, and all its servers listen on loopback only
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # a worker that imports torch is worth keeping until the next stage has tasks; Ray ends it after
+    # a second
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+    # no node can be taken away that a training would have to leave before
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a training ends sooner

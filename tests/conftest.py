@@ -28,13 +28,14 @@ RAY = {"cluster", "head", "own_ray"}  # fixtures that start one
 # files that hold a process for long, the longest first; two processes take them turn by turn
 LONGEST = (
     "test_published_night",  # makes the night that others copy
-    "test_signals",
-    "test_experiment",
+    "test_signals",  # does not wait for it
     "test_recovery",
     "test_nightly",
-    "test_night_on_s3",
     "test_submit",
+    "test_night_on_s3",
+    "test_experiment",
     "test_old_lakes",
+    "test_reliability",
 )
 
 

@@ -27,6 +27,9 @@ QUIET = {  # a Ray that starts fast, says little and gives each worker one threa
     "RAY_AUTH_MODE": "disabled",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "OMP_NUM_THREADS": "1",
 }
 
