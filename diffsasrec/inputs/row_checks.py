@@ -86,12 +86,23 @@ def check_rows(
         {"user_id": users, "item_id": items, "timestamp": pa.array(times)},
         schema=events_schema(user_type, item_type),
     )
-    is_good = code == len(REASONS)
-    is_late = is_good & (times >= before)
-    is_old = np.zeros(len(times), bool) if after is None else is_good & (times < after)
-    is_kept = is_good & ~is_late & ~is_old
-    counts = _count(code, {"kept": is_kept, AFTER_RUN_DATE: is_late, BEFORE_LOOKBACK: is_old})
-    return Checked(events.filter(pa.array(is_kept)), _bad(raw, code), counts)
+    good = _of_good_rows(code == len(REASONS), times, before=before, after=after)
+    return Checked(events.filter(pa.array(good["kept"])), _bad(raw, code), _count(code, good))
+
+
+def _of_good_rows(
+    is_good: npt.NDArray[np.bool_],
+    times: npt.NDArray[np.int64],
+    *,
+    before: int,
+    after: int | None,
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """What becomes of the rows that are not bad, by its name."""
+    late, early = times >= before, None if after is None else times < after
+    found = {"kept": is_good & ~late, AFTER_RUN_DATE: is_good & late}
+    if early is not None:
+        found |= {"kept": found["kept"] & ~early, BEFORE_LOOKBACK: is_good & early}
+    return found
 
 
 def num_bad(counts: Mapping[str, int]) -> int:
