@@ -17,6 +17,7 @@ import diffsasrec
 JOBS = __name__.removesuffix(".runner.entry")
 SCHEMA = "prints the JSON schema of the configuration, for editors"
 COMMANDS = {
+    "init": "looks at a log, and writes the configuration that fits it",
     "night": "runs every stage for one date; what is done is skipped",
     "prepare": "the log -> checked events, the split, the vocabulary, sequences",
     "pretrain": "sequences -> weights, by denoising",

@@ -117,6 +117,7 @@ MAKES_NO_LIST = frozenset(
         "benchmark",
         "experiment",
         "faults",
+        "init",
         "observe",
         "planning",
         "report",

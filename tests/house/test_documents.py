@@ -16,6 +16,7 @@ from diffsasrec.config.reference import BASIC, configuration_page
 from diffsasrec.lake.stages import STAGES
 from jobs.benchmark.arguments import MEASURES, parse_benchmark
 from jobs.experiment.arguments import parse_experiment
+from jobs.init.arguments import parse_init
 from jobs.report.arguments import parse_report
 from jobs.runner.arguments import parse_backfill, parse_stages
 from jobs.runner.entry import COMMANDS
@@ -30,6 +31,7 @@ PARSERS: dict[str, Callable[[list[str]], object]] = {
     "nightly": partial(parse_stages, STAGES),
     **{stage: partial(parse_stages, (stage,)) for stage in STAGES},
     "backfill": parse_backfill,
+    "init": parse_init,
     "report": parse_report,
     "show": parse_show,
     "submit": parse_submit,

@@ -1,0 +1,130 @@
+"""Which of the files below a path are the log, and by which path a night finds them alone."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from diffsasrec.config.data import EventsConfig
+from diffsasrec.errors import InputDataError
+from diffsasrec.inputs.log_files import InputFile, list_inputs
+
+from .files import HEAD, Kind, Sample, kinds_below, take
+from .guess import Log, log_of
+
+READABLE = ("parquet", "csv", "jsonl")
+FIRST_ROWS = 20_000  # that tell a log from other tables
+PARTITION = re.compile(r"/([A-Za-z_][\w-]*)=(\d{4}-\d\d-\d\d)(?=/)")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The files that are the log, and the others with what they are."""
+
+    log: Log
+    path: str  # for events.path
+    left_out: tuple[str, ...]  # in words
+    partition_column: str | None
+
+
+def choose(path: str) -> Chosen:
+    """The log among the files that `path` names, with a sample of its rows.
+
+    Raises:
+        InputDataError: nothing there, or nothing that has users, items and times.
+    """
+    files = list_files_of(path)
+    kinds = kinds_below(files)
+    first = {id(kind): _first_look(kind) for kind in kinds if kind.what in READABLE}
+    rated = {n: log.roles.sureness() for n, log in first.items() if log and log.roles.is_log()}
+    if not rated:
+        raise InputDataError(_nothing(path, kinds, first))
+    best = max((kind for kind in kinds if id(kind) in rated), key=lambda k: rated[id(k)])
+    others = [kind for kind in kinds if kind is not best]
+    log = log_of(best, take(best))
+    if not log.roles.is_log():
+        raise InputDataError(_nothing(path, kinds, {id(best): log}))
+    return Chosen(
+        log,
+        path if not others else path_of(best.files, files, path),
+        tuple(described(kind, first.get(id(kind))) for kind in others),
+        partition_of(best.files),
+    )
+
+
+def list_files_of(path: str) -> list[InputFile]:
+    """As a night lists them."""
+    return list_inputs(EventsConfig(path=path), run_date=date.max)
+
+
+def _first_look(kind: Kind) -> Log | None:
+    one = Kind(kind.what, kind.columns, kind.dialect, kind.files[:1])
+    try:
+        sample: Sample = take(one, most_bytes=HEAD, most_rows=FIRST_ROWS)
+    except InputDataError:  # no row
+        return None
+    return log_of(one, sample)
+
+
+def _nothing(path: str, kinds: Sequence[Kind], looks: dict[int, Log | None]) -> str:
+    found = "; ".join(described(kind, looks.get(id(kind))) for kind in kinds[:5])
+    return (
+        f"PATH={path}: no log was found that has a user, an item and a time in each row: {found}; "
+        "name another path, or write the configuration by hand: docs/data.md has the keys"
+    )
+
+
+def described(kind: Kind, look: Log | None) -> str:
+    """Files and why they are no log: part-0.csv (and 3 more): no column for the time (of a, b)."""
+    more = f" (and {len(kind.files) - 1} more)" if len(kind.files) > 1 else ""
+    name = f"{os.path.basename(kind.files[0].path)}{more}"
+    if kind.what not in READABLE:
+        return f"{name}: {kind.what}"
+    names = ", ".join(kind.columns[:12])
+    if look is None:
+        return f"{name}: no row (of {names})"
+    roles = {"user": look.roles.user, "item": look.roles.item, "time": look.roles.time}
+    missing = [role for role, choice in roles.items() if choice is None]
+    what = f"no column for the {' and the '.join(missing)}" if missing else "less like a log"
+    return f"{name}: {what} (of {names})"
+
+
+def path_of(files: list[InputFile], listed: list[InputFile], path: str) -> str:
+    """A path or glob that names exactly these of the files below `path`.
+
+    Raises:
+        InputDataError: no glob by the ends or beginnings of the names does.
+    """
+    if len(files) == 1:
+        return files[0].path
+    wanted = {file.path for file in files}
+    base = os.path.commonpath([re.sub(r"^s3:/", "s3:", f.path) for f in listed])
+    base = base.replace("s3:", "s3:/", 1) if base.startswith("s3:") else base
+    names = [os.path.basename(file.path) for file in files]
+    start, end = shared_start(names), shared_start([name[::-1] for name in names])[::-1]
+    for pattern in (f"*{end}", f"{start}*", f"{start}*{end}"):
+        for middle in ("", "**/"):
+            glob = f"{base}/{middle}{pattern}"
+            if {file.path for file in list_files_of(glob)} == wanted:
+                return glob
+    raise InputDataError(
+        f"PATH={path} holds the log beside other files, and no glob parts them: the log are "
+        f"{len(files)} files such as {files[0].path}; move them into a directory of their own"
+    )
+
+
+def shared_start(texts: Sequence[str]) -> str:
+    """The letters that all texts begin with, up to the first digit: part-01, part-02 -> part-."""
+    alike = [letters[0] for letters in zip(*texts, strict=False) if len(set(letters)) == 1]
+    first = "".join(alike)
+    while not all(text.startswith(first) for text in texts):
+        first = first[:-1]
+    return first.rstrip("0123456789")
+
+
+def partition_of(files: list[InputFile]) -> str | None:
+    """The Hive key of a date that every path has; None without one."""
+    keys = [set(key for key, _ in PARTITION.findall(file.path)) for file in files]
+    shared = sorted(set.intersection(*keys))
+    return shared[0] if shared else None

@@ -1,0 +1,86 @@
+"""What the name of a column says that it holds."""
+
+import re
+
+# as they are spelled without case, blanks and signs; the surer ones first
+EXACT = {
+    "user": (
+        "userid user uid customerid customer clientid client memberid member visitorid visitor "
+        "shopperid shopper buyerid buyer accountid account householdid householdkey household "
+        "personid person profileid subscriberid subscriber listenerid reviewerid reviewer "
+        "authorid steamid msno cookieid deviceid userno username useridx customerno cardid "
+        "loyaltyid patientid studentid employeeid reader readerid viewerid viewer guestid userhash"
+    ),
+    "item": (
+        "itemid item iid productid product sku skuid asin parentasin articleid article stockcode "
+        "productcode productno goodsid goods movieid movie filmid film trackid track songid song "
+        "artistid bookid book isbn gameid game appid app videoid video newsid storyid contentid "
+        "content assetid listingid listing offerid beerid beer wineid recipeid recipe businessid "
+        "gmapid placeid venueid poiid locationid hotelid restaurantid jobid courseid photoid "
+        "materialid partno plu ean upc gtin upccode itemno itemcode animeid jokeid podcastid "
+        "showid episodeid publicationid docid documentid merchantid brandid artist"
+    ),
+    "time": (
+        "timestamp time ts eventtime eventtimestamp datetime unixreviewtime reviewtime invoicedate "
+        "orderdate purchasedate transactiondate tdat date createdat created createdtime "
+        "creationdate occurredat happenedat boughtat purchasedat orderedat ratedat watchedat "
+        "playedat viewedat clickedat clicktime eventdate orderpurchasetimestamp transactiontime "
+        "transactiontimestamp orderedon servertime localtime timems unixtime epoch at when day "
+        "reviewdate receivedat checkintime visittime starttime loggedat"
+    ),
+    "type": (
+        "event eventtype eventname type action actiontype behavior behaviour behaviortype "
+        "behaviourtype interaction interactiontype verb activity activitytype operation"
+    ),
+    "quantity": "quantity qty amount units count numitems itemqty orderqty",
+    "rating": "rating score stars overall rate grade reviewscore userrating",
+}
+_ORDER = {
+    role: {name: place for place, name in enumerate(names.split())} for role, names in EXACT.items()
+}
+# words of longer names: last_customer_id, eventTimeUtc
+WORDS = {
+    "user": "user customer client member visitor shopper buyer household reviewer subscriber",
+    "item": "item product sku article stock movie track song book game video asin goods",
+    "time": "time timestamp date datetime ts",
+}
+_NO_ID = re.compile(
+    r"name|title|description|category|price|url|genre|country|city|gender|age|brand$|text|comment"
+)
+
+
+def plain(name: str) -> str:
+    """A name without case, signs, and the type that some tools write behind it (user_id:token)."""
+    name = re.sub(r":(token|float|token_seq|float_seq)$", "", name.strip())
+    return re.sub(r"[^a-z0-9]", "", name.rpartition(".")[2].lower())
+
+
+def words_of(name: str) -> list[str]:
+    """last_customerId -> last, customer, id."""
+    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", re.sub(r":\w+$", "", name))
+    return re.findall(r"[a-z]+|[0-9]+", spaced.lower())
+
+
+def name_score(name: str, role: str) -> float:
+    """How surely a name tells a role, 0..10: 10 for user_id, some 5 for last_customer, 0 for x."""
+    known = _ORDER[role].get(plain(name))
+    if known is not None:
+        return 10 - 4 * known / len(_ORDER[role])
+    words = words_of(name)
+    if role not in WORDS or (role != "time" and is_description(name)):
+        return 0.0
+    if not set(WORDS[role].split()) & set(words):
+        return 0.0
+    return 5.0 if role == "time" or {"id", "key", "code", "no"} & set(words) else 3.0
+
+
+def is_description(name: str) -> bool:
+    """Whether a name is that of what people read: a title, a country, a price."""
+    return _NO_ID.search(name.lower()) is not None
+
+
+def role_of(name: str) -> str | None:
+    """The role that a name tells most surely; None for a name that tells none."""
+    scores = {role: name_score(name, role) for role in EXACT}
+    best = max(scores, key=lambda role: scores[role])
+    return best if scores[best] > 0 else None

@@ -1,0 +1,104 @@
+"""Text and JSON lines as Arrow tables of strings, for a look; bytes in, table out."""
+
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from .dialect import Dialect, text_of
+
+MARK = "\x1f"  # stands for a separator of several characters
+DEEPEST = 4  # levels of a JSON object that become columns
+
+
+def csv_rows(data: bytes, dialect: Dialect, *, with_header: bool) -> tuple[pa.Table, int]:
+    """The rows of some bytes of a CSV, as strings, and how many lines have too many fields or few.
+
+    Args:
+        data: whole lines.
+        with_header: the first line is the header.
+    """
+    text = text_of(data, dialect.encoding)
+    separator = dialect.separator
+    if len(separator) > 1:
+        text, separator = text.replace(separator, MARK), MARK
+    uneven = []
+
+    def skip(row: Any) -> str:
+        uneven.append(row)
+        return "skip"
+
+    names = [str(number) for number in range(len(dialect.names))]  # names may be given twice
+    encoded = text.encode()
+    if not encoded.strip():
+        return pa.table({name: pa.array([], pa.string()) for name in dialect.names}), 0
+    table = pa.csv.read_csv(
+        io.BytesIO(encoded),
+        read_options=pa.csv.ReadOptions(
+            column_names=names, skip_rows=int(with_header), block_size=len(encoded) + 1
+        ),
+        parse_options=pa.csv.ParseOptions(
+            delimiter=separator,
+            newlines_in_values=True,
+            invalid_row_handler=skip,
+            quote_char='"' if len(dialect.separator) == 1 else False,
+        ),
+        convert_options=pa.csv.ConvertOptions(
+            column_types={name: pa.string() for name in names},
+            strings_can_be_null=True,
+            null_values=["", "NULL", "null", "\\N", "NA", "N/A", "NaN", "nan", "None"],
+        ),
+    )
+    return table.rename_columns(list(dialect.names)), len(uneven)
+
+
+def json_rows(data: bytes) -> tuple[pa.Table, int]:
+    """The objects of some JSON lines, and how many lines are none.
+
+    A nested key has the keys above it before it, with dots: `user.id`.
+    """
+    rows, broken = [], 0
+    for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(dict(_leaves(row, "", DEEPEST)))
+        else:
+            broken += 1
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: _column([row.get(name) for row in rows]) for name in names}
+    return pa.table(columns), broken
+
+
+def _leaves(values: dict[str, Any], path: str, levels: int) -> Any:
+    for name, value in values.items():
+        if isinstance(value, dict) and levels:
+            yield from _leaves(value, f"{path}{name}.", levels - 1)
+        else:
+            yield f"{path}{name}", value
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Integers or strings as they are; all else as the JSON text that it was."""
+    filled = [value for value in values if value is not None]
+    if filled and all(type(value) is int and abs(value) < 2**63 for value in filled):
+        return pa.array(values, pa.int64())
+    if filled and all(type(value) in (int, float) for value in filled):
+        return pa.array(values, pa.float64())
+    texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+    return pa.array([None if t is None else t.encode(errors="replace") for t in texts]).cast(
+        pa.string()
+    )
+
+
+def whole_lines(data: bytes, *, from_start: bool, to_end: bool) -> bytes:
+    """Some bytes of a file without the lines that are cut off at their ends."""
+    if not from_start:
+        data = data.partition(b"\n")[2]
+    return data if to_end else data[: data.rfind(b"\n") + 1]
