@@ -53,7 +53,7 @@ def main(config: Config, run: RunDir) -> Prepared:
     previous_vocab = previous_vocab_of_run(config, run.storage, found.item_type)
     log.info("prepare: reading %d fragments of %d files", len(found.fragments), len(inputs))
     survey = survey_events(config, run, found)
-    check_split(survey, config.events.path)
+    check_split(survey, config.events.source)
     refuse_days_as_numbers(survey.time_quantiles[len(survey.time_quantiles) // 2], config.events)
     if survey.num_early:
         log.warning("prepare: %s", early_events(survey.num_early, survey.first_time, config.events))
@@ -136,7 +136,7 @@ def group_by_user(
     )
     if not built.counts["items"]:
         raise InputDataError(
-            f"events.path={config.events.path}: no item has "
+            f"{config.events.source}: no item has "
             f"split.min_item_count={split.min_item_count} events; lower it or bring more history"
         )
     return built
@@ -180,7 +180,7 @@ def check_or_record(
     try:
         check_counts(
             counts,
-            path=events.path,
+            source=events.source,
             max_bad_fraction=events.max_bad_fraction,
             examples=examples or {},
         )
@@ -193,7 +193,7 @@ def check_or_record(
 def check_counts(
     counts: Counter[str],
     *,
-    path: str,
+    source: str,
     max_bad_fraction: float,
     examples: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
@@ -209,14 +209,14 @@ def check_counts(
     common = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common(3))
     if bad > max_bad_fraction * rows:
         raise InputDataError(
-            f"events.path={path}: {bad} of {rows} rows are bad ({common}), more than "
+            f"{source}: {bad} of {rows} rows are bad ({common}), more than "
             f"events.max_bad_fraction={max_bad_fraction}"
             + "".join(f"; {r}: {examples[r]}" for r, _ in reasons.most_common(2) if r in examples)
             + "; look at quarantine/ of this run, repair the log or raise it"
         )
     if kept == 0:
         raise InputDataError(
-            f"events.path={path}: no event is left of {rows} rows: {late} lie at or after the run "
+            f"{source}: no event is left of {rows} rows: {late} lie at or after the run "
             f"date, {bad} are bad"
             + f", {filtered} are filtered by events.where" * bool(filtered)
             + f", {old} lie before events.lookback_days" * bool(old)
@@ -224,17 +224,17 @@ def check_counts(
         )
 
 
-def check_split(survey: Survey, path: str) -> None:
+def check_split(survey: Survey, source: str) -> None:
     """Stops a run whose events all lie on one side of the split."""
     first, cut, last = survey.first_time, survey.split_time, survey.last_time
     if first == last:
         raise InputDataError(
-            f"events.path={path}: all events lie at one instant, {iso(first)}: none is before "
+            f"{source}: all events lie at one instant, {iso(first)}: none is before "
             "a split; bring more history, and check events.time_column and events.time_unit"
         )
     if not first < cut <= last:
         raise ConfigError(
             f"the split time {iso(cut)} leaves nothing on one side of it: the events of "
-            f"events.path={path} lie in {iso(first)}..{iso(last)}; change split.time or "
+            f"{source} lie in {iso(first)}..{iso(last)}; change split.time or "
             "split.quantile"
         )

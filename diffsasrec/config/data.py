@@ -7,11 +7,29 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from diffsasrec.config.fields import Fraction, NonNegativeInt, PositiveInt, Section
+from diffsasrec.config.secrets import plain_properties
 from diffsasrec.config.where import Condition, parse_condition
 
 
 class EventsConfig(Section):
-    path: str = Field(description="file, directory or glob; local, s3:// or pkg://package/file")
+    path: str = Field("", description="file, directory or glob; local, s3:// or pkg://package/file")
+    table: str | None = Field(
+        None,
+        description="in place of path: namespace.name of an Iceberg table, or the directory of a "
+        "Delta table, local or s3://",
+    )
+    table_format: Literal["iceberg", "delta"] = Field("iceberg", description="of events.table")
+    table_version: int | None = Field(
+        None,
+        description="snapshot of an Iceberg table, version of a Delta table; null: the newest one "
+        "when a night begins, which is then part of the run",
+    )
+    table_catalog: str = Field(
+        "default", description="of an Iceberg table, as pyiceberg's own variables and file name it"
+    )
+    table_properties: dict[str, str] = Field(
+        {}, description="of that catalog, or of the store of a Delta table; no secret"
+    )
     format: Literal["parquet", "csv", "jsonl"] = Field("parquet", description="of every input file")
     user_column: str = Field("user_id", description="column with the user ids")
     item_column: str = Field("item_id", description="column with the item ids")
@@ -129,6 +147,37 @@ class EventsConfig(Section):
                 "year=%Y/month=%m/day=%d"
             )
         return self
+
+    @field_validator("table_properties", mode="before")
+    @classmethod
+    def _no_secrets(cls, properties: Any) -> Any:
+        return plain_properties(properties, "events.table_properties")
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if bool(self.path) == (self.table is not None):
+            raise ValueError(
+                "events.path and events.table both say where the log lies; give one of them"
+                if self.path
+                else "events.path is missing; set it in the file or with --set events.path=..., or "
+                "set events.table"
+            )
+        if self.table is None and self.table_version is not None:
+            raise ValueError(
+                f"events.table_version={self.table_version} needs events.table; leave it out"
+            )
+        partitions = self.partition_column or self.partition_format
+        if self.table is not None and (self.format != "parquet" or partitions):
+            raise ValueError(
+                f"events.table={self.table}: events.format, events.partition_column and "
+                "events.partition_format are for the files of events.path; leave them out"
+            )
+        return self
+
+    @property
+    def source(self) -> str:
+        """The key that says where the log lies, with its value, for messages."""
+        return f"events.path={self.path}" if self.table is None else f"events.table={self.table}"
 
 
 class SplitConfig(Section):

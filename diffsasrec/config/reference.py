@@ -14,6 +14,7 @@ from diffsasrec.config.load import leaf_keys
 BASIC = (
     "lake",
     "events.path",
+    "events.table",
     "events.format",
     "events.user_column",
     "events.item_column",
@@ -44,7 +45,7 @@ PREFACE = """\
 A configuration is one YAML file of sections. `--set key.path=value` overrides a key on the command
 line, as often as you like. `--print-config` prints the resolved configuration and its sha256.
 
-- Only `lake` and `events.path` are required.
+- Only `lake` and one of `events.path` and `events.table` are required.
 - An unknown key is refused with the nearest known one; a value out of range with the key, the value
   and the remedy. Both end the command with exit code 2.
 - A file holds no credentials. The usual AWS variables or the instance profile bring them.

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffsasrec.errors import ConfigError
@@ -30,6 +30,38 @@ def refuse_credentials(values: Mapping[str, Any], path: str) -> None:
                 f"{path}{key} has credentials in its URL; leave them out, the usual AWS variables "
                 "or the instance profile bring them"
             )
+
+
+def plain_properties(properties: Any, key: str) -> dict[str, str]:
+    """Properties of a catalog with nested keys joined by dots, and numbers as pyiceberg has them.
+
+    Raises:
+        ValueError: one looks like a secret, or is no plain value; `key` is where they come from.
+    """
+    if not isinstance(properties, dict):
+        raise ValueError(f"{key} is not a mapping of names to values")
+    flat = dict(_flat(properties, "", key))
+    for name, value in flat.items():
+        # the message holds no value: a refused one may be a secret
+        if SECRET.search(name) or SECRET.search(value):
+            raise ValueError(
+                f"{key}.{name} looks like a secret, and the manifest holds the whole config; leave "
+                "it out and let pyiceberg read it from a variable "
+                "(PYICEBERG_CATALOG__<CATALOG>__<KEY>) or from ~/.pyiceberg.yaml"
+            )
+    return flat
+
+
+def _flat(values: Mapping[str, Any], path: str, key: str) -> Iterable[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{name}.", key)
+        elif isinstance(value, bool):
+            yield f"{path}{name}", str(value).lower()
+        elif isinstance(value, (str, int, float)):
+            yield f"{path}{name}", str(value)
+        else:
+            raise ValueError(f"{key}.{path}{name} is not text, a number or a boolean")
 
 
 def without_secrets(text: str) -> str:

@@ -1,13 +1,12 @@
 """The sections on what is measured, recommended and published."""
 
-from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.config.fields import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section
-from diffsasrec.config.secrets import SECRET
+from diffsasrec.config.secrets import plain_properties
 
 
 class EvaluateConfig(Section):
@@ -85,19 +84,7 @@ class IcebergConfig(Section):
     @field_validator("properties", mode="before")
     @classmethod
     def _no_secrets(cls, properties: Any) -> Any:
-        """Joins nested keys by dots; writes numbers and booleans as in pyiceberg's own file."""
-        if not isinstance(properties, dict):
-            raise ValueError("iceberg.properties is not a mapping of names to values")
-        flat = dict(_flat(properties, ""))
-        for key, value in flat.items():
-            # the message holds no value: a refused one may be a secret
-            if SECRET.search(key) or SECRET.search(value):
-                raise ValueError(
-                    f"iceberg.properties.{key} looks like a secret, and the manifest holds the "
-                    "whole config; leave it out and let pyiceberg read it from a variable "
-                    "(PYICEBERG_CATALOG__<CATALOG>__<KEY>) or from ~/.pyiceberg.yaml"
-                )
-        return flat
+        return plain_properties(properties, "iceberg.properties")
 
 
 class CostConfig(Section):
@@ -109,15 +96,3 @@ class CostConfig(Section):
     gpu_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         None, description="price of a GPU for an hour; null: no money"
     )
-
-
-def _flat(values: Mapping[str, Any], path: str) -> Iterable[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{path}{key}.")
-        elif isinstance(value, bool):
-            yield f"{path}{key}", str(value).lower()
-        elif isinstance(value, (str, int, float)):
-            yield f"{path}{key}", str(value)
-        else:
-            raise ValueError(f"iceberg.properties.{path}{key} is not text, a number or a boolean")

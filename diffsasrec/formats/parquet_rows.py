@@ -18,6 +18,15 @@ def open_parquet(file: Any) -> pq.ParquetFile:
     return pq.ParquetFile(file, coerce_int96_timestamp_unit="us", page_checksum_verification=True)
 
 
+def footer_of(path: str) -> tuple[pa.Schema, list[int]]:
+    """The columns of a file, and its row groups that have rows."""
+    filesystem, inside = open_filesystem(path)
+    with filesystem.open(inside, "rb") as file:
+        parquet = open_parquet(file)
+        groups = range(parquet.num_row_groups)
+        return parquet.schema_arrow, [n for n in groups if parquet.metadata.row_group(n).num_rows]
+
+
 def column_names(schema: pa.Schema) -> list[str]:
     """The columns, and those within structs with dots: user.id."""
 

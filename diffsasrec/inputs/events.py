@@ -12,7 +12,6 @@ from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.files.storage import Storage
 from diffsasrec.formats.chunks import RawChunk
-from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.log_files import Fragment, Log
 from diffsasrec.inputs.log_rows import read_fragment, refuse_changed
 from diffsasrec.inputs.quarantine import examples_of
@@ -73,34 +72,17 @@ def unchanged(fragment: Fragment, chunks: Iterator[RawChunk]) -> Iterator[RawChu
 
 def fragments_dataset(log: Log) -> ray.data.Dataset:
     """One row per fragment; the unit of every pass over the log."""
-    rows = fragment_rows(log)
+    rows = [{"number": number} for number in range(len(log.fragments))]
     # a block is one task: enough of them to keep all CPUs busy to the end, and no more, because
     # each costs the driver time
     num_blocks = min(max(8 * int(ray.cluster_resources().get("CPU", 1)), 16), 1000)
     return ray.data.from_items(rows, override_num_blocks=min(len(rows), num_blocks))
 
 
-def fragment_rows(log: Log) -> list[dict[str, Any]]:
-    """The fragments as rows, with their files as they were listed."""
-    return [
-        {
-            "number": number,
-            "path": f.path,
-            "row_group": -1 if f.row_group is None else f.row_group,
-            "size": -1 if f.file is None else f.file.size,
-            "version": "" if f.file is None else f.file.version,
-            "integral": " ".join(f.integral),
-        }
-        for number, f in enumerate(log.fragments)
-    ]
-
-
-def fragments_of(batch: pa.Table) -> Iterator[tuple[int, Fragment]]:
+def fragments_of(batch: pa.Table, log: Log) -> Iterator[tuple[int, Fragment]]:
     """The fragments of a batch of `fragments_dataset`, with their numbers."""
-    for row in batch.to_pylist():
-        path, group = row["path"], None if row["row_group"] < 0 else row["row_group"]
-        listed = InputFile(path, row["size"], row["version"]) if row["version"] else None
-        yield row["number"], Fragment(path, group, listed, tuple(row["integral"].split()))
+    for number in batch["number"].to_pylist():
+        yield number, log.fragments[number]
 
 
 def scan(
@@ -145,7 +127,7 @@ def _scan_batch(
     quarantine: Storage,
 ) -> Iterator[pa.Table]:
     """One row per fragment: its file, its counts and its statistics, packed."""
-    for number, fragment in fragments_of(batch):
+    for number, fragment in fragments_of(batch, log):
         counts: Counter[str] = Counter()
         partials, bad = [], []
         examples: dict[str, str] = {}

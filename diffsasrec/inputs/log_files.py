@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
-from diffsasrec.files.urls import open_filesystem, resolve_path
+from diffsasrec.files.urls import resolve_path
 from diffsasrec.formats.chunks import RAW, blocks_of
 from diffsasrec.formats.compression import open_text
 from diffsasrec.formats.conditions import check_condition
@@ -20,7 +20,7 @@ from diffsasrec.formats.csv_layout import CsvStyle
 from diffsasrec.formats.csv_rows import csv_layout, sample_rows
 from diffsasrec.formats.json_rows import jsonl_columns
 from diffsasrec.formats.listing import InputFile, Listing, list_files
-from diffsasrec.formats.parquet_rows import column_names, open_parquet, type_at
+from diffsasrec.formats.parquet_rows import column_names, footer_of, type_at
 from diffsasrec.formats.partitions import DEFAULT, end_of, has_partitions, partition_of
 from diffsasrec.inputs.ids import number_texts
 from diffsasrec.inputs.log_types import (
@@ -31,6 +31,9 @@ from diffsasrec.inputs.log_types import (
     id_type_of,
     notes_of,
 )
+from diffsasrec.tables.data_files import DataFile
+from diffsasrec.tables.rows import footer_of as footer_of_table
+from diffsasrec.tables.versions import data_files
 
 AGAIN = "run the same command again, which takes the log as it is then"
 KEYS = ("events.user_column", "events.item_column", "events.time_column")
@@ -51,6 +54,7 @@ class Fragment:
     path: str
     row_group: int | None  # None: the whole file
     file: InputFile | None = field(default=None, compare=False)  # as it was listed, if known
+    of_table: DataFile | None = field(default=None, compare=False)  # of a log that is a table
     integral: tuple[str, ...] = ()  # columns of RAW whose texts 17850.0 are the id 17850
 
 
@@ -86,6 +90,8 @@ def list_log(events: EventsConfig, *, run_date: date) -> Listing:
         InputDataError: there are none, or a path has no date of a partition.
         ConfigError: nothing here reads the path, or a table format has the files.
     """
+    if events.table is not None:
+        return Listing([InputFile(f.path, f.size, f.version) for f in data_files(events)])
     url = resolve_path(events.path, "events.path")
     try:
         found = list_files(url, may_be_glob=True)
@@ -130,14 +136,14 @@ def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
         InputDataError: names the file, the column and what is wrong with it; or no file has a row.
         ConfigError: events.time_unit or events.time_format does not fit the time column.
     """
+    of_table = {} if events.table is None else {f.path: f for f in data_files(events)}
     # latency, not work: the footers of thousands of objects are read in a few seconds
     with ThreadPoolExecutor(16) as pool:
-        heads = list(pool.map(lambda file: _inspect(file.path, events), files))
+        heads = list(pool.map(lambda f: _inspect(f.path, events, of_table.get(f.path)), files))
     filled = [(f, head) for f, head in zip(files, heads, strict=True) if head.fragments]
     if not filled:
         raise InputDataError(
-            f"events.path={events.path}: the {len(files)} files hold no row; "
-            "bring a log with events"
+            f"{events.source}: the {len(files)} files hold no row; bring a log with events"
         )
     if events.format == "jsonl":  # a key may be missing in a line, and in all lines of a file
         everywhere = [name for _, head in filled for name in head.names]
@@ -148,7 +154,8 @@ def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
         check_times(types, events)
     integral, notes = _integral_columns(filled, events)
     fragments = [
-        replace(each, file=file, integral=integral)
+        # what a table has written stays as it is
+        replace(each, file=file if each.of_table is None else None, integral=integral)
         for file, head in filled
         for each in head.fragments
     ]
@@ -173,20 +180,16 @@ def _integral_columns(
     return tuple(columns), notes
 
 
-def _inspect(path: str, events: EventsConfig) -> _Head:
+def _inspect(path: str, events: EventsConfig, of_table: DataFile | None) -> _Head:
     try:
-        return _of_parquet(path, events) if events.format == "parquet" else _of_text(path, events)
+        is_text = events.format != "parquet"
+        return _of_text(path, events) if is_text else _of_parquet(path, events, of_table)
     except BROKEN as error:
         raise unreadable(path, events, error) from error
 
 
-def _of_parquet(path: str, events: EventsConfig) -> _Head:
-    filesystem, inside = open_filesystem(path)
-    with filesystem.open(inside, "rb") as file:
-        parquet = open_parquet(file)
-        groups = range(parquet.num_row_groups)
-        filled = [group for group in groups if parquet.metadata.row_group(group).num_rows]
-        schema = parquet.schema_arrow
+def _of_parquet(path: str, events: EventsConfig, of_table: DataFile | None) -> _Head:
+    schema, filled = footer_of(path) if of_table is None else footer_of_table(of_table)
     if not filled:
         return _Head()
     names = column_names(schema)
@@ -195,7 +198,8 @@ def _of_parquet(path: str, events: EventsConfig) -> _Head:
     for condition in events.conditions:
         check_condition(condition, type_at(schema, condition.column), path)
     user, item, time = (type_at(schema, column) for column in columns_of(events))
-    return _Head([Fragment(path, group) for group in filled], (user, item, time), names)
+    fragments = [Fragment(path, group, of_table=of_table) for group in filled]
+    return _Head(fragments, (user, item, time), names)
 
 
 def _of_text(path: str, events: EventsConfig) -> _Head:

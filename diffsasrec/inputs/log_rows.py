@@ -24,6 +24,7 @@ from diffsasrec.inputs.log_files import AGAIN, BROKEN, Fragment, unreadable
 from diffsasrec.inputs.log_types import columns_of, time_kind
 from diffsasrec.inputs.moments import read_times
 from diffsasrec.inputs.row_checks import BEFORE_LOOKBACK, FILTERED
+from diffsasrec.tables.rows import read_rows
 
 
 def read_fragment(
@@ -70,6 +71,10 @@ def _read_parquet(
 ) -> Iterator[RawChunk]:
     assert fragment.row_group is not None
     columns = [*columns_of(events), *(each.column for each in events.conditions)]
+    if fragment.of_table is not None:
+        for table in read_rows(fragment.of_table, fragment.row_group, columns):
+            yield _selected(RawChunk(table.rename_columns(_names(events)), []), events)
+        return
     skip = partial(_reason_to_skip, group=fragment.row_group, events=events, after=after)
     for found in read_row_group(fragment.path, fragment.row_group, columns, skip):
         if isinstance(found, pa.Table):

@@ -116,7 +116,7 @@ def check_newest(parts: Sequence[Part], events: EventsConfig) -> list[Part]:
     too_bad = [part for part in parts if part.share > limit]
     if too_bad:
         raise InputDataError(
-            f"events.path={events.path}: {'; '.join(_named(too_bad))} are bad, more than {source}; "
+            f"{events.source}: {'; '.join(_named(too_bad))} are bad, more than {source}; "
             "look at quarantine/ of this run, repair the log, or set "
             "events.max_bad_fraction_of_newest higher"
         )

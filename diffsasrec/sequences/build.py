@@ -132,7 +132,7 @@ def _read_with_bucket(
 ) -> Iterator[pa.Table]:
     """The events of some fragments and the bucket of each."""
     yield _events_of(log).append(pa.field("bucket", pa.int32())).empty_table()
-    for _, fragment in fragments_of(batch):
+    for _, fragment in fragments_of(batch, log):
         for _, checked in read_events(
             fragment, events=events, log_types=(log.user_type, log.item_type), before=before
         ):

@@ -35,6 +35,7 @@ from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Flat, UserItems, flatten, only_items
 from diffsasrec.sequences.holdout import next_items, targets_of
 from diffsasrec.sequences.vocab import frequent_before_split
+from diffsasrec.tables.versions import pinned
 from diffsasrec.times import DAY
 
 from ..night.baseline_scores import baseline_scores, holdout_scoring
@@ -79,8 +80,8 @@ def digest(parts: Any) -> str:
 
 def open_prepared(cell: Cell) -> RunDir:
     """The log of a cell, prepared once for all cells that read it alike."""
-    config = cell.config
-    listing = listing_of(config.events, cell.date)
+    events, listing = listing_of(cell.config.events.model_dump_json(), cell.date)
+    config = cell.config.model_copy(update={"events": events})
     sections = {name: config.resolved()[name] for name in ("events", "split", "vocab", "score")}
     sections["score"] = {key: sections["score"][key] for key in ("k", "filter_seen")}
     identity = digest([cell.date.isoformat(), sections, source_digest(), listing])
@@ -93,10 +94,15 @@ def open_prepared(cell: Cell) -> RunDir:
 
 
 @cache
-def listing_of(events: EventsConfig, day: date) -> tuple[tuple[str, int, str], ...]:
-    """The files of a log, listed once: all cells read the same ones, even if the log grows."""
-    found = list_inputs(events, run_date=day)
-    return tuple((file.path, file.size, file.version) for file in found)
+def listing_of(events: str, day: date) -> tuple[EventsConfig, tuple[tuple[str, int, str], ...]]:
+    """The files of a log, listed once: all cells read the same ones, even if the log grows.
+
+    Args:
+        events: the settings of the log, as JSON.
+    """
+    settings = pinned(EventsConfig.model_validate_json(events))
+    found = list_inputs(settings, run_date=day)
+    return settings, tuple((file.path, file.size, file.version) for file in found)
 
 
 def open_directory(cell: Cell, identity: str, listing: Any = ()) -> RunDir:

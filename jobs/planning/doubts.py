@@ -71,7 +71,7 @@ def _of_rows(config: Config, table: pa.Table, ds: str) -> list[str]:
     if days >= LONG_AGO:
         found.append(
             f"the newest event that was read is of {iso(newest)[:10]}, {days} days before the run "
-            f"date {ds}: has the log ended? Check --date and events.path={config.events.path}"
+            f"date {ds}: has the log ended? Check --date and {config.events.source}"
         )
     num_distinct = table.group_by(["user", "item", "time"]).aggregate([]).num_rows
     share = 1 - num_distinct / table.num_rows

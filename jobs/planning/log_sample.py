@@ -181,7 +181,7 @@ def check_sample(
     _check_bad_rows(sample, events, num_rows)
     if sample.counts["kept"] <= 0:
         raise InputDataError(
-            f"events.path={events.path}: none of the {sample.counts['rows']} rows of a sample is "
+            f"{events.source}: none of the {sample.counts['rows']} rows of a sample is "
             "an event before the run date; check --date and events.time_column"
         )
     assert middle is not None, sample.counts
@@ -215,7 +215,7 @@ def _check_bad_rows(sample: Sample, events: EventsConfig, num_rows: float | None
         return
     reason, number = sample.reasons()[0]
     message = (
-        f"events.path={events.path}: {bad} of {rows} rows of a sample are bad, more than "
+        f"{events.source}: {bad} of {rows} rows of a sample are bad, more than "
         f"events.max_bad_fraction={events.max_bad_fraction}; most often {reason} ({number}), "
         f"as in {sample.examples[reason]}; repair the log, name other columns or raise it"
     )

@@ -27,6 +27,7 @@ from diffsasrec.lake.stages import STAGES
 from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.ray_cluster import cluster_resources
+from diffsasrec.tables.versions import pinned
 
 from ..night.exclusions import rested_lists
 from ..night.records import Published, Record, counts_of
@@ -88,6 +89,7 @@ def _run(arguments: argparse.Namespace, end: End, night: ObservedNight) -> int:
     config = _usable_config(arguments)
     if arguments.rollback_to is not None or arguments.keep is not None:
         return maintain(config, arguments, summary)
+    config = config.model_copy(update={"events": pinned(config.events)})
     listing = list_log(config.events, run_date=arguments.date)
     inputs, left_out = listing.files, listing.left_out
     run = open_run(config, arguments.date, inputs, run_id=arguments.run_id, left_out=left_out)
@@ -95,6 +97,8 @@ def _run(arguments: argparse.Namespace, end: End, night: ObservedNight) -> int:
     log.info(
         "run %s of %s, %d input files, into %s", run.run_id, run.ds, len(inputs), run.storage.root
     )
+    if config.events.table is not None:
+        log.info("log: %s at version %s", config.events.source, config.events.table_version)
     for each in left_out:
         log.info("left out of the log: %s", each)
     run.lake.check_writable()

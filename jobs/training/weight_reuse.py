@@ -41,6 +41,7 @@ BESIDE_THE_RECIPE = (
     "events.max_bad_fraction",
     "events.max_bad_fraction_of_newest",
     "events.min_rows_of_newest",
+    "events.table_version",  # a log grows every night
     "vocab.previous_path",  # an index is only a name: the weights bring their own vocabulary
     "items.",
     "pretrain.checkpoint_every_steps",

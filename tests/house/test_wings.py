@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "files": GROUND | {"config"},
     "lake": DATA,
     "formats": DATA,
-    "inputs": DATA | {"formats"},
+    "tables": DATA | {"formats"},
+    "inputs": DATA | {"formats", "tables"},
     "sequences": DATA | {"inputs"},
     "evaluate": GROUND | {"sequences"},
     "model": DATA | {"sequences"},
@@ -49,7 +50,7 @@ MAY_IMPORT |= {
 }
 MAY_USE_RAY = {"inputs", "sequences", "train", "score"}
 RAY_FILES = {"diffsasrec/ray_cluster.py", "diffsasrec/ray_tasks.py"}
-NO_TORCH = {"config", "files", "lake", "formats", "inputs", "sequences", "evaluate"}
+NO_TORCH = {"config", "files", "lake", "formats", "tables", "inputs", "sequences", "evaluate"}
 MOST_FILES, MOST_LINES, MOST_LINES_OF_TESTS = 12, 300, 400
 MOST_LINES_OF_A_FUNCTION, MEDIAN_LINES_OF_A_FUNCTION = 40, 8
 

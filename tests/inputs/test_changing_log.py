@@ -10,7 +10,7 @@ import pytest
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.events import fragment_rows, fragments_of, read_events
+from diffsasrec.inputs.events import read_events
 from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 
 
@@ -18,7 +18,7 @@ def read_again(path: str, change, *, after_chunks: int = 0) -> None:
     """What a task reads of a log that `change` gets at after the listing."""
     events = EventsConfig(path=path)
     log = inspect_inputs(list_inputs(events, run_date=date(2030, 1, 1)), events)
-    ((_, fragment),) = fragments_of(pa.Table.from_pylist(fragment_rows(log)))
+    (fragment,) = log.fragments
     types = (log.user_type, log.item_type)
     chunks = read_events(fragment, events=events, log_types=types, before=2**62)
     for _ in range(after_chunks):

@@ -41,7 +41,7 @@ def read_through(config):
             reasons.update([] if bad is None else bad["reason"].to_pylist())
             num_malformed = len(chunk.malformed)
             counts += checked.counts + Counter(rows=num_malformed, malformed_row=num_malformed)
-    check_counts(counts, path=events.path, max_bad_fraction=events.max_bad_fraction)
+    check_counts(counts, source=events.source, max_bad_fraction=events.max_bad_fraction)
     folded, dropped = fold(pa.concat_tables(kept), max_user_events=config.split.max_user_events)
     return unfolded(folded), reasons, counts + dropped
 
