@@ -77,11 +77,15 @@ def written(chosen: Chosen, path: str, lake: str) -> str:
     ]
     left_out = tuple(f"left out: {what}" for what in chosen.left_out)
     entries = [Entry("lake", lake, ("a local directory, or s3://bucket/prefix",))]
-    entries.append(Entry("events.path", chosen.path, left_out))
-    if chosen.partition_column is not None:
+    place = "events.table" if chosen.is_delta else "events.path"
+    entries.append(Entry(place, chosen.path, left_out))
+    if chosen.is_delta:
+        entries.append(Entry("events.table_format", "delta", ("the directory has a _delta_log",)))
+    if chosen.partition is not None:
         why = "every path has it: partitions at or after the run date are not read"
-        entries.append(Entry("events.partition_column", chosen.partition_column, (why,)))
-    entries += event_entries(chosen.log) + other_entries(chosen.log)
+        entries.append(Entry(*chosen.partition, (why,)))
+    found = event_entries(chosen.log) + other_entries(chosen.log)
+    entries += [e for e in found if not (chosen.is_delta and e.key == "events.format")]
     return configuration(head, undecided(chosen.log), list(map(if_known, entries)))
 
 

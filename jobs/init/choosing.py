@@ -8,14 +8,21 @@ from datetime import date
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
+from diffsasrec.files.urls import open_filesystem
 from diffsasrec.inputs.log_files import InputFile, list_inputs
+from diffsasrec.tables.versions import data_files, pinned
 
-from .files import HEAD, Kind, Sample, kinds_below, take
+from .files import HEAD, Kind, Sample, kinds_below, parquet_schema, take
 from .guess import Log, log_of
 
 READABLE = ("parquet", "csv", "jsonl")
 FIRST_ROWS = 20_000  # that tell a log from other tables
-PARTITION = re.compile(r"/([A-Za-z_][\w-]*)=(\d{4}-\d\d-\d\d)(?=/)")
+PARTITION = re.compile(r"/([A-Za-z_][\w-]*)=\d{4}-\d\d-\d\d(?=/)")
+LAYOUTS = (
+    (re.compile(r"/year=\d{4}/month=\d{1,2}/day=\d{1,2}/"), "year=%Y/month=%m/day=%d"),
+    (re.compile(r"/(?P<key>[A-Za-z_][\w-]*)=20\d{6}/"), "{key}=%Y%m%d"),
+    (re.compile(r"/20\d\d/[01]\d/[0-3]\d/"), "%Y/%m/%d"),
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,8 @@ class Chosen:
     log: Log
     path: str  # for events.path
     left_out: tuple[str, ...]  # in words
-    partition_column: str | None
+    partition: tuple[str, str] | None  # the key that says how paths hold a date, and its value
+    is_delta: bool = False
 
 
 def choose(path: str) -> Chosen:
@@ -34,6 +42,8 @@ def choose(path: str) -> Chosen:
     Raises:
         InputDataError: nothing there, or nothing that has users, items and times.
     """
+    if is_delta(path):
+        return of_delta(path)
     files = list_files_of(path)
     kinds = kinds_below(files)
     first = {id(kind): _first_look(kind) for kind in kinds if kind.what in READABLE}
@@ -51,6 +61,28 @@ def choose(path: str) -> Chosen:
         tuple(described(kind, first.get(id(kind))) for kind in others),
         partition_of(best.files),
     )
+
+
+def is_delta(path: str) -> bool:
+    """Whether a directory is a Delta table."""
+    filesystem, inside = open_filesystem(path)
+    return bool(filesystem.exists(f"{inside.rstrip('/')}/_delta_log"))
+
+
+def of_delta(path: str) -> Chosen:
+    """A Delta table as the log, by a sample that may hold deleted rows as well.
+
+    Raises:
+        InputDataError: it has no users, items and times.
+    """
+    events = EventsConfig(table=path, table_format="delta")
+    found = [InputFile(f.path, f.size, f.version) for f in data_files(pinned(events))]
+    names = tuple(parquet_schema(found[0].path).names)
+    kind = Kind("parquet", names, None, found)
+    log = log_of(kind, take(kind))
+    if not log.roles.is_log():
+        raise InputDataError(_nothing(path, [kind], {id(kind): log}))
+    return Chosen(log, path, (), None, is_delta=True)
 
 
 def list_files_of(path: str) -> list[InputFile]:
@@ -123,8 +155,17 @@ def shared_start(texts: Sequence[str]) -> str:
     return first.rstrip("0123456789")
 
 
-def partition_of(files: list[InputFile]) -> str | None:
-    """The Hive key of a date that every path has; None without one."""
-    keys = [set(key for key, _ in PARTITION.findall(file.path)) for file in files]
-    shared = sorted(set.intersection(*keys))
-    return shared[0] if shared else None
+def partition_of(files: list[InputFile]) -> tuple[str, str] | None:
+    """The key of the configuration that says how paths hold a date, and its value; None if not all
+    do.
+    """
+    keys = [set(PARTITION.findall(file.path)) for file in files]
+    if shared := sorted(set.intersection(*keys)):
+        return "events.partition_column", shared[0]
+    for pattern, layout in LAYOUTS:
+        found = [pattern.search(file.path) for file in files]
+        if all(found):
+            name = {match["key"] for match in found if match and "key" in pattern.groupindex}
+            if len(name) <= 1:
+                return "events.partition_format", layout.format(key=next(iter(name), ""))
+    return None

@@ -1,5 +1,7 @@
 """What a sample of a log says about its configuration, key by key, with the rows that say so."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -168,7 +170,7 @@ def _ids(log: Log) -> list[Entry]:
 def _rows(log: Log) -> list[Entry]:
     """Which rows count."""
     conditions, why = [], []
-    for condition, reason in (_returns(log), _no_interest(log)):
+    for condition, reason in (*_nulls(log), _returns(log), _no_interest(log)):
         if condition:
             conditions.append(condition)
             why.append(reason)
@@ -179,6 +181,28 @@ def _rows(log: Log) -> list[Entry]:
     return [*entries, *_bad(log)]
 
 
+def in_condition(name: str) -> str:
+    """The name of a column as a condition has it."""
+    return f"`{name}`" if re.search(r"[\s<>=!]", name) else name
+
+
+def _text(value: str) -> str:
+    """A text as a condition has it."""
+    return value if re.fullmatch(r"[^\W\d][\w ./-]*", value) else f'"{value}"'
+
+
+def _without_id(log: Log) -> list[Column]:
+    """The users or items, where so many rows have none that a night would stop."""
+    return [c for c in (log.user.column, log.item.column) if c.null_share > MOST_BAD]
+
+
+def _nulls(log: Log) -> Iterator[tuple[str, str]]:
+    """The condition that leaves out rows without an id, such as those of guests."""
+    for column in _without_id(log):
+        reason = f"{of(column.nulls, len(column.values))} rows have no {column.name}"
+        yield f"{in_condition(column.name)} is not null", reason
+
+
 def _returns(log: Log) -> tuple[str, str]:
     """The condition that leaves out returned goods, and why; nothing where there are none."""
     if (found := find_value(log.columns, "quantity")) is None:
@@ -186,42 +210,37 @@ def _returns(log: Log) -> tuple[str, str]:
     column, values = found
     below = int(pc.sum(pc.less_equal(values, 0)).as_py() or 0)
     reason = f"{of(below, len(values))} rows have {column.name} <= 0, such as returns"
-    return (f"{column.name} > 0", reason) if below else ("", "")
+    return (f"{in_condition(column.name)} > 0", reason) if below else ("", "")
 
 
 def _no_interest(log: Log) -> tuple[str, str]:
     """The condition on the kinds of events that show interest, and which are left out."""
     if log.types is None or not (none := log.types.without_interest()):
         return "", ""
-    kept = [name for name in log.types.counts if name not in none]
+    kept = [_text(name) for name in log.types.counts if name not in none]
     counts = ", ".join(f"{name} {number(log.types.counts[name])}" for name in none)
-    return f"{log.types.name} in [{', '.join(kept)}]", f"no sign of interest: {counts}"
+    column = in_condition(log.types.name)
+    return f"{column} in [{', '.join(kept)}]", f"no sign of interest: {counts}"
 
 
 def _liked(log: Log) -> str:
     if (found := find_value(log.columns, "rating")) is None or found[0].distinct < 3:
         return ""
-    return f"{found[0].name} >= {0.8 * pc.max(found[1]).as_py():g}"
+    return f"{in_condition(found[0].name)} >= {0.8 * pc.max(found[1]).as_py():g}"
 
 
 def _bad(log: Log) -> list[Entry]:
-    """events.max_bad_fraction, where so many rows have no user, item or time that a night stops."""
-    rows = log.sample.table.num_rows + log.sample.num_uneven
-    nothing = np.isnan(log.micros)
-    why = []
-    if count := int(nothing.sum()):
-        why.append(f"{number(count)} have no time that can be read")
-    for column in (log.user.column, log.item.column):
-        nothing = nothing | np.asarray(column.values.is_null())
-        if column.nulls:
-            why.append(f"{number(column.nulls)} have no {column.name}")
-    bad = int(nothing.sum()) + log.sample.num_uneven
-    if log.sample.num_uneven:
-        why.append(f"{number(log.sample.num_uneven)} lines are no rows")
-    if bad <= MOST_BAD * rows:
+    """events.max_bad_fraction, where so many rows can't be read that a night stops."""
+    kept = np.ones(log.sample.table.num_rows, bool)
+    for column in _without_id(log):
+        kept &= np.asarray(column.values.is_valid())
+    late = int((np.isnan(log.micros) & kept).sum())
+    uneven, rows = log.sample.num_uneven, int(kept.sum()) + log.sample.num_uneven
+    if late + uneven <= MOST_BAD * rows:
         return []
-    allowed = min(1.0, np.ceil(100 * 1.2 * bad / rows) / 100)
-    text = f"{of(bad, rows)} sampled rows are bad: {'; '.join(why)}. They go to quarantine/"
+    why = f"{number(late)} have no time that can be read, {number(uneven)} lines are no rows"
+    allowed = min(1.0, np.ceil(100 * 1.2 * (late + uneven) / rows) / 100)
+    text = f"{of(late + uneven, rows)} sampled rows are bad ({why}); they go to quarantine/"
     return [Entry("events.max_bad_fraction", float(allowed), (text,))]
 
 

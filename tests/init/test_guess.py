@@ -13,11 +13,19 @@ import yaml
 
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.inputs.log_files import InputFile
 from jobs.init.__main__ import last_lines, refuse_overwriting, written
 from jobs.init.arguments import parse_init
-from jobs.init.choosing import choose
+from jobs.init.choosing import choose, partition_of
 from jobs.init.facts import count_repeats
-from jobs.init.guess import Entry, event_entries, log_of, other_entries, undecided
+from jobs.init.guess import (
+    Entry,
+    event_entries,
+    in_condition,
+    log_of,
+    other_entries,
+    undecided,
+)
 from jobs.init.newest import run_date
 from jobs.init.writing import configuration, in_yaml
 
@@ -59,8 +67,8 @@ def test_a_shop_has_returns_customers_without_a_number_and_months_first(tmp_path
     ]
     found = look(csv(tmp_path, head + "\n".join(lines)))
     assert found["events.time_format"] == "%m/%d/%y %H:%M"
-    assert found["events.where"] == ["Quantity > 0"]
-    assert found["events.max_bad_fraction"] == 0.3  # a quarter has no customer
+    assert found["events.where"] == ["CustomerID is not null", "Quantity > 0"]
+    assert "events.max_bad_fraction" not in found
     assert "events.id_type" not in found
 
 
@@ -117,9 +125,45 @@ def test_the_hours_of_a_day_in_gz_are_one_log_with_partitions(tmp_path: Path):
             )
             (folder / f"hour-{hour:02}.csv.gz").write_bytes(gzip.compress(text.encode()))
     chosen = choose(str(tmp_path))
-    assert (len(chosen.log.kind.files), chosen.partition_column) == (48, "dt")
+    assert (len(chosen.log.kind.files), chosen.partition) == (48, ("events.partition_column", "dt"))
     assert chosen.log.sample.num_files == 32
     assert str(run_date(chosen.log)) == "2024-01-03"
+
+
+@pytest.mark.parametrize(
+    ("folder", "layout"),
+    [
+        ("year=2024/month=1/day=2", "year=%Y/month=%m/day=%d"),
+        ("dt=20240102", "dt=%Y%m%d"),
+        ("2024/01/02", "%Y/%m/%d"),
+    ],
+)
+def test_other_layouts_of_dates_are_partitions_as_well(folder: str, layout: str):
+    files = [InputFile(f"/log/{folder}/{name}.csv", 1, "") for name in "ab"]
+    assert partition_of(files) == ("events.partition_format", layout)
+    assert partition_of([*files, InputFile("/log/c.csv", 1, "")]) is None
+
+
+def test_times_that_can_t_be_read_are_allowed_for(tmp_path: Path):
+    lines = [f"{t if n % 10 else 'soon'},{u},{i}" for n, (u, i, t) in enumerate(rows())]
+    found = look(csv(tmp_path, "timestamp,user_id,item_id\n" + "\n".join(lines)))
+    assert found["events.max_bad_fraction"] == 0.12
+
+
+def test_a_delta_table_is_named_as_a_table(tmp_path: Path):
+    from deltalake import write_deltalake
+
+    users, items, times = zip(*rows(), strict=True)
+    table = pa.table({"user_id": users, "item_id": items, "timestamp": times})
+    write_deltalake(str(tmp_path / "t"), table)
+    text = written(choose(str(tmp_path / "t")), str(tmp_path / "t"), "lake")
+    config = load_config(text, source="x")
+    assert config.events.source == f"events.table={tmp_path}/t"
+    assert config.events.table_format == "delta"
+
+
+def test_names_and_texts_stand_in_a_condition_as_it_reads_them():
+    assert (in_condition("event type"), in_condition("qty")) == ("`event type`", "qty")
 
 
 def test_parquet_with_timestamps_needs_no_unit(tmp_path: Path):
