@@ -24,10 +24,11 @@ from diffsasrec.config.load import leaf_keys, load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, at_the_start
 
 from .. import called
+from ..observe.summary import printable
 from .choosing import Chosen, choose
 from .guess import Entry, event_entries, other_entries, size_lines, undecided
 from .newest import run_date
-from .writing import configuration, printable
+from .writing import configuration
 
 
 def main(arguments: argparse.Namespace) -> None:

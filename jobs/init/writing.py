@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from ..observe.summary import printable
 from .guess import Entry
 
 WIDTH = 96
@@ -60,8 +61,3 @@ def in_yaml(value: Any) -> str:
     """A value on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...").strip()
-
-
-def printable(text: str) -> str:
-    """Names come from a log: none of them ends a comment, or steers a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,6 +1,9 @@
 """Prints the end of a night for people: the metrics, some lists, and where everything is."""
 
-from datetime import UTC, datetime
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pyarrow.compute as pc
@@ -10,13 +13,16 @@ from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.sequences.buckets import bucket_name
 
+from .. import called
+from ..night.titles import Titles, titles_of
 from ..runs.published_runs import metrics_of
 
 NUM_USERS = 3
 EVENTS_SHOWN = 5  # events of a history that are shown
 
 
-def print_summary(config: Config, run: RunDir) -> None:
+def print_summary(config: Config, run: RunDir, words: Sequence[str]) -> None:
+    """Prints it; `words`: of the command line, without the date, for the next night."""
     metrics, cited = metrics_of(run.storage)
     print()
     if cited is not None:
@@ -26,14 +32,40 @@ def print_summary(config: Config, run: RunDir) -> None:
     if (line := warning(metrics, k=max(config.evaluate.ks))) is not None:
         print(line)
     print()
-    for line in user_lines(run):
-        print(line)
-    published = run.lake.url(f"recommendations/ds={run.ds}")
-    print(f"\nlists    {published}")
-    print(f"run      {run.storage.root}")
+    users = shown_users(run)
+    for line in user_lines(users, titles_of(config, run)[0]):
+        print(printable(line))
     number = newest_by_date(read_chain(run.lake))[run.ds].number
+    user = str(users[0].row["user_id"]) if users else "ID"
+    for line in places(run, number=number, user=user, words=words):
+        print(line)
+
+
+def printable(line: str) -> str:
+    """Ids and titles come from a log: nothing in them may steer a terminal."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in line
+    )
+
+
+def places(run: RunDir, *, number: int, user: str, words: Sequence[str]) -> list[str]:
+    """Where everything is, and what to call next."""
+    published = run.lake.url(f"recommendations/ds={run.ds}")
     query = f"from read_parquet('{published}/part-{run.run_id}-{number:08d}-*.parquet') limit 5"
-    print(f'read     python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"')
+    show = f"{called('show')} --lake {shlex.quote(run.lake.root)}"
+    following = date.fromisoformat(run.ds) + timedelta(days=1)
+    return [
+        "",
+        f"lists    {published}",
+        f"run      {run.storage.root}",
+        f"report   {run.storage.url('report.html')}",
+        f"nights   {run.lake.url('reports/index.html')}",
+        f'read     python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"',
+        f"a user   {show} --user {shlex.quote(user)}",
+        f"served   {show} --current",
+        f"next     {called('nightly')} {shlex.join([*words, '--date', str(following)])}",
+    ]
 
 
 def warning(metrics: dict[str, Any], *, k: int) -> str | None:
@@ -70,22 +102,36 @@ def metrics_table(metrics: dict[str, Any], *, k: int) -> str:
     return "\n".join(lines)
 
 
-def user_lines(run: RunDir) -> list[str]:
-    """The lists of a few users beside the tail of their histories."""
+@dataclass(frozen=True)
+class ShownUser:
+    row: dict[str, Any]  # of the published lists
+    items: list[Any]  # the last items of the history, oldest first
+    times: list[int]  # of these, microseconds
+
+
+def shown_users(run: RunDir) -> list[ShownUser]:
+    """A few users whose lists the model has made."""
     name = bucket_name(0)
     lists = run.storage.read_table(f"recommendations/{name}")
     lists = lists.filter(pc.equal(lists["source"], "model")).slice(0, NUM_USERS)
     sequences = run.storage.read_table(f"sequences/{name}")
-    items = run.storage.read_tables("vocab")["item_id"]
-    lines = []
+    vocab = run.storage.read_tables("vocab")["item_id"]
+    found = []
     for user, row in zip(lists["user_id"], lists.to_pylist(), strict=True):
         history = sequences.filter(pc.equal(sequences["user_id"], user)).to_pylist()[0]
-        events = list(zip(history["items"], history["times"], strict=True))
-        tail = [
-            f"{items[index].as_py()} ({datetime.fromtimestamp(time / 1e6, UTC):%d %b})"
-            for index, time in events[-EVENTS_SHOWN:]
-        ]
-        shown = ", ".join(str(item["item_id"]) for item in row["items"])
-        lines.append(f"user {row['user_id']}: {row['history_len']} events, last {', '.join(tail)}")
+        items = [vocab[index].as_py() for index in history["items"][-EVENTS_SHOWN:]]
+        found.append(ShownUser(row, items, history["times"][-EVENTS_SHOWN:]))
+    return found
+
+
+def user_lines(users: Sequence[ShownUser], titles: Titles) -> list[str]:
+    """Their lists beside the tail of their histories."""
+    lines = []
+    for user in users:
+        days = [datetime.fromtimestamp(time / 1e6, UTC) for time in user.times]
+        pairs = zip(titles(user.items), days, strict=True)
+        tail = ", ".join(f"{title} {day:%d %b}" for title, day in pairs)
+        shown = ", ".join(titles([item["item_id"] for item in user.row["items"]]))
+        lines.append(f"user {user.row['user_id']}: {user.row['history_len']} events, last {tail}")
         lines.append(f"{'':>7}next: {shown}")
     return lines

@@ -186,4 +186,5 @@ def _conclude(
     if "note" in summary:
         log.warning("WARNING: %s", summary["note"])
     if summary["status"] == "done" and arguments.stages == STAGES:
-        print_summary(config, run)
+        sets = [word for each in arguments.sets for word in ("--set", each)]
+        print_summary(config, run, ["--config", arguments.config, *sets])

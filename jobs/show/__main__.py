@@ -27,7 +27,7 @@ from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import run_path
 from diffsasrec.lake.stages import METRICS
 
-from ..observe.summary import metrics_table, warning
+from ..observe.summary import metrics_table, printable, warning
 from ..runner.lake_mark import open_lake, require_lake
 from ..runs.published_runs import config_of, metrics_of, open_published
 from ..runs.run_dates import is_future
@@ -59,14 +59,6 @@ def main(arguments: argparse.Namespace) -> None:
         sys.exit(error.exit_code)
     for line in lines:
         print(printable(line))
-
-
-def printable(line: str) -> str:
-    """Ids and titles come from a log: nothing in them may steer a terminal."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
-        for c in line
-    )
 
 
 def current_lines(lake: Storage) -> list[str]:

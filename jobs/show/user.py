@@ -1,7 +1,6 @@
 """One user of a published run: history, list, and how each slot of it was filled."""
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,17 +10,15 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, DiffsasrecError
-from diffsasrec.inputs.items import items_of, read_items
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import canonical, canonical_type
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 
 from ..night.replay import KINDS, Remade, remake
-from ..night.table_copies import items_of_run
+from ..night.titles import Titles, titles_of
 
 # scores that differ by less are equal: batches of other sizes add up in other orders
 SCORE_TOLERANCE = 1e-4
-Titles = Callable[[list[Any]], list[str]]
 
 
 def user_lines(
@@ -69,22 +66,6 @@ def find_user(run: RunDir, manifest: dict[str, Any], user: str) -> tuple[str, pa
             raise ConfigError(f"--user {user}: user ids of this log are {user_type}") from None
     (bucket,) = bucket_of(canonical(pa.array([user_id.as_py()], user_type)), num)
     return bucket_name(int(bucket)), user_id
-
-
-def titles_of(config: Config, run: RunDir) -> tuple[Titles, list[str]]:
-    """What turns item ids into ids with titles; and warnings."""
-    try:
-        items = read_items(items_of_run(config, run.storage))
-    except ConfigError as error:
-        return (lambda ids: [str(i) for i in ids]), [f"WARNING: no titles: {error}"]
-    if items is None or config.items.title_column is None:
-        return (lambda ids: [str(i) for i in ids]), []
-
-    def titled(ids: list[Any]) -> list[str]:
-        found = items_of(items, pa.array(ids), "title").to_pylist() if ids else []
-        return [f"{i}  {title}" if title else str(i) for i, title in zip(ids, found, strict=True)]
-
-    return titled, []
 
 
 def history_lines(run: RunDir, row: dict[str, Any], titles: Titles, last: int) -> list[str]:

@@ -41,7 +41,7 @@ MAY_IMPORT |= {
     "jobs.runner": SHARED | {"jobs.observe"},
     "jobs": SHARED | {"jobs.runner"},  # the stages, and the commands that run them
     "jobs.report": LIBRARY | {"jobs.night", "jobs.runs", "jobs.runner"},
-    "jobs.init": LIBRARY | {"jobs.runner"},
+    "jobs.init": LIBRARY | {"jobs.runner", "jobs.observe"},
     "jobs.show": LIBRARY | {"jobs.night", "jobs.runs", "jobs.runner", "jobs.observe"},
     "jobs.submit": GROUND | {"jobs.process", "jobs.runner"},
     "jobs.experiment": SHARED | {"jobs.runner", "jobs"},

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from jobs.observe.summary import warning
+from diffsasrec.files.storage import Storage
+from diffsasrec.lake.run_dir import RunDir
+from jobs.observe.summary import ShownUser, places, user_lines, warning
 
 
 def metrics(model: float) -> dict[str, Any]:
@@ -14,3 +16,23 @@ def test_a_model_that_is_no_better_than_a_counter_gets_a_remedy_that_helps():
     text = warning(metrics(0.2), k=5) or ""
     assert text.startswith("WARNING: the model is no better than popular; ")
     assert "more epochs" in text and "warmup" not in text  # which follows the size of a log
+
+
+def test_the_end_says_where_everything_is_and_what_to_call_next():
+    run = RunDir(lake=Storage.of("lake"), ds="2024-02-29", run_id="r1", identity="i", attempt="a")
+    text = "\n".join(places(run, number=7, user="a b", words=["--config", "my.yaml"]))
+    assert "part-r1-00000007-*.parquet" in text
+    assert "/lake/runs/ds=2024-02-29/r1/report.html" in text
+    assert "/lake/reports/index.html" in text
+    assert "--user 'a b'" in text
+    assert text.endswith("python -m jobs.nightly --config my.yaml --date 2024-03-01")
+
+
+def test_lists_show_titles_beside_the_ids_and_dates_of_the_history():
+    row = {"user_id": 1, "history_len": 9, "items": [{"item_id": 7}, {"item_id": 8}]}
+    user = ShownUser(row, [7], [1704067200000000])
+    names = {7: "tea (7)", 8: "8"}
+    assert user_lines([user], lambda ids: [names[one] for one in ids]) == [
+        "user 1: 9 events, last tea (7) 01 Jan",
+        "       next: tea (7), 8",
+    ]

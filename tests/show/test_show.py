@@ -35,8 +35,9 @@ from diffsasrec.sequences.vocab import build_vocab, count_items
 from diffsasrec.times import microseconds
 from jobs.faults.rig.nights import DATE, ROOT, run_dir, tiny_config, toy_log
 from jobs.night.scoring import night_scoring
+from jobs.observe.summary import printable
 from jobs.runs.published_runs import config_of, open_published
-from jobs.show.__main__ import current_lines, newest_metrics, printable
+from jobs.show.__main__ import current_lines, newest_metrics
 from jobs.show.user import find_user, is_same, user_lines
 
 ROW: dict[str, Any] = {"n": 9, "Coverage@5": 0.7}
