@@ -119,49 +119,34 @@ def test_a_column_that_only_partitions_have_is_refused(tmp_path: Path):
         items(events_of(tmp_path / "t", user_column="kind"))
 
 
+def renamed(number: int, name: str, kind: str) -> dict[str, Any]:
+    """A column of a table that its files call c1, c2, ..."""
+    mapping = {"id": number, "physicalName": f"c{number}"}
+    metadata = {f"delta.columnMapping.{key}": value for key, value in mapping.items()}
+    return {"name": name, "type": kind, "nullable": True, "metadata": metadata}
+
+
 def test_a_renamed_column_is_found_by_its_name_in_the_files(tmp_path: Path):
     path = tmp_path / "t"
-    path.mkdir()
-    (path / "_delta_log").mkdir()
-    stored = rows(0, 4).rename_columns(["c1", "c2", "c3", "c4"])
-    pq.write_table(stored, path / "one.parquet")
-    names = zip(["user_id", "item_id", "timestamp"], ["string", "long", "long"], strict=True)
-    fields = [
-        {
-            "name": name,
-            "type": kind,
-            "nullable": True,
-            "metadata": {
-                "delta.columnMapping.id": n + 1,
-                "delta.columnMapping.physicalName": f"c{n + 1}",
-            },
-        }
-        for n, (name, kind) in enumerate(names)
-    ]
-    schema = json.dumps({"type": "struct", "fields": fields})
+    (path / "_delta_log").mkdir(parents=True)
+    pq.write_table(rows(0, 4).rename_columns(["c1", "c2", "c3", "c4"]), path / "one.parquet")
+    columns = [("user_id", "string"), ("item_id", "long"), ("timestamp", "long")]
+    fields = [renamed(n, *column) for n, column in enumerate(columns, 1)]
+    metadata = {
+        "id": "7b8b0a1c-6c9e-4f0e-9d0c-000000000000",
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": json.dumps({"type": "struct", "fields": fields}),
+        "partitionColumns": [],
+        "configuration": {"delta.columnMapping.mode": "name"},
+    }
     size = (path / "one.parquet").stat().st_size
+    add = {"path": "one.parquet", "partitionValues": {}, "size": size, "dataChange": True}
     commit(
         path,
         0,
         {"protocol": {"minReaderVersion": 2, "minWriterVersion": 5}},
-        {
-            "metaData": {
-                "id": "7b8b0a1c-6c9e-4f0e-9d0c-000000000000",
-                "format": {"provider": "parquet", "options": {}},
-                "schemaString": schema,
-                "partitionColumns": [],
-                "configuration": {"delta.columnMapping.mode": "name"},
-            }
-        },
-        {
-            "add": {
-                "path": "one.parquet",
-                "partitionValues": {},
-                "size": size,
-                "modificationTime": 1704067200000,
-                "dataChange": True,
-            }
-        },
+        {"metaData": metadata},
+        {"add": {**add, "modificationTime": 1704067200000}},
     )
     assert items(events_of(path)) == list(range(4))
 
