@@ -28,10 +28,9 @@ def read_rows(file: DataFile, row_group: int, columns: Sequence[str]) -> Iterato
     filesystem, inside = open_filesystem(file.path)
     with filesystem.open(inside, "rb") as opened:
         parquet = open_parquet(opened)
-        names = dict(
-            zip(parquet.schema_arrow.names, file.names.of(parquet.schema_arrow), strict=True)
-        )
-        stored = file.stored_names(parquet.schema_arrow, columns)
+        schema = parquet.schema_arrow
+        names = dict(zip(schema.names, file.names.of(schema), strict=True))
+        stored = file.stored_names(schema, columns)
         first = sum(parquet.metadata.row_group(n).num_rows for n in range(row_group))
         for batch in parquet.iter_batches(
             batch_size=ROWS_PER_CHUNK, row_groups=[row_group], columns=list(dict.fromkeys(stored))

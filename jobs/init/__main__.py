@@ -16,11 +16,10 @@ import argparse
 import shlex
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from diffsasrec.config.load import leaf_keys, load_config
+from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, DiffsasrecError, at_the_start
 
 from .. import called
@@ -87,15 +86,7 @@ def written(chosen: Chosen, path: str, lake: str) -> str:
         entries.append(Entry(*chosen.partition, (why,)))
     found = event_entries(chosen.log) + other_entries(chosen.log)
     entries += [e for e in found if not (chosen.is_delta and e.key == "events.format")]
-    return configuration(head, undecided(chosen.log), list(map(if_known, entries)))
-
-
-def if_known(entry: Entry) -> Entry:
-    """The entry; as a comment where this version has no such key."""
-    if entry.key in dict(leaf_keys()):
-        return entry
-    why = (*entry.why, f"this version has no {entry.key}: write the log in another way")
-    return replace(entry, why=why, is_set=False)
+    return configuration(head, undecided(chosen.log), entries)
 
 
 def questions(chosen: Chosen) -> list[str]:

@@ -9,7 +9,8 @@ from datetime import date
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.files.urls import open_filesystem
-from diffsasrec.inputs.log_files import InputFile, list_inputs
+from diffsasrec.formats.listing import InputFile
+from diffsasrec.inputs.log_files import list_inputs
 from diffsasrec.tables.versions import data_files, pinned
 
 from .files import HEAD, Kind, Sample, kinds_below, parquet_schema, take

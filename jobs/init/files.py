@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffsasrec.errors import InputDataError
-from diffsasrec.files.urls import open_filesystem, resolve_package
-from diffsasrec.inputs.log_files import BROKEN, InputFile, open_text
+from diffsasrec.files.urls import open_filesystem, resolve_path
+from diffsasrec.formats.compression import open_text
+from diffsasrec.formats.listing import InputFile
+from diffsasrec.inputs.log_files import BROKEN
 
 from .sniff.dialect import Dialect, kind_of, sniff
 from .sniff.rows import csv_rows, json_rows, whole_lines
@@ -101,7 +103,7 @@ def head_of(path: str, most: int = HEAD) -> bytes:
 
 
 def _raw(path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
-    filesystem, inside = open_filesystem(resolve_package(path, "PATH"))
+    filesystem, inside = open_filesystem(resolve_path(path, "PATH"))
     parts = []
     with filesystem.open(inside, "rb") as file:
         for start, length in ranges:

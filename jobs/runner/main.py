@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
@@ -18,7 +19,7 @@ import ray.data
 from diffsasrec.config.config import Config
 from diffsasrec.errors import InfrastructureError, at_the_start, find_ours
 from diffsasrec.files.storage import Storage
-from diffsasrec.formats.listing import InputFile
+from diffsasrec.formats.listing import InputFile, Listing
 from diffsasrec.inputs.log_files import inspect_inputs, list_log
 from diffsasrec.lake.chain import check_create_only
 from diffsasrec.lake.iceberg_table import check_table
@@ -89,18 +90,13 @@ def _run(arguments: argparse.Namespace, end: End, night: ObservedNight) -> int:
     config = _usable_config(arguments)
     if arguments.rollback_to is not None or arguments.keep is not None:
         return maintain(config, arguments, summary)
-    config = config.model_copy(update={"events": pinned(config.events)})
-    listing = list_log(config.events, run_date=arguments.date)
+    config, listing = _look_at_log(config, arguments.date)
     inputs, left_out = listing.files, listing.left_out
     run = open_run(config, arguments.date, inputs, run_id=arguments.run_id, left_out=left_out)
     summary |= {"run_id": run.run_id, "paths": {"run": run.storage.root}}
     log.info(
         "run %s of %s, %d input files, into %s", run.run_id, run.ds, len(inputs), run.storage.root
     )
-    if config.events.table is not None:
-        log.info("log: %s at version %s", config.events.source, config.events.table_version)
-    for each in left_out:
-        log.info("left out of the log: %s", each)
     run.lake.check_writable()
     refuse_changed(run)
     if (ended := published_and_deleted(run)) is not None:
@@ -136,6 +132,17 @@ def _usable_config(arguments: argparse.Namespace) -> Config:
     config = config.located()
     require_mark(Storage.of(config.lake), is_new=arguments.new_lake, is_dry=arguments.dry_run)
     return config
+
+
+def _look_at_log(config: Config, run_date: date) -> tuple[Config, Listing]:
+    """The config with the version of the log pinned, where it is a table, and the log's files."""
+    config = config.model_copy(update={"events": pinned(config.events)})
+    if config.events.table is not None:
+        log.info("log: %s at version %s", config.events.source, config.events.table_version)
+    listing = list_log(config.events, run_date=run_date)
+    for each in listing.left_out:
+        log.info("left out of the log: %s", each)
+    return config, listing
 
 
 def _check_publication(

@@ -13,7 +13,7 @@ import yaml
 
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.inputs.log_files import InputFile
+from diffsasrec.formats.listing import InputFile
 from jobs.init.__main__ import last_lines, refuse_overwriting, written
 from jobs.init.arguments import parse_init
 from jobs.init.choosing import choose, partition_of

@@ -76,7 +76,7 @@ def test_the_message_of_a_log_that_is_too_dirty_shows_rows():
     examples = {"null_user_id": "a row in words"}
     says = r"4 of 10 rows are bad .* null_user_id: a row in words; look at quarantine/"
     with pytest.raises(InputDataError, match=says):
-        check_counts(counts, path="log", max_bad_fraction=0.1, examples=examples)
+        check_counts(counts, source="events.path=log", max_bad_fraction=0.1, examples=examples)
 
 
 # --- times that can be read and are hardly meant ---
