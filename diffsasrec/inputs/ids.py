@@ -54,7 +54,18 @@ def parse_integers(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
 
     Blanks around a number and zeros behind its point are no part of it: " 7" and 7.0 are 7.
     """
-    column = pc.replace_substring_regex(column, r"^[ \t]*([+-]?[0-9]+)(\.0*)?[ \t]*$", r"\1")
+    parsed, wrong = _plain_integers(column)
+    if not wrong.any():
+        return parsed, wrong
+    rest = column.filter(pa.array(wrong))
+    rest = pc.replace_substring_regex(rest, r"^[ \t]*([+-]?[0-9]+)(\.0*)?[ \t]*$", r"\1")
+    found, still_wrong = _plain_integers(rest)
+    parsed = pc.replace_with_mask(parsed, pa.array(wrong), found)
+    wrong[wrong] = still_wrong
+    return parsed, wrong
+
+
+def _plain_integers(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     short = pc.match_substring_regex(column, r"^[+-]?[0-9]{1,18}$")
     # 19 digits may or may not fit: strings of equal length compare as their numbers do
     long = pc.and_(
@@ -66,7 +77,7 @@ def parse_integers(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     is_number = pc.or_(pc.or_(short, long), lowest).fill_null(False)
     digits = pc.replace_substring_regex(column, r"^\+", "")
     parsed = pc.if_else(is_number, digits, pa.scalar(None, pa.string())).cast(pa.int64())
-    return parsed, np.asarray(pc.and_(pc.invert(is_number), column.is_valid()))
+    return parsed, np.array(pc.and_(pc.invert(is_number), column.is_valid()))
 
 
 def number_texts(column: pa.ChunkedArray) -> str:

@@ -68,20 +68,11 @@ def check_rows(
     times, wrong_time, out_of_range = read_times(
         raw["timestamp"].combine_chunks(), time_unit, time_format
     )
-    code = _first_reason(
-        _is_null(raw["user_id"]),
-        _is_null(raw["item_id"]),
-        _is_null(raw["timestamp"]),
-        _is_empty(raw["user_id"]),
-        _is_empty(raw["item_id"]),
-        invalid["user_id"],
-        invalid["item_id"],
-        wrong_user,
-        wrong_item,
-        wrong_time,
-        out_of_range,
-        times < 0,
-    )
+    missing = [_is_null(raw[name]) for name in RAW]
+    empty = [_is_empty(raw[name]) for name in RAW[:2]]
+    no_text = [invalid[name] for name in RAW[:2]]
+    wrong = [wrong_user, wrong_item, wrong_time]
+    code = _first_reason(*missing, *empty, *no_text, *wrong, out_of_range, times < 0)
     events = pa.table(
         {"user_id": users, "item_id": items, "timestamp": pa.array(times)},
         schema=events_schema(user_type, item_type),
