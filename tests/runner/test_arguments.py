@@ -16,7 +16,7 @@ from jobs.benchmark.arguments import MEASURES, STEPS
 from jobs.faults.rig.nights import ROOT
 from jobs.runner.arguments import parse_backfill, parse_stages
 
-WINGS = ["benchmark", "experiment", "report", "show", "submit"]
+WINGS = ["benchmark", "experiment", "init", "report", "show", "submit"]
 COMMANDS = ["nightly", "backfill", *STAGES, *WINGS]
 SLOW = {"ray", "torch", "pandas", "pyarrow", "numpy", "scipy", "s3fs", "fsspec", "matplotlib"}
 
@@ -47,6 +47,7 @@ def test_help_is_shown_before_anything_slow_is_imported(job: str):
 
 WRONG = {
     "submit": ["--address", "head:8265", "--", "true"],
+    "init": ["--sample", "log"],
     "report": [],
     "show": ["--lake", "lake"],
     "experiment": ["--config", "x.yaml"],
