@@ -18,6 +18,7 @@ MOST_OTHERS = 3
 LONGEST_ID = 64  # characters, on average: longer texts are no ids
 FEW_VALUES = 10  # of a column of many rows, which is then a kind, and no id
 MANY_ROWS = 1000
+FEW_IDS = 100  # a column of fewer, such as ratings, is an id only where no other is left
 INTEGER = r"^(?:0|-?[1-9][0-9]{0,17})$"
 FLOAT = r"^(?:0|-?[1-9][0-9]{0,15})\.0+$"  # as pandas writes integers beside a null
 
@@ -63,12 +64,17 @@ class Column:
         return "float" if pc.all(either).as_py() else None
 
     def is_measure(self) -> bool:
-        """Whether every text is a number, some with a fraction: a price, no id."""
+        """Whether every text is a number, some with a fraction: a price, no id.
+
+        Numbers with leading zeros are ids.
+        """
+        texts = self.values.cast(pa.string())
         try:
-            self.values.cast(pa.string()).cast(pa.float64())
+            texts.cast(pa.float64())
         except pa.ArrowInvalid:
             return False
-        return self.number_kind is None
+        has_fraction = pc.any(pc.match_substring_regex(texts, "[.eE]")).as_py()
+        return self.number_kind is None and bool(has_fraction)
 
     def may_be_id(self) -> bool:
         """Whether the values are numbers or short texts, more than one, and not of a few kinds."""
@@ -124,6 +130,7 @@ def find_roles(columns: Sequence[Column]) -> Roles:
     if user and item and user[0] is item[0]:
         user, item = _parted(named["user"], named["item"])
     unnamed = [c for c in left if role_of(c.name) is None and not is_description(c.name)]
+    unnamed.sort(key=lambda c: c.distinct <= FEW_IDS and len(c.values) > MANY_ROWS)
     choices: list[Choice | None] = []
     for role, found in (("user", user), ("item", item)):
         if found:

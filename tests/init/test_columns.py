@@ -72,6 +72,15 @@ def test_without_names_the_first_is_the_user_and_that_is_said():
     assert found.user is not None and found.user.how == BY_PLACE
 
 
+def test_ids_with_leading_zeros_are_no_prices_and_ratings_no_items():
+    films = [f"{n:07}" for n in range(200)] * 6  # as in the addresses of a film database
+    ratings = [n % 11 for n in range(1200)]
+    seconds = [1_700_000_000 + n for n in range(1200)]
+    found = roles(column_1=range(1200), column_2=ratings, column_3=films, column_4=seconds)
+    assert named(found) == ("column_1", "column_3", "column_4")
+    assert found.item is not None and found.item.others == ("column_2",)
+
+
 def test_a_time_with_a_clock_goes_before_a_date():
     found = roles(day=["2024-01-02"] * 40, time=SECONDS, user_id=FEW, item_id=MANY)
     assert named(found) == ("user_id", "item_id", "time")
