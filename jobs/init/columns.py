@@ -16,10 +16,10 @@ BY_NAME, BY_VALUES = "by its name", "the only column of times"
 BY_PLACE = "by its place among the columns: no name says it"
 MOST_OTHERS = 3
 LONGEST_ID = 64  # characters, on average: longer texts are no ids
-FEW_VALUES = 10  # of a column of many rows, which is then a kind, and no id
+FEW_VALUES = 20  # of a column of many rows, which is then a kind, and no id
 MANY_ROWS = 1000
-FEW_IDS = 100  # a column of fewer, such as ratings, is an id only where no other is left
 INTEGER = r"^(?:0|-?[1-9][0-9]{0,17})$"
+NUMBER = r"^[-+]?[0-9]+(?:[.,][0-9]+)?$"
 FLOAT = r"^(?:0|-?[1-9][0-9]{0,15})\.0+$"  # as pandas writes integers beside a null
 
 
@@ -64,21 +64,23 @@ class Column:
         return "float" if pc.all(either).as_py() else None
 
     def is_measure(self) -> bool:
-        """Whether every text is a number, some with a fraction: a price, no id.
+        """Whether every text is a number, some with a fraction: a price, no id."""
+        texts = self.values.cast(pa.string()).drop_null()
+        is_number = pc.all(pc.match_substring_regex(texts, NUMBER)).as_py()
+        return bool(is_number) and self.number_kind is None and self._has_point(texts)
 
-        Numbers with leading zeros are ids.
-        """
-        texts = self.values.cast(pa.string())
-        try:
-            texts.cast(pa.float64())
-        except pa.ArrowInvalid:
-            return False
-        has_fraction = pc.any(pc.match_substring_regex(texts, "[.eE]")).as_py()
-        return self.number_kind is None and bool(has_fraction)
+    @staticmethod
+    def _has_point(texts: pa.ChunkedArray) -> bool:
+        return bool(pc.any(pc.match_substring_regex(texts, "[.,]")).as_py())
+
+    def is_id_by_place(self) -> bool:
+        """Whether a column without a telling name may be an id: not of few kinds, no row's key."""
+        is_large = len(self.values) > MANY_ROWS
+        return not is_large or FEW_VALUES <= self.distinct < len(self.values)
 
     def may_be_id(self) -> bool:
-        """Whether the values are numbers or short texts, more than one, and not of a few kinds."""
-        if self.distinct < 2 or (self.distinct < FEW_VALUES and len(self.values) > MANY_ROWS):
+        """Whether the values are whole numbers or short texts, and more than one."""
+        if self.distinct < 2:
             return False
         if self.number_kind is not None:
             return True
@@ -130,7 +132,7 @@ def find_roles(columns: Sequence[Column]) -> Roles:
     if user and item and user[0] is item[0]:
         user, item = _parted(named["user"], named["item"])
     unnamed = [c for c in left if role_of(c.name) is None and not is_description(c.name)]
-    unnamed.sort(key=lambda c: c.distinct <= FEW_IDS and len(c.values) > MANY_ROWS)
+    unnamed = [c for c in unnamed if c.is_id_by_place()]
     choices: list[Choice | None] = []
     for role, found in (("user", user), ("item", item)):
         if found:

@@ -42,6 +42,9 @@ def named(found: Roles) -> tuple[str, str, str]:
         ("Country", None),
         ("product_name", None),
         ("price", None),
+        ("context.user.id", "user"),
+        ("Kundennr", "user"),
+        ("Artikelnummer", "item"),
     ],
 )
 def test_names_in_many_spellings_tell_roles(name: str, role: str | None):
@@ -72,13 +75,16 @@ def test_without_names_the_first_is_the_user_and_that_is_said():
     assert found.user is not None and found.user.how == BY_PLACE
 
 
-def test_ids_with_leading_zeros_are_no_prices_and_ratings_no_items():
-    films = [f"{n:07}" for n in range(200)] * 6  # as in the addresses of a film database
-    ratings = [n % 11 for n in range(1200)]
-    seconds = [1_700_000_000 + n for n in range(1200)]
-    found = roles(column_1=range(1200), column_2=ratings, column_3=films, column_4=seconds)
-    assert named(found) == ("column_1", "column_3", "column_4")
-    assert found.item is not None and found.item.others == ("column_2",)
+def test_ids_with_zeros_in_front_are_ids_and_ratings_and_keys_of_rows_are_not():
+    many = 1200
+    found = roles(
+        column_1=list(range(many)),
+        column_2=[n % 11 for n in range(many)],
+        column_3=[f"u{n % 50}" for n in range(many)],
+        column_4=[f"{n % 70:07}" for n in range(many)],
+        column_5=[978300760 + n for n in range(many)],
+    )
+    assert named(found) == ("column_3", "column_4", "column_5")
 
 
 def test_a_time_with_a_clock_goes_before_a_date():

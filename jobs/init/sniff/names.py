@@ -9,6 +9,7 @@ EXACT = {
         "shopperid shopper buyerid buyer accountid account householdid householdkey household "
         "personid person profileid subscriberid subscriber listenerid reviewerid reviewer "
         "authorid steamid msno cookieid deviceid userno username useridx customerno cardid "
+        "kundennr kundennummer kundenid kunde idclient clienteid cliente "
         "loyaltyid patientid studentid employeeid reader readerid viewerid viewer guestid userhash"
     ),
     "item": (
@@ -18,6 +19,7 @@ EXACT = {
         "content assetid listingid listing offerid beerid beer wineid recipeid recipe businessid "
         "gmapid placeid venueid poiid locationid hotelid restaurantid jobid courseid photoid "
         "materialid partno plu ean upc gtin upccode itemno itemcode animeid jokeid podcastid "
+        "artikelnr artikelnummer artikelid artikel produktnr produktid productoid producto "
         "showid episodeid publicationid docid documentid merchantid brandid artist"
     ),
     "time": (
@@ -26,13 +28,13 @@ EXACT = {
         "creationdate occurredat happenedat boughtat purchasedat orderedat ratedat watchedat "
         "playedat viewedat clickedat clicktime eventdate orderpurchasetimestamp transactiontime "
         "transactiontimestamp orderedon servertime localtime timems unixtime epoch at when day "
-        "reviewdate receivedat checkintime visittime starttime loggedat"
+        "datum zeitpunkt fecha reviewdate receivedat checkintime visittime starttime loggedat"
     ),
     "type": (
         "event eventtype eventname type action actiontype behavior behaviour behaviortype "
         "behaviourtype interaction interactiontype verb activity activitytype operation"
     ),
-    "quantity": "quantity qty amount units count numitems itemqty orderqty",
+    "quantity": "quantity qty menge cantidad amount units count numitems itemqty orderqty",
     "rating": "rating score stars overall rate grade reviewscore userrating",
 }
 _ORDER = {
@@ -44,9 +46,10 @@ WORDS = {
     "item": "item product sku article stock movie track song book game video asin goods",
     "time": "time timestamp date datetime ts",
 }
-_NO_ID = re.compile(
-    r"name|title|description|category|price|url|genre|country|city|gender|age|brand$|text|comment"
-)
+_DESCRIPTIONS = {
+    *("name", "title", "description", "category", "price", "url", "genre", "country", "city"),
+    *("gender", "age", "brand", "text", "comment"),
+}
 
 
 def plain(name: str) -> str:
@@ -76,7 +79,7 @@ def name_score(name: str, role: str) -> float:
 
 def is_description(name: str) -> bool:
     """Whether a name is that of what people read: a title, a country, a price."""
-    return _NO_ID.search(name.lower()) is not None
+    return not _DESCRIPTIONS.isdisjoint(words_of(name.rpartition(".")[2]))
 
 
 def role_of(name: str) -> str | None:
