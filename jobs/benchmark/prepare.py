@@ -15,7 +15,7 @@ import ray.data
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.files.storage import Storage
-from diffsasrec.formats.listing import InputFile
+from diffsasrec.formats.listing import InputFile, list_files
 from diffsasrec.inputs.log_files import inspect_inputs
 from diffsasrec.sequences.buckets import num_buckets
 from diffsasrec.sequences.build import build_sequences
@@ -84,7 +84,6 @@ def _prepare_log(lake: Storage, files: list[InputFile]) -> None:
 def _write_log(directory: Storage, options: argparse.Namespace) -> list[InputFile]:
     """A random log, in files that fit the memory one at a time."""
     rng = np.random.default_rng(SEED)
-    files: list[InputFile] = []
     for start in range(0, options.rows, ROWS_OF_A_FILE):
         num = min(ROWS_OF_A_FILE, options.rows - start)
         log = {
@@ -92,10 +91,8 @@ def _write_log(directory: Storage, options: argparse.Namespace) -> list[InputFil
             "item_id": (options.items * rng.random(num) ** 3).astype(np.int64),
             "timestamp": rng.integers(1_600_000_000, 1_630_000_000, num),
         }
-        name = f"part-{len(files):05d}.parquet"
-        directory.write_table(name, pa.table(log))
-        files.append(InputFile(directory.url(name), 0, ""))
-    return files
+        directory.write_table(f"part-{start // ROWS_OF_A_FILE:05d}.parquet", pa.table(log))
+    return list_files(directory.url("")).files
 
 
 def _spilled_mib() -> int:
