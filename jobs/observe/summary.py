@@ -1,6 +1,7 @@
 """Prints the end of a night for people: the metrics, some lists, and where everything is."""
 
 import shlex
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -19,6 +20,7 @@ from ..runs.published_runs import metrics_of
 
 NUM_USERS = 3
 EVENTS_SHOWN = 5  # events of a history that are shown
+WIDTH = 110  # of a line with titles
 
 
 def print_summary(config: Config, run: RunDir, words: Sequence[str]) -> None:
@@ -130,8 +132,21 @@ def user_lines(users: Sequence[ShownUser], titles: Titles) -> list[str]:
     for user in users:
         days = [datetime.fromtimestamp(time / 1e6, UTC) for time in user.times]
         pairs = zip(titles(user.items), days, strict=True)
-        tail = ", ".join(f"{title} {day:%d %b}" for title, day in pairs)
-        shown = ", ".join(titles([item["item_id"] for item in user.row["items"]]))
-        lines.append(f"user {user.row['user_id']}: {user.row['history_len']} events, last {tail}")
-        lines.append(f"{'':>7}next: {shown}")
+        tail = "; ".join(f"{title} {day:%d %b}" for title, day in pairs)
+        shown = "; ".join(titles([item["item_id"] for item in user.row["items"]]))
+        who = f"user {user.row['user_id']}: {user.row['history_len']} events"
+        lines += [*_wrapped(f"{who}, last {tail}"), *_wrapped(f"{'':>7}next: {shown}")]
     return lines
+
+
+def _wrapped(line: str) -> list[str]:
+    """Lines of a readable width; a blank within a title is one blank."""
+    indent = len(line) - len(line.lstrip())
+    return textwrap.wrap(
+        " ".join(line.split()),
+        WIDTH,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * 13,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

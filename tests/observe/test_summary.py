@@ -34,5 +34,12 @@ def test_lists_show_titles_beside_the_ids_and_dates_of_the_history():
     names = {7: "tea (7)", 8: "8"}
     assert user_lines([user], lambda ids: [names[one] for one in ids]) == [
         "user 1: 9 events, last tea (7) 01 Jan",
-        "       next: tea (7), 8",
+        "       next: tea (7); 8",
     ]
+
+
+def test_long_lists_go_on_below_where_they_begin():
+    row = {"user_id": 1, "history_len": 9, "items": [{"item_id": n} for n in range(9)]}
+    _, *shown = user_lines([ShownUser(row, [7], [0])], lambda ids: [f"a title of {i}" for i in ids])
+    first = "; ".join(f"a title of {n}" for n in range(7))
+    assert shown == [f"       next: {first};", "             a title of 7; a title of 8"]
