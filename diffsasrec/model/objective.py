@@ -32,7 +32,7 @@ class Objective(nn.Module):
         state_dropout: in fine-tuning, for this share of the examples the state counts nothing, so
             that the counters learn to stand alone. What they learn beside a state that has seen
             the targets while it was pretrained trusts it too much.
-        focus_k: in fine-tuning, the length of the lists that the loss is `softmax.focused` on; 0:
+        focus_k: in fine-tuning, the length of the lists that the loss is `focus.focused` on; 0:
             all targets count alike.
     """
 

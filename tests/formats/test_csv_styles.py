@@ -38,7 +38,8 @@ def test_another_separator_has_a_key(tmp_path, separator):
 def test_a_separator_of_two_characters_may_lie_over_the_border_of_chunks(
     tmp_path, size, monkeypatch
 ):
-    monkeypatch.setattr("diffsasrec.formats.chunks.CHUNK_BYTES", size)
+    sizes = "diffsasrec.formats.chunks.CHUNK_BYTES"
+    monkeypatch.setattr(sizes, size)  # a size, so that a small file has borders
     text = "".join(f"u{n}::i:{n}::{n}\n" for n in range(20))
     expected = [(f"u{n}", f"i:{n}") for n in range(20)]
     assert pairs(tmp_path, text, columns=COLUMNS) == expected
