@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
+# of a list: the model, the counter that was better, or what is popular of late (the fallback)
+SOURCES = ("model", "counter", "popular")
 
 
 def canonical_type(id_type: pa.DataType) -> pa.DataType | None:
@@ -94,7 +96,7 @@ def recommendations_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa
         [
             ("user_id", user_type),
             ("items", pa.list_(recommendation_struct(item_type))),
-            ("source", pa.string()),
+            ("source", pa.string()),  # one of SOURCES
             ("history_len", pa.int32()),
             ("model_version", pa.string()),
         ]

@@ -6,13 +6,17 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
     run_stages(("evaluate",))
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import RefusedError
+from diffsasrec.evaluate.baselines import Score, rank_lists
 from diffsasrec.evaluate.gate import gate_failures
+from diffsasrec.evaluate.metrics import Spread, user_gains
 from diffsasrec.evaluate.tallies import (
     PROTOCOL,
     Tally,
@@ -22,6 +26,7 @@ from diffsasrec.evaluate.tallies import (
     protocol_of,
     tally,
 )
+from diffsasrec.evaluate.versus import Versus, spread_of_differences
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import read_chain, standing
 from diffsasrec.lake.run_dir import RunDir, run_path
@@ -30,13 +35,17 @@ from diffsasrec.model.features import WINDOWS
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.score.rules import allowed_items
 from diffsasrec.sequences.buckets import bucket_name
+from diffsasrec.sequences.histories import flatten, only_items
+from diffsasrec.sequences.holdout import holdout_between
 from diffsasrec.sequences.vocab import frequent_before_split
 from diffsasrec.times import DAY
 
 from .night.baseline_scores import (
+    Choice,
     baseline_scores,
     baseline_tallies,
     holdout_scoring,
+    ndcg_of,
     sum_tallies,
 )
 from .night.records import Evaluated, Prepared
@@ -45,6 +54,8 @@ from .runs.published_runs import metrics_of
 from .training.weight_reuse import cite
 
 log = logging.getLogger(__name__)
+
+Mask = npt.NDArray[np.bool_]
 
 
 def main(config: Config, run: RunDir) -> Evaluated:
@@ -63,30 +74,115 @@ def main(config: Config, run: RunDir) -> Evaluated:
     vocab = run.storage.read_tables("vocab", ["count_before"])
     known = frequent_before_split(vocab, config.split.min_item_count)
     known_counts = np.where(known, vocab["count_before"].to_numpy(), 0)
-    buckets = range(num_buckets)
-    tallies = baseline_tallies(
-        config, run, buckets, scores, allowed, known, cut=split_time, before=None
-    )
-    model = sum_tallies(map_tasks(model_tallies, buckets, run.storage, config))["model"]
-    measured = {
-        name: measure(
-            counted,
-            known_counts=known_counts,
-            samples=config.evaluate.bootstrap_samples,
-            seed=config.seed,
-        )
-        for name, counted in {"model": model, **tallies}.items()
-    }
+    measured = measure_all(config, run, prepared, scores, (allowed, known), known_counts)
+    versus = beside_best(config, run, scores, choice, (allowed, known), split_time)
+    counter = choice.settings()[choice.best] if must_replace(config, versus) else None
     metrics: dict[str, Any] = {
         "protocol": PROTOCOL,
         "model": measured.pop("model"),
         "baselines": measured,
         "recent_popular_days": WINDOWS[choice.window] / DAY,
         "settings": choice.to_json(),
+        "versus": versus.to_json(),
+        "counter": counter and counter.to_json(),
     }
     run.storage.write_bytes("metrics.json", to_json(metrics))
-    check_gate(config, run, metrics["model"])
-    return Evaluated(counts={"holdout_users": metrics["model"]["n"]}, popular_window=choice.window)
+    check_gate(config, run, metrics["model"], versus)
+    return Evaluated(
+        counts={"holdout_users": metrics["model"]["n"]},
+        popular_window=choice.window,
+        counter=metrics["counter"],
+    )
+
+
+def measure_all(
+    config: Config,
+    run: RunDir,
+    prepared: Prepared,
+    scores: dict[str, Score],
+    masks: tuple[Mask, Mask],
+    known_counts: npt.NDArray[np.int64],
+) -> dict[str, dict[str, Any]]:
+    """The metrics of the model and of the counters; `masks`: allowed and known items, [V]."""
+    buckets = range(prepared.num_buckets)
+    tallies = baseline_tallies(
+        config, run, buckets, scores, *masks, cut=prepared.split_time, before=None
+    )
+    tallies |= sum_tallies(map_tasks(model_tallies, buckets, run.storage, config))
+    return {
+        name: measure(
+            counted,
+            known_counts=known_counts,
+            samples=config.evaluate.bootstrap_samples,
+            seed=config.seed,
+        )
+        for name, counted in tallies.items()
+    }
+
+
+def beside_best(
+    config: Config,
+    run: RunDir,
+    scores: Mapping[str, Score],
+    choice: Choice,
+    masks: tuple[Mask, Mask],
+    cut: int,
+) -> Versus:
+    """The model beside the counter that was the best on the second cut."""
+    parts = map_tasks(
+        gain_differences,
+        range(Prepared.of(run).num_buckets),
+        run.storage,
+        config,
+        scores[choice.best],
+        np.stack(masks),
+        cut,
+    )
+    return Versus.of(
+        sum(parts, spread_of_differences(np.zeros(0), np.zeros(0))),
+        counter=choice.best,
+        metric=ndcg_of(config),
+        samples=config.evaluate.bootstrap_samples,
+        seed=config.seed,
+    )
+
+
+def gain_differences(
+    bucket: int, storage: Storage, config: Config, score: Score, masks: Mask, cut: int
+) -> Spread:
+    """The differences of a bucket's holdout users; `masks`: allowed and known items, [2, V]."""
+    name, k = bucket_name(bucket), max(config.evaluate.ks)
+    flat = flatten(storage.read_table(f"sequences/{name}"))
+    held = holdout_between(
+        only_items(flat, masks[1]).histories, cut=cut, before=None, known=masks[1]
+    )
+    lists = {
+        "model": list_matrix(
+            storage.read_table(f"evaluation/{name}"), storage.read_tables("vocab"), k=k
+        ),
+        "counter": rank_lists(
+            score, held.past, allowed=masks[0], k=k, filter_seen=config.score.filter_seen
+        ),
+    }
+    gains = {
+        which: user_gains(theirs, held.targets, k=k)[ndcg_of(config)]
+        for which, theirs in lists.items()
+    }
+    return spread_of_differences(gains["model"], gains["counter"])
+
+
+def must_replace(config: Config, versus: Versus) -> bool:
+    """Whether the counter makes tonight's lists; says so where the model is worse."""
+    if not versus.is_worse or config.gate.otherwise == "refuse":
+        return False
+    if config.gate.otherwise == "model":
+        log.warning("evaluate: %s; its lists are published (gate.otherwise)", versus.in_words())
+        return False
+    log.warning(
+        "evaluate: %s; that counter makes the lists (gate.otherwise)",
+        versus.in_words(),
+    )
+    return True
 
 
 def model_tallies(bucket: int, storage: Storage, config: Config) -> dict[str, Tally]:
@@ -115,8 +211,8 @@ def previous_metrics(run: RunDir) -> dict[str, Any] | None:
     return model
 
 
-def check_gate(config: Config, run: RunDir, model: dict[str, Any]) -> None:
-    """Raises RefusedError below a floor, or too far below what is served."""
+def check_gate(config: Config, run: RunDir, model: dict[str, Any], versus: Versus) -> None:
+    """Raises RefusedError below a floor, or too far below what is served or what counts."""
     previous = None
     if config.gate.max_relative_drop is not None:
         previous = previous_metrics(run)
@@ -128,6 +224,7 @@ def check_gate(config: Config, run: RunDir, model: dict[str, Any]) -> None:
         metric=config.gate.metric,
         max_relative_drop=config.gate.max_relative_drop,
         previous=previous,
+        versus=versus if config.gate.otherwise == "refuse" else None,
     )
     if failures:
         raise RefusedError(f"the gate refuses this run: {'; '.join(failures)}")

@@ -125,6 +125,7 @@ def manifest_content(config: Config, run: RunDir, done: dict[str, Record]) -> di
         },
         "started_from": pretrained.started_from,
         "reused": citation(run, Evaluated.of(run)),
+        "counter": Evaluated.of(run).counter,
         "rested": list(run.rested),
         "model_version": read_description(run.storage.sub("checkpoint"))["model_version"],
         "counts": {stage: record.counts for stage, record in done.items()},

@@ -18,13 +18,10 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.checkpoint import VOCAB, load_checkpoint
 from diffsasrec.ray_tasks import map_tasks
-from diffsasrec.score.bucket_lists import (
-    POPULAR,
-    Scoring,
-    quarantine_of,
-    scored_histories,
-)
+from diffsasrec.schema import SOURCES
+from diffsasrec.score.bucket_lists import Scoring, quarantine_of, scored_histories
 from diffsasrec.score.fallback import log_shares
+from diffsasrec.score.list_maker import POPULAR
 from diffsasrec.score.rules import allowed_items
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten
@@ -32,7 +29,13 @@ from diffsasrec.sequences.vocab import reindexing, same_items
 from diffsasrec.times import microseconds
 
 from .night.exclusions import count_excluded, write_excluded
-from .night.item_counts import recent_counts, write_shown, write_similar, write_trends
+from .night.item_counts import (
+    recent_counts,
+    write_counter,
+    write_shown,
+    write_similar,
+    write_trends,
+)
 from .night.records import Evaluated, Prepared, Scored
 from .night.scoring import night_scoring, score_buckets
 
@@ -48,13 +51,14 @@ def main(config: Config, run: RunDir) -> Scored:
     write_trends(run, prepared, scoring)
     write_similar(run, prepared, scoring)
     write_excluded(run, prepared)
+    write_counter(config, run, prepared, scoring)
     shares = log_shares(counts[evaluated.popular_window], counts[-1])
     run.storage.write_table(f"{scoring.state}/{POPULAR}", pa.table({"log_share": shares}))
     write_shown(config, scoring, num_buckets, prepared.counts["users"], "score")
     score_buckets(config, scoring, num_buckets, "score")
     counted = map_tasks(count_lists, range(num_buckets), run.storage, config.score.k)
     lists: Counter[str] = sum(counted, Counter())
-    left_out = prepared.counts["users"] - lists["model"] - lists["popular"]
+    left_out = prepared.counts["users"] - sum(lists[source] for source in SOURCES)
     lists += sum(map_tasks(count_excluded, range(num_buckets), run.storage), Counter())
     rest = {"left_out_inactive": left_out, "quarantined_users": count_quarantined(scoring)}
     unknown = count_unknown(run, scoring, num_buckets)
@@ -70,7 +74,7 @@ def count_quarantined(scoring: Scoring) -> int:
 
 
 def count_lists(bucket: int, storage: Storage, k: int) -> Counter[str]:
-    """How many lists of a bucket come from the model, are the fallback, and are shorter than K."""
+    """How many lists of a bucket come from which source, and how many are shorter than K."""
     table = storage.read_table(f"recommendations/{bucket_name(bucket)}", ["source", "items"])
     short = pc.sum(pc.less(pc.list_value_length(table["items"]), k)).as_py() or 0
     return Counter(table["source"].to_pylist()) + Counter(short_lists=short)
@@ -107,5 +111,5 @@ def count_unknown(run: RunDir, scoring: Scoring, num_buckets: int) -> dict[str, 
 def count_unknown_events(bucket: int, scoring: Scoring, known: npt.NDArray[np.bool_]) -> int:
     """The events in the histories of a bucket's scored users whose items are not `known`, [V]."""
     flat = flatten(scoring.run.read_table(f"sequences/{bucket_name(bucket)}"))
-    _, histories = scored_histories(flat, users=scoring.users, active_since=scoring.active_since)
+    _, histories = scored_histories(flat, scoring)
     return int((~known[histories.items]).sum())

@@ -16,9 +16,7 @@ from diffsasrec.model.checkpoint import Checkpoint
 from diffsasrec.model.features import NUM_TRENDS
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.schema import sequences_schema
-from diffsasrec.score.bucket_lists import (
-    Scoring,
-)
+from diffsasrec.score.bucket_lists import Scoring
 from diffsasrec.score.rules import Rules
 
 SPLIT = 100

@@ -1,6 +1,6 @@
 """The sections on what is measured, recommended and published."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -29,6 +29,12 @@ class GateConfig(Section):
         "",
         description="the metric that max_relative_drop watches; none: NDCG at the first of "
         "evaluate.ks",
+    )
+    otherwise: Literal["best_counter", "refuse", "model"] = Field(
+        "best_counter",
+        description="where the model is worse than the best counter, with the whole 95 % interval "
+        "of the difference: the lists of that counter are published, or none, or those of the "
+        "model all the same",
     )
 
 

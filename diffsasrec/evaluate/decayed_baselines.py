@@ -84,18 +84,23 @@ class DecayedAndPopular:
     similarity: scipy.sparse.csr_matrix | None = None  # [V, V]
 
     def __call__(self, asked: Asked) -> scipy.sparse.csr_matrix:
-        weights = self.decay.weights(asked.histories, asked_at=self.asked_at)
-        scores = user_items(asked.histories, len(asked.allowed), weights)
+        scored = self.of_users(asked.histories, len(asked.allowed))
+        return _with_popularity(scored, self.popularity, self.weight, asked)
+
+    def of_users(self, histories: Histories, num_items: int) -> scipy.sparse.csr_matrix:
+        """The part without popularity, as shares of whom has any, [B, V]."""
+        weights = self.decay.weights(histories, asked_at=self.asked_at)
+        scores = user_items(histories, num_items, weights)
         if self.similarity is not None:
             scores = (_shares(scores) @ self.similarity).tocsr()
-        return _with_popularity(scores, self.popularity, self.weight, asked)
+        return _shares(scores)
 
 
 def _with_popularity(
-    scores: scipy.sparse.csr_matrix, popularity: Popularity, weight: float, asked: Asked
+    scored: scipy.sparse.csr_matrix, popularity: Popularity, weight: float, asked: Asked
 ) -> scipy.sparse.csr_matrix:
-    """`scores` as shares, of whom has any, and popularity: of all scored and the popular items."""
-    scored, popular = _shares(scores), popularity(asked)
+    """Shares and popularity together: of all scored and the popular items."""
+    popular = popularity(asked)
     others = popular - popular.multiply(scored > 0)
     scored.data += np.float32(weight) * popularity.values[scored.indices]
     return (scored + np.float32(weight) * others).tocsr()

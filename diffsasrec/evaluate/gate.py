@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from diffsasrec.evaluate.versus import Versus
+
 
 def gate_failures(
     model: Mapping[str, Any],
@@ -11,10 +13,13 @@ def gate_failures(
     metric: str,
     max_relative_drop: float | None,
     previous: Mapping[str, Any] | None,
+    versus: Versus | None = None,
 ) -> list[str]:
     """What forbids publishing, in words; [] when nothing does.
 
-    `previous` are the metrics of what was served last before this date, None without any.
+    Args:
+        previous: the metrics of what was served last before this date, None without any.
+        versus: the model beside the best counter, where a worse one is to be refused.
     """
     if model["n"] == 0 and (floors or max_relative_drop is not None):
         return ["no user has a holdout item, so that nothing was measured"]
@@ -30,4 +35,6 @@ def gate_failures(
                 f"{metric} is {model[metric]:.4f}, more than gate.max_relative_drop="
                 f"{max_relative_drop} below the {previous[metric]:.4f} of what was served before"
             )
+    if versus is not None and versus.is_worse:
+        failures.append(f"{versus.in_words()} (gate.otherwise=refuse)")
     return failures

@@ -21,8 +21,9 @@ from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.files.patience import Patience
 from diffsasrec.files.storage import parquet_bytes
 from diffsasrec.memory import keep_freed_memory
-from diffsasrec.score.bucket_lists import ListMaker, Scoring, with_quarantined
+from diffsasrec.score.bucket_lists import Scoring, with_quarantined
 from diffsasrec.score.isolation import Child, Here, Worker, check_deadly, work_around
+from diffsasrec.score.list_maker import ListMaker
 from diffsasrec.sequences.buckets import bucket_name
 
 # deaths of its process after which a bucket is scored in child processes, and given up

@@ -2,32 +2,25 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from diffsasrec.config.decoding import DecodingConfig
-from diffsasrec.counters.similar import Similar
-from diffsasrec.counters.tables import read_similar
-from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.decode.trace import Trace
-from diffsasrec.errors import ConfigError
+from diffsasrec.evaluate.counter_settings import CounterSettings
 from diffsasrec.files.storage import Storage
-from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, parse_tensors
+from diffsasrec.model.checkpoint import Checkpoint
 from diffsasrec.schema import recommendations_schema
+from diffsasrec.score.counter_lists import CounterLists
 from diffsasrec.score.fallback import PopularLists
-from diffsasrec.score.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
+from diffsasrec.score.rules import Rules, excluded_of, with_excluded
 from diffsasrec.sequences.histories import Flat, Histories, UserItems, flatten, only_items
 from diffsasrec.sequences.vocab import frequent_before_split, reindexing, same_items
 
-# below the directory of a scoring's state: the fallback scores, the item trends, what is shown
-POPULAR = "popular.parquet"
-TRENDS = "trends.safetensors"
-SHOWN = "shown.safetensors"
-SIMILAR = "similar.safetensors"
 NIGHT_STATE = "state/score"
 QUARANTINED = "quarantined_users"  # in the metadata of a file of lists
 
@@ -48,6 +41,12 @@ class Scoring:
     excluded: str = ""  # below the run directory: pairs of user and item by bucket; "": none
     max_quarantined_users: int = 10  # whose scoring ends its process
     min_item_count: int = 1  # before the split, for an item to be in holdout users' histories
+    counter: CounterSettings | None = None  # makes the lists in place of the model
+
+    @property
+    def source(self) -> str:
+        """What makes the lists that are no fallback, as the lists have it."""
+        return "model" if self.counter is None else "counter"
 
 
 def quarantine_of(output: str) -> str:
@@ -87,17 +86,15 @@ def measured_items(scoring: Scoring, run_vocab: pa.Table) -> npt.NDArray[np.bool
     return frequent_before_split(run_vocab, scoring.min_item_count)
 
 
-def scored_histories(
-    flat: Flat, *, users: Literal["holdout", "all"], active_since: int | None
-) -> tuple[npt.NDArray[np.int64], Histories]:
+def scored_histories(flat: Flat, scoring: Scoring) -> tuple[npt.NDArray[np.int64], Histories]:
     """The users of a bucket that get a list, and the histories that the lists may use."""
     histories = flat.histories
-    if users == "holdout":
+    if scoring.users == "holdout":
         chosen = np.flatnonzero(flat.holdout >= 0)
         return chosen, histories.first(flat.num_before).of_users(chosen)
     chosen = np.arange(len(flat.offsets) - 1)
-    if active_since is not None:
-        active = np.r_[0, np.cumsum(flat.times >= active_since)]
+    if scoring.active_since is not None:
+        active = np.r_[0, np.cumsum(flat.times >= scoring.active_since)]
         chosen = np.flatnonzero(active[flat.offsets[1:]] > active[flat.offsets[:-1]])
     return chosen, histories.of_users(chosen)
 
@@ -108,7 +105,7 @@ def score_bucket(
     checkpoint: Checkpoint,
     scoring: Scoring,
     *,
-    recommender: Recommender | None,
+    recommender: Recommender | CounterLists | None,
     popular: PopularLists | None,
     known: npt.NDArray[np.bool_] | None = None,
     trace: Trace | None = None,
@@ -117,35 +114,36 @@ def score_bucket(
 
     Args:
         sequences: sequences_schema, with a column `excluded` if anything is (`rules`).
-        recommender: of the checkpoint, as of the query time; None: everyone gets the fallback.
+        recommender: as of the query time; None: everyone gets the fallback.
         popular: makes the fallback; None: it is an empty list.
         known: the items that histories keep, `measured_items`.
         trace: records the steps by which the recommender fills the lists; for one batch of users.
     """
     flat = only_items(flatten(sequences), known)
-    users, histories = scored_histories(
-        flat, users=scoring.users, active_since=scoring.active_since
-    )
+    users, histories = scored_histories(flat, scoring)
     history_len = histories.lengths().astype(np.int32)
     histories = known_histories(histories, run_vocab, checkpoint.vocab)
     excluded = excluded_of(sequences).of_users(users)
-    by_model = (histories.lengths() > 0) & (recommender is not None)
+    is_made = (histories.lengths() > 0) & (recommender is not None)
     lists = np.full((len(users), scoring.decoding.k), -1, np.int64)
     scores = np.full(lists.shape, -np.inf, np.float32)
+    others, made = np.flatnonzero(~is_made), np.flatnonzero(is_made)
     if popular is not None:
-        (others,) = np.nonzero(~by_model)
         theirs = histories.of_users(others), excluded.of_users(others)
         lists[others], scores[others] = _fallback(popular, *theirs, scoring.decoding)
     if recommender is not None:
-        (modelled,) = np.nonzero(by_model)
-        theirs = histories.of_users(modelled), excluded.of_users(modelled)
-        lists[modelled], scores[modelled] = _by_model(recommender, *theirs, trace)
+        theirs = histories.of_users(made), excluded.of_users(made)
+        lists[made], scores[made] = _recommended(recommender, *theirs, trace)
     user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
-    return _to_table(user_ids, lists, scores, by_model, history_len, checkpoint)
+    source = np.where(is_made, scoring.source, "popular")
+    return _to_table(user_ids, lists, scores, source, history_len, checkpoint)
 
 
-def _by_model(
-    recommender: Recommender, histories: Histories, excluded: UserItems, trace: Trace | None
+def _recommended(
+    recommender: Recommender | CounterLists,
+    histories: Histories,
+    excluded: UserItems,
+    trace: Trace | None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     return recommender.recommend(
         histories.items, histories.times, histories.offsets, excluded=excluded, trace=trace
@@ -192,7 +190,7 @@ def _to_table(
     user_ids: pa.Array,
     lists: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float32],
-    by_model: npt.NDArray[np.bool_],
+    source: npt.NDArray[np.str_],
     history_len: npt.NDArray[np.int32],
     checkpoint: Checkpoint,
 ) -> pa.Table:
@@ -208,7 +206,6 @@ def _to_table(
         names=["item_id", "score", "rank"],
     )
     offsets = pa.array(np.r_[0, np.cumsum(exists.sum(axis=1))].astype(np.int32))
-    source = np.where(by_model, "model", "popular")
     return pa.table(
         {
             "user_id": user_ids,
@@ -219,82 +216,3 @@ def _to_table(
         },
         schema=recommendations_schema(user_ids.type, item_type),
     )
-
-
-def _tensor(scoring: Scoring, name: str) -> npt.NDArray[Any]:
-    """The one tensor of a file of a scoring's state."""
-    (tensor,) = parse_tensors(scoring.run.read_bytes(f"{scoring.state}/{name}"))[0].values()
-    array: npt.NDArray[Any] = tensor.numpy()
-    return array
-
-
-class ListMaker:
-    """Loads a model and all that its lists depend on once, then makes lists of buckets.
-
-    Attributes:
-        vocab: of the run; the items of `lists` are its indices.
-        item_ids: of the weights, by index, as a trace has them.
-        recommender: as of the scoring's query time.
-    """
-
-    def __init__(self, scoring: Scoring, device: str) -> None:
-        self.scoring = scoring
-        self._checkpoint = load_checkpoint(scoring.run.sub(scoring.checkpoint))
-        # by the configuration, not by the hardware of the node: lists must not depend on placement
-        self._checkpoint.model.to(device)
-        self.vocab = scoring.run.read_tables("vocab")
-        self.item_ids = self._checkpoint.vocab["item_id"].combine_chunks()
-        self._known = measured_items(scoring, self.vocab)
-        allowed = allowed_items(self._checkpoint, scoring.rules)
-        cap = category_cap(self._checkpoint.vocab, scoring.rules)
-        trends = known_trends(_tensor(scoring, TRENDS), self.vocab, self._checkpoint.vocab)
-        shown = None
-        if scoring.decoding.explores:
-            try:
-                shown = _tensor(scoring, SHOWN)
-            except FileNotFoundError:
-                raise ConfigError(
-                    f"{scoring.run.url(scoring.state)} has no {SHOWN}: the night of this run "
-                    "did not explore; set score.explore_items to 0"
-                ) from None
-        self.recommender = Recommender(
-            self._checkpoint.model,
-            moment=Moment(scoring.query_time, trends, shown, self._similar()),
-            allowed=allowed,
-            cap=cap,
-            decoding=scoring.decoding,
-        )
-        self._popular = None
-        if scoring.users == "all":  # holdout users have a history by definition
-            shares = scoring.run.read_table(f"{scoring.state}/{POPULAR}")["log_share"].to_numpy()
-            self._popular = PopularLists(
-                shares, self.vocab, self._checkpoint.vocab, allowed=allowed, cap=cap
-            )
-
-    def _similar(self) -> Similar | None:
-        """By the checkpoint's vocabulary; None: its model scores no similar items."""
-        if not self._checkpoint.model.config.scores_similar:
-            return None
-        found = read_similar(self.scoring.run, f"{self.scoring.state}/{SIMILAR}")
-        source, target = self.vocab, self._checkpoint.vocab
-        same = same_items(source, target)
-        return found if same else found.reindexed(reindexing(source, target), target.num_rows)
-
-    def read_bucket(self, name: str) -> pa.Table:
-        """The rows of a bucket, with what is excluded for each user."""
-        return read_bucket(self.scoring, name, self._checkpoint.vocab)
-
-    def lists(
-        self, sequences: pa.Table, *, fallback: bool = False, trace: Trace | None = None
-    ) -> pa.Table:
-        """`score_bucket` of one bucket's rows; on request, the fallback for all of them."""
-        return score_bucket(
-            sequences,
-            self.vocab,
-            self._checkpoint,
-            self.scoring,
-            recommender=None if fallback else self.recommender,
-            popular=self._popular,
-            known=self._known,
-            trace=trace,
-        )

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.config.decoding import DecodingConfig
+from diffsasrec.decode.recommender import Recommender
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.model.checkpoint import CONFIG, read_description
 from diffsasrec.schema import TIMESTAMP, canonical
-from diffsasrec.score.bucket_lists import NIGHT_STATE, ListMaker, Scoring
+from diffsasrec.score.bucket_lists import NIGHT_STATE, Scoring
+from diffsasrec.score.list_maker import ListMaker
 from diffsasrec.score.rules import Rules
 from diffsasrec.sequences.fold import finish, fold
 
@@ -92,5 +94,6 @@ class OnlineRecommender:
         )
         folded, _ = fold(events.filter(pc.less(times, now)), max_user_events=len(events))
         sequences, _, _ = finish(folded, self._maker.vocab, split_time=now, user_type=user_type)
+        assert isinstance(self._maker.recommender, Recommender)  # no counter was asked for
         self._maker.recommender.query_time = now
         return self._maker.lists(sequences)

@@ -22,7 +22,8 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint
 from diffsasrec.model.features import trend_counts, window_counts
-from diffsasrec.score.bucket_lists import ListMaker, Scoring
+from diffsasrec.score.bucket_lists import Scoring
+from diffsasrec.score.list_maker import ListMaker
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten
 

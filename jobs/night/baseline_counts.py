@@ -8,7 +8,8 @@ import scipy.sparse
 
 from diffsasrec.config.config import Config
 from diffsasrec.evaluate.baselines import item_similarity
-from diffsasrec.evaluate.decayed_baselines import decayed_counts
+from diffsasrec.evaluate.counter_settings import CounterSettings
+from diffsasrec.evaluate.decayed_baselines import HALF_LIVES, decayed_counts
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.features import WINDOWS, window_counts
@@ -16,6 +17,7 @@ from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Histories, flatten, only_items
+from diffsasrec.times import DAY
 
 from .records import Prepared
 
@@ -35,6 +37,15 @@ class Known:
     def items(self) -> npt.NDArray[np.bool_]:
         """[V]"""
         return np.asarray(self.counts[ALL_TIME] > 0)
+
+    def popularity(self, settings: CounterSettings) -> Counts:
+        """The counts of popularity that a counter is made of, [V]."""
+        if settings.half_life_days is not None:
+            return np.asarray(self.decayed[HALF_LIVES.index(settings.half_life_days)])
+        days = [width / DAY for width in WINDOWS]
+        return np.asarray(
+            self.counts[ALL_TIME if settings.days is None else days.index(settings.days)]
+        )
 
 
 def known_at(config: Config, run: RunDir, prepared: Prepared, at: int) -> Known:

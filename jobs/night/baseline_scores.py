@@ -4,12 +4,13 @@ What can be set about them is chosen on the second cut, as a team would have to 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 
 from diffsasrec.config.config import Config
 from diffsasrec.evaluate.baselines import (
@@ -18,6 +19,7 @@ from diffsasrec.evaluate.baselines import (
     item_knn,
     own_most_frequent,
 )
+from diffsasrec.evaluate.counter_settings import CounterSettings
 from diffsasrec.evaluate.decayed_baselines import (
     HALF_LIVES,
     Decay,
@@ -34,7 +36,7 @@ from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten
 from diffsasrec.times import DAY
 
-from .baseline_counts import ALL_TIME, known_at, similarity_at
+from .baseline_counts import ALL_TIME, Known, known_at, similarity_at
 from .item_counts import sample_buckets, write_shown, write_similar, write_trends
 from .records import Prepared
 from .scoring import scoring_of
@@ -74,6 +76,33 @@ class Choice:
     half_life: int  # of decayed popularity, as an index of HALF_LIVES
     own: tuple[Decay, float] | None  # None: seen items are filtered, so that own ones are no advice
     similar: tuple[Decay, float]
+    best: str = ""  # the name of the counter with the best NDCG where these were chosen
+
+    def settings(self) -> dict[str, CounterSettings]:
+        """The counters that have something to say to every user, by name."""
+        half_life_days = HALF_LIVES[self.half_life]
+        found = [
+            CounterSettings(name="popular"),
+            CounterSettings(name="recent popular", days=WINDOWS[self.window] / DAY),
+            CounterSettings(name="decayed popular", half_life_days=half_life_days),
+        ]
+        beside: tuple[tuple[Literal["own", "similar"], tuple[Decay, float] | None], ...] = (
+            ("own", self.own),
+            ("similar", self.similar),
+        )
+        for kind, chosen in beside:
+            if chosen is not None:
+                found.append(
+                    CounterSettings(
+                        name="own + popular" if kind == "own" else "item-item + popular",
+                        half_life_days=half_life_days,
+                        beside=kind,
+                        decay_by=chosen[0].by,
+                        decay=chosen[0].number,
+                        popularity=chosen[1],
+                    )
+                )
+        return {settings.name: settings for settings in found}
 
     def to_json(self) -> dict[str, Any]:
         """As in metrics.json, by the names of the counters."""
@@ -96,18 +125,28 @@ def baseline_scores(
     choice = choose(config, run, prepared, allowed)
     known = known_at(config, run, prepared, prepared.split_time)
     similarity = similarity_at(config, run, prepared, known)
+    scores = {
+        **scores_of(choice, known, similarity),
+        "own most frequent": own_most_frequent,
+        "item-kNN": item_knn(similarity),
+    }
+    return scores, choice
+
+
+def scores_of(
+    choice: Choice, known: Known, similarity: scipy.sparse.csr_matrix
+) -> dict[str, Score]:
+    """The counters of `Choice.settings` as of a time."""
     popular = popularity_share(known.decayed[choice.half_life])
     scores: dict[str, Score] = {
         "popular": Popularity(known.counts[ALL_TIME]),
         "recent popular": Popularity(known.counts[choice.window]),
         "decayed popular": popular,
-        "own most frequent": own_most_frequent,
-        "item-kNN": item_knn(similarity),
         "item-item + popular": DecayedAndPopular(popular, known.at, *choice.similar, similarity),
     }
     if choice.own is not None:
         scores["own + popular"] = DecayedAndPopular(popular, known.at, *choice.own)
-    return scores, choice
+    return scores
 
 
 def choose(
@@ -121,8 +160,7 @@ def choose(
     def best(settings: Sequence[Any], score: Callable[[Any], Score], buckets: Iterable[int]) -> Any:
         scores = {str(row): score(setting) for row, setting in enumerate(settings)}
         tallies = baseline_tallies(config, run, buckets, scores, *masks, **cut)
-        metric = f"NDCG@{max(config.evaluate.ks)}"
-        values = [tallies[name].gains[metric].mean() for name in scores]
+        values = [tallies[name].gains[ndcg_of(config)].mean() for name in scores]
         return settings[max(range(len(values)), key=lambda row: (values[row], row))]
 
     everyone = range(prepared.num_buckets)
@@ -144,7 +182,14 @@ def choose(
         own = weighed(OWN_DECAYS, OWN_WEIGHTS, DecayedAndPopular)
     similarity = similarity_at(config, run, prepared, known)
     similar = partial(DecayedAndPopular, similarity=similarity)
-    return Choice(window, half_life, own, weighed(SIMILAR_DECAYS, SIMILAR_WEIGHTS, similar))
+    choice = Choice(window, half_life, own, weighed(SIMILAR_DECAYS, SIMILAR_WEIGHTS, similar))
+    scores = scores_of(choice, known, similarity)
+    return replace(choice, best=best(list(scores), lambda name: scores[name], some))
+
+
+def ndcg_of(config: Config) -> str:
+    """The metric by which counters are chosen and the model is compared with the best of them."""
+    return f"NDCG@{max(config.evaluate.ks)}"
 
 
 def baseline_tallies(

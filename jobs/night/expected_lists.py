@@ -56,14 +56,12 @@ def expected_of(
     `quarantined`: the users that could not be scored, as the file of their lists says.
     """
     sequences = read_bucket(scoring, bucket_name(bucket), checkpoint.vocab)
-    users, histories = scored_histories(
-        flatten(sequences), users=scoring.users, active_since=scoring.active_since
-    )
+    users, histories = scored_histories(flatten(sequences), scoring)
     history_len = histories.lengths().astype(np.int32)
     histories = known_histories(histories, scoring.run.read_tables("vocab"), checkpoint.vocab)
     user_ids = sequences["user_id"].combine_chunks().take(pa.array(users))
     is_quarantined = np.asarray(pc.is_in(user_ids, value_set=quarantined))
-    by_model = (histories.lengths() > 0) & ~is_quarantined
+    is_made = (histories.lengths() > 0) & ~is_quarantined
     excluded = excluded_of(sequences).of_users(users)
     return pa.table(
         {
@@ -71,7 +69,7 @@ def expected_of(
             "items": _list_column(histories),
             "excluded": _list_column(excluded),
             "history_len": pa.array(history_len),
-            "source": pa.array(np.where(by_model, "model", "popular"), pa.string()),
+            "source": pa.array(np.where(is_made, scoring.source, "popular"), pa.string()),
         }
     )
 

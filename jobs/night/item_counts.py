@@ -1,4 +1,4 @@
-"""Counts over all buckets, before lists are made: trends, and which are similar and shown."""
+"""Counts over all buckets, before lists are made: trends, what is similar and shown, a counter."""
 
 import math
 from dataclasses import replace
@@ -12,22 +12,20 @@ from diffsasrec.config.config import Config
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.counters.similar import NEWEST, joined, newest, similarity
 from diffsasrec.counters.tables import create_similar, sampled_buckets
+from diffsasrec.evaluate.decayed_baselines import popularity_share
 from diffsasrec.evaluate.tallies import list_matrix
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.checkpoint import VOCAB, read_description, save_tensors
 from diffsasrec.model.features import trend_counts, trend_features, window_counts
 from diffsasrec.ray_tasks import map_tasks
-from diffsasrec.score.bucket_lists import (
-    SHOWN,
-    SIMILAR,
-    TRENDS,
-    Scoring,
-    measured_items,
-)
+from diffsasrec.score.bucket_lists import Scoring, measured_items
+from diffsasrec.score.counter_lists import COUNTER, Counted
+from diffsasrec.score.list_maker import SHOWN, SIMILAR, TRENDS
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Histories, flatten, only_items
 
+from .baseline_counts import ALL_TIME, known_at, similarity_at
 from .records import Prepared
 from .scoring import score_buckets
 
@@ -86,6 +84,23 @@ def write_similar(run: RunDir, prepared: Prepared, scoring: Scoring) -> None:
 
     for _ in map_tasks(make, [path], buckets, run.storage, known):
         pass
+
+
+def write_counter(config: Config, run: RunDir, prepared: Prepared, scoring: Scoring) -> None:
+    """What the counter that makes the lists has counted as of the query time, if one does."""
+    settings = scoring.counter
+    if settings is None:
+        return
+    known = known_at(config, run, prepared, scoring.query_time)
+    similarity = (
+        similarity_at(config, run, prepared, known) if settings.beside == "similar" else None
+    )
+    counted = Counted(
+        popularity_share(known.popularity(settings)).values,
+        popularity_share(known.counts[ALL_TIME]).values,
+        similarity,
+    )
+    counted.write(run.storage, f"{scoring.state}/{COUNTER}")
 
 
 def write_shown(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self, TypedDict
 
+from diffsasrec.evaluate.counter_settings import CounterSettings
 from diffsasrec.lake.run_dir import RunDir
 
 
@@ -99,6 +100,11 @@ class Evaluated(Record):
     popular_window: int  # the window of recent popularity, as an index of WINDOWS
     reused: Mapping[str, Any] | None = None  # whose weights serve; None: this run's own
     metrics: Mapping[str, Any] | None = None  # of the run that measured these weights
+    counter: Mapping[str, Any] | None = None  # makes the lists, CounterSettings; None: the model
+
+    @property
+    def counter_settings(self) -> CounterSettings | None:
+        return None if self.counter is None else CounterSettings.from_json(self.counter)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from diffsasrec.config.config import Config
 from diffsasrec.decode.trace import Trace
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.score.bucket_lists import ListMaker, quarantine_of, quarantined_users
+from diffsasrec.score.bucket_lists import quarantine_of, quarantined_users
+from diffsasrec.score.list_maker import ListMaker
 from diffsasrec.score.online import check_description
 
 from .scoring import night_scoring

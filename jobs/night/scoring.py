@@ -6,6 +6,8 @@ from typing import Literal
 import pyarrow as pa
 
 from diffsasrec.config.config import Config
+from diffsasrec.config.decoding import DecodingConfig
+from diffsasrec.evaluate.counter_settings import CounterSettings
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
@@ -20,6 +22,7 @@ from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.times import DAY, microseconds
 
 from .exclusions import EXCLUDED
+from .records import Evaluated
 from .table_copies import rules_of_run
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ def night_scoring(config: Config, run: RunDir) -> Scoring:
         query_time=microseconds(run.ds),
         state=NIGHT_STATE,
         excluded=EXCLUDED if config.score.exclude_path or config.score.rest_nights else "",
+        counter=Evaluated.of(run).counter_settings,
     )
 
 
@@ -49,12 +53,15 @@ def scoring_of(
     query_time: int,
     state: str,
     excluded: str = "",
+    counter: CounterSettings | None = None,
 ) -> Scoring:
-    """The configured way of scoring; arguments as in Scoring."""
-    settings = config.score
+    """The configured way of scoring; arguments as in Scoring. A counter decodes in one pass."""
+    settings: DecodingConfig = config.score
+    if counter is not None:
+        settings = settings.model_copy(update={"decode": "single", "rank": "next_item"})
     active_since = None
-    if settings.active_days is not None and users == "all":
-        active_since = microseconds(run.ds) - round(settings.active_days * DAY)
+    if config.score.active_days is not None and users == "all":
+        active_since = microseconds(run.ds) - round(config.score.active_days * DAY)
     return Scoring(
         run=run.storage,
         checkpoint=checkpoint,
@@ -66,8 +73,9 @@ def scoring_of(
         rules=rules_of_run(config, run.storage),
         decoding=settings,
         excluded=excluded,
-        max_quarantined_users=settings.max_quarantined_users,
+        max_quarantined_users=config.score.max_quarantined_users,
         min_item_count=config.split.min_item_count,
+        counter=counter,
     )
 
 

@@ -11,10 +11,10 @@ from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate.tallies import protocol_of
 from diffsasrec.inputs.row_checks import MALFORMED, NOT_READ, REASONS
 from diffsasrec.lake.stages import OUTPUTS, REFUSING
+from diffsasrec.schema import SOURCES
 
 QUARANTINED = (*REASONS, MALFORMED)
 DROPPED = (*NOT_READ, "duplicate", "over_max_user_events", "rare_item")
-SOURCES = ("model", "popular")
 QUALITY = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR", "coverage": "Coverage"}
 
 

@@ -78,10 +78,10 @@ def warning(metrics: dict[str, Any], *, k: int) -> str | None:
     best = max(baselines, key=lambda name: baselines[name])
     if metrics["model"][f"NDCG@{k}"] > baselines[best]:
         return None
-    return (
-        f"WARNING: the model is no better than {best}; on a small log give it more epochs. "
-        "gate.floors keeps such a night from being published."
-    )
+    says = f"WARNING: the model is no better than {best}; on a small log give it more epochs."
+    if metrics.get("counter"):
+        return f"{says} The lists are by {metrics['counter']['name']} (gate.otherwise)."
+    return says
 
 
 def metrics_table(metrics: dict[str, Any], *, k: int) -> str:
@@ -112,10 +112,10 @@ class ShownUser:
 
 
 def shown_users(run: RunDir) -> list[ShownUser]:
-    """A few users whose lists the model has made."""
+    """A few users whose lists are no fallback."""
     name = bucket_name(0)
     lists = run.storage.read_table(f"recommendations/{name}")
-    lists = lists.filter(pc.equal(lists["source"], "model")).slice(0, NUM_USERS)
+    lists = lists.filter(pc.not_equal(lists["source"], "popular")).slice(0, NUM_USERS)
     sequences = run.storage.read_table(f"sequences/{name}")
     vocab = run.storage.read_tables("vocab")["item_id"]
     found = []

@@ -14,6 +14,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import DiffsasrecError
 from diffsasrec.evaluate.exposure import exposure_of
 from diffsasrec.evaluate.gate import gate_failures
+from diffsasrec.evaluate.versus import Versus
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.quarantine import STOPPED, BadRows, read_bad_rows
 from diffsasrec.lake.chain import Entry, newest_by_date, read_chain, standing
@@ -130,11 +131,20 @@ def _inferred(night: Night, stage: str, gate: dict[str, Any]) -> Night:
             metric=gate.get("metric", ""),
             max_relative_drop=None,
             previous=None,
+            versus=_refusing(night, gate),
         )
         if refused:
             error = f"the gate refuses this run: {'; '.join(refused)}"
             return replace(night, status="refused", stage=stage, error=error)
     return replace(night, status="unfinished", stage=stage)
+
+
+def _refusing(night: Night, gate: dict[str, Any]) -> Versus | None:
+    """The model beside the best counter, where the gate refuses a worse one."""
+    found = (night.metrics or {}).get("versus")
+    if found is None or gate.get("otherwise") != "refuse":
+        return None
+    return Versus.from_json(found)
 
 
 def earlier_nights(lake: Storage, ds: str, chain: list[Entry]) -> tuple[Night, ...]:
@@ -218,6 +228,8 @@ def read_confidence(run: RunDir, night: Night, config: Config | None) -> tuple[C
     name = bucket_name(0)
     lists = run.storage.read_table(f"recommendations/{name}", ["user_id", "source"])
     users = lists.filter(pc.equal(lists["source"], "model"))["user_id"].combine_chunks()
+    if not len(users):  # a counter has made the lists, in one pass
+        return ()
     most = min(MOST_USERS, config.score.batch_size)
     try:
         steps = remake(config, run, name, users.slice(0, most)).trace.steps

@@ -39,10 +39,10 @@ def read_users(run: Storage, night: Night, config: Config | None) -> tuple[tuple
 
 
 def chosen_rows(lists: pa.Table) -> list[int]:
-    """The rows of the users at HISTORY_QUANTILES of those that the model made a list for."""
-    by_model = np.flatnonzero(lists["source"].to_numpy() == "model")
-    lengths = lists["history_len"].to_numpy()[by_model]
-    order = by_model[np.argsort(lengths, kind="stable")]
+    """The rows of the users at HISTORY_QUANTILES of those whose list is no fallback."""
+    is_own = np.flatnonzero(lists["source"].to_numpy() != "popular")
+    lengths = lists["history_len"].to_numpy()[is_own]
+    order = is_own[np.argsort(lengths, kind="stable")]
     places = [round(place * (len(order) - 1)) for place in HISTORY_QUANTILES] if len(order) else []
     return [int(order[place]) for place in dict.fromkeys(places)]
 

@@ -81,7 +81,9 @@ def history_lines(run: RunDir, row: dict[str, Any], titles: Titles, last: int) -
 
 
 def list_lines(row: dict[str, Any], titles: Titles) -> list[str]:
-    made = "by the model" if row["source"] == "model" else "the fallback: what is popular of late"
+    made = {"model": "by the model", "counter": "by a counter, since the model was worse"}.get(
+        row["source"], "the fallback: what is popular of late"
+    )
     lines = [
         f"list: {made}, from {row['history_len']} events, model version {row['model_version']}",
         f"  {'rank':>4}  {'score':>8}  {'share':>7}  item",

@@ -245,11 +245,20 @@ def with_item_type(files: Mapping[str, bytes], item_type: pa.DataType) -> dict[s
 
 
 def cite(run: RunDir, reused: Reused) -> Evaluated:
-    """The figures of the run that trained the weights; nothing is measured on this night."""
+    """The figures of the run that trained the weights; nothing is measured on this night.
+
+    A counter that was better than these weights makes the lists of this night too.
+    """
     metrics, _ = metrics_of(run.lake.sub(reused.source))
     window = [width / DAY for width in WINDOWS].index(metrics["recent_popular_days"])
     say_spared(reused, "evaluate")
-    return Evaluated(counts={}, reused=reused.cited(), metrics=metrics, popular_window=window)
+    return Evaluated(
+        counts={},
+        reused=reused.cited(),
+        metrics=metrics,
+        popular_window=window,
+        counter=metrics.get("counter"),
+    )
 
 
 def source_manifest(lake: Storage, reused: Reused) -> dict[str, Any]:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "retrieve": {"config", "model"},
     "decode": GROUND | {"config", "sequences", "model", "counters", "retrieve"},
     "train": DATA | {"sequences", "evaluate", "model", "counters", "decode"},
-    "score": DATA | {"inputs", "sequences", "model", "counters", "retrieve", "decode"},
+    "score": DATA | {"inputs", "sequences", "evaluate", "model", "counters", "retrieve", "decode"},
 }
 LIBRARY = set(MAY_IMPORT)
 SHARED = LIBRARY | {"jobs.process", "jobs.night", "jobs.runs", "jobs.training", "jobs.planning"}

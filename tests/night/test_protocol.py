@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from diffsasrec.config.config import Config
 from diffsasrec.config.load import load_config
-from diffsasrec.files.storage import Storage
+from diffsasrec.errors import RefusedError
+from diffsasrec.files.storage import Storage, sha256, to_json
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.checkpoint import save_checkpoint
 from diffsasrec.model.transformer import SequenceModel
@@ -25,7 +26,11 @@ from diffsasrec.sequences.holdout import targets_of
 from diffsasrec.sequences.vocab import build_vocab, count_items, frequent_before_split
 from diffsasrec.times import microseconds
 from jobs.evaluate import main as evaluate
+from jobs.night.expected_lists import audit_file
 from jobs.night.records import Prepared
+from jobs.night.replay import remake
+from jobs.night.scoring import night_scoring
+from jobs.score import main as score
 from jobs.training.recipe import job_of
 
 Row = tuple[int, str, int]  # user, item, time
@@ -217,7 +222,7 @@ def prepared_run(config: Config, folded: pa.Table, vocab: pa.Table, expected: Ex
         trained_before=SPLIT,
     )
     prepared = Prepared(
-        counts={"holdout_users": len(expected.targets)},
+        counts={"users": folded.num_rows, "holdout_users": len(expected.targets)},
         num_buckets=2,
         num_items=len(counts),
         split_time=SPLIT,
@@ -261,3 +266,56 @@ def test_model_and_counters_are_measured_by_the_rule(cluster, tmp_path: Path, mi
 
 def best(counts: Counter[str], expected: Expected) -> list[str]:
     return sorted((i for i in counts if i in expected.known), key=lambda i: (-counts[i], i))
+
+
+# --- a model that is worse than a counter ---
+
+
+def manifest_of(run: RunDir) -> bytes:
+    """That of a published run, as far as lists are made again from it."""
+    path = "checkpoint/config.json"
+    return to_json({"files": [{"path": path, "sha256": sha256(run.storage.read_bytes(path))}]})
+
+
+def late_run(tmp_path: Path, *sets: str) -> tuple[Config, RunDir]:
+    """A run with random weights, which are worse than any counter, up to its measuring."""
+    text = f"lake: {tmp_path}\nevents: {{path: log}}\n"
+    text += "model: {hidden_size: 8, num_blocks: 1, max_seq_len: 20}\n"
+    text += "score: {k: 4, filter_seen: false}\nevaluate: {ks: [4]}\n"
+    config, folded = load_config(text, sets), folded_of(log_with_late_items())
+    vocab, expected = vocab_of(folded, 1), reference(ordered_of(folded), 1)
+    return config, prepared_run(config, folded, vocab, expected)
+
+
+def test_the_counter_that_was_best_before_makes_the_lists_of_a_model_that_is_worse(
+    cluster, tmp_path: Path
+):
+    config, run = late_run(tmp_path)
+    record = evaluate(config, run)
+    metrics = json.loads(run.storage.read_bytes("metrics.json"))
+    versus, counter = metrics["versus"], metrics["counter"]
+    assert record.counter == counter and versus["interval"][1] < 0
+    measured = metrics["model"]["NDCG@4"] - metrics["baselines"][counter["name"]]["NDCG@4"]
+    assert versus["difference"] == pytest.approx(measured)
+    run.finish("evaluate", record.to_json())
+    for info in run.storage.list("checkpoint_measured"):
+        name = info.path.rpartition("/")[2]
+        run.storage.write_bytes(f"checkpoint/{name}", run.storage.read_bytes(info.path))
+    run.finish("refit", {})
+    scored = score(config, run)
+    lists = run.storage.read_tables("recommendations")
+    assert set(lists["source"].to_pylist()) == {"counter"}
+    assert scored.counts["counter"] == lists.num_rows and scored.counts["left_out_inactive"] == 0
+    for bucket in (0, 1):
+        assert not audit_file(bucket, night_scoring(config, run))[1]
+    run.storage.write_bytes("manifest.json", manifest_of(run))
+    again = remake(config, run, bucket_name(0), lists["user_id"].combine_chunks()[:2])
+    assert [row["source"] for row in again.rows] == ["counter"] * len(again.rows)
+
+
+def test_such_a_model_is_refused_or_serves_where_the_gate_says_so(cluster, tmp_path: Path):
+    config, run = late_run(tmp_path / "a", "gate.otherwise=refuse")
+    with pytest.raises(RefusedError, match=r"below that of .* \(gate.otherwise=refuse\)"):
+        evaluate(config, run)
+    config, run = late_run(tmp_path / "b", "gate.otherwise=model")
+    assert evaluate(config, run).counter is None

@@ -8,22 +8,14 @@ import pytest
 from recorded import counts_of, metrics_of, microseconds, records_of
 
 from diffsasrec.inputs.quarantine import SCHEMA, BadRows
-from jobs.report.facts import (
-    Facts,
-    Night,
-    curves,
-    holdout_steps,
-    row_steps,
-    timings,
-    user_steps,
-    usual,
-)
+from jobs.report.facts import Facts, Night, curves, timings, usual
 from jobs.report.sections.charts import flow_chart, intervals_chart, scores_chart
 from jobs.report.sections.model import over_nights
 from jobs.report.sections.notices import notices, where_they_are
 from jobs.report.sections.parts import Table, share, text
 from jobs.report.sections.quality import calm, compared, in_a_tile, measured_before
 from jobs.report.sections.svg import VARIABLES
+from jobs.report.steps import holdout_steps, row_steps, user_steps
 
 DS = "2024-03-01"
 CALM = Night(

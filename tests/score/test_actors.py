@@ -34,7 +34,8 @@ from diffsasrec.score.actors import (
     end_tries,
     unscored_buckets,
 )
-from diffsasrec.score.bucket_lists import ListMaker, Scoring
+from diffsasrec.score.bucket_lists import Scoring
+from diffsasrec.score.list_maker import ListMaker
 from jobs.faults.rig.nights import injected
 from jobs.faults.rig.proxy import run_proxy, seeded
 from jobs.faults.rig.s3_server import aws_variables

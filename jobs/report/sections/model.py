@@ -204,7 +204,7 @@ def users(facts: Facts) -> Section | None:
     if not facts.users:
         return None
     says = "A short, a middling and a long history of the first bucket"
-    says += ", and a fallback list." if facts.users[-1].source != "model" else "."
+    says += ", and a fallback list." if facts.users[-1].source == "popular" else "."
     if facts.no_titles:
         says += f" No titles: {facts.no_titles}."
     return Section("users", "Some users", says, users=facts.users)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ..facts import REASONS, Facts, Step, holdout_steps, row_steps, timings, user_steps
+from ..facts import Facts, timings
+from ..steps import REASONS, Step, holdout_steps, row_steps, user_steps
 from . import charts
 from .model import lists, quality, training, users
 from .parts import Picture, Section, Table, share

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 from diffsasrec.inputs.row_checks import AFTER_RUN_DATE
 from diffsasrec.times import DAY, microseconds
 
-from ..facts import REASONS, Facts, Night, timings, usual
+from ..facts import Facts, Night, timings, usual
+from ..steps import REASONS
 from .parts import Notice, median_of, share
 from .quality import quality_notices
 

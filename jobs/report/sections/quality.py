@@ -83,11 +83,12 @@ def _no_better(facts: Facts) -> Iterator[Notice]:
             f"See the report of {night.measured} for the training. These weights serve until they "
             "are train.every_days old; train.every_days=1 trains on the next night."
         )
+    served = f"The lists are by {night.counter} (gate.otherwise). " if night.counter else ""
     yield Notice(
         "bad",
         f"The model is no better than {counter[0]}",
         f"NDCG@{night.k} is {night.metric('NDCG'):.4f}; {counter[0]} has {counter[1]:.4f}. "
-        f"{whose_figures(night)}".strip(),
+        f"{served}{whose_figures(night)}".strip(),
         median_of(_versus(facts), len(measured_before(facts))),
         remedy,
         "quality",
