@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 
 def night_scoring(config: Config, run: RunDir) -> Scoring:
-    """How everyone is scored as of the run date."""
+    """How everyone is scored as of the run date; by a counter, if the measuring has said so."""
+    evaluated = Evaluated.if_done(run)
     return scoring_of(
         config,
         run,
@@ -39,7 +40,7 @@ def night_scoring(config: Config, run: RunDir) -> Scoring:
         query_time=microseconds(run.ds),
         state=NIGHT_STATE,
         excluded=EXCLUDED if config.score.exclude_path or config.score.rest_nights else "",
-        counter=Evaluated.of(run).counter_settings,
+        counter=evaluated and evaluated.counter_settings,
     )
 
 
