@@ -40,7 +40,7 @@ def night_scoring(config: Config, run: RunDir) -> Scoring:
         query_time=microseconds(run.ds),
         state=NIGHT_STATE,
         excluded=EXCLUDED if config.score.exclude_path or config.score.rest_nights else "",
-        counter=evaluated and evaluated.counter_settings,
+        counter=None if evaluated is None else evaluated.counter_settings,
     )
 
 
