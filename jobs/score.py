@@ -21,8 +21,8 @@ from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.schema import SOURCES
 from diffsasrec.score.bucket_lists import Scoring, quarantine_of, scored_histories
 from diffsasrec.score.fallback import log_shares
-from diffsasrec.score.list_maker import POPULAR
 from diffsasrec.score.rules import allowed_items
+from diffsasrec.score.state_files import POPULAR
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten
 from diffsasrec.sequences.vocab import reindexing, same_items

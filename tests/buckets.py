@@ -17,7 +17,7 @@ from diffsasrec.model.features import NUM_TRENDS
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.schema import sequences_schema
 from diffsasrec.score.bucket_lists import Scoring
-from diffsasrec.score.rules import Rules
+from diffsasrec.score.rule_ids import Rules
 
 SPLIT = 100
 ITEMS = ["a", "b", "c", "d", "e", "f", "g", "h"]

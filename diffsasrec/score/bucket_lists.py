@@ -17,11 +17,11 @@ from diffsasrec.model.checkpoint import Checkpoint
 from diffsasrec.schema import recommendations_schema
 from diffsasrec.score.counter_lists import CounterLists
 from diffsasrec.score.fallback import PopularLists
-from diffsasrec.score.rules import Rules, excluded_of, with_excluded
+from diffsasrec.score.rule_ids import Rules
+from diffsasrec.score.rules import excluded_of, with_excluded
 from diffsasrec.sequences.histories import Flat, Histories, UserItems, flatten, only_items
 from diffsasrec.sequences.vocab import frequent_before_split, reindexing, same_items
 
-NIGHT_STATE = "state/score"
 QUARANTINED = "quarantined_users"  # in the metadata of a file of lists
 
 

@@ -29,7 +29,6 @@ from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.sequences.histories import Histories, Items, Offsets, Times, UserItems
 
-COUNTER = "counter.safetensors"
 LEAST = 1e-9  # share of all-time popularity that is added: the order of what else has no score
 FLOOR = 1e-30  # of an item that never occurred
 

@@ -21,16 +21,11 @@ from diffsasrec.score.bucket_lists import (
     read_bucket,
     score_bucket,
 )
-from diffsasrec.score.counter_lists import COUNTER, Counted, CounterLists
+from diffsasrec.score.counter_lists import Counted, CounterLists
 from diffsasrec.score.fallback import PopularLists
 from diffsasrec.score.rules import allowed_items, category_cap
+from diffsasrec.score.state_files import COUNTER, POPULAR, SHOWN, SIMILAR, TRENDS
 from diffsasrec.sequences.vocab import reindexing, same_items
-
-# below the directory of a scoring's state: the fallback scores, the item trends, what is shown
-POPULAR = "popular.parquet"
-TRENDS = "trends.safetensors"
-SHOWN = "shown.safetensors"
-SIMILAR = "similar.safetensors"
 
 
 def _tensor(scoring: Scoring, name: str) -> npt.NDArray[Any]:

@@ -16,9 +16,10 @@ from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.model.checkpoint import CONFIG, read_description
 from diffsasrec.schema import TIMESTAMP, canonical
-from diffsasrec.score.bucket_lists import NIGHT_STATE, Scoring
+from diffsasrec.score.bucket_lists import Scoring
 from diffsasrec.score.list_maker import ListMaker
-from diffsasrec.score.rules import Rules
+from diffsasrec.score.rule_ids import Rules
+from diffsasrec.score.state_files import NIGHT_STATE
 from diffsasrec.sequences.fold import finish, fold
 
 NO_RULES = Rules()

@@ -8,7 +8,6 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
 
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
@@ -18,7 +17,7 @@ from diffsasrec.lake.consumer_copy import lists_of
 from diffsasrec.lake.run_dir import RunDir, run_path
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.schema import canonical, canonical_type, like, list_offsets, list_values
-from diffsasrec.score.bucket_lists import NIGHT_STATE
+from diffsasrec.score.state_files import NIGHT_STATE
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 
 from .records import Prepared
@@ -68,6 +67,8 @@ def write_excluded(run: RunDir, prepared: Prepared) -> None:
     user_type = canonical_type(
         run.storage.read_table(f"sequences/{bucket_name(0)}", ["user_id"])["user_id"].type
     )
+    import ray.data  # takes seconds, which a run that writes none need not wait for
+
     written = (
         ray.data.from_items(
             [{"rule": rule, "path": path} for rule, path in files], override_num_blocks=len(files)

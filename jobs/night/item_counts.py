@@ -20,8 +20,8 @@ from diffsasrec.model.checkpoint import VOCAB, read_description, save_tensors
 from diffsasrec.model.features import trend_counts, trend_features, window_counts
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.score.bucket_lists import Scoring, measured_items
-from diffsasrec.score.counter_lists import COUNTER, Counted
-from diffsasrec.score.list_maker import SHOWN, SIMILAR, TRENDS
+from diffsasrec.score.counter_lists import Counted
+from diffsasrec.score.state_files import COUNTER, SHOWN, SIMILAR, TRENDS
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Histories, flatten, only_items
 

@@ -16,7 +16,7 @@ from diffsasrec.inputs.side_tables import read_columns, read_file, table_files
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.schema import canonical, like
-from diffsasrec.score.rules import Match, is_listed, match
+from diffsasrec.score.rule_ids import Match, is_listed, match
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 
 from .table_copies import EXCLUDE_KEY, PAIR, copies_of_run, exclusion_copies, side_tables

@@ -12,12 +12,8 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.progress import Progress
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.score.actors import score, unscored_buckets
-from diffsasrec.score.bucket_lists import (
-    NIGHT_STATE,
-    Scoring,
-    quarantine_of,
-    quarantined_users,
-)
+from diffsasrec.score.bucket_lists import Scoring, quarantine_of, quarantined_users
+from diffsasrec.score.state_files import NIGHT_STATE
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.times import DAY, microseconds
 

@@ -32,7 +32,7 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import TABLES
 from diffsasrec.progress import HEARTBEAT
 from diffsasrec.schema import exactly
-from diffsasrec.score.rules import Rules
+from diffsasrec.score.rule_ids import Rules
 from diffsasrec.sequences.buckets import bucket_name
 
 log = logging.getLogger(__name__)

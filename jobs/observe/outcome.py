@@ -21,7 +21,6 @@ from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import METRICS, OUTCOME, REPORT, STAGES
-from diffsasrec.model.checkpoint import CONFIG
 
 from ..night.records import Evaluated, Prepared, Record
 from ..runs.published_runs import read_json
@@ -124,6 +123,8 @@ def write_metrics(run: RunDir) -> None:
     """The metrics of the outcome that has been written."""
     outcome = read_json(run.storage, OUTCOME)
     assert outcome is not None, run.storage.root
+    from diffsasrec.model.checkpoint import CONFIG  # imports torch: not where nothing has run
+
     # what an earlier config or log has left in this directory says nothing of tonight
     is_measured = "evaluate" in outcome["counts"] or outcome["stage"] == "evaluate"
     description = read_json(run.storage, f"checkpoint/{CONFIG}")

@@ -1,4 +1,7 @@
-"""Runs stages: the run, the cluster, the stages one by one, the last line and the exit code."""
+"""Runs stages: the run, the cluster, the stages one by one, the last line and the exit code.
+
+Ray and torch take seconds to import: a command that has nothing to run ends before.
+"""
 
 import argparse
 import logging
@@ -13,9 +16,6 @@ from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
-import ray
-import ray.data
-
 from diffsasrec.config.config import Config
 from diffsasrec.errors import InfrastructureError, at_the_start, find_ours
 from diffsasrec.files.storage import Storage
@@ -27,17 +27,13 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import STAGES
 from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.progress import HEARTBEAT, duration
-from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.tables.versions import pinned
 
 from ..night.exclusions import rested_lists
 from ..night.records import Published, Record, counts_of
 from ..observe.outcome import ObservedNight, observe
 from ..observe.summary import print_summary
-from ..planning.preflight import dry_run
-from ..planning.resources import check_resources
 from ..process.ending import End, handlers_kept, put_back_handlers
-from ..process.ray_session import start_ray
 from ..runs.run_dates import refuse_future
 from ..runs.standing import standing_of
 from ..training.weight_reuse import working
@@ -72,7 +68,7 @@ def main(arguments: argparse.Namespace, end: End) -> NoReturn:
         end.yield_to_signal(2.0)  # handlers of Ray's own end with these
         raise
     observe(night, end.summary, code)
-    if ray.is_initialized():
+    if (ray := sys.modules.get("ray")) is not None and ray.is_initialized():
         with handlers_kept():
             ray.shutdown()
     end.print()
@@ -114,11 +110,12 @@ def _run(arguments: argparse.Namespace, end: End, night: ObservedNight) -> int:
         _check_publication(config, run, inputs, is_dry=arguments.dry_run)
     if arguments.dry_run:
         summary["status"] = "checked"
+        from ..planning.preflight import dry_run
+
         return dry_run(config, run, inputs, to_do)
     threading.Thread(target=watch, args=(config.stall_timeout, end), daemon=True).start()
     if to_do:
-        start_ray()
-        check_resources(config, working(to_do, run.reused), cluster_resources())
+        _start_ray(config, working(to_do, run.reused))
     _run_stages(arguments.stages, config, run, end, night)
     _conclude(arguments, config, run, summary)
     return 0
@@ -153,6 +150,16 @@ def _check_publication(
         ids = inspect_inputs(inputs, config.events)
         check_table(config.iceberg, ids.user_type, ids.item_type, create=not is_dry)
     check_create_only(run.lake, single_writer=config.publish.single_writer)
+
+
+def _start_ray(config: Config, stages: list[str]) -> None:
+    from diffsasrec.ray_cluster import cluster_resources
+
+    from ..planning.resources import check_resources
+    from ..process.ray_session import start_ray
+
+    start_ray()
+    check_resources(config, stages, cluster_resources())
 
 
 def _run_stages(

@@ -32,7 +32,6 @@ from ..runner.lake_mark import open_lake, require_lake
 from ..runs.published_runs import config_of, metrics_of, open_published
 from ..runs.run_dates import is_future
 from ..runs.standing import way_out
-from .user import user_lines
 
 LAST_ENTRIES = 5
 DATE_FOLDER = re.compile(r"ds=\d{4}-\d\d-\d\d")
@@ -50,6 +49,8 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.current:
             lines = current_lines(lake)
         else:
+            from .user import user_lines  # with torch and Ray, which take seconds to import
+
             run, manifest = open_published(lake, arguments.date, arguments.run_id)
             config = config_of(manifest)
             lines = user_lines(config, run, manifest, user=arguments.user, last=arguments.last)

@@ -22,7 +22,6 @@ from diffsasrec.lake.claims import deleted
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import Reused, RunDir, run_path
 from diffsasrec.lake.stages import SPARED
-from diffsasrec.model.checkpoint import CONFIG, VOCAB, WEIGHTS, read_description
 from diffsasrec.model.features import WINDOWS
 from diffsasrec.schema import canonical_type, exactly
 from diffsasrec.times import DAY, microseconds
@@ -126,6 +125,8 @@ def newest_reusable(
 
 def other_ids(lake: Storage, reused: Reused, item_type: pa.DataType) -> list[str]:
     """Why the weights' items can't be those of tonight's log, in words; [] where they can."""
+    from diffsasrec.model.checkpoint import VOCAB
+
     path = f"{reused.source}/checkpoint/{VOCAB}"
     try:
         theirs = lake.read_schema(path).field("item_id").type
@@ -149,6 +150,8 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 def weights_of(lake: Storage, entry: Entry, manifest: Mapping[str, Any], ds: str) -> Reused:
     """The weights that a published run serves, as the run of `ds` would take them over."""
+    from diffsasrec.model.checkpoint import read_description
+
     source = run_path(entry.ds, entry.run_id)
     trained_before = read_description(lake.sub(f"{source}/checkpoint"))["trained_before"]
     trainer = manifest.get("reused") or {"ds": entry.ds, "run_id": entry.run_id}
@@ -211,6 +214,8 @@ def take_over(run: RunDir, reused: Reused, item_type: pa.DataType) -> Trained:
     Args:
         item_type: of tonight's ids: that of the copy's vocabulary, and so of tonight's lists.
     """
+    from diffsasrec.model.checkpoint import CONFIG, VOCAB, WEIGHTS
+
     sums = {f["path"]: f["sha256"] for f in source_manifest(run.lake, reused)["files"]}
     made: dict[str, bytes] = {}
     for name in (WEIGHTS, VOCAB, CONFIG):  # that of the description last: with it the copy is whole
@@ -231,6 +236,8 @@ def take_over(run: RunDir, reused: Reused, item_type: pa.DataType) -> Trained:
 
 def with_item_type(files: Mapping[str, bytes], item_type: pa.DataType) -> dict[str, bytes]:
     """The files of a checkpoint that change where its item ids get another type."""
+    from diffsasrec.model.checkpoint import CONFIG, VOCAB
+
     vocab = pq.read_table(io.BytesIO(files[VOCAB]))
     place, ids = vocab.column_names.index("item_id"), vocab["item_id"]
     if ids.type == item_type:

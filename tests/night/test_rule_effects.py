@@ -10,7 +10,7 @@ from diffsasrec.errors import ConfigError, RefusedError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import like
-from diffsasrec.score.rules import Match, match
+from diffsasrec.score.rule_ids import Match, match
 from jobs.night.rule_effects import (
     ITEMS,
     USERS,

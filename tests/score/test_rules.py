@@ -14,7 +14,8 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.model.checkpoint import Checkpoint
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.schema import like
-from diffsasrec.score.rules import Rules, allowed_items, category_cap, excluded_of, with_excluded
+from diffsasrec.score.rule_ids import Rules
+from diffsasrec.score.rules import allowed_items, category_cap, excluded_of, with_excluded
 
 
 def vocabulary(ids: Sequence[Any], item_type: pa.DataType, counts: Sequence[int]) -> pa.Table:

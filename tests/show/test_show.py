@@ -27,9 +27,9 @@ from diffsasrec.model.checkpoint import save_checkpoint, save_tensors
 from diffsasrec.model.features import trend_counts, trend_features, window_counts
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.schema import list_values
-from diffsasrec.score.bucket_lists import NIGHT_STATE
 from diffsasrec.score.fallback import log_shares
-from diffsasrec.score.list_maker import POPULAR, SHOWN, SIMILAR, TRENDS, ListMaker
+from diffsasrec.score.list_maker import ListMaker
+from diffsasrec.score.state_files import NIGHT_STATE, POPULAR, SHOWN, SIMILAR, TRENDS
 from diffsasrec.sequences.fold import finish, fold
 from diffsasrec.sequences.histories import flatten
 from diffsasrec.sequences.vocab import build_vocab, count_items

@@ -16,7 +16,7 @@ from diffsasrec.lake.run_dir import Reused, RunDir
 from diffsasrec.model.checkpoint import load_checkpoint
 from diffsasrec.schema import sequences_schema
 from diffsasrec.score.bucket_lists import Scoring
-from diffsasrec.score.rules import Rules
+from diffsasrec.score.rule_ids import Rules
 from diffsasrec.times import microseconds
 from jobs.faults.rig.nights import digests
 from jobs.runs.published_runs import metrics_of
