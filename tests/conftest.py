@@ -32,7 +32,6 @@ LONGEST = (
     "test_recovery",
     "test_nightly",
     "test_submit",
-    "test_night_on_s3",
     "test_experiment",
     "test_old_lakes",
     "test_reliability",

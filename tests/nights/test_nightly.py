@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from lakes import made
 from published import Published
 
+from diffsasrec.files.storage import Storage
 from jobs.faults.rig.nights import DATE, Nights, digests, lean_config, run_dir, tiny_config, toy_log
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
@@ -28,6 +30,7 @@ def test_a_night_takes_weights_over_and_stays_the_same_run(
 ):
     config, lake = published.copied(tmp_path / "lake")
     config["train"] = {"every_days": 3}
+    config["score"] = {**config["score"], "num_actors": 1}
     date = "2024-03-02"
     code, last, log = nights.run(config, "--stages", "prepare,pretrain,refit", date=date)
     assert code == 2 and "stage evaluate" in last["error"], log  # in the order of the night
@@ -77,6 +80,7 @@ def test_too_many_bad_rows_stop_a_night_and_a_bad_model_is_refused_with_nothing_
     config = lean_config(str(tmp_path / "events.parquet"), str(lake))
     selecting = {**config["pretrain"], "patience": 1, "epochs": 3}
     config |= {"pretrain": selecting, "finetune": selecting}
+    config["model"] |= {"attention": "bidirectional"}
     config["gate"] = {"floors": {"NDCG@5": 0.99}}
     date = "2024-03-02"
     code, last, _ = nights.run(config, "--run-id", "x", date=date)
@@ -97,33 +101,32 @@ def test_too_many_bad_rows_stop_a_night_and_a_bad_model_is_refused_with_nothing_
         assert counts[stage]["epochs"] == counts[f"select-{stage}"]["epochs"]
 
 
-def test_a_backfill_by_another_model_does_not_become_current(
+def test_a_backfill_behind_another_model_does_not_become_current(
     published: Published, nights: Nights, tmp_path: Path
 ):
-    config, lake = published.copied(tmp_path / "lake")
-    config = lean_config(config["events"]["path"], str(lake))
-    config["model"] |= {"kind": "sasrec", "attention": "causal"}
-    config["score"] = {"k": 5, "decode": "autoregressive", "num_actors": 1}
-    code, last, log = nights.run(config, date="2024-02-25")
-    assert (code, last["status"], last["current"]) == (0, "done", {"ds": DATE, "run_id": "calm"})
-    assert f"but it is not current: {DATE}, run calm, is since entry 1" in last["note"]
+    config, lake = published.copied(tmp_path / "lake", before="publish")
+    newer = {"ds": "2024-03-02", "run_id": "newer"}
+    made(Storage.of(str(lake)), "newer", ds="2024-03-02")
+    code, last, log = nights.run(config, "--run-id", "calm")
+    assert (code, last["status"], last["current"]) == (0, "done", newer), log
+    assert "but it is not current: 2024-03-02, run newer, is since entry 1" in last["note"]
     assert f"WARNING: {last['note']}" in log
-    own = run_dir(lake, last["run_id"], "2024-02-25")
+    own = run_dir(lake, "calm")
     outcome = json.loads((own / "outcome.json").read_text())
     assert (outcome["current"], outcome["note"]) == (last["current"], last["note"])
     assert "diffsasrec_is_current 0.0" in (own / "metrics.prom").read_text()
     assert "another one is current" in (own / "report.html").read_text()
     chain = sorted((lake / "recommendations" / "_published").glob("*.json"))
     newest = json.loads(chain[-1].read_text())
-    assert newest["ds"] == "2024-02-25"
-    assert newest["current"] == {"ds": DATE, "run_id": "calm"}
+    assert (newest["ds"], newest["current"]) == (DATE, newer)
     code, last, log = nights.run(config, "--rollback-to", "1", job="publish", date=None)
-    assert (code, last["run_id"], last["counts"]) == (0, "calm", {"chain_number": 3}), log
+    assert (code, last["run_id"], last["counts"]) == (0, "newer", {"chain_number": 3}), log
     code, last, _ = nights.run(config, "--rollback-to", "7", job="publish", date=None)
     assert code == 2 and "3 entries" in last["error"]
     code, last, log = nights.run(config, "--keep", "1", job="publish", date=None)
     assert (code, last["counts"]) == (0, {"pruned": 1}), log
-    assert run_dir(lake, "calm").exists() and not list(lake.glob("runs/ds=2024-02-25/*/*.json"))
+    assert run_dir(lake, "newer", "2024-03-02").exists()
+    assert not list(lake.glob(f"runs/ds={DATE}/*/*.json"))
 
 
 @pytest.mark.parametrize(

@@ -8,34 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 from published import Published, add_done
 
-from jobs.faults.rig.nights import DATE, Nights, digests, injected, run_dir
+from jobs.faults.rig.nights import DATE, NightProcess, Nights, digests, injected, run_dir
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 
 PARTS = f"recommendations/ds={DATE}/*.parquet"
 
 
-def test_a_killed_training_worker_changes_nothing(
-    published: Published, nights: Nights, tmp_path: Path
-):
-    config, lake = published.copied(tmp_path / "lake", before="pretrain")
-    night = nights.start(config, "--run-id", "calm", "--stages", "pretrain")
-    night.wait_for_file(run_dir(lake, "calm"), "state/pretrain/*/step-*")
-    # Ray writes nothing of its own into the lake, whose faults it could not bear
-    assert not (run_dir(lake, "calm") / "state" / "ray").exists()
-    named = psutil.process_iter(["cmdline"])
-    next(p for p in named if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])).kill()
-    code, _, log = night.finish()
-    assert code == 0, log
-    weights = "checkpoint_pretrained/*.safetensors"
-    mine = digests(run_dir(lake, "calm"), weights)
-    assert mine == digests(run_dir(published.lake, "calm"), weights) != {}
-
-
 def test_a_night_killed_again_and_again_publishes_the_same_bytes(
     published: Published, nights: Nights, tmp_path: Path
 ):
     config = {**published.config, "lake": str(tmp_path / "lake")}
+    run, calm = run_dir(tmp_path / "lake", "calm"), run_dir(published.lake, "calm")
     in_prepare = nights.start(config, "--run-id", "calm")
     in_prepare.wait_for_line("prepare: reading")
     time.sleep(1)
@@ -44,16 +28,34 @@ def test_a_night_killed_again_and_again_publishes_the_same_bytes(
     in_pretrain.wait_for_line("pretrain: started")
     in_pretrain.kill()
     add_done(published, tmp_path / "lake", ("pretrain", "finetune", "evaluate"))
-    for output in (
-        "state/refit-finetune/*/step-*",
-        "recommendations/part-*",
-    ):
-        night = nights.start(config, "--run-id", "calm")
-        night.wait_for_file(run_dir(tmp_path / "lake", "calm"), output)
-        night.kill()
+    in_refit = nights.start(config, "--run-id", "calm")
+    in_refit.wait_for_file(run, "state/refit-finetune/*/step-*")
+    in_refit.kill()
+    in_score = nights.start(config, "--run-id", "calm")
+    kill_a_worker_in(in_score, "refit", run, "refit-finetune")
+    in_score.wait_for_file(run, "recommendations/part-*")
+    in_score.kill()
+    assert "train: it failed (" in in_score.log_path.read_text()
+    # Ray writes nothing of its own into the lake, whose faults it could not bear
+    assert not (run / "state" / "ray").exists()
+    weights = "checkpoint/*.safetensors"
+    assert digests(run, weights) == digests(calm, weights) != {}
     code, last, log = nights.run(config, "--run-id", "calm")
     assert (code, last["status"]) == (0, "done"), log
     assert digests(tmp_path / "lake", PARTS) == digests(published.lake, PARTS) != {}
+
+
+def kill_a_worker_in(night: NightProcess, stage: str, run: Path, phase: str) -> None:
+    """Ends one of the processes that train, after it has saved a step of a phase."""
+    before = {*run.glob(f"state/{phase}/*/step-*")}
+    night.wait_for_line(f"{stage}: started")
+    workers: list[psutil.Process] = []
+    while not workers or {*run.glob(f"state/{phase}/*/step-*")} <= before:
+        assert night.process.poll() is None, night.log_path.read_text()
+        found = psutil.process_iter(["cmdline"]) if not workers else ()
+        workers += [p for p in found if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+        time.sleep(0.005)
+    workers[0].kill()
 
 
 def test_two_attempts_that_overlap_publish_the_same_bytes_once(

@@ -55,6 +55,8 @@ def unhurried(cluster, toy: Path, tmp_path_factory) -> Iterator[tuple[Nights, di
     directory = tmp_path_factory.mktemp("signals")
     config = lean_config(str(toy), str(directory / "lake"))
     config["log_interval"] = 0.05  # a training is seen in its midst
+    config["model"] |= {"kind": "sasrec", "attention": "causal"}
+    config["score"] = {"k": 5, "decode": "autoregressive", "num_actors": 1}
     yield Nights(directory, cluster), config, directory
 
 

@@ -130,7 +130,8 @@ class OwnScores:
         return Extras(rows, items, scores.masked_fill(out_of_reach, -torch.inf))
 
 
-ALLOWED = torch.arange(900, device=DEVICE) % 9 > 0
+NUM_ITEMS = 900
+ALLOWED = torch.arange(NUM_ITEMS, device=DEVICE) % 9 > 0
 BLOCKED = torch.tensor([[0, 7], [1, 33], [1, 34], [1, 33], [6, 34]], device=DEVICE).T
 BESIDES = torch.tensor([[10, -1], [-1, -1], [7, 9], [-1, 5], [1, 2], [3, 4]], device=DEVICE)
 USERS = torch.arange(20, device=DEVICE).flip(0) // 5 + 1  # not from 0, and not ascending
@@ -162,20 +163,20 @@ def assert_same(tiled, by_kernels):
 @pytest.mark.parametrize("own", [None, OwnScores()], ids=["none", "own scores"])
 @pytest.mark.parametrize("m", [1, 10])
 def test_the_kernels_find_what_the_tiles_find_and_need_none(tiled_rows, m, own):
-    tops = both_ways(drawn(900, 16, seed=1), drawn(20, 16), m, own=own)
+    tops = both_ways(drawn(NUM_ITEMS, 16, seed=1), drawn(20, 16), m, own=own)
     assert_same(*tops)
     assert tiled_rows == [20]  # those of the first way
 
 
 @pytest.mark.parametrize("m", [1, 10])
 def test_of_equal_items_in_many_groups_the_first_are_found_by_tiles(tiled_rows, m):
-    tops = both_ways(torch.ones(900, 16, device=DEVICE), drawn(20, 16), m)
+    tops = both_ways(torch.ones(NUM_ITEMS, 16, device=DEVICE), drawn(20, 16), m)
     assert_same(*tops)
     assert tiled_rows == [20, 20]
 
 
 def test_items_that_rounding_could_hide_are_looked_for_by_tiles(tiled_rows):
-    vectors, queries = 1000 * drawn(900, 16, seed=1), drawn(20, 16)
+    vectors, queries = 1000 * drawn(NUM_ITEMS, 16, seed=1), drawn(20, 16)
     # ten items of as many groups that differ by less than products of such size are exact
     vectors[1::64] = vectors[1] * (1 + 1e-6 * torch.arange(15, device=DEVICE)[:, None])
     queries[:] = vectors[1] / 100
@@ -186,17 +187,19 @@ def test_items_that_rounding_could_hide_are_looked_for_by_tiles(tiled_rows):
 def test_the_numbers_that_are_kept_at_once_are_bounded(monkeypatch):
     monkeypatch.setattr(fused_top_k, "NUMBERS_AT_ONCE", 16_000)  # three rows
     monkeypatch.setattr(fused_top_k, "PAIRS_AT_ONCE", 48)  # three pairs
-    assert_same(*both_ways(drawn(900, 16, seed=1), drawn(20, 16), 10, own=OwnScores()))
+    assert_same(*both_ways(drawn(NUM_ITEMS, 16, seed=1), drawn(20, 16), 10, own=OwnScores()))
 
 
 def test_who_has_nothing_blocked_is_not_taken_for_who_has():
     one_user = BLOCKED[:, 1:4]
     own = OwnScores()
-    assert_same(*both_ways(drawn(900, 16, seed=1), drawn(20, 16), 10, own=own, blocked=one_user))
+    assert_same(
+        *both_ways(drawn(NUM_ITEMS, 16, seed=1), drawn(20, 16), 10, own=own, blocked=one_user)
+    )
 
 
 def test_of_equal_items_the_first_comes_first_whatever_else_is_in_its_group(tiled_rows):
-    vectors = drawn(900, 16, seed=1).clamp(max=1)
+    vectors = drawn(NUM_ITEMS, 16, seed=1).clamp(max=1)
     vectors[170] = 3
     vectors[[172, 70]] = 2
     tiled, by_kernels = both_ways(vectors, torch.ones(20, 16, device=DEVICE), 3)
@@ -207,17 +210,17 @@ def test_of_equal_items_the_first_comes_first_whatever_else_is_in_its_group(tile
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_a_cap_on_categories_holds_for_both(most):
-    cap = CategoryCap(most, torch.arange(900, device=DEVICE) % 4)
-    assert_same(*both_ways(drawn(900, 16, seed=1), drawn(20, 16), 6, cap=cap))
+    cap = CategoryCap(most, torch.arange(NUM_ITEMS, device=DEVICE) % 4)
+    assert_same(*both_ways(drawn(NUM_ITEMS, 16, seed=1), drawn(20, 16), 6, cap=cap))
 
 
 @pytest.mark.parametrize("own", [None, OwnScores()], ids=["none", "own scores"])
 def test_lists_end_where_nothing_is_left(tiled_rows, own):
-    users = torch.arange(1, 6, device=DEVICE).repeat_interleave(890)
-    items = torch.arange(890, device=DEVICE).repeat(5)
+    users = torch.arange(1, 6, device=DEVICE).repeat_interleave(NUM_ITEMS - 10)
+    items = torch.arange(NUM_ITEMS - 10, device=DEVICE).repeat(5)
     blocked = torch.stack([users, items])[:, items != 33]  # nine are left, and one own
     tiled, by_kernels = both_ways(
-        drawn(900, 16, seed=1), drawn(20, 16), 12, own=own, blocked=blocked
+        drawn(NUM_ITEMS, 16, seed=1), drawn(20, 16), 12, own=own, blocked=blocked
     )
     assert_same(tiled, by_kernels)
     assert (by_kernels.items_RM[:, -1] == -1).all()
@@ -287,27 +290,32 @@ from triton.compiler import ASTSource
 from diffsasrec.retrieve import top_k_triton as fused
 
 WIDTH = 104  # of the item vectors of a model of width 64
-POINTERS = {"users": "*i64", "groups": "*i64", "hidden": "*i32", "queries": "*" + sys.argv[2]}
+POINTERS = {"users": "*i64", "groups": "*i64", "hidden": "*i32"}
 POINTERS |= {name: "*fp32" for name in ("maxima", "peaks", "totals", "logits")}
-POINTERS["vectors"] = POINTERS["queries"]
-for kernel, constants, launch in (
+KERNELS = (
     (fused._group_maxima, fused.maxima_constants(WIDTH, normalise=True), fused.MAXIMA_LAUNCH),
     (fused._group_maxima, fused.maxima_constants(WIDTH, normalise=False), fused.MAXIMA_LAUNCH),
     (fused._group_logits, fused.logits_constants(WIDTH), fused.LOGITS_LAUNCH),
-):
-    names = kernel.arg_names
-    kinds = {n: "constexpr" if n in constants else POINTERS.get(n, "i32") for n in names}
-    values = {(names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(kernel, kinds, constexprs=values)
-    made = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=launch)
-    assert made.asm["cubin"] and made.metadata.shared < 48 * 1024, made.metadata.shared
+)
+for target in sys.argv[1:]:
+    capability, kind = target.split("-")
+    pointers = {**POINTERS, "queries": f"*{kind}", "vectors": f"*{kind}"}
+    for kernel, constants, launch in KERNELS:
+        names = kernel.arg_names
+        kinds = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in names}
+        values = {(names.index(name),): value for name, value in constants.items()}
+        source = ASTSource(kernel, kinds, constexprs=values)
+        gpu = GPUTarget("cuda", int(capability), 32)
+        made = triton.compile(source, target=gpu, options=launch)
+        print(target, len(made.asm["cubin"]) > 0 and made.metadata.shared < 48 * 1024)
 """
 
 
-@pytest.mark.parametrize(("capability", "kind"), [("80", "fp32"), ("90", "fp32"), ("90", "bf16")])
-def test_the_compiler_makes_the_kernels_for_gpus(capability, kind):
+def test_the_compiler_makes_the_kernels_for_gpus():
     environment = {name: os.environ[name] for name in os.environ if name != "TRITON_INTERPRET"}
     environment["PYTHONWARNINGS"] = "ignore"
-    arguments = [sys.executable, "-c", COMPILE, capability, kind]
+    targets = ["80-fp32", "90-fp32", "90-bf16"]  # capability of the GPU, kind of the numbers
+    arguments = [sys.executable, "-c", COMPILE, *targets]
     made = subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
+    assert made.stdout.split() == [word for target in targets for word in (target, "True") * 3]
