@@ -4,6 +4,7 @@ import ast
 import graphlib
 import statistics
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,16 +73,23 @@ def absolute(node: ast.ImportFrom, path: Path) -> str:
     return ".".join([*above, *filter(None, [node.module])])
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """The syntax of a file, which many rules are about."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     """Every module that a file imports, as a dotted name."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
             module = absolute(node, path)
             names |= {module, *(f"{module}.{a.name}" for a in node.names)}
-    return names
+    return frozenset(names)
 
 
 def files_imported(path: Path) -> set[Path]:
@@ -92,7 +100,7 @@ def files_imported(path: Path) -> set[Path]:
 
 def functions(paths: list[Path]) -> Iterator[tuple[str, int]]:
     for path in paths:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno is not None
                 yield f"{shown(path)}:{node.name}", node.end_lineno - node.lineno + 1
@@ -111,8 +119,9 @@ def test_a_wing_imports_only_what_it_may(wing: str):
 
 @pytest.mark.parametrize("path", python_files("jobs"), ids=shown)
 def test_jobs_name_each_other_relatively_for_an_installed_package_has_them_elsewhere(path: Path):
-    tree = ast.walk(ast.parse(path.read_text()))
-    named = [node for node in tree if isinstance(node, ast.ImportFrom) and node.level == 0]
+    named = [
+        node for node in nodes_of(path) if isinstance(node, ast.ImportFrom) and node.level == 0
+    ]
     assert not [node.lineno for node in named if (node.module or "").split(".")[0] == "jobs"]
     assert "import jobs" not in path.read_text()
     assert 'module("jobs' not in path.read_text() and 'module(f"jobs' not in path.read_text()

@@ -36,12 +36,13 @@ from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.times import DAY
 from diffsasrec.train.phases import taking_part
 
+UNBROKEN = {"checkpoint_every_steps": 1000}  # nothing resumes it: its states are not saved
+
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_the_loss_falls_and_the_next_item_of_a_circle_is_learned(tmp_path, model):
     run = write_run(tmp_path)
-    once = {"epochs": 100, "checkpoint_every_steps": 1000}  # nothing resumes it
-    settings = PRETRAIN.settings.model_copy(update=once)
+    settings = PRETRAIN.settings.model_copy(update={"epochs": 100, **UNBROKEN})
     # what the age of a history means to a slot is learned in fine-tuning alone
     model = model.model_copy(update={"time_inputs": False, "similar_items": 0})
     train(make_job(tmp_path, model), replace(PRETRAIN, settings=settings))
@@ -65,7 +66,7 @@ def test_the_loss_falls_and_the_next_item_of_a_circle_is_learned(tmp_path, model
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_the_loss_of_fine_tuning_falls(tmp_path, model, filter_seen):
     write_run(tmp_path)
-    tuned = FINETUNE.settings.model_copy(update={"epochs": 12})
+    tuned = FINETUNE.settings.model_copy(update={"epochs": 12, **UNBROKEN})
     job = make_job(tmp_path, model, filter_seen=filter_seen)
     train(job, PRETRAIN, replace(FINETUNE, settings=tuned))
     losses = [epoch["loss"] for epoch in result(tmp_path, "finetune")["history"]]
