@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach minor,11 12 13,$(shell \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test lint bench docs picture wheel clean
+.PHONY: demo check test quick whole lint bench docs picture wheel clean
 
 $(VENV)/.ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,10 +26,17 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint
+# the style and the types say a few lines, while the tests take all cores
+check: $(VENV)/.ready
+	$(MAKE) --no-print-directory --jobs 2 lint quick
+
+test: $(VENV)/.ready
+	$(MAKE) --no-print-directory --jobs 2 lint whole
+
+quick: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not night and not process"
 
-test: lint
+whole: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.ready
