@@ -28,7 +28,8 @@ RAY = {"cluster", "head", "own_ray"}  # fixtures that start one
 # files that hold a process for long, the longest first; two processes take them turn by turn
 LONGEST = (
     "test_published_night",  # makes the night that others copy
-    "test_signals",  # does not wait for it
+    "test_night_on_s3",  # does not wait for it
+    "test_signals",
     "test_recovery",
     "test_nightly",
     "test_submit",
@@ -122,6 +123,7 @@ def published(cluster: dict[str, str], toy: Path, shared: Path) -> Published:
 
     def publish(directory: Path) -> list[Any]:
         config = tiny_config(str(toy), str(directory / "lake"))
+        config["model"] |= {"attention": "bidirectional"}
         config["score"] |= {"decode": "multi", "filter_seen": True}
         return [config, *Nights(directory, cluster).run(config, "--run-id", "calm")]
 

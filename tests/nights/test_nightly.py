@@ -80,7 +80,8 @@ def test_too_many_bad_rows_stop_a_night_and_a_bad_model_is_refused_with_nothing_
     config = lean_config(str(tmp_path / "events.parquet"), str(lake))
     selecting = {**config["pretrain"], "patience": 1, "epochs": 3}
     config |= {"pretrain": selecting, "finetune": selecting}
-    config["model"] |= {"attention": "bidirectional"}
+    config["model"] |= {"kind": "sasrec", "attention": "causal"}
+    config["score"] = {"k": 5, "decode": "autoregressive", "num_actors": 1}
     config["gate"] = {"floors": {"NDCG@5": 0.99}}
     date = "2024-03-02"
     code, last, _ = nights.run(config, "--run-id", "x", date=date)

@@ -1,35 +1,22 @@
-"""SIGTERM and Ctrl-C: a night ends within seconds, wherever it is, says so, and goes on later."""
+"""SIGTERM and Ctrl-C: a night ends within seconds with its own Ray, and says so.
+
+A night that is broken off in each of its stages is in test_night_on_s3.py.
+"""
 
 import json
 import signal
 import time
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from signalled import SECONDS, ended
 
-from diffsasrec.lake.stages import STAGES
-from jobs.faults.rig.nights import DATE, NightProcess, Nights, lean_config, run_dir
+from jobs.faults.rig.nights import DATE, Nights, lean_config
 
-pytestmark = [pytest.mark.ray, pytest.mark.night]
-CODES = {signal.SIGTERM: 5, signal.SIGINT: 130}
-SECONDS = 15.0  # in which a night has ended; this machine does much else
-
-
-def ended(night: NightProcess, number: signal.Signals) -> tuple[dict, str]:
-    """Sends a signal to a night: its last line, and its log."""
-    night.process.send_signal(number)
-    try:
-        code, last, log = night.finish(timeout=SECONDS)
-    finally:
-        night.kill_all()
-    assert code == CODES[number], log
-    assert f"{number.name} came in" in last["error"] and "run the same command again" in log
-    assert (last["status"], "Traceback" in log, "*** " in log) == ("failed", False, False), log
-    return last, log
+pytestmark = pytest.mark.night
 
 
 def processes_with(mark: str) -> list[str]:
@@ -47,44 +34,6 @@ def wait_until_none(mark: str) -> None:
     while (left := processes_with(mark)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left == []
-
-
-@pytest.fixture(scope="module")
-def unhurried(cluster, toy: Path, tmp_path_factory) -> Iterator[tuple[Nights, dict, Path]]:
-    """A night that is broken off in each of its stages, one after another."""
-    directory = tmp_path_factory.mktemp("signals")
-    config = lean_config(str(toy), str(directory / "lake"))
-    config["log_interval"] = 0.05  # a training is seen in its midst
-    config["model"] |= {"kind": "sasrec", "attention": "causal"}
-    config["score"] = {"k": 5, "decode": "autoregressive", "num_actors": 1}
-    yield Nights(directory, cluster), config, directory
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_signal_ends_each_stage_and_the_next_attempt_goes_on(unhurried, stage: str):
-    nights, config, directory = unhurried
-    night = nights.start(config, "--run-id", "broken")
-    night.wait_for_line(f"{stage}: started")
-    if stage == "pretrain":
-        night.wait_for_line(" pretrain: step")  # in the midst of a training
-    if stage == "refit":  # its last phase: Ray's own handler would swallow it near the end
-        night.wait_for_line(" refit-finetune: step")
-    number = signal.SIGINT if STAGES.index(stage) % 2 else signal.SIGTERM
-    last, log = ended(night, number)
-    assert last["stage"] == stage
-    outcome = json.loads((run_dir(directory / "lake", "broken") / "outcome.json").read_text())
-    assert (outcome["exit_code"], outcome["stage"]) == (CODES[number], stage)
-    assert outcome["error"] == last["error"]
-    before = STAGES[: STAGES.index(stage)]
-    assert [name for name in before if f"{name}: already done, skipped" not in log] == list(
-        before[-1:] if before and f"{before[-1]}: done in" in log else []
-    )
-
-
-def test_after_all_these_signals_the_same_command_publishes(unhurried):
-    nights, config, _ = unhurried
-    code, last, log = nights.run(config, "--run-id", "broken")
-    assert (code, last["status"]) == (0, "done"), log
 
 
 @pytest.mark.parametrize(
