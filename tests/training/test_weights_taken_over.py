@@ -11,7 +11,8 @@ from trained_nights import METRICS, config_of, publish
 
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.errors import InfrastructureError
-from diffsasrec.files.storage import Storage
+from diffsasrec.evaluate.counter_settings import CounterSettings
+from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.run_dir import Reused, RunDir
 from diffsasrec.model.checkpoint import load_checkpoint
 from diffsasrec.schema import sequences_schema
@@ -99,6 +100,17 @@ def test_the_figures_are_those_of_the_night_that_trained(lake: Storage):
     assert record.reused is not None
     assert record.counts == {} and record.reused["ds"] == "2024-03-01"
     assert not run.storage.exists("metrics.json")
+
+
+def test_a_counter_that_was_better_than_the_weights_makes_the_lists_as_long_as_they_serve(
+    lake: Storage,
+):
+    publish(lake, 1)
+    counter = {"name": "recent popular", "days": 7.0}
+    metrics = METRICS | {"counter": counter}
+    lake.write_bytes("runs/ds=2024-03-01/r/metrics.json", to_json(metrics))
+    record = cite(*taking(lake, 3))
+    assert record.counter_settings == CounterSettings(name="recent popular", days=7.0)
 
 
 def test_metrics_are_a_runs_own_or_cited(lake: Storage):
