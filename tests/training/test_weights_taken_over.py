@@ -107,7 +107,7 @@ def test_a_counter_that_was_better_than_the_weights_makes_the_lists_as_long_as_t
 ):
     publish(lake, 1)
     counter = {"name": "recent popular", "days": 7.0}
-    metrics = METRICS | {"counter": counter}
+    metrics = {**METRICS, "counter": counter}
     lake.write_bytes("runs/ds=2024-03-01/r/metrics.json", to_json(metrics))
     record = cite(*taking(lake, 3))
     assert record.counter_settings == CounterSettings(name="recent popular", days=7.0)
