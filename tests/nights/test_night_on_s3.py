@@ -41,7 +41,7 @@ class Continued(NamedTuple):
     log: str
 
     def manifest(self) -> dict[str, Any]:
-        return json.loads(self.lake.read_bytes(f"{RUN}/manifest.json"))  # type: ignore[no-any-return]
+        return json.loads(self.lake.read_bytes(f"{RUN}/manifest.json"))
 
     def lists(self) -> list[dict[str, Any]]:
         """The rows of all parts that _SUCCESS names, each of which has as many as it says."""
