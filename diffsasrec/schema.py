@@ -12,6 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diffsasrec.event_types import EventTypes
+
+TYPE = "type"  # the column with the type of an event
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 # of a list: the model, the counter that was better, or what is popular of late (the fallback)
 SOURCES = ("model", "counter", "popular")
@@ -41,9 +44,15 @@ def _is_string_view(id_type: pa.DataType) -> bool:
     return bool(pa.types.is_string_view(id_type))
 
 
-def events_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:
-    """Checked events, ids canonical; `timestamp` is microseconds since 1970 in UTC."""
-    return pa.schema([("user_id", user_type), ("item_id", item_type), ("timestamp", pa.int64())])
+def events_schema(
+    user_type: pa.DataType, item_type: pa.DataType, *, typed: bool = False
+) -> pa.Schema:
+    """Checked events, ids canonical; `timestamp` is microseconds since 1970 in UTC.
+
+    `type`: the code of its type, of a log with types.
+    """
+    columns = [("user_id", user_type), ("item_id", item_type), ("timestamp", pa.int64())]
+    return pa.schema([*columns, *([(TYPE, pa.int8())] if typed else [])])
 
 
 def vocab_schema(item_type: pa.DataType) -> pa.Schema:
@@ -58,21 +67,23 @@ def vocab_schema(item_type: pa.DataType) -> pa.Schema:
     )
 
 
-def sequences_schema(user_type: pa.DataType) -> pa.Schema:
+def sequences_schema(user_type: pa.DataType, types: EventTypes | None = None) -> pa.Schema:
     """One row per user, events in order.
 
     num_before: so many of the events lie before the split.
     holdout: the position of the first event of the holdout; null without one.
+    types: the codes of the types, of a log with types; what they mean is in the metadata.
     """
-    return pa.schema(
-        [
-            ("user_id", user_type),
-            ("items", pa.list_(pa.int32())),
-            ("times", pa.list_(pa.int64())),
-            ("num_before", pa.int32()),
-            ("holdout", pa.int32()),
-        ]
-    )
+    columns = [
+        ("user_id", user_type),
+        ("items", pa.list_(pa.int32())),
+        ("times", pa.list_(pa.int64())),
+        ("num_before", pa.int32()),
+        ("holdout", pa.int32()),
+    ]
+    if types is None:
+        return pa.schema(columns)
+    return pa.schema([*columns, ("types", pa.list_(pa.int8()))], types.in_metadata())
 
 
 def holdout_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:

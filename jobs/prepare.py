@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from diffsasrec.config.config import Config
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import to_json
 from diffsasrec.formats.listing import InputFile
@@ -54,6 +55,7 @@ def main(config: Config, run: RunDir) -> Prepared:
     log.info("prepare: reading %d fragments of %d files", len(found.fragments), len(inputs))
     survey = survey_events(config, run, found)
     check_split(survey, config.events.source)
+    check_types(survey.types, config.events)
     refuse_days_as_numbers(survey.time_quantiles[len(survey.time_quantiles) // 2], config.events)
     if survey.num_early:
         log.warning("prepare: %s", early_events(survey.num_early, survey.first_time, config.events))
@@ -65,6 +67,7 @@ def main(config: Config, run: RunDir) -> Prepared:
         log.warning("prepare: no user has a holdout item; nothing can be measured")
     return Prepared(
         counts=counts,
+        event_types=survey.types or None,
         rules=check_rules(run, built.vocab, num),
         num_buckets=num,
         num_items=built.vocab.num_rows,
@@ -218,9 +221,36 @@ def check_counts(
         raise InputDataError(
             f"{source}: no event is left of {rows} rows: {late} lie at or after the run "
             f"date, {bad} are bad"
-            + f", {filtered} are filtered by events.where" * bool(filtered)
+            + f", {filtered} are filtered by events.where or events.types" * bool(filtered)
             + f", {old} lie before events.lookback_days" * bool(old)
             + "; bring a log with events before the run date, and check events.time_unit"
+        )
+
+
+def check_types(counts: Mapping[str, Mapping[str, int]], events: EventsConfig) -> None:
+    """Says how many rows of each type are read and filtered, and warns of types without any.
+
+    Raises:
+        ConfigError: no event is of a target type.
+    """
+    if events.event_types is None:
+        return
+    for what, found in counts.items():
+        if found:
+            words = ", ".join(f"{name} {number}" for name, number in found.items())
+            log.info("prepare: %s rows by their %s: %s", what, events.type_column, words)
+    targets = [name for name, each in events.types.items() if each.target]
+    absent = [name for name in events.types if not counts["kept"].get(name)]
+    there = ", ".join(sorted({*counts["kept"], *counts["filtered"]}))
+    if not set(targets) - set(absent):
+        raise ConfigError(
+            f"{events.source}: no event is of a target type ({', '.join(targets)}): nothing can be "
+            f"predicted; {events.type_column} has: {there}; correct events.types"
+        )
+    for name in absent:
+        log.warning(
+            "prepare: no event is of the type %s of events.types; %s has: %s",
+            *(name, events.type_column, there),
         )
 
 

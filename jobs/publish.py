@@ -132,6 +132,7 @@ def manifest_content(config: Config, run: RunDir, done: dict[str, Record]) -> di
         "seconds": seconds,
         "cost": cost_of(config, seconds, cluster_resources()),
         "files": files,
+        **({} if prepared.event_types is None else {"event_types": prepared.event_types}),
     }
 
 

@@ -9,6 +9,17 @@ from pydantic import Field, field_validator, model_validator
 from diffsasrec.config.fields import Fraction, NonNegativeInt, PositiveInt, Section
 from diffsasrec.config.secrets import plain_properties
 from diffsasrec.config.where import Condition, parse_condition
+from diffsasrec.event_types import MOST_TYPES, EventTypes
+
+
+class EventTypeConfig(Section):
+    """What the events of one type count, and what they are for."""
+
+    weight: Annotated[float, Field(ge=1e-6, le=1000)] = Field(
+        1.0, description="what an event counts where events are counted"
+    )
+    target: bool = Field(True, description="lists predict such events, and are measured by them")
+    seen: bool = Field(True, description="score.filter_seen leaves out items of such events")
 
 
 class EventsConfig(Section):
@@ -48,6 +59,15 @@ class EventsConfig(Section):
         (),
         description="conditions on columns that a row must fulfil, or it is filtered, as in "
         '["event_type in [purchase, cart]", rating >= 4]',
+    )
+    type_column: str | None = Field(
+        None, description="column with the type of the event, as in view, cart, purchase"
+    )
+    types: dict[str, EventTypeConfig] = Field(
+        {},
+        description="the types that are read, others are filtered; of each `weight`: what an event "
+        "counts where events are counted (1.0); `target`: whether lists predict it (true); `seen`: "
+        "whether score.filter_seen leaves out its items (true)",
     )
     lookback_days: PositiveInt | None = Field(
         None,
@@ -100,6 +120,37 @@ class EventsConfig(Section):
     @property
     def conditions(self) -> tuple[Condition, ...]:
         return tuple(map(parse_condition, self.where))
+
+    @property
+    def event_types(self) -> EventTypes | None:
+        """The types with their codes; None: the log has none, all events are alike."""
+        return EventTypes.of(self.types) if self.types else None
+
+    @field_validator("types", mode="before")
+    @classmethod
+    def _names_are_texts(cls, types: Any) -> Any:
+        # a log may number its types, and YAML reads 1 as a number
+        is_number = {key: type(key) is int for key in types} if isinstance(types, dict) else {}
+        return {str(k) if is_number[k] else k: types[k] for k in types} if is_number else types
+
+    @model_validator(mode="after")
+    def _check_types(self) -> Self:
+        if bool(self.types) != (self.type_column is not None):
+            raise ValueError(
+                f"events.type_column={self.type_column} and events.types={sorted(self.types)} need "
+                "each other: name the column and the types in it, or leave out both"
+            )
+        if self.types and not any(each.target for each in self.types.values()):
+            raise ValueError(
+                f"events.types: none of {', '.join(self.types)} is a target, so that nothing would "
+                "be predicted; set target: true for one of them"
+            )
+        if len(self.types) > MOST_TYPES:
+            raise ValueError(
+                f"events.types names {len(self.types)} types, more than {MOST_TYPES}; is "
+                f"{self.type_column} the right column?"
+            )
+        return self
 
     @field_validator("where")
     @classmethod

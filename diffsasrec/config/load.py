@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -68,9 +68,13 @@ def _unknown_keys(values: Mapping[str, Any], section: type[BaseModel], path: str
             hint = f"did you mean {path}{near[0]}" if near else f"known: {sorted(known(section))}"
             yield f"unknown config key {path}{key}; {hint}?"  # its value may be a secret
             continue
-        inner = section_of(field.annotation)
+        inner, named = section_of(field.annotation), named_section(field.annotation)
         if inner is not None and isinstance(value, dict):
             yield from _unknown_keys(value, inner, f"{path}{key}.")
+        if named is not None and isinstance(value, dict):
+            for name, each in value.items():
+                if isinstance(each, dict):
+                    yield from _unknown_keys(each, named, f"{path}{key}.{name}.")
 
 
 def known(section: type[BaseModel]) -> list[str]:
@@ -79,10 +83,17 @@ def known(section: type[BaseModel]) -> list[str]:
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
     """The section class behind a field annotation, or None for a plain value."""
+    if get_origin(annotation) is dict:
+        return None
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
+
+
+def named_section(annotation: Any) -> type[BaseModel] | None:
+    """The section class of the values of a mapping whose keys are free names; else None."""
+    return section_of(get_args(annotation)[1]) if get_origin(annotation) is dict else None
 
 
 def _message(error: Any) -> str:

@@ -109,6 +109,8 @@ def _allowed(node: Mapping[str, Any]) -> str:
     """What the JSON schema of a value allows, in words."""
     if "anyOf" in node:
         return " or ".join(_allowed(choice) for choice in node["anyOf"])
+    if "$ref" in node:  # the description of the key has its keys
+        return "a section"
     if "enum" in node:
         return ", ".join(f"`{value}`" for value in node["enum"])
     kind = node["type"]

@@ -43,7 +43,7 @@ class Pairing:
     """Which pairs are scored, apart from what is known of items."""
 
     num_similar: int  # items by each of two tables; 0: own items alone, with their own features
-    filter_seen: bool  # own items can't be recommended, and are not scored
+    filter_seen: bool  # own items that are seen can't be recommended, and are not scored
 
     @staticmethod
     def of(model: ModelConfig, *, filter_seen: bool) -> "Pairing":
@@ -59,10 +59,12 @@ def scored_pairs(
     Args:
         similar: as of the query times; None: no item is similar to another.
     """
-    if pairing.filter_seen and (similar is None or not pairing.num_similar):
+    none_is_similar = similar is None or not pairing.num_similar
+    if pairing.filter_seen and histories.types is None and none_is_similar:
         return None
     events = (histories.items, histories.times, histories.offsets)
-    return with_similar(histories, own_items(*events, query_times_B), similar, pairing)
+    own = own_items(*events, query_times_B, histories.weights())
+    return with_similar(histories, own, similar, pairing)
 
 
 def with_similar(
@@ -74,15 +76,15 @@ def with_similar(
     the user; whether it is an own item; and of each table the sum of the similarities to the
     newest events, as a logarithm from -1 (none) to 1.
     """
-    if not pairing.num_similar:
-        assert not pairing.filter_seen, pairing
-        return as_pairs(own)
     own_X = own.user_X * WIDTH + own.item_X
+    seen_X = are_seen(histories, own) if pairing.filter_seen else np.zeros(len(own_X), bool)
+    if not pairing.num_similar:
+        return as_pairs(own.take(~seen_X))
     sums = [] if similar is None else user_sums(histories, similar)
-    chosen = [own_X[:0] if pairing.filter_seen else own_X[_newest_own(histories, own_X)]]
+    chosen = [own_X[_newest_own(histories, own_X) & ~seen_X]]
     for table in sums[::2]:  # near and follows
         if pairing.filter_seen:  # what can't be shown would crowd out what can
-            table = _without(table, own_X)
+            table = _without(table, own_X[seen_X])
         chosen.append(_keys(best_of_rows(table, pairing.num_similar)))
     pairs_Z = np.sort(np.concatenate(chosen))
     pairs_Z = pairs_Z[np.diff(pairs_Z, prepend=-1) > 0]
@@ -90,6 +92,15 @@ def with_similar(
         [_own_features(pairs_Z, own_X, own), _similarities(pairs_Z, sums)], axis=1
     )
     return as_pairs(OwnItems(pairs_Z // WIDTH, pairs_Z % WIDTH, features_ZC))
+
+
+def are_seen(histories: Histories, own: OwnItems) -> npt.NDArray[np.bool_]:
+    """Which of the own items their users have seen: all, but of a log whose types say it, [X]."""
+    if histories.types is None:
+        return np.ones(len(own.item_X), bool)
+    seen = histories.seen()
+    keys = seen.owners() * WIDTH + seen.items
+    return np.isin(own.user_X * WIDTH + own.item_X, keys)
 
 
 def as_pairs(own: OwnItems) -> Pairs:
@@ -109,13 +120,16 @@ def joined_pairs(parts: list[tuple[Ints, Pairs]]) -> Pairs:
 def user_sums(histories: Histories, similar: Similar) -> list[Table]:
     """Of each table, how similar each item is to the newest events of each user, [B, V].
 
-    An event weighs less by `DECAY` with each later basket; the weights of a user add up to 1.
+    An event weighs less by `DECAY` with each later basket, and what its type weighs; the weights of
+    a user add up to 1.
     """
     recent = newest(histories, NEWEST)
     num_users, owner = len(recent.offsets) - 1, recent.owners()
     basket, _ = baskets(recent)
     last = np.r_[basket, 0][recent.offsets[1:] - 1]  # of an empty history: not used
     weight = DECAY ** (last[owner] - basket).astype(np.float64)
+    of_types = recent.weights()
+    weight = weight if of_types is None else weight * of_types
     share = weight / np.bincount(owner, weights=weight, minlength=num_users)[owner]
     shape = (num_users, similar.near.shape[0])
     shares = Table((share.astype(np.float32), recent.items, recent.offsets), shape, copy=True)

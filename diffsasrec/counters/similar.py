@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from diffsasrec.model.features import basket_starts
+from diffsasrec.event_types import concat, take
+from diffsasrec.model.features import Weights, basket_starts
 from diffsasrec.sequences.histories import Histories
 
 NEWEST = 200  # events of a user that count in the tables
@@ -58,8 +59,9 @@ def similarity(
     recent = newest(histories, NEWEST)
     basket, first = baskets(recent)
     num_users, owners = len(recent.offsets) - 1, recent.owners()
-    by_user = _incidence(owners, recent.items, num_users, num_items)
-    by_basket = _incidence(basket, recent.items, len(first), num_items)
+    events = recent.items, recent.weights()
+    by_user = _incidence(owners, *events, (num_users, num_items))
+    by_basket = _incidence(basket, *events, (len(first), num_items))
     owner_of_basket = owners[first]
     (earlier,) = np.nonzero(owner_of_basket[1:] == owner_of_basket[:-1])
     before, after = by_basket[earlier], by_basket[earlier + 1]
@@ -81,7 +83,8 @@ def newest(histories: Histories, num: int) -> Histories:
     place = histories.offsets[1:].repeat(histories.lengths()) - np.arange(len(histories.items))
     chosen = place <= num
     offsets = np.r_[0, np.cumsum(kept_B)].astype(np.int64)
-    return Histories(histories.items[chosen], histories.times[chosen], offsets)
+    types = take(histories.types, chosen)
+    return Histories(histories.items[chosen], histories.times[chosen], offsets, types)
 
 
 def baskets(histories: Histories) -> tuple[Ints, Ints]:
@@ -98,6 +101,7 @@ def joined(parts: Iterable[Histories]) -> Histories:
         np.concatenate([part.items for part in every]),
         np.concatenate([part.times for part in every]),
         np.r_[0, np.cumsum(lengths)].astype(np.int64),
+        concat([part.types for part in every]),
     )
 
 
@@ -137,18 +141,37 @@ def best_of_rows(table: Table, num: int) -> Table:
     return only(table, kept)
 
 
-def _incidence(row: Ints, items: npt.NDArray[np.int32], num_rows: int, num_items: int) -> Table:
+def _incidence(
+    row: Ints, items: npt.NDArray[np.int32], weights: Weights | None, shape: tuple[int, int]
+) -> Table:
     """Which items occur in which rows, scaled so that a product of columns is a cosine, [E, V].
 
-    Rows by size^-1/2, columns by how many rows have the item, ^-1/2.
+    Rows by size^-1/2, columns by how many rows have the item, ^-1/2. Where events have weights, an
+    item is as much of a row as its heaviest event there.
     """
+    num_items = shape[1]
+    if weights is not None:
+        return _weighted_incidence(row, items, weights, shape)
     ones = np.ones(len(items), np.float32)
-    table = Table((ones, (row, items)), shape=(num_rows, num_items))
+    table = Table((ones, (row, items)), shape=shape)
     table.sum_duplicates()
     size_E = np.diff(table.indptr)
     num_V = np.bincount(table.indices, minlength=num_items)
     values = (size_E[rows_of(table)] * num_V[table.indices].astype(np.float64)) ** -0.5
     return Table((values.astype(np.float32), table.indices, table.indptr), table.shape)
+
+
+def _weighted_incidence(
+    row: Ints, items: npt.NDArray[np.int32], weights: Weights, shape: tuple[int, int]
+) -> Table:
+    order = np.lexsort((-weights, items, row))
+    keys = row[order] * shape[1] + items[order]
+    heaviest = order[np.diff(keys, prepend=-1) > 0]
+    row, item, weight = row[heaviest], items[heaviest], weights[heaviest]
+    size_E = np.bincount(row, weight, minlength=shape[0])
+    num_V = np.bincount(item, weight, minlength=shape[1])
+    values = weight * (size_E[row] * num_V[item]) ** -0.5
+    return Table((values.astype(np.float32), (row, item)), shape=shape)
 
 
 def _best_products(left_EV: Table, right_EV: Table, progress: Progress) -> Table:

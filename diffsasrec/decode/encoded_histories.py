@@ -9,6 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diffsasrec.errors import ConfigError
+from diffsasrec.event_types import Codes
 from diffsasrec.model.blocks import History
 from diffsasrec.model.diffusion import MASK
 from diffsasrec.model.features import end_ages, event_gaps, user_features
@@ -34,6 +36,7 @@ class EncodedHistories:
     model: SequenceModel
     items_BL: Tensor
     gaps_BL: Tensor
+    types_BL: Tensor | None  # None: the model has no types
     lengths_B: Tensor
     ages_B: Tensor
     users_BC: Tensor
@@ -55,18 +58,21 @@ class EncodedHistories:
         items_BL, lengths_B = (x.to(device) for x in newest_items)
         gaps = event_gaps(times, offsets)
         gaps_BL = newest(gaps, offsets, max_len=max_len)[0].to(device)
+        types_BL = None
+        if (codes := _known_codes(model, histories)) is not None:
+            types_BL = newest(codes, offsets, max_len=max_len)[0].to(device)
         query_times = np.full(len(lengths_B), query_time)
         ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)
         users = user_features(histories.items, times, offsets, query_times)
         users_BC = torch.from_numpy(users).to(device)
         return EncodedHistories(
-            model, items_BL, gaps_BL, lengths_B, ages_B, users_BC, num_slots, width
+            model, items_BL, gaps_BL, types_BL, lengths_B, ages_B, users_BC, num_slots, width
         )
 
     @cached_property
     def history(self) -> History:
         return self.model.encode_for_slots(
-            self.items_BL, self.lengths_B, self.gaps_BL, num_slots=self.num_slots
+            self.items_BL, self.lengths_B, self.gaps_BL, self.types_BL, num_slots=self.num_slots
         )
 
     def slots(self, slots_BS: Tensor) -> Tensor:
@@ -81,7 +87,7 @@ class EncodedHistories:
             is_last_S = is_last_S == chosen_BJ.shape[1]
             return self._wanted(slots_BS, is_last_S.expand_as(slots_BS))
         states_BD = _extended_states(
-            self.model, self.items_BL, self.gaps_BL, self.lengths_B, chosen_BJ
+            self.model, self.items_BL, self.gaps_BL, self.types_BL, self.lengths_B, chosen_BJ
         )
         return self.model.queries(states_BD, self.ages_B, users_RC=self.users_BC)[:, : self.width]
 
@@ -92,10 +98,29 @@ class EncodedHistories:
         return queries_RW[:, : self.width]
 
 
+def _known_codes(model: SequenceModel, histories: Histories) -> Codes | None:
+    """The types of the events as the model knows them; None: it knows none.
+
+    Raises:
+        ConfigError: the events are of other types.
+    """
+    known, typed = model.event_types, histories.types
+    if known is None:
+        return None
+    if typed is None or typed.types.names != known.names:
+        found = "no types" if typed is None else ", ".join(typed.types.names)
+        raise ConfigError(
+            f"the weights were trained on events of the types {', '.join(known.names)}, and the "
+            f"histories have {found}; give the same ones in events.types, or train again"
+        )
+    return typed.codes
+
+
 def _extended_states(
     model: SequenceModel,
     items_BL: Tensor,
     gaps_BL: Tensor,
+    types_BL: Tensor | None,
     lengths_B: Tensor,
     chosen_BJ: Tensor,
 ) -> Tensor:
@@ -111,11 +136,17 @@ def _extended_states(
     # the times of the chosen items are not known
     longer_gaps_BL = torch.nn.functional.pad(gaps_BL, (0, num_chosen))
     longer_gaps_BL = longer_gaps_BL.scatter(1, place_J, torch.zeros_like(chosen_BJ))
+    if types_BL is not None and model.event_types is not None:
+        asked_BJ = torch.full_like(chosen_BJ, model.event_types.asked)
+        types_BL = torch.nn.functional.pad(types_BL, (0, num_chosen)).scatter(1, place_J, asked_BJ)
     lengths_B = lengths_B + num_chosen
     excess_B = (lengths_B - model.config.max_seq_len).clamp(min=0)
     width = min(longer_BL.shape[1], model.config.max_seq_len)
     place_BL = excess_B[:, None] + torch.arange(width, device=items_BL.device)
     place_BL = place_BL.clamp(max=longer_BL.shape[1] - 1)
     return model.encode(
-        longer_BL.gather(1, place_BL), lengths_B - excess_B, longer_gaps_BL.gather(1, place_BL)
+        longer_BL.gather(1, place_BL),
+        lengths_B - excess_B,
+        longer_gaps_BL.gather(1, place_BL),
+        None if types_BL is None else types_BL.gather(1, place_BL),
     ).last_states()

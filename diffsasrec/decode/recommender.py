@@ -21,6 +21,7 @@ from diffsasrec.decode.multi_step import decode_multi
 from diffsasrec.decode.strategies import Lists, decode_autoregressive, decode_single
 from diffsasrec.decode.trace import Trace
 from diffsasrec.errors import ConfigError
+from diffsasrec.event_types import TypedEvents
 from diffsasrec.memory import in_batches
 from diffsasrec.model.heads import OwnItems
 from diffsasrec.model.transformer import SequenceModel
@@ -86,6 +87,7 @@ class Recommender:
         times: Times,
         offsets: Offsets,
         *,
+        types: TypedEvents | None = None,
         excluded: UserItems | None = None,
         trace: Trace | None = None,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -94,6 +96,7 @@ class Recommender:
         Args:
             items, times, offsets: whole histories; attention reads the newest events, the filter
                 and the copy score read all of them.
+            types: of the events, those that the model was trained on.
             excluded: other items that each user must not be shown.
             trace: records the steps; the users must fit one batch.
 
@@ -105,7 +108,7 @@ class Recommender:
         all_items = np.full((num_users, k), -1, np.int64)
         all_scores = np.full((num_users, k), -np.inf, np.float32)
         excluded = excluded or UserItems.nothing(num_users)
-        histories = Histories(items, times, offsets)
+        histories = Histories(items, times, offsets, types)
         length_B = np.minimum(histories.lengths(), self.model.config.max_seq_len)
         order = np.argsort(length_B, kind="stable")
 
@@ -125,7 +128,7 @@ class Recommender:
     def _candidates(self, histories: Histories, excluded: UserItems) -> Candidates:
         blocked = [excluded]
         if self.decoding.filter_seen:
-            blocked.append(UserItems(histories.items.astype(np.int64), histories.offsets))
+            blocked.append(histories.seen())
         return Candidates(
             self.catalogue,
             self._tensor(np.concatenate([pairs.owners() for pairs in blocked])),

@@ -56,7 +56,8 @@ def rank_lists(
         some = histories.of_users(np.arange(start, stop))
         num_B = k + some.lengths() * filter_seen  # behind k + n items, n of which are filtered
         scores = score(Asked(some, allowed, num_B))
-        seen_Y = some.owners() * len(allowed) + some.items
+        seen = some.seen()
+        seen_Y = seen.owners() * len(allowed) + seen.items
         best = _best(scores, allowed, np.unique(seen_Y) if filter_seen else seen_Y[:0], k)
         lists[start:stop] = best
         start = stop
@@ -101,7 +102,7 @@ class Popularity:
 
 
 def own_most_frequent(asked: Asked) -> scipy.sparse.csr_matrix:
-    """How often the user had each item."""
+    """How often the user had each item; an event counts what its type weighs."""
     return user_items(asked.histories, len(asked.allowed))
 
 
@@ -154,9 +155,12 @@ def _nearest(
 def user_items(
     histories: Histories, num_items: int, weights: npt.NDArray[np.float32] | None = None
 ) -> scipy.sparse.csr_matrix:
-    """The weight of each user's events of each item, [B, V]; None: how many there are."""
+    """The weight of each user's events of each item, [B, V]; None: how many there are, each as
+    much as its type weighs."""
     if weights is None:
-        weights = np.ones(len(histories.items), np.float32)
+        of_types = histories.weights()
+        ones = np.ones(len(histories.items), np.float32)
+        weights = ones if of_types is None else of_types.astype(np.float32)
     shape = (len(histories.offsets) - 1, num_items)
     # a copy: sum_duplicates sorts in place, and the histories are the caller's
     matrix = scipy.sparse.csr_matrix(

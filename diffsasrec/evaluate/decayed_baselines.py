@@ -35,7 +35,11 @@ class Decay:
     number: float
 
     def weights(self, histories: Histories, *, asked_at: int) -> npt.NDArray[np.float32]:
-        """Of each event, [events]; `asked_at`: microseconds."""
+        """Of each event, times what its type weighs, [events]; `asked_at`: microseconds."""
+        weights, of_types = self._by_age(histories, asked_at), histories.weights()
+        return weights if of_types is None else (weights * of_types).astype(np.float32)
+
+    def _by_age(self, histories: Histories, asked_at: int) -> npt.NDArray[np.float32]:
         if self.by == "days":
             return np.exp2((histories.times - asked_at) / (self.number * DAY)).astype(np.float32)
         place = np.arange(len(histories.items))

@@ -22,6 +22,7 @@ class RawChunk:
     )  # columns user_id, item_id, timestamp, as read; for a table beside the log, its own
     malformed: list[str]  # lines that are not rows at all (CSV, JSON lines)
     skipped: Mapping[str, int] = field(default_factory=dict)  # rows that are left out, by a reason
+    other_types: Mapping[str, int] = field(default_factory=dict)  # some of these, by their type
 
 
 def blocks_of(file: Any, encoding: str = "utf-8") -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from diffsasrec.formats.chunks import RawChunk
 from diffsasrec.inputs.log_files import Fragment, Log
 from diffsasrec.inputs.log_rows import read_fragment, refuse_changed
 from diffsasrec.inputs.quarantine import examples_of
-from diffsasrec.inputs.row_checks import MALFORMED, Checked, check_rows, quarantine_rows
+from diffsasrec.inputs.row_checks import MALFORMED, OTHER_TYPE, Checked, check_rows, quarantine_rows
 from diffsasrec.schema import canonical_type
 from diffsasrec.times import DAY
 
@@ -155,7 +155,8 @@ def _scan_batch(
 def left_out_of(chunk: RawChunk) -> Counter[str]:
     """The rows of a chunk that are not checked, by the reason, and in all."""
     counts = Counter(chunk.skipped) + Counter({MALFORMED: len(chunk.malformed)})
-    return counts + Counter(rows=counts.total())
+    others = Counter({f"{OTHER_TYPE}{name}": n for name, n in chunk.other_types.items()})
+    return counts + Counter(rows=counts.total()) + others
 
 
 def _to_ipc(tables: list[pa.Table]) -> bytes:

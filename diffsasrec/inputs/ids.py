@@ -93,6 +93,16 @@ def number_texts(column: pa.ChunkedArray) -> str:
     return "floats" if pc.any(pc.match_substring(filled, ".")).as_py() else "integers"
 
 
+def type_names(column: pa.ChunkedArray) -> pa.Array:
+    """The types of events as texts, [n]; null where one is missing or empty; 1.0 is 1."""
+    if pa.types.is_floating(column.type):
+        whole, wrong = _integral(column.combine_chunks())
+        column = pa.chunked_array([whole.cast(pa.string())]) if not wrong.any() else column
+    # a dictionary may hold what is no UTF-8: a cast of the plain values would not look
+    texts = column.cast(pa.string()).combine_chunks()
+    return pc.if_else(pc.equal(texts, ""), None, texts)
+
+
 def without_point(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """17850.0 as 17850; other texts as they are."""
     return pc.replace_substring_regex(column, r"^([+-]?[0-9]+)\.0+$", r"\1")

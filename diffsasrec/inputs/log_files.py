@@ -27,9 +27,11 @@ from diffsasrec.inputs.log_types import (
     FileTypes,
     Types,
     check_times,
+    check_type_column,
     columns_of,
     id_type_of,
     notes_of,
+    type_columns,
 )
 from diffsasrec.tables.data_files import DataFile
 from diffsasrec.tables.rows import footer_of as footer_of_table
@@ -197,6 +199,8 @@ def _of_parquet(path: str, events: EventsConfig, of_table: DataFile | None) -> _
     _require_columns(path, names, events)
     for condition in events.conditions:
         check_condition(condition, type_at(schema, condition.column), path)
+    for column in type_columns(events):
+        check_type_column(type_at(schema, column), path, events)
     user, item, time = (type_at(schema, column) for column in columns_of(events))
     fragments = [Fragment(path, group, of_table=of_table) for group in filled]
     return _Head(fragments, (user, item, time), names)
@@ -229,15 +233,16 @@ def _require_columns(path: str, names: Sequence[str], events: EventsConfig) -> N
                 f"{', '.join(names) or 'none'}; set {key} or write the file again"
                 + _hint_of_csv(names, events)
             )
-    _require_of_conditions(path, names, events)
+    _require_others(path, names, events)
 
 
-def _require_of_conditions(path: str, names: Sequence[str], events: EventsConfig) -> None:
-    for condition in events.conditions:
-        if condition.column not in names:
+def _require_others(path: str, names: Sequence[str], events: EventsConfig) -> None:
+    wanted = [(c.column, "events.where", "correct the condition") for c in events.conditions]
+    wanted += [(c, "events.type_column", "correct the key") for c in type_columns(events)]
+    for column, key, remedy in wanted:
+        if column not in names:
             raise InputDataError(
-                f"{path} has no column {condition.column} (events.where); its columns: "
-                f"{', '.join(names)}; correct the condition"
+                f"{path} has no column {column} ({key}); its columns: {', '.join(names)}; {remedy}"
             )
 
 

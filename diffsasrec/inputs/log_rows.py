@@ -1,15 +1,18 @@
 """The raw rows of a fragment of a log file."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
+from diffsasrec.event_types import EventTypes
 from diffsasrec.files.urls import open_filesystem
 from diffsasrec.formats.chunks import RAW, RawChunk
 from diffsasrec.formats.compression import open_text
@@ -19,12 +22,15 @@ from diffsasrec.formats.csv_rows import read_csv
 from diffsasrec.formats.json_rows import read_jsonl
 from diffsasrec.formats.listing import version_of
 from diffsasrec.formats.parquet_rows import least_and_largest, read_row_group, type_at
-from diffsasrec.inputs.ids import without_point
+from diffsasrec.inputs.ids import type_names, without_point
 from diffsasrec.inputs.log_files import AGAIN, BROKEN, Fragment, unreadable
-from diffsasrec.inputs.log_types import columns_of, time_kind
+from diffsasrec.inputs.log_types import columns_of, time_kind, type_columns
 from diffsasrec.inputs.moments import read_times
 from diffsasrec.inputs.row_checks import BEFORE_LOOKBACK, FILTERED
+from diffsasrec.schema import TYPE
 from diffsasrec.tables.rows import read_rows
+
+MOST_OTHERS, REST = 20, "other ones"  # types of a chunk that are counted by name, and all others
 
 
 def read_fragment(
@@ -70,7 +76,7 @@ def _read_parquet(
     fragment: Fragment, events: EventsConfig, after: int | None
 ) -> Iterator[RawChunk]:
     assert fragment.row_group is not None
-    columns = [*columns_of(events), *(each.column for each in events.conditions)]
+    columns = _columns(events)
     if fragment.of_table is not None:
         for table in read_rows(fragment.of_table, fragment.row_group, columns):
             yield _selected(RawChunk(table.rename_columns(_names(events)), []), events)
@@ -81,6 +87,9 @@ def _read_parquet(
             yield _selected(RawChunk(found.rename_columns(_names(events)), []), events)
         else:
             nothing = pa.table([pa.nulls(0)] * len(RAW), names=list(RAW))
+            if events.event_types is not None:
+                nothing = nothing.append_column(TYPE, pa.nulls(0))
+                nothing, _ = _of_types(nothing, events.event_types)
             yield RawChunk(nothing, [], {found[0]: found[1]})
 
 
@@ -106,23 +115,56 @@ def _reason_to_skip(
 
 
 def _names(events: EventsConfig) -> list[str]:
-    """The names of the columns that are read: those of RAW, and those of the conditions."""
-    return [*RAW, *(f"where {number}" for number in range(len(events.where)))]
+    """The names of the columns that are read: of RAW, of the conditions, and of the type."""
+    conditions = [f"where {number}" for number in range(len(events.where))]
+    return [*RAW, *conditions, *([TYPE] if events.types else [])]
+
+
+def _columns(events: EventsConfig) -> list[str]:
+    """The columns of the log under these names."""
+    conditions = [each.column for each in events.conditions]
+    return [*columns_of(events), *conditions, *type_columns(events)]
 
 
 def _selected(chunk: RawChunk, events: EventsConfig) -> RawChunk:
-    """The rows that fulfil the conditions, without the columns that only these need."""
-    conditions = events.conditions
-    if not conditions:
+    """The rows that fulfil the conditions, without the columns that only these need.
+
+    Of a log with types, those of its types and those without any.
+    """
+    conditions, names = events.conditions, _names(events)[len(RAW) :]
+    if not names:
         return chunk
-    columns = {c.column: chunk.rows[n] for c, n in zip(conditions, _names(events)[3:], strict=True)}
-    rows = chunk.rows.filter(fulfilled(conditions, columns)).select(list(RAW))
-    return RawChunk(rows, chunk.malformed, {FILTERED: chunk.rows.num_rows - rows.num_rows})
+    rows = chunk.rows
+    if conditions:
+        columns = {c.column: rows[n] for c, n in zip(conditions, names, strict=False)}
+        rows = rows.filter(fulfilled(conditions, columns))
+    rows = rows.select([*RAW, *([TYPE] if events.types else [])])
+    other_types: Counter[str] = Counter()
+    if events.event_types is not None:
+        rows, other_types = _of_types(rows, events.event_types)
+    skipped = {FILTERED: chunk.rows.num_rows - rows.num_rows}
+    return RawChunk(rows, chunk.malformed, skipped, other_types)
+
+
+def _of_types(rows: pa.Table, types: EventTypes) -> tuple[pa.Table, Counter[str]]:
+    """The rows of the given types, as a dictionary of them, and of none; and those of others."""
+    names = type_names(rows[TYPE])
+    known = pa.array(types.names, pa.string())
+    codes = pc.index_in(names, value_set=known, skip_nulls=True).cast(pa.int8())
+    is_other = pc.and_(codes.is_null(), names.is_valid())
+    others: Counter[str] = Counter()
+    for pair in names.filter(is_other).cast(pa.binary()).value_counts().to_pylist():
+        others[pair["values"].decode("utf-8", "backslashreplace")] += pair["counts"]
+    common = Counter(dict(others.most_common(MOST_OTHERS)))
+    if rest := others.total() - common.total():
+        common[REST] += rest
+    coded = pa.DictionaryArray.from_arrays(codes, known)
+    rows = rows.set_column(rows.column_names.index(TYPE), TYPE, coded)
+    return rows.filter(pc.invert(is_other)), common
 
 
 def _read_text(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
-    columns = [*columns_of(events), *(each.column for each in events.conditions)]
-    names = _names(events)
+    columns, names = _columns(events), _names(events)
     with open_text(fragment.path) as file:
         if events.format == "csv":
             chunks = read_csv(file, columns, names=names, style=CsvStyle.of(events))

@@ -24,6 +24,11 @@ def columns_of(events: EventsConfig) -> list[str]:
     return [events.user_column, events.item_column, events.time_column]
 
 
+def type_columns(events: EventsConfig) -> list[str]:
+    """The column with the types of the events, if the log has types."""
+    return [] if events.type_column is None else [events.type_column]
+
+
 def id_kind(id_type: pa.DataType) -> pa.DataType | None:
     """The canonical type that ids of a type are read as; null for nulls; None for no ids.
 
@@ -92,6 +97,19 @@ def _common(types: set[pa.DataType]) -> pa.DataType:
     if len({pa.types.is_signed_integer(each) for each in types}) > 1:
         return pa.int64()
     return max(types, key=lambda each: int(each.bit_width))
+
+
+def check_type_column(kind: pa.DataType, path: str, events: EventsConfig) -> None:
+    """Checks that a column can hold the types of events.
+
+    Raises:
+        InputDataError: names the file, the column and the type.
+    """
+    if id_kind(kind) is None and not pa.types.is_boolean(kind):
+        raise InputDataError(
+            f"{path}: column {events.type_column} is {kind}; types of events must be texts or "
+            "integers; cast the column in the job that writes the log, or set events.type_column"
+        )
 
 
 def check_times(files: Sequence[FileTypes], events: EventsConfig) -> None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.log_files import Fragment
-from diffsasrec.inputs.log_types import columns_of, time_kind
+from diffsasrec.inputs.log_types import columns_of, time_kind, type_columns
 from diffsasrec.inputs.moments import read_times
 from diffsasrec.schema import canonical_type
 
@@ -26,6 +26,7 @@ _REMEDIES = {  # by the reason; {0}: the column
     "null_user_id": "leave such events out by events.where: [{0} is not null]",
     "null_item_id": "leave such events out by events.where: [{0} is not null]",
     "null_time": "leave such events out by events.where: [{0} is not null]",
+    "null_type": "leave such events out by events.where: [{0} is not null]",
     "empty_user_id": 'leave such events out by events.where: [{0} != ""]',
     "empty_item_id": 'leave such events out by events.where: [{0} != ""]',
     "invalid_utf8_user_id": "set events.encoding, as in latin-1 or cp1252",
@@ -117,7 +118,7 @@ def in_words(row: Mapping[str, Any], reason: str, events: EventsConfig, fragment
     """File, row group, the values under the names that the log has for them, and what to set."""
     group = "" if fragment.row_group is None else f", row group {fragment.row_group}"
     text = row.get("text")
-    columns = columns_of(events)
+    columns = [*columns_of(events), *type_columns(events)]
     shown = [f"{name} {shown_value(row[name])}" for name in dict.fromkeys(columns)]
     values = ", ".join(shown) if text is None else shown_value(text)
     return f"{fragment.path}{group}: {values}; {remedy(reason, row, events)}"
@@ -140,6 +141,8 @@ def remedy(reason: str, row: Mapping[str, Any], events: EventsConfig) -> str:
         return _remedy_of_time(row[time], events)
     if reason in _REMEDIES:
         column = user if "user" in reason else item if "item" in reason else time
+        if reason == "null_type":
+            (column,) = type_columns(events)
         return _REMEDIES[reason].format(column)
     return _remedy_of_line(str(row.get("text")), events)
 

@@ -12,18 +12,22 @@ import pyarrow.compute as pc
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.formats.chunks import RAW, RawChunk
 from diffsasrec.inputs.ids import read_ids
+from diffsasrec.inputs.log_types import columns_of, type_columns
 from diffsasrec.inputs.moments import read_times
-from diffsasrec.schema import canonical_type, events_schema
+from diffsasrec.schema import TYPE, canonical_type, events_schema
 
 MALFORMED = "malformed_row"
 AFTER_RUN_DATE = "after_run_date"
-FILTERED = "filtered"  # by events.where
+FILTERED = "filtered"  # by events.where, or of a type that events.types does not list
+# before the name of a type: its events that are kept; filtered ones, of a type that is not listed
+OF_TYPE, OTHER_TYPE = "of type ", "of other type "
 BEFORE_LOOKBACK = "before_lookback"  # by events.lookback_days
 NOT_READ = (AFTER_RUN_DATE, FILTERED, BEFORE_LOOKBACK)  # rows that are neither kept nor bad
 REASONS = (  # why a row is not an event; if several apply, the first one counts
     "null_user_id",
     "null_item_id",
     "null_time",
+    "null_type",
     "empty_user_id",
     "empty_item_id",
     "invalid_utf8_user_id",
@@ -56,12 +60,13 @@ def check_rows(
     """Splits raw rows into events and bad rows.
 
     Args:
-        raw: user_id, item_id, timestamp, as read.
+        raw: user_id, item_id, timestamp, as read; of a log with types, its types behind them.
         time_unit, time_format: as in the section events.
         user_type, item_type: the canonical types that the ids are converted to.
         before: the run date in microseconds; events at or after it are counted, not kept.
         after: so are events before this time; None: there is no such time.
     """
+    raw, codes = _decoded(raw)
     raw, invalid = _escape_invalid_text(raw)
     users, wrong_user = read_ids(raw["user_id"].combine_chunks(), user_type)
     items, wrong_item = read_ids(raw["item_id"].combine_chunks(), item_type)
@@ -69,16 +74,49 @@ def check_rows(
         raw["timestamp"].combine_chunks(), time_unit, time_format
     )
     missing = [_is_null(raw[name]) for name in RAW]
+    missing.append(np.zeros(len(raw), bool) if codes is None else np.asarray(codes.is_null()))
     empty = [_is_empty(raw[name]) for name in RAW[:2]]
     no_text = [invalid[name] for name in RAW[:2]]
     wrong = [wrong_user, wrong_item, wrong_time]
     code = _first_reason(*missing, *empty, *no_text, *wrong, out_of_range, times < 0)
-    events = pa.table(
-        {"user_id": users, "item_id": items, "timestamp": pa.array(times)},
-        schema=events_schema(user_type, item_type),
-    )
+    columns = {"user_id": users, "item_id": items, "timestamp": pa.array(times)}
+    columns |= {} if codes is None else {TYPE: codes}
+    schema = events_schema(user_type, item_type, typed=codes is not None)
     good = _of_good_rows(code == len(REASONS), times, before=before, after=after)
-    return Checked(events.filter(pa.array(good["kept"])), _bad(raw, code), _count(code, good))
+    kept = pa.array(good["kept"])
+    counts = _count(code, good) + _count_types(raw, kept)
+    return Checked(pa.table(columns, schema=schema).filter(kept), _bad(raw, code), counts)
+
+
+def _decoded(raw: pa.Table) -> tuple[pa.Table, pa.Array | None]:
+    """The rows with their types as texts, and the codes of these; None of a log without types."""
+    if TYPE not in raw.column_names:
+        return raw, None
+    coded = raw[TYPE].combine_chunks()
+    place = raw.column_names.index(TYPE)
+    return raw.set_column(place, TYPE, coded.cast(pa.string())), coded.indices
+
+
+def _count_types(rows: pa.Table, kept: pa.Array) -> Counter[str]:
+    """How many of the kept rows are of each type."""
+    typed = TYPE in rows.column_names
+    pairs = rows[TYPE].filter(kept).value_counts().to_pylist() if typed else []
+    return Counter({f"{OF_TYPE}{pair['values']}": pair["counts"] for pair in pairs})
+
+
+def by_type(counts: Mapping[str, int]) -> tuple[Counter[str], dict[str, dict[str, int]]]:
+    """The counts of rows by what became of them, and of kept and filtered rows by their type."""
+    kinds = {"kept": OF_TYPE, FILTERED: OTHER_TYPE}
+    plain = Counter({n: c for n, c in counts.items() if not n.startswith(tuple(kinds.values()))})
+    found = {
+        kind: {
+            name.removeprefix(prefix): counts[name]
+            for name in sorted(counts)
+            if name.startswith(prefix)
+        }
+        for kind, prefix in kinds.items()
+    }
+    return plain, found
 
 
 def _of_good_rows(
@@ -171,7 +209,9 @@ def quarantine_rows(
     bad, lines = checked.bad, pa.array(chunk.malformed, pa.string())
     if bad.num_rows + len(lines) == 0:
         return None
-    nothing = [pa.nulls(len(lines), bad.schema.field(name).type) for name in RAW]
+    types = type_columns(events)
+    raw_names = [*RAW, *([TYPE] if types else [])]
+    nothing = [pa.nulls(len(lines), bad.schema.field(name).type) for name in raw_names]
     reason = pa.array([MALFORMED] * len(lines), pa.string())
     table = pa.concat_tables(
         [
@@ -179,8 +219,7 @@ def quarantine_rows(
             pa.table([*nothing, reason, lines], names=[*bad.column_names, "text"]),
         ]
     )
-    names = [events.user_column, events.item_column, events.time_column, "reason", "text"]
-    table = table.rename_columns(names)
+    table = table.rename_columns([*columns_of(events), *types, "reason", "text"])
     if events.format == "parquet":
         table = table.drop_columns("text")
     paths = pa.array([source_path] * table.num_rows, pa.string())

@@ -32,11 +32,13 @@ class Batch:
     ages_B: Tensor | None  # how old the end of the history is, in buckets; None: no query time
     users_BC: Tensor | None  # features.user_features; None: no query time
     queries_B: Tensor  # which batch time, or DRAWN
-    pairs: Pairs | None  # the items of the whole histories, if the example has a query time
+    pairs: Pairs | None  # the seen items of the histories, if the example has a query time
     scored: Pairs | None  # the pairs with a copy score, if there are any
     baskets: Baskets | None  # the users' next baskets, if the example has a query time
     num_scored: int  # of the global batch
     num_maskable: int  # of the global batch
+    types_BL: Tensor | None = None  # the codes of the types of the history, of a log with types
+    slot_types_BS: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         tensors: dict[str, Any] = {

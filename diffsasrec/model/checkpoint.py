@@ -25,6 +25,7 @@ from torch import Tensor
 
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.event_types import EventTypes
 from diffsasrec.files.storage import Storage, parquet_bytes, sha256, to_json
 from diffsasrec.model.transformer import SequenceModel
 
@@ -35,6 +36,7 @@ STATE_WEIGHT = "state_weight"  # among the tensors; weights from before it was h
 # earlier versions have another shape here; their weights can be the start of a training
 RESHAPED = ("copy_score.", "trends.mix.")
 ADDED = "trends.of_user."  # weights from before they were do as fresh ones do: they change nothing
+TYPES = "event_types"  # in config.json, of weights that were trained on a log with types
 KEYS = ("model", "num_items", "trained_before", "model_version", "sha256")  # of config.json
 
 
@@ -59,8 +61,11 @@ def save_checkpoint(
     counts: npt.NDArray[np.int64],
     trained_before: int,
     state_weight: float = 1.0,
+    types: EventTypes | None = None,
 ) -> None:
     """Writes the checkpoint; `counts` are those of the items in the training part, [V].
+
+    `types`: of the events, of a log with types.
 
     What another attempt at the same training has put there stays. Lists may have been made with
     these weights already, so they are never replaced, not even by weights that differ only in the
@@ -82,6 +87,7 @@ def save_checkpoint(
         "trained_before": trained_before,
         "model_version": sha256(data[WEIGHTS])[:12],
         "sha256": {name: sha256(content) for name, content in data.items()},
+        **({} if types is None else {TYPES: types.to_json()}),
     }
     directory.create(CONFIG, to_json(description))
 
@@ -99,13 +105,36 @@ def read_description(directory: Storage) -> dict[str, Any]:
         raise ConfigError(f"there is no checkpoint in {directory.root}; train one first") from None
     except ValueError as error:
         raise _damaged(directory, CONFIG, f"is not JSON ({error})") from None
-    _check_keys(directory, "", description, KEYS)
+    is_typed = isinstance(description, dict) and TYPES in description
+    _check_keys(directory, "", description, (*KEYS, TYPES) if is_typed else KEYS)
+    if is_typed:
+        _check_types(directory, description[TYPES])
     if isinstance(description["model"], dict):  # before there were similar items
         description["model"].setdefault("similar_items", 0)
     # any other default for a missing key would make another model
     _check_keys(directory, "model.", description["model"], ModelConfig.model_fields)
     _check_keys(directory, "sha256.", description["sha256"], (WEIGHTS, VOCAB))
     return dict(description)
+
+
+def types_of(description: Mapping[str, Any]) -> EventTypes | None:
+    """The types of the events that weights were trained on; None: of a log without types."""
+    found = description.get(TYPES)
+    return None if found is None else EventTypes.from_json(found)
+
+
+def _check_types(directory: Storage, found: Any) -> None:
+    names = EventTypes.__dataclass_fields__
+    _check_keys(directory, f"{TYPES}.", found, names)
+    lists = [found[name] for name in names]
+    kinds = [str, float, bool, bool]
+    if (
+        not all(isinstance(each, list) for each in lists)
+        or len({len(each) for each in lists}) != 1
+        or not all(type(v) is k for each, k in zip(lists, kinds, strict=True) for v in each)
+        or not any(found["targets"])
+    ):
+        raise _damaged(directory, CONFIG, f"has {TYPES} that are none")
 
 
 def _check_keys(directory: Storage, section: str, found: Any, expected: Iterable[str]) -> None:
@@ -160,7 +189,11 @@ def _load_model(
     directory: Storage, description: dict[str, Any], data: bytes, *, as_start: bool
 ) -> SequenceModel:
     try:
-        model = SequenceModel(ModelConfig(**description["model"]), description["num_items"])
+        model = SequenceModel(
+            ModelConfig(**description["model"]),
+            description["num_items"],
+            types=types_of(description),
+        )
         tensors = safetensors.torch.load(data)
         model.state_weight.fill_(tensors.pop(STATE_WEIGHT, torch.ones(())))
         if afresh := _reshaped(model, tensors):

@@ -7,7 +7,8 @@ Legend: Q query times, V items, F trend features, B users, X pairs (user, item o
 C pair features; histories are flat items and times (microseconds) with offsets [B + 1].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,42 +29,57 @@ NUM_GAPS = 64  # buckets of time differences; 0: unknown
 
 Items = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]
-Counts = npt.NDArray[np.uint32]
+Counts = npt.NDArray[Any]  # uint32; float64 where events have weights
+Weights = npt.NDArray[np.float64]  # what each event counts, [events]; None: each counts 1
 Floats = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
 
 
-def window_counts(items: Items, times: Ints, *, before: int, num_items: int) -> Ints:
+def window_counts(
+    items: Items, times: Ints, *, before: int, num_items: int, weights: Weights | None = None
+) -> npt.NDArray[Any]:
     """Counts of items in each of `WINDOWS` that end at `before`, and in all time, [7, V]."""
-    counts = [
-        np.bincount(items[(times < before) & (times >= before - window)], minlength=num_items)
-        for window in WINDOWS
-    ]
-    return np.stack([*counts, np.bincount(items[times < before], minlength=num_items)])
+
+    recent = [(times < before) & (times >= before - window) for window in WINDOWS]
+    counted = [*recent, times < before]
+    return np.stack([np.bincount(items[c], _of(weights, c), num_items) for c in counted])
+
+
+def _of(weights: Weights | None, chosen: npt.NDArray[Any] | slice) -> Weights | None:
+    return None if weights is None else weights[chosen]
 
 
 def trend_counts(
-    items: Items, times: Ints, offsets: Ints, *, query_times: Ints, num_items: int
+    items: Items,
+    times: Ints,
+    offsets: Ints,
+    *,
+    query_times: Ints,
+    num_items: int,
+    weights: Weights | None = None,
 ) -> Counts:
     """Counts per query time, kind of event, window that ends there, and item: [Q, 3, 8, V].
 
     The kinds: all events; the first events of visits, which come a day or more after the user's
     previous event; and repeats of an item that the user had before. Counts of several buckets are
-    added; no item may have 2^32 events.
+    added; no item may have 2^32 events. With weights, counts are floats.
     """
     kinds = np.ones((KINDS, len(items)), bool)
     kinds[1] = _starts_visit(times, offsets)
     kinds[2] = _is_repeat(items, offsets)
     # half the memory of the usual integers: for a large catalogue this is the largest array
-    counts = np.zeros((len(query_times), KINDS, len(TREND_WINDOWS), num_items), np.uint32)
+    number = np.uint32 if weights is None else np.float64
+    counts = np.zeros((len(query_times), KINDS, len(TREND_WINDOWS), num_items), number)
     for kind, chosen in enumerate(kinds):
         order = np.argsort(times[chosen], kind="stable")
         sorted_items, sorted_times = items[chosen][order], times[chosen][order]
+        sorted_weights = _of(_of(weights, chosen), order)
         for at, query_time in enumerate(query_times):
             end = np.searchsorted(sorted_times, query_time)
             for row, window in enumerate(TREND_WINDOWS):
                 start = 0 if window is None else np.searchsorted(sorted_times, query_time - window)
-                counted = np.bincount(sorted_items[start:end], minlength=num_items)
+                inside = slice(start, end)
+                counted = np.bincount(sorted_items[inside], _of(sorted_weights, inside), num_items)
                 counts[at, kind, row] = counted
     return counts
 
@@ -139,26 +155,30 @@ class OwnItems:
     item_X: Ints
     features_XC: Floats
 
+    def take(self, chosen: npt.NDArray[np.bool_]) -> "OwnItems":
+        return OwnItems(self.user_X[chosen], self.item_X[chosen], self.features_XC[chosen])
+
     def of_users(self, users: Ints) -> "OwnItems":
         """Those of some users, who ascend, as users 0, 1, ..."""
-        chosen = np.flatnonzero(np.isin(self.user_X, users))
-        user_X = np.searchsorted(users, self.user_X[chosen])
-        return OwnItems(user_X, self.item_X[chosen], self.features_XC[chosen])
+        own = self.take(np.isin(self.user_X, users))
+        return replace(own, user_X=np.searchsorted(users, own.user_X))
 
 
-def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> OwnItems:
+def own_items(
+    items: Items, times: Ints, offsets: Ints, query_times_B: Ints, weights: Weights | None = None
+) -> OwnItems:
     """The pairs (user, item) of histories before each user's query time, with their features.
 
-    The features are log(1 + x) / 3, which is about 1, with times in days. The events of a user at
-    one time are a basket. For the pair: how often in all, and in the last 7, 30 and 90 days; the
+    The features are log(1 + x) / 3, about 1, with times in days. The events of a user at one time
+    are a basket. For the pair: how often (by weight) in all, and in the last 7, 30 and 90 days; the
     age of the last and of the first event; the mean time between events; the age of the last in
     units of that; its place from the end of the history, in events and in baskets; how often with
-    each half-life and with each decay by baskets; and in how large a share of the baskets. Behind
-    them, `user_features`.
+    each half-life and with each decay by baskets; in how large a share of the baskets. Behind them,
+    `user_features`.
     """
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     order = np.lexsort((items, owner))  # stable: in time order inside a pair
-    pairs = _Pairs.of(owner[order], items[order].astype(np.int64))
+    pairs = _Pairs.of(owner[order], items[order].astype(np.int64), _of(weights, order))
     age = (query_times_B[owner[order]] - times[order]) / DAY
     starts, later = _baskets(times, offsets)
     num_baskets_B = _num_baskets(starts, offsets)
@@ -168,7 +188,7 @@ def own_items(items: Items, times: Ints, offsets: Ints, query_times_B: Ints) -> 
         (offsets[1:][pairs.user_X] - 1 - order[pairs.last]).astype(np.float64),
         later[order[pairs.last]].astype(np.float64),
         *_decayed(pairs, age, later[order]),
-        3 * pairs.count() / num_baskets_B[pairs.user_X],
+        3 * pairs.weight() / num_baskets_B[pairs.user_X],
     ]
     distinct_B = np.bincount(pairs.user_X, minlength=len(offsets) - 1)
     quiet_B = _days_since_end(times, offsets, query_times_B)
@@ -203,25 +223,32 @@ class _Pairs:
     item_X: Ints
     first: Ints
     last: Ints
+    weights: Weights | None  # of the events
 
     @staticmethod
-    def of(owner: Ints, item: Ints) -> "_Pairs":
+    def of(owner: Ints, item: Ints, weights: Weights | None) -> "_Pairs":
         new = np.r_[True, (owner[1:] != owner[:-1]) | (item[1:] != item[:-1])][: len(owner)]
         first = np.flatnonzero(new)
         last = np.r_[first[1:], len(owner)][: len(first)] - 1
-        return _Pairs(owner[first], item[first], first, last)
+        return _Pairs(owner[first], item[first], first, last, weights)
 
     def count(self) -> Wide:
         return (self.last - self.first + 1).astype(np.float64)
 
-    def sums(self, weights: Wide) -> Wide:
-        """The sum of the weights of each pair's events, [X]."""
-        return np.add.reduceat(weights, self.first) if len(self.first) else np.zeros(0)
+    def weight(self) -> Wide:
+        """What the events of each pair weigh, [X]."""
+        return self.count() if self.weights is None else self.sums(np.ones(len(self.weights)))
+
+    def sums(self, values: Wide) -> Wide:
+        """The sum of a value of each pair's events, times what they weigh, [X]."""
+        if self.weights is not None:
+            values = values * self.weights
+        return np.add.reduceat(values, self.first) if len(self.first) else np.zeros(0)
 
 
 def _counts(pairs: _Pairs, age: Wide) -> list[Wide]:
     recent = [pairs.sums((age < days).astype(np.float64)) for days in (7, 30, 90)]
-    return [pairs.count(), *recent]
+    return [pairs.weight(), *recent]
 
 
 def _moments(pairs: _Pairs, age: Wide) -> list[Wide]:

@@ -93,12 +93,20 @@ class Objective(nn.Module):
         for rows in order_B.split(ROWS_TOGETHER[order_B.device.type]):
             longest = max(int(batch.lengths_B[rows[-1]]), 1)
             gaps_BL = batch.gaps_BL[rows, :longest]
-            history = model.encode(batch.history_BL[rows, :longest], batch.lengths_B[rows], gaps_BL)
+            types_BL = None if batch.types_BL is None else batch.types_BL[rows, :longest]
+            history = model.encode(
+                batch.history_BL[rows, :longest], batch.lengths_B[rows], gaps_BL, types_BL
+            )
             states_BLD, slots_BSD = history.states_BLD, None
             if model.config.kind == "diffusion":
                 ages_B = None if batch.ages_B is None else batch.ages_B[rows]
+                slot_types = batch.slot_types_BS
                 states_BLD, slots_BSD = model.denoise(
-                    history, batch.slots_BS[rows], batch.num_slots_B[rows], ages_B=ages_B
+                    history,
+                    batch.slots_BS[rows],
+                    batch.num_slots_B[rows],
+                    ages_B=ages_B,
+                    types_BS=None if slot_types is None else slot_types[rows],
                 )
             assert states_BLD is not None
             states_BLD = F.pad(states_BLD, (0, 0, 0, width - longest))

@@ -27,11 +27,19 @@ item), Y pairs (row, item).
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffsasrec.config.training import ModelConfig
-from diffsasrec.model.blocks import Block, Cache, History, slot_heads
+from diffsasrec.event_types import EventTypes
+from diffsasrec.model.blocks import (
+    Block,
+    Cache,
+    Embedder,
+    History,
+    existing,
+    initialise,
+    slot_heads,
+)
 from diffsasrec.model.features import NUM_GAPS, NUM_TRENDS
 from diffsasrec.model.heads import CopyScore, OwnItems, Pairs, Trends
 
@@ -39,12 +47,17 @@ from diffsasrec.model.heads import CopyScore, OwnItems, Pairs, Trends
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 2**20}
 
 
-class SequenceModel(nn.Module):
-    """States of history events and of mask slots, and what turns them into logits."""
+class SequenceModel(Embedder):
+    """States of history events and of mask slots, and what turns them into logits.
 
-    def __init__(self, config: ModelConfig, num_items: int, *, seed: int = 0) -> None:
+    `types`: of the events of a log with types: then every history comes with the codes of these.
+    """
+
+    def __init__(
+        self, config: ModelConfig, num_items: int, *, seed: int = 0, types: EventTypes | None = None
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.event_types = config, types
         self.num_items = num_items
         has_slots = config.kind == "diffusion"
         with torch.random.fork_rng(devices=[]):
@@ -67,7 +80,7 @@ class SequenceModel(nn.Module):
             self.state_weight: Tensor
             self.register_buffer("state_weight", torch.ones(()), persistent=False)
             self.copy_score = CopyScore(config) if config.copy_score else None
-            self.apply(_initialise)
+            self.apply(initialise)
             if self.mask is not None:
                 nn.init.normal_(self.mask, std=0.05)
             if self.age is not None:  # added to a finished state: starts at 0
@@ -75,6 +88,9 @@ class SequenceModel(nn.Module):
             for part in (self.trends, self.copy_score):
                 if part is not None:
                     part.start()
+            self.types = None if types is None else nn.Embedding(len(types.names), size)
+            if self.types is not None:  # added to the items: starts at 0, and changes nothing
+                nn.init.zeros_(self.types.weight)
 
     @property
     def item_weight(self) -> Tensor:
@@ -131,45 +147,25 @@ class SequenceModel(nn.Module):
         hidden_XH = self.copy_score.pair(pair_XC) + self.copy_score.item(self.items(pairs.items_X))
         return OwnItems(self.copy_score, pairs.users_X, pairs.items_X, hidden_XH)
 
-    def _embed(self, items_BT: Tensor, positions_BT: Tensor, gaps_BT: Tensor | None) -> Tensor:
-        x_BTD = self.items(items_BT.clamp(min=0))
-        if self.mask is not None:
-            x_BTD = torch.where((items_BT < 0)[..., None], self.mask.to(x_BTD.dtype), x_BTD)
-        x_BTD = x_BTD + self.positions(positions_BT)
-        if self.gaps is not None:
-            gaps_BT = torch.zeros_like(items_BT) if gaps_BT is None else gaps_BT
-            x_BTD = x_BTD + self.gaps(gaps_BT)
-        return F.dropout(x_BTD, self.config.dropout, self.training)
-
-    def _embed_history(self, items_BL: Tensor, lengths_B: Tensor, gaps_BL: Tensor | None) -> Tensor:
-        place_L = torch.arange(items_BL.shape[1], device=items_BL.device)
-        positions_BL = self.config.max_seq_len - lengths_B[:, None] + place_L
-        positions_BL = positions_BL.clamp(max=self.config.max_seq_len - 1)
-        return self._embed(items_BL, positions_BL, gaps_BL)
-
-    def _embed_slots(self, slots_BS: Tensor, ages_B: Tensor | None) -> Tensor:
-        place_S = torch.arange(slots_BS.shape[1], device=slots_BS.device)
-        positions_BS = (self.config.max_seq_len + place_S).expand_as(slots_BS)
-        gaps_BS = None if ages_B is None else ages_B[:, None].expand_as(slots_BS)
-        return self._embed(slots_BS, positions_BS, gaps_BS)
-
     def encode(
         self,
         items_BL: Tensor,
         lengths_B: Tensor,
         gaps_BL: Tensor | None = None,
+        types_BL: Tensor | None = None,
         *,
         with_states: bool = True,
     ) -> History:
         """Encodes histories of `lengths_B` events (at most max_seq_len), padded on the right.
 
         `gaps_BL`: the time between each event and the one before it, in buckets; None: unknown.
-        Without states, only what the slots attend to is kept.
+        `types_BL`: the codes of their types, if the model has types. Without states, only what the
+        slots attend to is kept.
         """
         assert items_BL.shape[1] <= self.config.max_seq_len, items_BL.shape
         if self.config.attention == "bidirectional":
-            return History(items_BL, lengths_B, gaps_BL, None, [])
-        x_BLD = self._embed_history(items_BL, lengths_B, gaps_BL)
+            return History(items_BL, lengths_B, gaps_BL, types_BL, None, [])
+        x_BLD = self._embed_history(items_BL, lengths_B, gaps_BL, types_BL)
         cache: Cache = []
         for block in self._blocks():
             query, key, value = block.heads(x_BLD)
@@ -177,30 +173,38 @@ class SequenceModel(nn.Module):
             if with_states or len(cache) < self.config.num_blocks:
                 x_BLD = block.attend(x_BLD, query, key, value, causal=True)
         states_BLD = self.norm(x_BLD) if with_states else None
-        return History(items_BL, lengths_B, gaps_BL, states_BLD, cache)
+        return History(items_BL, lengths_B, gaps_BL, types_BL, states_BLD, cache)
 
     def encode_for_slots(
-        self, items_BL: Tensor, lengths_B: Tensor, gaps_BL: Tensor, *, num_slots: int
+        self,
+        items_BL: Tensor,
+        lengths_B: Tensor,
+        gaps_BL: Tensor,
+        types_BL: Tensor | None = None,
+        *,
+        num_slots: int,
     ) -> History:
         """`encode` in little memory, without gradients and states, with room for the slots.
 
         Under bidirectional attention nothing can be encoded before the slots are known.
         """
         if self.config.attention == "bidirectional":
-            return self.encode(items_BL, lengths_B, gaps_BL)
+            return self.encode(items_BL, lengths_B, gaps_BL, types_BL)
         num_users, width = items_BL.shape
         at_once = max(1, TOKENS_AT_ONCE[items_BL.device.type] // width)
         cache: Cache = []
         for start in range(0, num_users, at_once):
             users = slice(start, start + at_once)
-            part = self.encode(items_BL[users], lengths_B[users], gaps_BL[users], with_states=False)
+            types = None if types_BL is None else types_BL[users]
+            events = items_BL[users], lengths_B[users], gaps_BL[users], types
+            part = self.encode(*events, with_states=False)
             for number, (key, value) in enumerate(part.cache):
                 if start == 0:
                     shape = (num_users, key.shape[1], width + num_slots, key.shape[3])
                     cache.append((key.new_empty(shape), value.new_empty(shape)))
                 cache[number][0][users, :, :width] = key
                 cache[number][1][users, :, :width] = value
-        return History(items_BL, lengths_B, gaps_BL, None, cache, room=num_slots)
+        return History(items_BL, lengths_B, gaps_BL, types_BL, None, cache, room=num_slots)
 
     def denoise(
         self,
@@ -209,20 +213,22 @@ class SequenceModel(nn.Module):
         num_slots_B: Tensor | None = None,
         *,
         ages_B: Tensor | None = None,
+        types_BS: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """States of the history and of the slots (items or the mask, -1) behind it.
 
         Only the first `num_slots_B` slots exist; all of them if it is None. `ages_B`: how old the
-        end of the history is at the query time, in buckets; None: unknown.
+        end of the history is at the query time, in buckets; None: unknown. `types_BS`: the codes of
+        the slots' types; None: that which lists ask for.
 
         Returns:
             states [B, L, D] and [B, S, D].
         """
-        mask = _existing(history, slots_BS, num_slots_B)
+        mask = existing(history, slots_BS, num_slots_B)
         if self.config.attention == "bidirectional":
-            return self._denoise_all(history, slots_BS, mask, ages_B)
+            return self._denoise_all(history, slots_BS, mask, ages_B, types_BS)
         assert history.states_BLD is not None
-        x_BSD = self._embed_slots(slots_BS, ages_B)
+        x_BSD = self._embed_slots(slots_BS, ages_B, types_BS)
         for number, block in enumerate(self._blocks()):
             x_BSD = block.attend(x_BSD, *slot_heads(block, x_BSD, history, number), mask=mask)
         return history.states_BLD, self.norm(x_BSD)
@@ -241,8 +247,8 @@ class SequenceModel(nn.Module):
         """
         if self.config.attention == "bidirectional":
             return self.denoise(history, slots_BS, ages_B=ages_B)[1][wanted_BS]
-        mask = _existing(history, slots_BS, None)
-        x_BSD = self._embed_slots(slots_BS, ages_B)
+        mask = existing(history, slots_BS, None)
+        x_BSD = self._embed_slots(slots_BS, ages_B, None)
         *blocks, last = self._blocks()
         for number, block in enumerate(blocks):
             x_BSD = block.attend(x_BSD, *slot_heads(block, x_BSD, history, number), mask=mask)
@@ -260,10 +266,17 @@ class SequenceModel(nn.Module):
         return self.norm(x_BOD[users_R, nth_R])
 
     def _denoise_all(
-        self, history: History, slots_BS: Tensor, mask: Tensor, ages_B: Tensor | None
+        self,
+        history: History,
+        slots_BS: Tensor,
+        mask: Tensor,
+        ages_B: Tensor | None,
+        types_BS: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        past_BLD = self._embed_history(history.items_BL, history.lengths_B, history.gaps_BL)
-        x_BTD = torch.cat([past_BLD, self._embed_slots(slots_BS, ages_B)], dim=1)
+        past_BLD = self._embed_history(
+            history.items_BL, history.lengths_B, history.gaps_BL, history.types_BL
+        )
+        x_BTD = torch.cat([past_BLD, self._embed_slots(slots_BS, ages_B, types_BS)], dim=1)
         # a row without any key (no history, no slot) would be a softmax over nothing
         mask = mask | ~mask.any(dim=-1, keepdim=True)
         for block in self._blocks():
@@ -273,26 +286,3 @@ class SequenceModel(nn.Module):
 
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
-
-
-def _existing(history: History, slots_BS: Tensor, num_slots_B: Tensor | None) -> Tensor:
-    """Which events and slots exist to attend to, [B, 1, 1, L + S]."""
-    place_L, place_S = (
-        torch.arange(tokens_BT.shape[1], device=slots_BS.device)
-        for tokens_BT in (history.items_BL, slots_BS)
-    )
-    history_BL = place_L < history.lengths_B[:, None]
-    slots_exist_BS = torch.ones_like(slots_BS, dtype=torch.bool)
-    if num_slots_B is not None:
-        slots_exist_BS = place_S < num_slots_B[:, None]
-    return torch.cat([history_BL, slots_exist_BS], dim=1)[:, None, None, :]
-
-
-def _initialise(module: nn.Module) -> None:
-    # at widths of 64 to 256 and a few thousand steps, the 0.02 that large language models start
-    # from learns far slower
-    if isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=0.05)
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.5 * module.in_features**-0.5)
-        nn.init.zeros_(module.bias)

@@ -32,7 +32,7 @@ def audit_bucket(
 
     Args:
         recommendations: what was written, recommendations_schema.
-        expected: of the bucket's users: user_id, items (indices of `vocab`, the whole history),
+        expected: of the bucket's users: user_id, items (indices of `vocab`, all that are seen),
             excluded (likewise: what the rules forbid for the user), history_len and source.
         allowed: what may be recommended at all, [V].
         cap: limit on the items of one category in a list.

@@ -145,17 +145,15 @@ def _recommended(
     excluded: UserItems,
     trace: Trace | None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    return recommender.recommend(
-        histories.items, histories.times, histories.offsets, excluded=excluded, trace=trace
-    )
+    events = histories.items, histories.times, histories.offsets
+    return recommender.recommend(*events, types=histories.types, excluded=excluded, trace=trace)
 
 
 def _fallback(
     popular: PopularLists, histories: Histories, excluded: UserItems, decoding: DecodingConfig
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """The popular items, without what each user must not be shown or has seen."""
-    seen = UserItems(histories.items.astype(np.int64), histories.offsets)
-    pairs = [excluded, *([seen] if decoding.filter_seen else [])]
+    pairs = [excluded, *([histories.seen()] if decoding.filter_seen else [])]
     return popular.lists(
         np.concatenate([p.owners() for p in pairs]),
         np.concatenate([p.items for p in pairs]),

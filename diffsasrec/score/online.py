@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.event_types import EventTypes
 from diffsasrec.files.storage import Storage, sha256
 from diffsasrec.model.checkpoint import CONFIG, read_description
-from diffsasrec.schema import TIMESTAMP, canonical
+from diffsasrec.schema import TIMESTAMP, TYPE, canonical
 from diffsasrec.score.bucket_lists import Scoring
 from diffsasrec.score.list_maker import ListMaker
 from diffsasrec.score.rule_ids import Rules
@@ -78,23 +79,36 @@ class OnlineRecommender:
 
         Args:
             events: user_id, item_id and timestamp (a timestamp type): all events of each user, in
-                any order; events of items that the run does not know are ignored.
+                any order; events of items that the run does not know are ignored. If the log of the
+                run has types, a column `type` with their names; events of others are ignored.
             query_time: when the lists are asked for, with a time zone; later events are left out.
 
         Raises:
             ValueError: a column is missing or has a null.
         """
-        for name in COLUMNS:
+        assert isinstance(self._maker.recommender, Recommender)  # no counter was asked for
+        types = self._maker.recommender.model.event_types
+        for name in (*COLUMNS, *([TYPE] if types else [])):
             if name not in events.column_names or events[name].null_count:
                 raise ValueError(f"events need a column {name} without nulls")
         now = (query_time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
         user_type = events["user_id"].type
         times = events["timestamp"].cast(TIMESTAMP).cast(pa.int64())
-        events = pa.table(
-            [canonical(events["user_id"]), canonical(events["item_id"]), times], names=COLUMNS
-        )
+        ids = canonical(events["user_id"]), canonical(events["item_id"])
+        codes = None if types is None else _codes(events[TYPE], types)
+        events = pa.table([*ids, times], names=COLUMNS)
+        if codes is not None:
+            events = events.append_column(TYPE, codes).filter(codes.is_valid())
+            times = events["timestamp"]
         folded, _ = fold(events.filter(pc.less(times, now)), max_user_events=len(events))
-        sequences, _, _ = finish(folded, self._maker.vocab, split_time=now, user_type=user_type)
-        assert isinstance(self._maker.recommender, Recommender)  # no counter was asked for
+        sequences, _, _ = finish(
+            folded, self._maker.vocab, split_time=now, user_type=user_type, types=types
+        )
         self._maker.recommender.query_time = now
         return self._maker.lists(sequences)
+
+
+def _codes(names: pa.ChunkedArray, types: EventTypes) -> pa.ChunkedArray:
+    """The codes of types; null for a type that the run does not know."""
+    known = pa.array(types.names, pa.string())
+    return pc.index_in(names.cast(pa.string()), value_set=known).cast(pa.int8())

@@ -66,7 +66,8 @@ def build_sequences(
         previous=previous_vocab,
     )
     output.write_table(f"vocab/{bucket_name(0)}", vocab)
-    finishing = {"split_time": split_time, "user_type": log.user_type}
+    finishing: dict[str, Any] = {"split_time": split_time, "user_type": log.user_type}
+    finishing["types"] = events.event_types
     finishing |= {"min_item_count": min_item_count, "min_user_events": min_user_events}
     written: set[int] = set()
     for bucket, bucket_counts in _write_buckets(folded, vocab, output, finishing):
@@ -75,7 +76,7 @@ def build_sequences(
         written.add(bucket)
         progress(len(written), num)
     # a bucket that no user falls into still has its files: N is a fact of the run
-    nobody = fold(_events_of(log).empty_table(), max_user_events=max_user_events)[0]
+    nobody = fold(_events_of(log, events).empty_table(), max_user_events=max_user_events)[0]
     for bucket in set(range(num)) - written:
         _write_files(output, bucket, *finish(nobody, vocab, **finishing)[:2])
     return Built(vocab, counts)
@@ -123,15 +124,16 @@ def _write_buckets(
         yield row["bucket"], Counter(json.loads(row["counts"]))
 
 
-def _events_of(log: Log) -> pa.Schema:
-    return events_schema(canonical_type(log.user_type), canonical_type(log.item_type))
+def _events_of(log: Log, events: EventsConfig) -> pa.Schema:
+    ids = canonical_type(log.user_type), canonical_type(log.item_type)
+    return events_schema(*ids, typed=bool(events.types))
 
 
 def _read_with_bucket(
     batch: pa.Table, *, log: Log, events: EventsConfig, before: int, num: int
 ) -> Iterator[pa.Table]:
     """The events of some fragments and the bucket of each."""
-    yield _events_of(log).append(pa.field("bucket", pa.int32())).empty_table()
+    yield _events_of(log, events).append(pa.field("bucket", pa.int32())).empty_table()
     for _, fragment in fragments_of(batch, log):
         for _, checked in read_events(
             fragment, events=events, log_types=(log.user_type, log.item_type), before=before

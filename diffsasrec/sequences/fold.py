@@ -7,8 +7,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diffsasrec.event_types import Codes, EventTypes, TypedEvents
 from diffsasrec.schema import (
     TIMESTAMP,
+    TYPE,
     event_hash,
     holdout_schema,
     list_offsets,
@@ -25,18 +27,21 @@ Ints = npt.NDArray[np.int64]
 def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[str]]:
     """All events of some users -> one row per user, in time order, exact duplicates out.
 
-    Ties in time are ordered by `schema.event_hash`. Of a user with more than `max_user_events` the
-    last ones are kept.
+    Ties in time are ordered by `schema.event_hash`. Events of one user, item and time are
+    duplicates, unless they are of several types: then one of each stays, the lighter first. Of a
+    user with more than `max_user_events` the last ones are kept.
 
     Returns:
-        user_id, item_ids (list), times (list, microseconds), sorted by user_id; what was dropped.
+        user_id, item_ids (list), times (list, microseconds), sorted by user_id, and of a log with
+        types their codes, types (list); what was dropped.
     """
     users, items = (events[name].combine_chunks() for name in ("user_id", "item_id"))
     times = events["timestamp"].to_numpy()
     codes = _rank_of_id(users), _rank_of_id(items)
-    order = _time_order(users, items, times, *codes)
+    types = events[TYPE].to_numpy() if TYPE in events.column_names else np.zeros(len(times), "i1")
+    order = _time_order(users, items, times, *codes, types)
     user_code, item_code, times = codes[0][order], codes[1][order], times[order]
-    keep = ~_repeats(user_code, item_code, times)
+    keep = ~_repeats(user_code, item_code, times, types[order])
     starts = np.flatnonzero(np.r_[True, user_code[1:] != user_code[:-1]][: len(order)])
     within_cap = _num_later(keep, starts) < max_user_events
     dropped = Counter(
@@ -54,11 +59,14 @@ def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[s
             "times": pa.ListArray.from_arrays(offsets, pa.array(times[keep])),
         }
     )
+    if TYPE in events.column_names:
+        kept = pa.array(types[order[keep]], pa.int8())
+        table = table.append_column("types", pa.ListArray.from_arrays(offsets, kept))
     return table, dropped
 
 
 def _time_order(
-    users: pa.Array, items: pa.Array, times: Ints, user_code: Ints, item_code: Ints
+    users: pa.Array, items: pa.Array, times: Ints, user_code: Ints, item_code: Ints, types: Codes
 ) -> Ints:
     """The rows by user and time, ties by hash."""
     order = np.lexsort((times, user_code))
@@ -67,13 +75,13 @@ def _time_order(
     (places,) = np.nonzero(np.r_[False, tied][: len(order)] | np.r_[tied, False][: len(order)])
     rows = order[places]
     hashes = event_hash(users.take(pa.array(rows)), items.take(pa.array(rows)), times[rows])
-    # the item last: it decides only between items whose hashes collide
-    among = np.lexsort((item_code[rows], hashes, times[rows], user_code[rows]))
+    # the item last: it decides only between items whose hashes collide; then the type of one item
+    among = np.lexsort((types[rows], item_code[rows], hashes, times[rows], user_code[rows]))
     order[places] = rows[among]
     return order
 
 
-def _repeats(*columns: Ints) -> npt.NDArray[np.bool_]:
+def _repeats(*columns: Ints | Codes) -> npt.NDArray[np.bool_]:
     """Whether each row is equal to the one before it in all columns."""
     same = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
     return np.r_[False, same][: len(columns[0])]
@@ -103,20 +111,22 @@ def finish(
     user_type: pa.DataType,
     min_item_count: int = 1,
     min_user_events: int = 2,
+    types: EventTypes | None = None,
 ) -> tuple[pa.Table, pa.Table, Counter[str]]:
     """Folded rows -> sequences and holdout rows: rare items out, indices in, the split marked.
 
     `vocab` says what is rare in the whole log. The holdout is that of a log without the items that
     have fewer than `min_item_count` events before the split, which stay in the sequences:
-    `only_items` takes them out where something is measured.
+    `only_items` takes them out where something is measured. `types`: of a log with types.
     """
-    histories = _known_events(folded, vocab)
-    items, times, offsets = histories.items, histories.times, histories.offsets
-    known = frequent_before_split(vocab, min_item_count)
+    histories = _known_events(folded, vocab, types)
+    items, known = histories.items, frequent_before_split(vocab, min_item_count)
+    events = items, histories.times, histories.offsets
+    targets = None if types is None else histories.are_targets()
     num_before, position, no_holdout = find_holdout(
-        items, times, offsets, split_time=split_time, known=known, in_histories=known
+        *events, split_time=split_time, known=known, in_histories=known, targets=targets
     )
-    num_measured = count_before(times, offsets, split_time, among=known[items])
+    num_measured = count_before(*events[1:], split_time, among=known[items])
     user_ids = folded["user_id"].combine_chunks().cast(user_type)
     sequences = _sequences(user_ids, histories, num_before, position)
     basket = held_out(histories, position, known)
@@ -135,14 +145,17 @@ def finish(
     return sequences, holdout, counts + no_holdout
 
 
-def _known_events(folded: pa.Table, vocab: pa.Table) -> Histories:
+def _known_events(folded: pa.Table, vocab: pa.Table, types: EventTypes | None) -> Histories:
     """The events of folded rows by the indices of a vocabulary, rare items out."""
     indices = index_items(list_values(folded["item_ids"]), vocab)
     # an earlier vocabulary keeps rows of items that are too rare now, with a count of 0
     keep = (indices >= 0) & np.r_[vocab["count"].to_numpy() > 0, False][indices]
     times = list_values(folded["times"]).to_numpy()
     offsets = np.r_[0, np.cumsum(keep)][list_offsets(folded["item_ids"])]
-    return Histories(indices[keep], times[keep], offsets)
+    typed = None
+    if types is not None:
+        typed = TypedEvents(list_values(folded["types"]).to_numpy(), types).take(keep)
+    return Histories(indices[keep], times[keep], offsets, typed)
 
 
 def _sequences(
@@ -151,17 +164,18 @@ def _sequences(
     num_before: npt.NDArray[np.int32],
     position: npt.NDArray[np.int32],
 ) -> pa.Table:
-    offsets = pa.array(histories.offsets.astype(np.int32))
-    return pa.table(
-        {
-            "user_id": user_ids,
-            "items": pa.ListArray.from_arrays(offsets, pa.array(histories.items)),
-            "times": pa.ListArray.from_arrays(offsets, pa.array(histories.times)),
-            "num_before": pa.array(num_before),
-            "holdout": pa.array(position, mask=position < 0),
-        },
-        schema=sequences_schema(user_ids.type),
-    )
+    offsets, typed = pa.array(histories.offsets.astype(np.int32)), histories.types
+    columns = {
+        "user_id": user_ids,
+        "items": pa.ListArray.from_arrays(offsets, pa.array(histories.items)),
+        "times": pa.ListArray.from_arrays(offsets, pa.array(histories.times)),
+        "num_before": pa.array(num_before),
+        "holdout": pa.array(position, mask=position < 0),
+    }
+    if typed is None:
+        return pa.table(columns, schema=sequences_schema(user_ids.type))
+    columns["types"] = pa.ListArray.from_arrays(offsets, pa.array(typed.codes))
+    return pa.table(columns, schema=sequences_schema(user_ids.type, typed.types))
 
 
 def _holdout(

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from diffsasrec.event_types import EventTypes, TypedEvents, take, weights_of
 from diffsasrec.schema import (
     canonical,
     list_offsets,
@@ -25,11 +26,13 @@ class Histories:
         items: indices of a vocabulary, [events].
         times: microseconds, [events].
         offsets: where each user's events start, [users + 1].
+        types: of the events, of a log with types.
     """
 
     items: Items
     times: Times
     offsets: Offsets
+    types: TypedEvents | None = None
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """How many events each user has, [users]."""
@@ -44,7 +47,7 @@ class Histories:
         place = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.lengths())
         keep = place < np.repeat(lengths, self.lengths())
         offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
-        return Histories(self.items[keep], self.times[keep], offsets)
+        return Histories(self.items[keep], self.times[keep], offsets, take(self.types, keep))
 
     def before(self, cut: int) -> "Histories":
         """The events before a time, microseconds."""
@@ -53,14 +56,30 @@ class Histories:
     def of_users(self, users: npt.NDArray[np.int64]) -> "Histories":
         """Those of some users, in the order given."""
         source, offsets = events_of(self.offsets, users)
-        return Histories(self.items[source], self.times[source], offsets)
+        return Histories(self.items[source], self.times[source], offsets, take(self.types, source))
+
+    def weights(self) -> npt.NDArray[np.float64] | None:
+        """What each event counts, [events]; None: all count 1."""
+        return weights_of(self.types)
+
+    def are_targets(self) -> npt.NDArray[np.bool_]:
+        """Whether lists predict such an event, [events]."""
+        return np.ones(len(self.items), bool) if self.types is None else self.types.are_targets()
+
+    def seen(self) -> "UserItems":
+        """The items that the users have seen: of all events, or of those whose type says so."""
+        if self.types is None:
+            return UserItems(self.items.astype(np.int64), self.offsets)
+        kept = self.types.are_seen()
+        offsets = np.r_[0, np.cumsum(kept)][self.offsets]
+        return UserItems(self.items[kept].astype(np.int64), offsets)
 
     def reindexed(self, index_V: npt.NDArray[np.int32]) -> "Histories":
         """The same events by the indices of another vocabulary; items with -1 are left out."""
         items = index_V[self.items]
         keep = items >= 0
         offsets = np.r_[0, np.cumsum(keep)][self.offsets]
-        return Histories(items[keep], self.times[keep], offsets)
+        return Histories(items[keep], self.times[keep], offsets, take(self.types, keep))
 
 
 @dataclass(frozen=True)
@@ -73,10 +92,11 @@ class Flat:
     offsets: npt.NDArray[np.int64]  # [users + 1]
     num_before: npt.NDArray[np.int32]  # [users]
     holdout: npt.NDArray[np.int32]  # [users], -1 for none
+    types: TypedEvents | None = None  # of the events, of a log with types
 
     @property
     def histories(self) -> Histories:
-        return Histories(self.items, self.times, self.offsets)
+        return Histories(self.items, self.times, self.offsets, self.types)
 
 
 def flatten(sequences: pa.Table) -> Flat:
@@ -88,7 +108,16 @@ def flatten(sequences: pa.Table) -> Flat:
         offsets=list_offsets(sequences["items"]),
         num_before=sequences["num_before"].to_numpy(),
         holdout=sequences["holdout"].fill_null(-1).to_numpy(),
+        types=types_of(sequences),
     )
+
+
+def types_of(sequences: pa.Table) -> TypedEvents | None:
+    """The types of the events of a bucket file's table; None: it is of a log without types."""
+    types = EventTypes.in_schema(sequences.schema.metadata)
+    if types is None:
+        return None
+    return TypedEvents(list_values(sequences["types"]).to_numpy(), types)
 
 
 def only_items(flat: Flat, known: npt.NDArray[np.bool_] | None) -> Flat:
@@ -111,6 +140,7 @@ def only_items(flat: Flat, known: npt.NDArray[np.bool_] | None) -> Flat:
         flat,
         items=flat.items[kept],
         times=flat.times[kept],
+        types=take(flat.types, kept),
         offsets=running[flat.offsets],
         num_before=(running[starts + flat.num_before] - running[starts]).astype(np.int32),
         holdout=holdout,

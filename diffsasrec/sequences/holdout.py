@@ -21,9 +21,14 @@ def next_items(
     split_time: int,
     known: npt.NDArray[np.bool_],
     num: int,
+    targets: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Each user's first `num` distinct known items after the split, [n, num]; -1 behind the end."""
-    eligible = np.flatnonzero((times >= split_time) & known[items])
+    """Each user's first `num` distinct known items after the split, [n, num]; -1 behind the end.
+
+    `targets`: the events that count, [events]; None: all.
+    """
+    among = known[items] if targets is None else known[items] & targets
+    eligible = np.flatnonzero((times >= split_time) & among)
     owner = np.searchsorted(offsets, eligible, side="right") - 1
     # the first time of each (user, item), in time order again
     pairs = np.unique(owner * np.int64(len(known)) + items[eligible], return_index=True)[1]
@@ -45,37 +50,38 @@ def find_holdout(
     split_time: int,
     known: npt.NDArray[np.bool_],
     in_histories: npt.NDArray[np.bool_] | None = None,
+    targets: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Counter[str]]:
     """Where each user's holdout is: at the first event after the split with a known item.
 
     Args:
-        items, times: the events of all users, in order; indices and microseconds.
-        offsets: where each user's events start, [n + 1].
+        items, times, offsets: as of Histories.
         known: whether an item occurs before the split, often enough, in anyone's history, [V].
         in_histories: the items that histories are made of, [V]; None: all. Who has none of them
             before the split has no holdout.
+        targets: whether an event is of a type that lists predict, [events]; None: all are.
 
     Returns:
         num_before [n]; the position of that event in the user's history, -1 without one, [n]; how
         many users have none, by reason.
     """
     num_before = count_before(times, offsets, split_time)
-    position = _first_eligible(offsets, (times >= split_time) & known[items])
+    eligible = (times >= split_time) & known[items]
+    position = _first_eligible(offsets, eligible if targets is None else eligible & targets)
     usable = num_before
     if in_histories is not None:
         usable = count_before(times, offsets, split_time, among=in_histories[items])
     new_user = usable == 0
     inactive = ~new_user & (np.diff(offsets) == num_before)
-    only_new_items = ~new_user & ~inactive & (position < 0)
+    rest = ~new_user & ~inactive & (position < 0)
     position[new_user] = -1
-    reasons = Counter(
-        {
-            "no_event_before_split": int(new_user.sum()),
-            "no_event_after_split": int(inactive.sum()),
-            "only_new_items_after_split": int(only_new_items.sum()),
-        }
-    )
-    return num_before, position, reasons
+    reasons = {"no_event_before_split": new_user, "no_event_after_split": inactive}
+    if targets is not None:
+        has_target = _first_eligible(offsets, (times >= split_time) & targets) >= 0
+        reasons["no_target_after_split"] = rest & ~has_target
+        rest &= has_target
+    reasons["only_new_items_after_split"] = rest
+    return num_before, position, Counter({name: int(of.sum()) for name, of in reasons.items()})
 
 
 def _first_eligible(
@@ -106,7 +112,12 @@ def held_out(
     moment = np.full(len(position), np.iinfo(np.int64).min)
     moment[users] = histories.times[first]
     at_once = histories.times == np.repeat(moment, histories.lengths())
-    return np.flatnonzero(at_once & known[histories.items])
+    held = np.flatnonzero(at_once & known[histories.items] & histories.are_targets())
+    if histories.types is None:
+        return held
+    # an item may have events of several types at one time
+    pairs = histories.owners()[held] * np.int64(len(known)) + histories.items[held]
+    return np.sort(held[np.unique(pairs, return_index=True)[1]])
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,12 @@ def holdout_between(
     """
     seen = histories if before is None else histories.before(before)
     num_before, position, _ = find_holdout(
-        seen.items, seen.times, seen.offsets, split_time=cut, known=known
+        seen.items,
+        seen.times,
+        seen.offsets,
+        split_time=cut,
+        known=known,
+        targets=None if seen.types is None else seen.are_targets(),
     )
     users = np.flatnonzero(position >= 0)
     return Holdout(users, seen.first(num_before).of_users(users), targets_of(seen, position, known))

@@ -6,7 +6,7 @@ before a time.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from diffsasrec.inputs.events import scan
 from diffsasrec.inputs.log_files import Log
 from diffsasrec.inputs.newest import SCHEMA as NEWEST_DAYS
 from diffsasrec.inputs.newest import NewestRows, Part, count_days
+from diffsasrec.inputs.row_checks import by_type
 from diffsasrec.schema import id_hash
 from diffsasrec.times import EARLY, HOUR
 
@@ -129,6 +130,8 @@ class Survey:
     time_quantiles: tuple[int, ...]
     newest: list[Part]  # the worst first
     num_early: int = 0  # events before EARLY
+    # kept and filtered events by their type, of a log with types
+    types: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class _FirstPass:
     num_users: int
     newest: list[Part]
     examples: dict[str, str]  # a bad row in words, by its reason
+    types: dict[str, dict[str, int]]  # kept and filtered rows by their type
 
 
 def _first_pass(
@@ -172,7 +176,8 @@ def _first_pass(
             days = table.filter(table["day"].is_valid()).select(NEWEST_DAYS.names)
             newest.add(path, fragment_counts, days)
     parts = newest.parts(min_rows=events.min_rows_of_newest)
-    return _FirstPass(counts, hours, estimate_users(sketch), parts, examples)
+    counts, types = by_type(counts)
+    return _FirstPass(counts, hours, estimate_users(sketch), parts, examples, types)
 
 
 def survey_log(
@@ -210,6 +215,7 @@ def survey_log(
         num_users=first.num_users,
         time_quantiles=time_quantiles(hourly),
         newest=first.newest,
+        types=first.types if events.types else {},
         num_early=pc.sum(hourly.filter(pc.less(hourly["high"], EARLY))["count"]).as_py() or 0,
     )
 

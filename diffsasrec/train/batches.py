@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
-from diffsasrec.counters.pairs import Pairing, as_pairs, joined_pairs, with_similar
+from diffsasrec.counters.pairs import Pairing, are_seen, as_pairs, joined_pairs, with_similar
 from diffsasrec.counters.similar import Similar
+from diffsasrec.event_types import take
 from diffsasrec.model.baskets import Baskets
 from diffsasrec.model.batch import Batch
 from diffsasrec.model.diffusion import MASK, forward_process, stratified_levels
@@ -39,10 +40,9 @@ def make_batch(
     A rank without a row gets one that does not count. `similar`: as of a query time, by its number.
     """
     plan = _draw_plan(examples, model, objective, generator)
-    counts = rank < len(examples)
-    rows = np.arange(rank, len(examples), world_size) if counts else np.zeros(1, np.int64)
+    rows, counts = _rows_of_rank(rank, world_size, len(examples))
     mine, width = plan.of_rows(rows), plan.width_L
-    source_BT = mine.source()
+    source_BT, next_BL = mine.sources(events)
     targets_BT = torch.from_numpy(_take(events.items, source_BT, mine.exists_BT))
     inputs_BT = targets_BT.masked_fill(mine.masked_BT, MASK)
     known = _at_query_times(events, examples.take(rows), query_times, model, filter_seen, similar)
@@ -54,13 +54,35 @@ def make_batch(
         slots_BS=inputs_BT[:, width:],
         num_slots_B=torch.from_numpy(mine.num_slots),
         targets_BT=targets_BT,
-        next_BL=torch.from_numpy(_take(events.items, source_BT[:, :width] + 1, mine.scored_BL)),
+        next_BL=torch.from_numpy(_take(events.items, next_BL, mine.scored_BL)),
         scored_BL=torch.from_numpy(mine.scored_BL & counts),
         masked_BT=mine.masked_BT & counts,
         p_mask_BT=mine.p_mask_BT,
         num_scored=int(plan.scored_BL.sum()),
         num_maskable=plan.num_maskable,
+        **_types(events, mine, source_BT),
     )
+
+
+def _rows_of_rank(rank: int, world_size: int, num: int) -> tuple[Ints, bool]:
+    """The rows of a rank, and whether they count."""
+    counts = rank < num
+    return np.arange(rank, num, world_size) if counts else np.zeros(1, np.int64), counts
+
+
+def _types(events: Events, plan: "_Plan", source_BT: Ints) -> dict[str, Any]:
+    """The types of the history and of the slots, of a log with types.
+
+    Behind a batch time, every slot has the type that lists ask for, whatever its event has.
+    """
+    if events.types is None:
+        return {}
+    width = plan.width_L
+    types_BT = torch.from_numpy(_take(events.types.codes, source_BT, plan.exists_BT))
+    slot_types_BS = types_BT[:, width:]
+    if not plan.pretraining:
+        slot_types_BS = torch.full_like(slot_types_BS, events.types.types.asked)
+    return {"types_BL": types_BT[:, :width], "slot_types_BS": slot_types_BS}
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,7 @@ class _Known:
     queries_B: Tensor
     ages_B: Tensor | None = None  # of the histories' ends
     users_BC: Tensor | None = None  # their features
-    pairs: Pairs | None = None  # own items
+    pairs: Pairs | None = None  # own items that are seen
     scored: Pairs | None = None
     baskets: Baskets | None = None  # the next ones
 
@@ -86,14 +108,19 @@ def _at_query_times(
     if (examples.query == DRAWN).any():
         return _Known(torch.from_numpy(examples.query))
     source, offsets = stretches(examples.first, examples.boundary)
-    histories = Histories(events.items[source], events.times[source], offsets)
+    types = take(events.types, source)
+    histories = Histories(events.items[source], events.times[source], offsets, types)
     query_times_B = query_times[examples.query]
     ages_B = torch.from_numpy(end_ages(histories.times, offsets, query_times_B))
     known = histories.items, histories.times, offsets, query_times_B
-    own, users_BC = own_items(*known), torch.from_numpy(user_features(*known))
+    own = own_items(*known, histories.weights())
+    users_BC = torch.from_numpy(user_features(*known))
+    pairing, others = Pairing.of(model, filter_seen=filter_seen), None
     pairs, scored = as_pairs(own), None
-    pairing = Pairing.of(model, filter_seen=filter_seen)
-    if pairing.num_similar and (similar is not None or not pairing.filter_seen):
+    if filter_seen and histories.types is not None:
+        seen_X = are_seen(histories, own)
+        pairs, others = as_pairs(own.take(seen_X)), as_pairs(own.take(~seen_X))
+    if pairing.num_similar and (similar is not None or others is not None or not filter_seen):
         parts = []
         for query in np.unique(examples.query):
             (users,) = np.nonzero(examples.query == query)
@@ -103,12 +130,16 @@ def _at_query_times(
         scored = joined_pairs(parts)
     elif not pairing.filter_seen:
         scored = pairs
+    else:
+        scored = others
     baskets = _next_baskets(events, examples)
     return _Known(torch.from_numpy(examples.query), ages_B, users_BC, pairs, scored, baskets)
 
 
 def _next_baskets(events: Events, examples: Examples) -> Baskets:
-    source, offsets = stretches(examples.boundary, examples.basket_end)
+    targets, bounds = events.targets, (examples.boundary, examples.basket_end)
+    nth, offsets = stretches(*(targets.num_before[bound] for bound in bounds))
+    source = targets.places[nth]
     users = np.repeat(np.arange(len(examples)), np.diff(offsets))
     keys = np.unique(users * np.int64(2**32) + events.items[source])
     return Baskets(*(torch.from_numpy(part) for part in np.divmod(keys, 2**32)))
@@ -132,6 +163,7 @@ class _Plan:
     masked_BT: Tensor
     p_mask_BT: Tensor
     num_maskable: int
+    pretraining: bool
 
     @property
     def in_history_BL(self) -> npt.NDArray[np.bool_]:
@@ -150,14 +182,22 @@ class _Plan:
             p_mask_BT=self.p_mask_BT[rows],
         )
 
-    def source(self) -> Ints:
-        """Where the event of each place lies: of the history, then of the slots, [B, T]."""
-        place_T = np.arange(self.exists_BT.shape[1])
+    def sources(self, events: Events) -> tuple[Ints, Ints]:
+        """Where the event of each place lies: of the history, then of the slots, [B, T]; and the
+        event after each place of the history, [B, L].
+
+        Slots behind a batch time, and the event after the history there, are targets.
+        """
+        place_T, width = np.arange(self.exists_BT.shape[1]), self.width_L
         boundary_B1 = self.boundary[:, None]
-        first_event_B1 = (self.boundary - self.lengths)[:, None]
-        return np.where(
-            place_T < self.width_L, first_event_B1 + place_T, boundary_B1 + place_T - self.width_L
-        )
+        first_event_B1 = boundary_B1 - self.lengths[:, None]
+        history_BT, slots_BT = first_event_B1 + place_T, boundary_B1 + place_T - width
+        if not self.pretraining:
+            slots_BT = events.targets.after(boundary_B1, place_T - width)
+        source_BT = np.where(place_T < width, history_BT, slots_BT)
+        is_last_BL = place_T[:width] == self.lengths[:, None] - 1
+        next_BL = np.where(is_last_BL, slots_BT[:, width : width + 1], history_BT[:, :width] + 1)
+        return source_BT, next_BL
 
 
 _NEXT, _RANDOM, _SUFFIX = 0, 1, 2  # mask patterns: one slot, the forward process, all slots
@@ -186,12 +226,11 @@ def _draw_plan(
     width = max(int(lengths.max(initial=1)), 1)
     in_history, in_slots = _places(lengths, num_slots, width)
     is_random = (pattern == _RANDOM)[:, None]
-    maskable = in_slots | (in_history & is_random & (model.attention == "bidirectional"))
-    maskable = maskable & (not is_sasrec)
+    maskable = in_history & is_random & (model.attention == "bidirectional")
+    maskable = (in_slots | maskable) & (not is_sasrec)
     masked_BT, p_mask_BT = _mask(maskable, is_random, generator)
-    scored = in_history[:, :width] & is_dense
-    if not pretraining:
-        scored = scored & (np.arange(width) == lengths[:, None] - 1)
+    is_last = np.arange(width) == lengths[:, None] - 1
+    scored = in_history[:, :width] & is_dense & (pretraining | is_last)
     return _Plan(
         boundary=boundary,
         lengths=lengths,
@@ -202,6 +241,7 @@ def _draw_plan(
         masked_BT=masked_BT,
         p_mask_BT=p_mask_BT,
         num_maskable=int(maskable.sum()),
+        pretraining=pretraining,
     )
 
 

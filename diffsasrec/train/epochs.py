@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from diffsasrec.counters.similar import NEWEST, Similar, joined, newest
 from diffsasrec.counters.tables import SimilarAt, sampled_buckets
+from diffsasrec.event_types import concat
 from diffsasrec.model.features import event_gaps, trend_counts, trend_features
 from diffsasrec.sequences.histories import Flat, Histories
 from diffsasrec.train.examples import (
@@ -106,7 +107,12 @@ class TrainingSet:
         for bucket in range(self._job.num_buckets):
             flat = self.buckets.load(bucket)
             counts += trend_counts(
-                flat.items, flat.times, flat.offsets, query_times=moments, num_items=num_items
+                flat.items,
+                flat.times,
+                flat.offsets,
+                query_times=moments,
+                num_items=num_items,
+                weights=flat.histories.weights(),
             )
             self.counts_V += trained_counts(
                 flat, self._phase, min_events=self._job.min_user_events, num_items=num_items
@@ -170,6 +176,7 @@ class TrainingSet:
             np.concatenate([flat.items for flat in flats]),
             np.concatenate([flat.times for flat in flats]),
             np.concatenate([event_gaps(flat.times, flat.offsets) for flat in flats]),
+            concat([flat.types for flat in flats]),
         )
         return events, Examples.concat(parts)
 

@@ -1,11 +1,13 @@
 """What training learns from: windows of histories, and simulated batch times."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from diffsasrec.config.training import FinetuneConfig, ModelConfig
+from diffsasrec.event_types import TypedEvents
 from diffsasrec.sequences.histories import Flat, count_before
 from diffsasrec.train.phases import Phase
 
@@ -19,7 +21,7 @@ class Examples:
 
     start: Ints
     boundary: Ints  # absolute too, or DRAWN
-    end: Ints
+    end: Ints  # behind a given boundary: with as many slots as are between the two
     first: Ints  # the user's first event
     query: Ints  # which batch time the boundary comes from, or DRAWN
     basket_end: Ints  # of the events at the time of the one at the boundary, absolute, or DRAWN
@@ -59,6 +61,31 @@ class Events:
     items: npt.NDArray[np.int32]
     times: Ints
     gaps: Ints  # features.event_gaps
+    types: TypedEvents | None = None  # of a log with types
+
+    @cached_property
+    def targets(self) -> "Targets":
+        return Targets.of(len(self.items), self.types)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Which of some flat events lists predict: those of the target types, or all."""
+
+    places: Ints  # of the targets, ascending
+    num_before: Ints  # how many targets lie before each place, [events + 1]
+
+    @classmethod
+    def of(cls, num_events: int, types: TypedEvents | None) -> "Targets":
+        if types is None:
+            return cls(np.arange(num_events), np.arange(num_events + 1))
+        are_targets = types.are_targets()
+        return cls(np.flatnonzero(are_targets), np.r_[0, np.cumsum(are_targets)])
+
+    def after(self, places: Ints, nth: Ints | int = 0) -> Ints:
+        """Where the nth target at or after each place lies; undefined where there is none."""
+        found = np.clip(self.num_before[places] + nth, 0, max(len(self.places) - 1, 0))
+        return self.places[found] if len(self.places) else np.zeros_like(found)
 
 
 def window_examples(
@@ -88,27 +115,30 @@ def query_examples(
     query_times: Ints,
     max_seq_len: int,
     num_slots: int,
+    types: TypedEvents | None = None,
 ) -> Examples:
     """The deployed task inside the training part: a user as of each batch time T'.
 
     History: the events before T'. Targets: the user's first events at or after it, among the first
-    `num_events`. A user without events over several batch times is an example at each: lists for
-    people who were away for long are part of the task.
+    `num_events`; of a log with types, the first ones of target types. A user without events over
+    several batch times is an example at each: lists for people who were away for long are part of
+    the task.
     """
     first, limit = offsets[:-1], offsets[:-1] + num_events
-    basket_ends = _basket_ends(times, offsets)
+    basket_ends, targets = _basket_ends(times, offsets), Targets.of(len(times), types)
     parts = []
     for query, query_time in enumerate(query_times):
         running = np.r_[0, np.cumsum(times < query_time)]
         boundary = first + running[offsets[1:]] - running[first]
-        usable = (boundary > first) & (boundary < limit)
+        num_left = targets.num_before[limit] - targets.num_before[boundary]
+        usable = (boundary > first) & (num_left > 0)
         part = Examples(
             start=np.maximum(boundary - max_seq_len, first),
             boundary=boundary,
-            end=np.minimum(boundary + num_slots, limit),
+            end=boundary + np.minimum(num_left, num_slots),
             first=first,
             query=np.full(len(first), query),
-            basket_end=basket_ends[boundary],
+            basket_end=basket_ends[targets.after(boundary)],
         )
         parts.append(part.take(np.flatnonzero(usable)))
     return Examples.concat(parts)
@@ -181,4 +211,5 @@ def bucket_examples(
         query_times=query_times,
         max_seq_len=model.max_seq_len,
         num_slots=model.num_slots if model.kind == "diffusion" else 1,
+        types=flat.types,
     )

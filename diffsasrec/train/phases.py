@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from diffsasrec.config.training import ModelConfig, TrainConfig, TrainStageConfig
+from diffsasrec.event_types import EventTypes
 from diffsasrec.files.storage import Storage
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Flat, flatten, only_items
@@ -45,6 +46,7 @@ class Job:
     min_item_count: int = 1  # rarer items before the end of a phase take no part in it
     # columns of the vocabulary that count events before these times, microseconds
     counted: Mapping[int, str] = field(default_factory=dict)
+    types: EventTypes | None = None  # of a log with types
 
 
 def result_path(phase: str) -> str:

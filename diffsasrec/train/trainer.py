@@ -69,7 +69,8 @@ class PhaseTrainer:
 
     def _initial_model(self) -> SequenceModel:
         seed = stream_seed(self.job.seed, "init")
-        model = SequenceModel(self.job.model, self.vocab.num_rows, seed=seed)
+        num_items, types = self.vocab.num_rows, self.job.types
+        model = SequenceModel(self.job.model, num_items, seed=seed, types=types)
         if self.phase.init_from:
             start = load_checkpoint(self.job.run.sub(self.phase.init_from))
             # what is measured must come from weights that saw nothing later
@@ -231,6 +232,7 @@ class PhaseTrainer:
             counts=self.data.counts_V,
             trained_before=self.phase.trained_before,
             state_weight=state_weight,
+            types=self.job.types,
         )
         result = {
             "epochs": self.state.best_epoch or self.state.epoch,

@@ -72,7 +72,7 @@ def validation_gains(
         decoding=DecodingConfig(k=10, filter_seen=filter_seen),
     )
     past = held.past
-    lists, _ = recommender.recommend(past.items, past.times, past.offsets)
+    lists, _ = recommender.recommend(past.items, past.times, past.offsets, types=past.types)
     return user_gains(lists, held.targets, k=10)["NDCG@10"]
 
 

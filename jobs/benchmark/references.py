@@ -20,12 +20,19 @@ class Reencoding(SequenceModel):
     """A model that encodes the history anew for every step of decoding."""
 
     def encode_for_slots(
-        self, items_BL: Tensor, lengths_B: Tensor, gaps_BL: Tensor, *, num_slots: int
+        self,
+        items_BL: Tensor,
+        lengths_B: Tensor,
+        gaps_BL: Tensor,
+        types_BL: Tensor | None = None,
+        *,
+        num_slots: int,
     ) -> History:
-        return History(items_BL, lengths_B, gaps_BL, None, [])
+        return History(items_BL, lengths_B, gaps_BL, types_BL, None, [])
 
     def denoise_wanted(self, history: History, *args: Any, **kwargs: Any) -> Tensor:
-        anew = self.encode(history.items_BL, history.lengths_B, history.gaps_BL, with_states=False)
+        events = history.items_BL, history.lengths_B, history.gaps_BL, history.types_BL
+        anew = self.encode(*events, with_states=False)
         return super().denoise_wanted(anew, *args, **kwargs)
 
 

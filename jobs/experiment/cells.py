@@ -226,7 +226,14 @@ def holdout_of(
         users = np.flatnonzero(flat.holdout >= 0)
         targets.append(targets_of(flat.histories, flat.holdout, known))
         log_parts = (flat.items, flat.times, flat.offsets)
-        following.append(next_items(*log_parts, split_time=split_time, known=known, num=10)[users])
+        found = next_items(
+            *log_parts,
+            split_time=split_time,
+            known=known,
+            num=10,
+            targets=flat.histories.are_targets(),
+        )
+        following.append(found[users])
     sizes = np.concatenate([np.diff(part.offsets) for part in targets])
     items = np.concatenate([part.items for part in targets])
     return UserItems(items, np.r_[0, np.cumsum(sizes)]), np.concatenate(following)

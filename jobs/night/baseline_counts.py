@@ -1,12 +1,14 @@
 """What the counters are made of: counts and similarities over all buckets, as of a time."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
 from diffsasrec.config.config import Config
+from diffsasrec.counters.similar import joined
 from diffsasrec.evaluate.baselines import item_similarity
 from diffsasrec.evaluate.counter_settings import CounterSettings
 from diffsasrec.evaluate.decayed_baselines import HALF_LIVES, decayed_counts
@@ -30,7 +32,8 @@ class Known:
     """What the counters know at a time: events before it, of items that are not rare there."""
 
     at: int  # microseconds
-    counts: Counts  # by WINDOWS that end there, and of all time, [windows + 1, V]
+    # by WINDOWS that end there, and of all time, [windows + 1, V]; an event counts what it weighs
+    counts: npt.NDArray[Any]
     decayed: Counts  # by HALF_LIVES, [half-lives, V]
 
     @property
@@ -51,16 +54,23 @@ class Known:
 def known_at(config: Config, run: RunDir, prepared: Prepared, at: int) -> Known:
     """What is known at a time; 0 for items with fewer than split.min_item_count events before."""
 
-    def count(bucket: int, storage: Storage) -> tuple[Counts, Counts]:
+    def count(bucket: int, storage: Storage) -> tuple[Counts, Counts, Counts]:
         histories = flatten(storage.read_table(f"sequences/{bucket_name(bucket)}")).histories
         num = prepared.num_items
-        counts = window_counts(histories.items, histories.times, before=at, num_items=num)
-        return counts, decayed_counts(histories, asked_at=at, num_items=num)
+        counts = window_counts(
+            histories.items,
+            histories.times,
+            before=at,
+            num_items=num,
+            weights=histories.weights(),
+        )
+        decayed = decayed_counts(histories, asked_at=at, num_items=num)
+        return counts, decayed, np.bincount(histories.before(at).items, minlength=num)
 
-    counts, decayed = np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64)
+    counts = decayed = num_events = np.zeros((1, 1), np.int64)
     for part in map_tasks(count, range(prepared.num_buckets), run.storage):
-        counts, decayed = counts + part[0], decayed + part[1]
-    rare = counts[ALL_TIME] < config.split.min_item_count
+        counts, decayed, num_events = counts + part[0], decayed + part[1], num_events + part[2]
+    rare = num_events[0] < config.split.min_item_count
     counts[:, rare] = decayed[:, rare] = 0
     return Known(at, counts, decayed)
 
@@ -78,11 +88,5 @@ def similarity_at(
         left -= len(parts[-1].offsets) - 1
         if not left:
             break
-    lengths = np.concatenate([part.lengths() for part in parts])
-    histories = Histories(
-        np.concatenate([part.items for part in parts]),
-        np.concatenate([part.times for part in parts]),
-        np.r_[0, np.cumsum(lengths)].astype(np.int64),
-    )
     progress = Progress("evaluate", "neighbours of item", interval=config.log_interval)
-    return item_similarity(histories, num_items=prepared.num_items, progress=progress.update)
+    return item_similarity(joined(parts), num_items=prepared.num_items, progress=progress.update)

@@ -74,7 +74,8 @@ class Choice:
 
     window: int  # of recent popularity, as an index of WINDOWS
     half_life: int  # of decayed popularity, as an index of HALF_LIVES
-    own: tuple[Decay, float] | None  # None: seen items are filtered, so that own ones are no advice
+    # None: seen items are filtered, and all are seen, so that own ones are no advice
+    own: tuple[Decay, float] | None
     similar: tuple[Decay, float]
     best: str = ""  # the name of the counter with the best NDCG where these were chosen
 
@@ -178,7 +179,8 @@ def choose(
         return decay, best(weights, lambda weight: score(popular, at, decay, weight), some)
 
     own = None
-    if not config.score.filter_seen:
+    types = config.events.event_types
+    if not config.score.filter_seen or (types is not None and not all(types.seen)):
         own = weighed(OWN_DECAYS, OWN_WEIGHTS, DecayedAndPopular)
     similarity = similarity_at(config, run, prepared, known)
     similar = partial(DecayedAndPopular, similarity=similarity)

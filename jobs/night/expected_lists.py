@@ -17,7 +17,7 @@ from diffsasrec.score.bucket_lists import (
 )
 from diffsasrec.score.rules import allowed_items, category_cap, excluded_of
 from diffsasrec.sequences.buckets import bucket_name
-from diffsasrec.sequences.histories import Histories, UserItems, flatten
+from diffsasrec.sequences.histories import UserItems, flatten
 
 
 def audit_file(bucket: int, scoring: Scoring) -> tuple[str, Counter[str], int, int]:
@@ -66,7 +66,7 @@ def expected_of(
     return pa.table(
         {
             "user_id": user_ids,
-            "items": _list_column(histories),
+            "items": _list_column(histories.seen()),
             "excluded": _list_column(excluded),
             "history_len": pa.array(history_len),
             "source": pa.array(np.where(is_made, scoring.source, "popular"), pa.string()),
@@ -74,7 +74,7 @@ def expected_of(
     )
 
 
-def _list_column(lists: Histories | UserItems) -> pa.ListArray:
+def _list_column(lists: UserItems) -> pa.ListArray:
     """The items of each user as a column of lists."""
     offsets = pa.array(lists.offsets.astype(np.int32))
     return pa.ListArray.from_arrays(offsets, pa.array(lists.items))

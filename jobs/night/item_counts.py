@@ -37,7 +37,13 @@ def recent_counts(run: RunDir, prepared: Prepared, *, before: int) -> Any:
 
     def count(bucket: int, storage: Storage) -> Any:
         flat = flatten(storage.read_table(f"sequences/{bucket_name(bucket)}"))
-        return window_counts(flat.items, flat.times, before=before, num_items=prepared.num_items)
+        return window_counts(
+            flat.items,
+            flat.times,
+            before=before,
+            num_items=prepared.num_items,
+            weights=flat.histories.weights(),
+        )
 
     return sum(map_tasks(count, range(prepared.num_buckets), run.storage))
 
@@ -55,6 +61,7 @@ def write_trends(run: RunDir, prepared: Prepared, scoring: Scoring) -> None:
             flat.offsets,
             query_times=np.array([scoring.query_time]),
             num_items=prepared.num_items,
+            weights=flat.histories.weights(),
         )
 
     counts = sum(map_tasks(count, range(prepared.num_buckets), run.storage, known))

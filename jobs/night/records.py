@@ -71,6 +71,8 @@ class Prepared(Record):
     newest: Mapping[str, Any] | None = None  # the newest days and files that were judged
     inputs: Sequence[Mapping[str, Any]] = ()  # path, size and version of each file
     left_out: Sequence[Mapping[str, Any]] = ()  # reason, number and example: files of the log
+    # of a log with types, the rows that are kept, and those that are filtered, by their type
+    event_types: Mapping[str, Mapping[str, int]] | None = None
     rules: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # ids and known ids by key
 
 

@@ -23,6 +23,7 @@ from diffsasrec.inputs.quarantine import examples_of
 from diffsasrec.inputs.row_checks import (
     AFTER_RUN_DATE,
     Checked,
+    by_type,
     check_rows,
     num_bad,
     quarantine_rows,
@@ -127,6 +128,10 @@ def sample_lines(sample: Sample) -> list[str]:
     lines = [f"sample: {rows} rows, {bad} of them bad ({100 * bad / max(rows, 1):.2f} %)"]
     for reason, number in sample.reasons():
         lines.append(f"  {reason}: {number}, as in {sample.examples[reason]}")
+    for what, found in by_type(sample.counts)[1].items():
+        if found:
+            words = ", ".join(f"{name} {number}" for name, number in found.items())
+            lines.append(f"  {what} by type: {words}")
     times = np.concatenate(sample.times)
     if len(times):
         first, last = iso(int(times.min())), iso(int(times.max()))

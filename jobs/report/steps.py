@@ -10,6 +10,7 @@ REASONS = {  # of quarantine, in words
     "null_user_id": "no user id",
     "null_item_id": "no item id",
     "null_time": "no time",
+    "null_type": "no type",
     "empty_user_id": "empty user id",
     "empty_item_id": "empty item id",
     "invalid_utf8_user_id": "user id is no UTF-8",
@@ -24,6 +25,7 @@ REASONS = {  # of quarantine, in words
 WITHOUT_LIST = (
     ("no_event_before_split", "no event before the split"),
     ("no_event_after_split", "no event after the split"),
+    ("no_target_after_split", "no event of a target type after it"),
     ("only_new_items_after_split", "only new or rare items after it"),
 )
 
@@ -44,7 +46,7 @@ def row_steps(counts: Mapping[str, int]) -> list[Step]:
         return []
     kept = counts.get("kept", 0)
     steps = [Step("rows read", counts["rows"], "total")]
-    steps += _drops(counts, [(FILTERED, "filtered", "events.where")])
+    steps += _drops(counts, [(FILTERED, "filtered", "events.where, events.types")])
     steps += _drops(counts, [(BEFORE_LOOKBACK, "older events", "events.lookback_days")])
     steps += [
         Step(words, counts[name], "drop", f"quarantined: {name}")
@@ -57,7 +59,7 @@ def row_steps(counts: Mapping[str, int]) -> list[Step]:
     steps += _drops(
         counts,
         [
-            ("duplicate", "exact duplicates", "same user, item and time"),
+            ("duplicate", "exact duplicates", "same user, item, time and type"),
             ("over_max_user_events", "old events of heavy users", "split.max_user_events"),
             ("rare_item", "of rare items", "split.min_item_count"),
         ],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.config.training import ModelConfig
+from diffsasrec.event_types import EventTypes
 from diffsasrec.model.checkpoint import Checkpoint
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.vocab import reindexing
@@ -20,6 +21,7 @@ ITEMS = "items.weight"  # the only weights with a row per item
 # other changes the copy score alone
 NO_SHAPE = {"dropout": None, "similar_items": None}
 COPY_SCORE = "copy_score."
+OF_TYPES = "types.weight"  # with a row per type of event
 
 
 def same_shape(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -33,7 +35,12 @@ def same_shape(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def carried_over(
-    start: Checkpoint, vocab: pa.Table, *, config: ModelConfig, seed: int
+    start: Checkpoint,
+    vocab: pa.Table,
+    *,
+    config: ModelConfig,
+    seed: int,
+    types: EventTypes | None = None,
 ) -> dict[str, Tensor]:
     """The weights of `start`, with the rows of the item embedding in the order of `vocab`.
 
@@ -43,12 +50,18 @@ def carried_over(
     Args:
         config: of the model that is trained, `same_shape` as that of `start`.
         seed: of the initialisation from scratch.
+        types: of tonight's events, of a log with types. A type that `start` does not know starts at
+            0, as from scratch.
     """
-    model = SequenceModel(config, vocab.num_rows, seed=seed)
+    model = SequenceModel(config, vocab.num_rows, seed=seed, types=types)
     row_V = torch.tensor(reindexing(vocab, start.vocab), dtype=torch.int64)  # -1: unknown there
     items_VD = model.item_weight.detach().clone()
     items_VD[row_V >= 0] = start.model.item_weight.detach()[row_V[row_V >= 0]]
     weights = {**start.model.state_dict(), ITEMS: items_VD}
+    weights.pop(OF_TYPES, None)
+    if types is not None:
+        weights[OF_TYPES] = _of_types(start.model, types)
+    _say_types(start.model.event_types, types)
     fresh = {n: t for n, t in model.state_dict().items() if n.startswith(COPY_SCORE)}
     if any(tensor.shape != weights[name].shape for name, tensor in fresh.items()):
         log.info(
@@ -57,3 +70,27 @@ def carried_over(
         )
         weights |= fresh
     return weights
+
+
+def _of_types(start: SequenceModel, types: EventTypes) -> Tensor:
+    """The rows of the types by their names; 0 for those that the start does not know."""
+    rows = torch.zeros(len(types.names), start.item_weight.shape[1])
+    if start.event_types is not None and start.types is not None:
+        for row, name in enumerate(types.names):
+            if name in start.event_types.names:
+                rows[row] = start.types.weight.detach()[start.event_types.names.index(name)]
+    return rows
+
+
+def _say_types(theirs: EventTypes | None, mine: EventTypes | None) -> None:
+    if theirs == mine:
+        return
+    known, wanted = (set() if types is None else {*types.names} for types in (theirs, mine))
+    log.info(
+        "pretrain: the start was trained on events of other types, or of other weights or targets "
+        "(events.types): taken over: %s; new: %s; left out: %s",
+        *(
+            ", ".join(sorted(some)) or "none"
+            for some in (known & wanted, wanted - known, known - wanted)
+        ),
+    )

@@ -122,6 +122,7 @@ def job_of(config: Config, run: RunDir) -> Job:
         seed=config.seed,
         time_quantiles=tuple(prepared.time_quantiles),
         min_item_count=config.split.min_item_count,
+        types=config.events.event_types,
         counted={prepared.split_time: "count_before", microseconds(run.ds): "count"},
     )
 

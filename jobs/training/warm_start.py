@@ -145,11 +145,16 @@ def write_start(config: Config, run: RunDir, output: Storage, start: Start) -> N
     save_checkpoint(
         output,
         weights=carried_over(
-            checkpoint, vocab, config=config.model, seed=stream_seed(config.seed, "init")
+            checkpoint,
+            vocab,
+            config=config.model,
+            seed=stream_seed(config.seed, "init"),
+            types=config.events.event_types,
         ),
         config=config.model,
         vocab=vocab,
         counts=counts_V,
         trained_before=checkpoint.trained_before,
         state_weight=float(checkpoint.model.state_weight),
+        types=config.events.event_types,
     )

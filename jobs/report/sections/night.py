@@ -81,7 +81,9 @@ def flow(facts: Facts) -> Section | None:
     ]
     if facts.events_by_day and facts.bad is None:
         figures.append(days_picture(facts, {}))
-    tables = left_out_tables(night.records.get("prepare", {}).get("left_out", ()))
+    record = night.records.get("prepare", {})
+    tables = left_out_tables(record.get("left_out", ()))
+    tables += type_tables(record.get("event_types") or {})
     if not figures and not tables:
         return None
     return Section("flow", "What went in and came out", tables=tables, figures=figures)
@@ -92,6 +94,17 @@ def left_out_tables(left_out: Sequence[Mapping[str, Any]]) -> list[Table]:
     rows = [(each["number"], each["reason"], each["example"]) for each in left_out]
     caption = "Files and directories of the log that were not read"
     return [Table.of(caption, ("number", "what they are", "for example"), rows)] if rows else []
+
+
+def type_tables(event_types: Mapping[str, Mapping[str, int]]) -> list[Table]:
+    """The rows of the log by their type, the kept ones first; no table of a log without types."""
+    rows = [
+        (number, name, what)
+        for what, found in event_types.items()
+        for name, number in sorted(found.items(), key=lambda pair: -pair[1])
+    ]
+    caption = "Rows by the type of the event"
+    return [Table.of(caption, ("number", "type", "what becomes of them"), rows)] if rows else []
 
 
 def step_table(steps: Sequence[Step]) -> Table:
