@@ -6,7 +6,7 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
     run_stages(("evaluate",))
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ def main(config: Config, run: RunDir) -> Evaluated:
         "versus": versus.to_json(),
         "counter": counter and counter.to_json(),
     }
-    run.storage.write_bytes("metrics.json", to_json(metrics))
+    run.storage.write_bytes("metrics.json", to_json(metrics | measured_types(config)))
     check_gate(config, run, metrics["model"], versus)
     return Evaluated(
         counts={"holdout_users": metrics["model"]["n"]},
@@ -193,8 +193,11 @@ def model_tallies(bucket: int, storage: Storage, config: Config) -> dict[str, Ta
     return {"model": tally(lists, targets, ks=config.evaluate.ks, num_items=vocab.num_rows)}
 
 
-def previous_metrics(run: RunDir) -> dict[str, Any] | None:
-    """The model's metrics of what was served last before this date: no rollback went behind it."""
+def previous_metrics(run: RunDir, targets: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The model's metrics of what was served last before this date: no rollback went behind it.
+
+    `targets`: the types of events that are measured tonight; others can't be compared.
+    """
     served = standing(read_chain(run.lake), run.ds)
     if not served:
         return None
@@ -207,15 +210,28 @@ def previous_metrics(run: RunDir) -> dict[str, Any] | None:
     if protocol_of(metrics) != PROTOCOL:
         log.warning("evaluate: %s was measured by an earlier rule", directory.root)
         return None
+    if metrics.get("target_types", []) != list(targets):
+        log.warning("evaluate: %s was measured on other types of events", directory.root)
+        return None
     model: dict[str, Any] = metrics["model"]
     return model
+
+
+def measured_types(config: Config) -> dict[str, list[str]]:
+    """For metrics.json, of a log with types."""
+    return {"target_types": targets} if (targets := target_types(config)) else {}
+
+
+def target_types(config: Config) -> list[str]:
+    """The types of events that are measured on; none where all events are alike."""
+    return sorted(name for name, each in config.events.types.items() if each.target)
 
 
 def check_gate(config: Config, run: RunDir, model: dict[str, Any], versus: Versus) -> None:
     """Raises RefusedError below a floor, or too far below what is served or what counts."""
     previous = None
     if config.gate.max_relative_drop is not None:
-        previous = previous_metrics(run)
+        previous = previous_metrics(run, target_types(config))
         if previous is None or config.gate.metric not in previous:
             log.warning("evaluate: no earlier %s to compare with", config.gate.metric)
     failures = gate_failures(

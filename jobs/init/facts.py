@@ -1,7 +1,9 @@
 """What the rows of a log say beside who, what and when: repeats, kinds of events, values, sizes."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,11 @@ from .columns import Column
 from .sniff.names import name_score
 
 FEW_TYPES = 30
+COMMON = 0.01  # of all events: rarer targets leave too little to predict and to measure
+LEAST_WORTH = 0.1  # of a view, and of what is not known
+_BOUGHT = "purchase purchased buy bought transaction order checkout"
+_WISHED = "cart addtocart fav favorite favourite wishlist like"
+_WORTH = {name: 1.0 for name in _BOUGHT.split()} | {name: 0.5 for name in _WISHED.split()}
 KNOWN_TYPES = frozenset(
     [
         *("view", "views", "pageview", "pv", "detail", "click", "clicks", "clickout", "cart"),
@@ -33,6 +40,21 @@ class Types:
     def without_interest(self) -> list[str]:
         return [t for t in self.counts if any(word in t.lower() for word in NO_INTEREST)]
 
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """What events.types may say of them; nothing where none of them is clearly the target."""
+        names = [name for name in self.counts if name not in self.without_interest()]
+        worth = {name: _WORTH.get(_plain(name), LEAST_WORTH) for name in names}
+        if 1.0 not in worth.values() or len(worth) < 2:
+            return {}
+        order = sorted(names, key=lambda name: (-worth[name], name))
+        return {
+            name: {"weight": worth[name], "target": worth[name] == 1.0, "seen": worth[name] == 1.0}
+            for name in order
+        }
+
+    def are_common(self, names: Sequence[str]) -> bool:
+        return sum(self.counts[name] for name in names) >= COMMON * sum(self.counts.values())
+
 
 def find_types(columns: Sequence[Column]) -> Types | None:
     """The column with the kind of each event; None where there is none, or only one kind."""
@@ -49,6 +71,16 @@ def find_types(columns: Sequence[Column]) -> Types | None:
         if score > most and score >= 0.9:
             best, most = Types(column.name, dict(pairs)), score
     return best
+
+
+def in_condition(name: str) -> str:
+    """The name of a column as a condition has it."""
+    return f"`{name}`" if re.search(r"[\s<>=!]", name) else name
+
+
+def as_text(value: str) -> str:
+    """A text as a condition has it."""
+    return value if re.fullmatch(r"[^\W\d][\w ./-]*", value) else f'"{value}"'
 
 
 def _plain(text: str) -> str:

@@ -1,6 +1,5 @@
 """What a sample of a log says about its configuration, key by key, with the rows that say so."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 from diffsasrec.times import DAY, iso
 
 from .columns import BY_PLACE, Choice, Column, Roles, columns_of, find_roles
-from .facts import Types, count_repeats, find_types, find_value, rare_items
+from .facts import Types, as_text, count_repeats, find_types, find_value, in_condition, rare_items
 from .files import Kind, Sample
 from .sniff.time_values import parse_all
 
@@ -105,7 +104,8 @@ def size_lines(log: Log) -> list[str]:
 
 def event_entries(log: Log) -> list[Entry]:
     """The keys of `events` that say how rows are written and which columns matter."""
-    return [*_dialect(log), *_columns(log), *_times(log), *_ids(log), *_rows(log)]
+    keys = [*_dialect(log), *_columns(log), *_times(log), *_ids(log), *_rows(log)]
+    return [*keys, *_types(log)]
 
 
 def _dialect(log: Log) -> list[Entry]:
@@ -181,16 +181,6 @@ def _rows(log: Log) -> list[Entry]:
     return [*entries, *_bad(log)]
 
 
-def in_condition(name: str) -> str:
-    """The name of a column as a condition has it."""
-    return f"`{name}`" if re.search(r"[\s<>=!]", name) else name
-
-
-def _text(value: str) -> str:
-    """A text as a condition has it."""
-    return value if re.fullmatch(r"[^\W\d][\w ./-]*", value) else f'"{value}"'
-
-
 def _without_id(log: Log) -> list[Column]:
     """The users or items, where so many rows have none that a night would stop."""
     return [c for c in (log.user.column, log.item.column) if c.null_share > MOST_BAD]
@@ -217,10 +207,22 @@ def _no_interest(log: Log) -> tuple[str, str]:
     """The condition on the kinds of events that show interest, and which are left out."""
     if log.types is None or not (none := log.types.without_interest()):
         return "", ""
-    kept = [_text(name) for name in log.types.counts if name not in none]
+    kept = [as_text(name) for name in log.types.counts if name not in none]
     counts = ", ".join(f"{name} {number(log.types.counts[name])}" for name in none)
     column = in_condition(log.types.name)
     return f"{column} in [{', '.join(kept)}]", f"no sign of interest: {counts}"
+
+
+def _types(log: Log) -> list[Entry]:
+    """What the kinds of events count, where one of them is what it is all about."""
+    if log.types is None or not (settings := log.types.settings()):
+        return []
+    targets = [name for name, each in settings.items() if each["target"]]
+    common, words = log.types.are_common(targets), " and ".join(targets)
+    why = f"lists predict {words}, which are measured too; the weights are a guess"
+    why = why if common else f"{words} are rare: too few to be predicted alone?"
+    entry = Entry("events.type_column", log.types.name, (why,), is_set=common)
+    return [entry, Entry("events.types", settings, is_set=common)]
 
 
 def _liked(log: Log) -> str:
@@ -290,7 +292,7 @@ def undecided(log: Log) -> list[str]:
         found.append(f"score.filter_seen: the rows that were read lie within {SHORT} days")
     if log.types is not None:
         counts = ", ".join(f"{name} {number(n)}" for name, n in log.types.counts.items())
-        found.append(
-            f"what the kinds of events in {log.types.name} are worth ({counts}): all count alike"
-        )
+        are_set = any(entry.is_set for entry in _types(log))
+        how = "the weights in events.types are a guess" if are_set else "all count alike"
+        found.append(f"what the kinds of events in {log.types.name} are worth ({counts}): {how}")
     return found

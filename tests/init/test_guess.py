@@ -17,11 +17,10 @@ from diffsasrec.formats.listing import InputFile
 from jobs.init.__main__ import last_lines, refuse_overwriting, written
 from jobs.init.arguments import parse_init
 from jobs.init.choosing import choose, partition_of
-from jobs.init.facts import count_repeats
+from jobs.init.facts import count_repeats, in_condition
 from jobs.init.guess import (
     Entry,
     event_entries,
-    in_condition,
     log_of,
     other_entries,
     undecided,
@@ -81,6 +80,23 @@ def test_a_clickstream_has_kinds_of_events_and_milliseconds(tmp_path: Path):
     assert found["events.time_unit"] == "ms"
     (question,) = undecided(choose(str(path)).log)
     assert "view 240, addtocart 30, transaction 30" in question
+    assert "a guess" in question
+    assert found["events.type_column"] == "event"
+    assert found["events.types"] == {
+        "transaction": {"weight": 1.0, "target": True, "seen": True},
+        "addtocart": {"weight": 0.5, "target": False, "seen": False},
+        "view": {"weight": 0.1, "target": False, "seen": False},
+    }
+    types = load_config(written(choose(str(path)), str(path), "lake")).events.types
+    assert types["addtocart"].weight == 0.5 and not types["view"].target
+
+
+def test_types_are_proposed_where_the_target_is_rare_and_absent_where_there_is_none(tmp_path: Path):
+    head = "timestamp,visitorid,event,itemid\n"
+    for kinds, key in ((["view"] * 299 + ["buy"], "# events.types"), (["view", "click"] * 150, "")):
+        lines = [f"{t},{u},{kind},{i}" for kind, (u, i, t) in zip(kinds, rows(), strict=True)]
+        found = look(csv(tmp_path, head + "\n".join(lines)))
+        assert [k for k in found if k.endswith("events.types")] == [key] * bool(key)
 
 
 def test_kinds_without_interest_are_left_out(tmp_path: Path):
