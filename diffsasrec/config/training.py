@@ -42,8 +42,8 @@ class ModelConfig(Section):
     similar_items: NonNegativeInt | None = Field(
         None,
         description="so many items that are most like the user's newest ones, by each of two "
-        f"tables, have that score too; 0: none; null: {SIMILAR_ITEMS} where score.filter_seen "
-        "leaves no other items with it, else 0",
+        f"tables, have that score too; 0: none; null: {SIMILAR_ITEMS} under score.filter_seen, "
+        "which leaves no seen items with it, else 0",
     )
 
     @model_validator(mode="after")

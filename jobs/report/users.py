@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import DiffsasrecError
+from diffsasrec.event_types import EventTypes
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.items import items_of, read_items
 from diffsasrec.sequences.buckets import bucket_name
@@ -75,12 +76,15 @@ def _titles(run: Storage, config: Config | None) -> tuple[Titles, str]:
 
 def _user(run: Storage, bucket: int, row: int, vocab: pa.Array, titles: Titles) -> User:
     shown = run.read_table(f"recommendations/{bucket_name(bucket)}").slice(row, 1).to_pylist()[0]
-    sequences = run.read_table(f"sequences/{bucket_name(bucket)}", ["user_id", "items", "times"])
+    sequences = run.read_table(f"sequences/{bucket_name(bucket)}")
+    types = EventTypes.in_schema(sequences.schema.metadata)
     user_id = pa.scalar(shown["user_id"], sequences["user_id"].type)
     at = pc.index(sequences["user_id"], user_id).as_py()
     history = sequences.slice(at, 1).to_pylist()[0]
     ids = [str(vocab[index].as_py()) for index in history["items"]]
     days = [f"{datetime.fromtimestamp(time / 1e6, UTC):%d %b %Y}" for time in history["times"]]
+    if types is not None:
+        days = [f"{day}, {types.names[c]}" for day, c in zip(days, history["types"], strict=True)]
     touched = set(ids)
     listed = [str(item["item_id"]) for item in shown["items"]]
     notes = [

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, DiffsasrecError
+from diffsasrec.event_types import EventTypes
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import canonical, canonical_type
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
@@ -38,7 +39,8 @@ def user_lines(
         )
     titles, warnings = titles_of(config, run)
     lines = [f"user {user} in run {run.run_id} of {run.ds}, {run.storage.root}", *warnings, ""]
-    lines += history_lines(run, history.to_pylist()[0], titles, last)
+    types = EventTypes.in_schema(sequences.schema.metadata)
+    lines += history_lines(run, history.to_pylist()[0], titles, last, types)
     lists = run.storage.read_table(f"recommendations/{name}")
     shown = lists.filter(pc.equal(lists["user_id"], user_id)).to_pylist()
     if not shown:
@@ -68,15 +70,18 @@ def find_user(run: RunDir, manifest: dict[str, Any], user: str) -> tuple[str, pa
     return bucket_name(int(bucket)), user_id
 
 
-def history_lines(run: RunDir, row: dict[str, Any], titles: Titles, last: int) -> list[str]:
+def history_lines(
+    run: RunDir, row: dict[str, Any], titles: Titles, last: int, types: EventTypes | None
+) -> list[str]:
     number = len(row["items"])
     known = run.storage.read_tables("vocab", ["item_id"])["item_id"].combine_chunks()
     start = max(number - last, 0)
     ids = known.take(pa.array(row["items"][start:], pa.int32())).to_pylist()
     lines = [f"history: {number} events, {row['num_before']} of them before the split"]
     lines += [f"  ... {start} earlier ones"] if start else []
-    for time, item in zip(row["times"][start:], titles(ids), strict=True):
-        lines.append(f"  {datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M:%S}  {item}")
+    of_type = [""] * number if types is None else [f"  ({types.names[c]})" for c in row["types"]]
+    for time, item, of in zip(row["times"][start:], titles(ids), of_type[start:], strict=True):
+        lines.append(f"  {datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M:%S}  {item}{of}")
     return lines
 
 

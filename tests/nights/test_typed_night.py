@@ -1,7 +1,7 @@
 """A whole night on a log with types of events, against what it must be, computed once more."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffsasrec.config.decoding import DecodingConfig
+from diffsasrec.files.storage import Storage
 from diffsasrec.score.online import OnlineRecommender
 from jobs.faults.rig.nights import DATE, Nights, lean_config, run_dir, toy_log
+from jobs.runs.published_runs import config_of, open_published
+from jobs.show.user import user_lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 
@@ -167,3 +170,17 @@ def test_the_checkpoint_says_the_types_and_has_learned_them(night: dict[str, Any
     }
     rows = load_file(path / "model.safetensors")["types.weight"]
     assert rows.shape == (3, 16) and (abs(rows).max(axis=1) > 0).all()
+
+
+def test_show_and_the_report_say_the_type_of_each_event(night: dict[str, Any]):
+    log = kept_log()
+    user = log.user_id.iloc[0]
+    newest = log[log.user_id == user].sort_values("timestamp").iloc[-1]
+    lake = Storage.of(str(night["run"].parents[2]))
+    run, manifest = open_published(lake, date.fromisoformat(DATE), "typed")
+    config = config_of(manifest)
+    lines = user_lines(config, run, manifest, user=str(user), last=3)
+    assert any(line.endswith(f"{newest.item_id}  ({newest.kind})") for line in lines)
+    assert "made again from the run directory: the same list" in lines[-1]
+    page = (night["run"] / "report.html").read_text()
+    assert "Rows by the type of the event" in page and ", purchase" in page
