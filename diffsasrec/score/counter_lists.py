@@ -21,6 +21,7 @@ from diffsasrec.decode.trace import Trace
 from diffsasrec.evaluate.baselines import Popularity
 from diffsasrec.evaluate.counter_settings import CounterSettings
 from diffsasrec.evaluate.decayed_baselines import DecayedAndPopular
+from diffsasrec.event_types import TypedEvents
 from diffsasrec.files.storage import Storage
 from diffsasrec.memory import in_batches
 from diffsasrec.model.checkpoint import parse_tensors, save_tensors
@@ -128,6 +129,7 @@ class CounterLists:
         times: Times,
         offsets: Offsets,
         *,
+        types: TypedEvents | None = None,
         excluded: UserItems | None = None,
         trace: Trace | None = None,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -135,6 +137,7 @@ class CounterLists:
 
         Args:
             items, times, offsets: whole histories.
+            types: of the events, of a log with types.
             excluded: other items that each user must not be shown.
             trace: records the step; the users must fit one batch.
         """
@@ -143,7 +146,7 @@ class CounterLists:
         all_items = np.full((num_users, k), -1, np.int64)
         all_scores = np.full((num_users, k), -np.inf, np.float32)
         excluded = excluded or UserItems.nothing(num_users)
-        histories = Histories(items, times, offsets)
+        histories = Histories(items, times, offsets, types)
 
         def make(start: int, stop: int) -> None:
             users = np.arange(start, stop)
@@ -157,7 +160,7 @@ class CounterLists:
     def _candidates(self, histories: Histories, excluded: UserItems) -> Candidates:
         blocked = [excluded]
         if self.decoding.filter_seen:
-            blocked.append(UserItems(histories.items.astype(np.int64), histories.offsets))
+            blocked.append(histories.seen())
         return Candidates(
             self._catalogue,
             torch.from_numpy(np.concatenate([pairs.owners() for pairs in blocked])),

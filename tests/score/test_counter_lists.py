@@ -9,6 +9,8 @@ import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typed_events import P, V
+from typed_events import typed as typed_codes
 
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode.trace import Trace
@@ -131,3 +133,19 @@ def test_by_another_vocabulary_the_same_items_have_the_same_numbers():
     assert moved.popularity_V.tolist() == pytest.approx([0.25, 0.2, 0.15, 0.3, 0.1, 0.0])
     assert moved.similarity is not None
     assert moved.similarity[3, 0] == SIMILARITY[0, 2] and moved.similarity.shape == (6, 6)
+
+
+def test_events_weigh_what_their_types_do_and_only_seen_items_are_left_out():
+    logs = [[1, 4, 1], [3]]
+    plain = histories_of(logs)
+    typed = replace(plain, types=typed_codes([V, P, V, V]))
+    lists = maker(OWN, filter_seen=True)
+    items, _ = lists.recommend(plain.items, plain.times, plain.offsets, types=typed.types)
+    assert 1 in items[0] and 4 not in items[0] and 3 in items[1]
+    lists = maker(OWN)
+    items, _ = lists.recommend(plain.items, plain.times, plain.offsets, types=typed.types)
+    expected = rank_lists(score_of(OWN), typed, allowed=ALLOWED, k=K, filter_seen=False)
+    assert (items == expected)[expected >= 0].all()
+    one_type = replace(plain, types=typed_codes([P, P, P, P]))
+    heavy, _ = lists.recommend(plain.items, plain.times, plain.offsets, types=one_type.types)
+    assert (heavy == made(lists, logs)[0]).all()
