@@ -27,6 +27,7 @@ from diffsasrec.inputs.row_checks import (
     BEFORE_LOOKBACK,
     FILTERED,
     NOT_READ,
+    check_types,
     num_bad,
 )
 from diffsasrec.lake.chain import read_chain, standing
@@ -55,7 +56,7 @@ def main(config: Config, run: RunDir) -> Prepared:
     log.info("prepare: reading %d fragments of %d files", len(found.fragments), len(inputs))
     survey = survey_events(config, run, found)
     check_split(survey, config.events.source)
-    check_types(survey.types, config.events)
+    say_types(survey.types, config.events)
     refuse_days_as_numbers(survey.time_quantiles[len(survey.time_quantiles) // 2], config.events)
     if survey.num_early:
         log.warning("prepare: %s", early_events(survey.num_early, survey.first_time, config.events))
@@ -227,31 +228,20 @@ def check_counts(
         )
 
 
-def check_types(counts: Mapping[str, Mapping[str, int]], events: EventsConfig) -> None:
-    """Says how many rows of each type are read and filtered, and warns of types without any.
+def say_types(counts: Mapping[str, Mapping[str, int]], events: EventsConfig) -> None:
+    """Says how many rows of each type are kept and filtered, and warns of types without any.
 
     Raises:
         ConfigError: no event is of a target type.
     """
-    if events.event_types is None:
+    if not events.types:
         return
     for what, found in counts.items():
         if found:
             words = ", ".join(f"{name} {number}" for name, number in found.items())
             log.info("prepare: %s rows by their %s: %s", what, events.type_column, words)
-    targets = [name for name, each in events.types.items() if each.target]
-    absent = [name for name in events.types if not counts["kept"].get(name)]
-    there = ", ".join(sorted({*counts["kept"], *counts["filtered"]}))
-    if not set(targets) - set(absent):
-        raise ConfigError(
-            f"{events.source}: no event is of a target type ({', '.join(targets)}): nothing can be "
-            f"predicted; {events.type_column} has: {there}; correct events.types"
-        )
-    for name in absent:
-        log.warning(
-            "prepare: no event is of the type %s of events.types; %s has: %s",
-            *(name, events.type_column, there),
-        )
+    for absent in check_types(counts, events):
+        log.warning("prepare: %s", absent)
 
 
 def check_split(survey: Survey, source: str) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffsasrec.config.data import EventsConfig
+from diffsasrec.errors import ConfigError
 from diffsasrec.formats.chunks import RAW, RawChunk
 from diffsasrec.inputs.ids import read_ids
 from diffsasrec.inputs.log_types import columns_of, type_columns
@@ -138,6 +139,26 @@ def num_bad(counts: Mapping[str, int]) -> int:
     """The rows in quarantine, by counts of rows by what became of them."""
     not_read = sum(counts.get(name, 0) for name in NOT_READ)
     return counts.get("rows", 0) - counts.get("kept", 0) - not_read
+
+
+def check_types(counts: Mapping[str, Mapping[str, int]], events: EventsConfig) -> list[str]:
+    """Which of events.types no event has, in words; `counts`: `by_type`.
+
+    Raises:
+        ConfigError: no event is of a target type.
+    """
+    targets = [name for name, each in events.types.items() if each.target]
+    absent = [name for name in events.types if not counts["kept"].get(name)]
+    there = ", ".join(sorted({*counts["kept"], *counts[FILTERED]})) or "nothing"
+    if not set(targets) - set(absent):
+        raise ConfigError(
+            f"{events.source}: no event is of a target type ({', '.join(targets)}): nothing can be "
+            f"predicted; {events.type_column} has: {there}; correct events.types"
+        )
+    return [
+        f"no event is of the type {name} of events.types; {events.type_column} has: {there}"
+        for name in absent
+    ]
 
 
 def _bad(raw: pa.Table, code: npt.NDArray[np.int32]) -> pa.Table:

@@ -25,6 +25,7 @@ from diffsasrec.inputs.row_checks import (
     Checked,
     by_type,
     check_rows,
+    check_types,
     num_bad,
     quarantine_rows,
 )
@@ -174,7 +175,7 @@ def check_sample(
         num_rows: of the whole log, about; None: the sample is all of it.
 
     Raises:
-        ConfigError: the times make sense only in another unit.
+        ConfigError: the times make sense only in another unit; no event is of a target type.
         InputDataError: too many rows are bad, or none is an event before the run date.
     """
     times = np.concatenate(sample.times)
@@ -192,11 +193,24 @@ def check_sample(
     assert middle is not None, sample.counts
     if num_early := int((times < EARLY).sum()):
         warn(early_events(num_early, int(times.min()), events))
+    if events.types:
+        _check_types(sample, events)
     if not _is_plausible(middle, before):
         warn(
             f"times lie around {iso(middle)}: if that is not so, correct events.time_column or "
             "time_unit"
         )
+
+
+def _check_types(sample: Sample, events: EventsConfig) -> None:
+    """Refuses a log without a target; warns of types that only the sample may lack."""
+    try:
+        for absent in check_types(by_type(sample.counts)[1], events):
+            warn(absent)
+    except ConfigError as error:
+        if sample.is_whole:
+            raise
+        warn(f"the run may be refused: {error}")
 
 
 def _refuse_other_unit(

@@ -3,9 +3,11 @@
 import pyarrow as pa
 import pytest
 from checked_rows import read, read_csv, read_jsonl
-from written_logs import inspected, write
+from written_logs import config, inspected, write
 
 from diffsasrec.errors import InputDataError
+from diffsasrec.inputs.log_files import Fragment
+from diffsasrec.inputs.quarantine import in_words
 from diffsasrec.inputs.row_checks import by_type
 
 TYPES = {"purchase": {"weight": 1.0}, "view": {"weight": 0.1, "target": False}}
@@ -34,6 +36,14 @@ def test_a_bad_row_shows_its_type(tmp_path):
     path = written(tmp_path, ["view", "view"], user_id=["u", None])
     _, _, (row,) = read(path, **TYPED)
     assert (row["kind"], row["reason"]) == ("view", "null_user_id")
+
+
+def test_a_row_without_a_type_is_shown_with_the_way_out(tmp_path):
+    path = written(tmp_path, ["view", None])
+    _, _, (row,) = read(path, **TYPED)
+    text = in_words(row, "null_type", config(path, **TYPED), Fragment(str(path), 0))
+    assert "timestamp 1, kind null; leave such events out by" in text
+    assert text.endswith("events.where: [kind is not null]")
 
 
 def test_types_are_read_from_csv_and_json_lines(tmp_path):

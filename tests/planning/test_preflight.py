@@ -70,6 +70,24 @@ def test_a_sample_counts_what_is_good_bad_and_late(tmp_path: Path):
     assert f"{late} at or after the run date" in text
 
 
+def test_types_are_counted_and_a_log_without_a_target_is_refused(tmp_path: Path, caplog):
+    path = written(tmp_path / "log.parquet", kind=["view", "refund"] * (len(toy_log()) // 2))
+    typed = "events.types={view: {weight: 0.5}, cart: {target: false}}"
+    settings = config(path, "events.type_column=kind", typed)
+    text = "\n".join(sample_lines(sampled(settings, path)))
+    half = len(toy_log()) // 2
+    assert f"kept by type: view {half}" in text and f"filtered by type: refund {half}" in text
+    assert "no event is of the type cart of events.types; kind has: refund, view" in caplog.text
+    other = config(path, "events.type_column=kind", "events.types={view: {target: false}, buy: {}}")
+    with pytest.raises(ConfigError, match=r"no event is of a target type \(buy\)"):
+        sampled(other, path)
+    found = inspect_inputs(files_of(path), other.events)
+    part = take_sample(found, other.events, before=microseconds(DATE))
+    part.is_whole = False
+    check_sample(part, found, other.events, before=microseconds(DATE))
+    assert "the run may be refused" in caplog.text
+
+
 def test_lines_that_are_no_rows_are_shown(tmp_path: Path):
     path = tmp_path / "log.csv"
     path.write_text("user_id,item_id,timestamp\n1,a,1704067200\n1,b\n2,c,1704067300\n")
