@@ -17,6 +17,7 @@ from jobs.runner.identity import open_run, source_digest
 from jobs.training.weight_reuse import (
     Choice,
     age_days,
+    differences,
     newest_reusable,
     published_choices,
     recipe,
@@ -102,6 +103,13 @@ def test_what_weights_their_figures_and_their_judgement_depend_on_is_of_the_reci
 )
 def test_the_rest_is_not_of_the_recipe(key: str):
     assert recipe(config_of(key).resolved()) == recipe(config_of().resolved())
+
+
+def test_weights_of_other_types_of_events_do_not_serve():
+    types = ("events.type_column=kind", "events.types={buy: {}, view: {target: false}}")
+    mine = recipe(config_of(*types).resolved())
+    theirs = recipe(config_of(*types, "events.types.view.weight=0.1").resolved())
+    assert differences(mine, theirs) == ["events.types.view.weight"]
 
 
 def test_a_pruned_run_is_passed_over(lake: Storage):
