@@ -10,6 +10,8 @@ import pytest
 from sources import ROOT
 
 from diffsasrec.config.decoding import DecodingConfig
+from jobs.benchmark.arguments import parse_benchmark
+from jobs.benchmark.plan import plan
 from jobs.benchmark.references import prepare_with_duckdb, prepare_with_polars
 from jobs.faults.rig.nights import toy_log
 from jobs.planning.workload import GPUS, rows_scored
@@ -66,9 +68,13 @@ def test_a_plan_says_of_every_line_whether_it_was_measured():
     assert all(line["kind"] != "extrapolated" for line in lines if "H200" in line["variant"])
 
 
-@pytest.mark.process
+def planned(*arguments: str) -> dict[str, dict]:
+    """The lines of a plan, by their variant."""
+    return {line["variant"]: line for line in plan(parse_benchmark(["plan", *arguments]))}
+
+
 def test_a_plan_trains_twice_once_to_measure_and_once_to_serve():
-    lines = {line["variant"]: line for line in lines_of("plan", "--users", "1e6", "--workers", "4")}
+    lines = planned("--users", "1e6", "--workers", "4")
     training = lines["training by 4 x H200"]
     assert training["refit_hours"] == pytest.approx(
         training["pretrain_hours"] + training["finetune_hours"], abs=0.002
@@ -76,10 +82,9 @@ def test_a_plan_trains_twice_once_to_measure_and_once_to_serve():
     assert training["wall_h"] == pytest.approx(training["refit_hours"] * 2 / 4, abs=0.002)
 
 
-@pytest.mark.process
 def test_a_plan_expects_logits_that_stay_on_the_chip_to_be_cheaper():
-    lines = lines_of("plan", "--items", "1e6", "--decode", "single")
-    hours = {line["variant"]: line["hours"] for line in lines if "users_per_s" in line}
+    lines = planned("--items", "1e6", "--decode", "single").items()
+    hours = {variant: line["hours"] for variant, line in lines if "users_per_s" in line}
     assert all(hours[f"{gpu}, fused"] < hours[f"{gpu}, shortlist"] for gpu in GPUS)
 
 
