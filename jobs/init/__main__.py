@@ -13,7 +13,9 @@ if __name__ == "__main__":  # before what follows, which takes seconds to import
     run_command(__spec__, parse_init)
 
 import argparse
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from datetime import date
@@ -32,6 +34,15 @@ from .writing import configuration
 
 def main(arguments: argparse.Namespace) -> None:
     try:
+        look(arguments)
+    except BrokenPipeError:  # behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def look(arguments: argparse.Namespace) -> None:
+    """Writes the configuration, runs the dry run, and exits with its code."""
+    try:
         output = Path(arguments.output)
         refuse_overwriting(output, force=arguments.force)
         chosen = choose(arguments.path)
@@ -48,6 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
     code = 0 if arguments.no_dry_run else dry_run(arguments.output, ds)
     for line in last_lines(arguments, ds, code):
         print(line)
+    sys.stdout.flush()
     sys.exit(code)
 
 
@@ -102,9 +114,13 @@ def dry_run(config: str, ds: date) -> int:
     words = [sys.executable, "-m", f"{jobs}.nightly", *night_words(config, ds), "--dry-run"]
     child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
-    for line in child.stdout:
-        if not line.startswith('{"'):
-            print(line, end="", flush=True)
+    try:
+        for line in child.stdout:
+            if not line.startswith('{"'):
+                print(line, end="", flush=True)
+    except BrokenPipeError:
+        child.kill()
+        raise
     return child.wait()
 
 

@@ -13,11 +13,13 @@ from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.log_files import list_inputs
 from diffsasrec.tables.versions import data_files, pinned
 
-from .files import HEAD, Kind, Sample, kinds_below, parquet_schema, take
+from .columns import BY_PLACE
+from .files import HEAD, Kind, Sample, how_many, kinds_below, parquet_schema, spread, take
 from .guess import Log, log_of
 
 READABLE = ("parquet", "csv", "jsonl")
 FIRST_ROWS = 20_000  # that tell a log from other tables
+FIRST_FILES = 32  # that they are taken from, where files are small
 PARTITION = re.compile(r"/([A-Za-z_][\w-]*)=\d{4}-\d\d-\d\d(?=/)")
 LAYOUTS = (
     (re.compile(r"/year=\d{4}/month=\d{1,2}/day=\d{1,2}/"), "year=%Y/month=%m/day=%d"),
@@ -92,12 +94,13 @@ def list_files_of(path: str) -> list[InputFile]:
 
 
 def _first_look(kind: Kind) -> Log | None:
-    one = Kind(kind.what, kind.columns, kind.dialect, kind.files[:1])
+    some = spread(kind.files, how_many(kind.files, HEAD, least=2, most=FIRST_FILES))
     try:
-        sample: Sample = take(one, most_bytes=HEAD, most_rows=FIRST_ROWS)
+        few = Kind(kind.what, kind.columns, kind.dialect, some)
+        sample: Sample = take(few, most_bytes=HEAD, most_rows=FIRST_ROWS)
     except InputDataError:  # no row
         return None
-    return log_of(one, sample)
+    return log_of(few, sample)
 
 
 def _nothing(path: str, kinds: Sequence[Kind], looks: dict[int, Log | None]) -> str:
@@ -120,7 +123,9 @@ def described(kind: Kind, look: Log | None) -> str:
     roles = {"user": look.roles.user, "item": look.roles.item, "time": look.roles.time}
     missing = [role for role, choice in roles.items() if choice is None]
     what = f"no column for the {' and the '.join(missing)}" if missing else "less like a log"
-    return f"{name}: {what} (of {names})"
+    placed = [(role, choice) for role, choice in roles.items() if choice and choice.how == BY_PLACE]
+    guessed = "".join(f"; {c.column.name} may be the {role}" for role, c in placed if missing)
+    return f"{name}: {what} (of {names}{guessed})"
 
 
 def path_of(files: list[InputFile], listed: list[InputFile], path: str) -> str:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from diffsasrec.schema import canonical_type
 
-from .sniff.names import is_description, name_score, role_of
+from .sniff.names import BY_TITLE, is_description, name_score, role_of
 from .sniff.times import TimeGuess, guess_times
 
 BY_NAME, BY_VALUES = "by its name", "the only column of times"
@@ -75,6 +75,8 @@ class Column:
 
     def is_id_by_place(self) -> bool:
         """Whether a column without a telling name may be an id: not of few kinds, no row's key."""
+        if not self.name.strip() or self.name.startswith("Unnamed:"):  # an index of pandas
+            return False
         is_large = len(self.values) > MANY_ROWS
         return not is_large or FEW_VALUES <= self.distinct < len(self.values)
 
@@ -137,6 +139,7 @@ def find_roles(columns: Sequence[Column]) -> Roles:
     for role, found in (("user", user), ("item", item)):
         if found:
             others = [c.name for c in named[role] if c not in (*user, *item)]
+            others = [name for name in others if name_score(name, role) > BY_TITLE]
             choices.append(Choice(found[0], BY_NAME, tuple(others[:MOST_OTHERS])))
         elif unnamed:
             others = [c.name for c in unnamed[1 : MOST_OTHERS + 1]]

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,15 +15,17 @@ from diffsasrec.formats.compression import open_text
 from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.log_files import BROKEN
 
-from .sniff.dialect import Dialect, kind_of, sniff
+from .sniff.dialect import Dialect, is_aligned, kind_of, sniff
 from .sniff.rows import csv_rows, json_rows, whole_lines
 
 HEAD = 256 * 1024  # bytes of the first look at a file
 MOST_HEADS = 64  # files of a kind of name that are looked at
 MOST_BYTES = 64 * 2**20  # of a sample, as they are without compression
-MOST_FILES = 32  # of a sample
+MOST_FILES = 32  # of a sample of large files
+MOST_SMALL_FILES = 1024  # of one of files that fit into it as a whole
 MOST_ROWS = 1_000_000
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
+ALIGNED = "columns aligned by runs of blanks; write one separator between two fields"
 TIMES_SMALLER = 4  # a compressed file that was not read to its end, than its text; about
 
 
@@ -55,7 +58,9 @@ def kinds_below(files: list[InputFile]) -> list[Kind]:
     found: dict[tuple[str, tuple[str, ...], str | None], Kind] = {}
     for number, some in enumerate(alike.values()):
         what, columns, dialect = (
-            _look(some[0]) if number < MOST_HEADS else ("not looked at", (), None)
+            _look(max(some, key=lambda file: file.size))  # the first hour may have no row
+            if number < MOST_HEADS
+            else ("not looked at", (), None)
         )
         key = what, columns, None if dialect is None else dialect.separator
         kind = found.setdefault(key, Kind(what, columns, dialect, []))
@@ -82,6 +87,8 @@ def _look(file: InputFile) -> tuple[str, tuple[str, ...], Dialect | None]:
             return what, tuple(table.column_names), None
         if what == "csv":
             dialect = sniff(head)
+            if (dialect.separator == " " or len(dialect.names) == 1) and is_aligned(head):
+                return ALIGNED, (), None
             return what, dialect.names, dialect
     except InputDataError as error:
         return str(error), (), None
@@ -125,18 +132,29 @@ def spread(files: list[InputFile], most: int) -> list[InputFile]:
     return [files[round(n * (len(files) - 1) / (most - 1))] for n in range(most)]
 
 
+def how_many(files: list[InputFile], most_bytes: int, *, least: int, most: int) -> int:
+    """Of how many files a sample of so many bytes is made: the smaller they are, the more."""
+    mean = sum(file.size for file in files) / len(files)
+    return int(min(max(most_bytes / max(mean, 1), least), most))
+
+
 def take(kind: Kind, *, most_bytes: int = MOST_BYTES, most_rows: int = MOST_ROWS) -> Sample:
     """Rows of a log that together are at most so many bytes of text.
 
     Raises:
         InputDataError: none of the files that were opened has a row.
     """
-    chosen = spread(kind.files, MOST_FILES)
+    number = how_many(kind.files, most_bytes, least=MOST_FILES, most=MOST_SMALL_FILES)
+    chosen = spread(kind.files, number)
     share = most_bytes // len(chosen)
-    if kind.what == "parquet":
-        taken = [_parquet_part(f.path, share, most_rows // len(chosen)) for f in chosen]
-    else:
-        taken = [_text_part(file, kind, share) for file in chosen]
+
+    def part(file: InputFile) -> tuple[pa.Table, int, float, bool]:
+        if kind.what == "parquet":
+            return _parquet_part(file.path, share, most_rows // len(chosen))
+        return _text_part(file, kind, share)
+
+    with ThreadPoolExecutor(16) as pool:  # latency, not work
+        taken = list(pool.map(part, chosen))
     parts = [part for part, *_ in taken]
     table = pa.concat_tables(parts, promote_options="permissive")
     if not table.num_rows:

@@ -60,6 +60,12 @@ class Size:
     items: float
 
     @staticmethod
+    def of_whole(users: list[pa.Array], items: list[pa.Array], rows: int) -> "Size":
+        """Of all chunks of a small log: exact."""
+        found = (len(pa.chunked_array(ids).unique()) for ids in (users, items))
+        return Size(rows, *found)
+
+    @staticmethod
     def of_sample(
         users: list[pa.Array], items: list[pa.Array], inputs: list[InputFile], file_format: str
     ) -> "Size":

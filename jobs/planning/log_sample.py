@@ -19,9 +19,11 @@ from diffsasrec.inputs.ids import MAX_INT
 from diffsasrec.inputs.log_files import Fragment, Log
 from diffsasrec.inputs.log_rows import read_fragment
 from diffsasrec.inputs.moments import early_events, refuse_days_as_numbers
-from diffsasrec.inputs.quarantine import examples_of
+from diffsasrec.inputs.quarantine import Example, examples_of
 from diffsasrec.inputs.row_checks import (
     AFTER_RUN_DATE,
+    BEFORE_LOOKBACK,
+    FILTERED,
     Checked,
     by_type,
     check_rows,
@@ -48,7 +50,7 @@ class Sample:
 
     raw: list[pa.Table] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)  # as of events.check_rows
-    examples: dict[str, str] = field(default_factory=dict)  # a bad row by reason
+    examples: dict[str, Example] = field(default_factory=dict)  # a bad row by reason
     times: list[npt.NDArray[np.int64]] = field(default_factory=list)  # of good rows, microseconds
     users: list[pa.Array] = field(default_factory=list)
     items: list[pa.Array] = field(default_factory=list)
@@ -127,6 +129,9 @@ def _check(raw: pa.Table, found: Log, events: EventsConfig, *, after: int | None
 def sample_lines(sample: Sample) -> list[str]:
     rows, bad = sample.counts["rows"], sample.num_bad()
     lines = [f"sample: {rows} rows, {bad} of them bad ({100 * bad / max(rows, 1):.2f} %)"]
+    for name in (FILTERED, BEFORE_LOOKBACK):
+        if number := sample.counts[name]:
+            lines.append(f"  {name}: {number} of them, neither bad nor kept")
     for reason, number in sample.reasons():
         lines.append(f"  {reason}: {number}, as in {sample.examples[reason]}")
     for what, found in by_type(sample.counts)[1].items():

@@ -70,7 +70,10 @@ def look_at_log(config: Config, run: RunDir, inputs: list[InputFile]) -> Size:
     sample = take_sample(found, config.events, before=before)
     for line in sample_lines(sample):
         log.info("%s", line)
-    size = Size.of_sample(sample.users, sample.items, inputs, config.events.format)
+    if sample.is_whole:
+        size = Size.of_whole(sample.users, sample.items, sample.counts["rows"])
+    else:
+        size = Size.of_sample(sample.users, sample.items, inputs, config.events.format)
     check_sample(sample, found, config.events, before=before, num_rows=size.rows)
     distinct = [pa.chunked_array(ids).unique() for ids in (sample.users, sample.items)]
     check_sampled_rules(config, *distinct, is_whole=sample.is_whole)

@@ -142,7 +142,7 @@ def test_the_hours_of_a_day_in_gz_are_one_log_with_partitions(tmp_path: Path):
             (folder / f"hour-{hour:02}.csv.gz").write_bytes(gzip.compress(text.encode()))
     chosen = choose(str(tmp_path))
     assert (len(chosen.log.kind.files), chosen.partition) == (48, ("events.partition_column", "dt"))
-    assert chosen.log.sample.num_files == 32
+    assert (chosen.log.sample.num_files, chosen.log.sample.is_whole) == (48, True)
     assert str(run_date(chosen.log)) == "2024-01-03"
 
 

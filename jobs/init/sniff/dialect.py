@@ -101,6 +101,13 @@ def sniff(data: bytes) -> Dialect:
     return Dialect(separator, tuple(names), has_header, encoding, lines=len(rows), even=len(even))
 
 
+def is_aligned(data: bytes) -> bool:
+    """Whether blanks in runs of several part the fields of most lines, as in a printed table."""
+    lines = [line for line in text_of(data, encoding_of(data)).splitlines() if line.strip()]
+    runs = sum("  " in line.strip() for line in lines[:LINES])
+    return runs > len(lines[:LINES]) / 2
+
+
 def split_lines(lines: list[str], separator: str) -> list[list[str]]:
     """The fields of each line."""
     if len(separator) > 1:

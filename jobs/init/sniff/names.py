@@ -46,10 +46,12 @@ WORDS = {
     "item": "item product sku article stock movie track song book game video asin goods",
     "time": "time timestamp date datetime ts",
 }
-_DESCRIPTIONS = {
-    *("name", "title", "description", "category", "price", "url", "genre", "country", "city"),
-    *("gender", "age", "brand", "text", "comment"),
+_TITLES = {"name", "title"}
+_DESCRIPTIONS = _TITLES | {
+    *("description", "category", "price", "url", "genre", "country", "city", "gender", "age"),
+    *("brand", "text", "comment", "ms", "seconds", "duration", "played"),
 }
+BY_TITLE = 1.0  # the score of a name such as game-title, which may stand for a missing id
 
 
 def plain(name: str) -> str:
@@ -69,17 +71,21 @@ def name_score(name: str, role: str) -> float:
     known = _ORDER[role].get(plain(name))
     if known is not None:
         return 10 - 4 * known / len(_ORDER[role])
-    words = words_of(name)
-    if role not in WORDS or (role != "time" and is_description(name)):
+    words = set(words_of(name))
+    if role not in WORDS or not set(WORDS[role].split()) & words:
         return 0.0
-    if not set(WORDS[role].split()) & set(words):
-        return 0.0
-    return 5.0 if role == "time" or {"id", "key", "code", "no"} & set(words) else 3.0
+    if role != "time" and (described := _described(name)):
+        return BY_TITLE if described <= _TITLES else 0.0
+    return 5.0 if role == "time" or {"id", "key", "code", "no"} & words else 3.0
 
 
 def is_description(name: str) -> bool:
     """Whether a name is that of what people read: a title, a country, a price."""
-    return not _DESCRIPTIONS.isdisjoint(words_of(name.rpartition(".")[2]))
+    return bool(_described(name))
+
+
+def _described(name: str) -> set[str]:
+    return _DESCRIPTIONS.intersection(words_of(name.rpartition(".")[2]))
 
 
 def role_of(name: str) -> str | None:

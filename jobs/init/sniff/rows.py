@@ -99,6 +99,7 @@ def _column(values: list[Any]) -> pa.Array:
 
 def whole_lines(data: bytes, *, from_start: bool, to_end: bool) -> bytes:
     """Some bytes of a file without the lines that are cut off at their ends."""
+    newline = b"\n" if b"\n" in data else b"\r"  # alone as old spreadsheets write it
     if not from_start:
-        data = data.partition(b"\n")[2]
-    return data if to_end else data[: data.rfind(b"\n") + 1]
+        data = data.partition(newline)[2]
+    return data if to_end else data[: data.rfind(newline) + 1]

@@ -1,0 +1,94 @@
+"""Logs that are found, or refused in the right words, whatever shape they have."""
+
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sources import ROOT
+
+from diffsasrec.errors import InputDataError
+from jobs.init.choosing import choose
+
+START = 1704067200  # 2024-01-01
+
+
+def lines(separator: str, number: int = 300) -> list[str]:
+    return [separator.join((f"{n % 20}", f"{n // 3}", f"{START + n}")) for n in range(number)]
+
+
+def written(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode())
+    return str(path)
+
+
+def test_lines_may_end_in_a_carriage_return_alone(tmp_path: Path):
+    path = written(tmp_path / "a.csv", "\r".join(["user,item,time", *lines(",")]))
+    assert choose(path).log.sample.table.num_rows == 300
+
+
+def test_an_item_may_be_known_by_its_title_alone_and_what_is_missing_is_the_time(tmp_path: Path):
+    text = "".join(f"{n % 20},Game {n // 3},{n / 2}\n" for n in range(300))
+    path = written(tmp_path / "a.csv", "user-id,game-title,value\n" + text)
+    with pytest.raises(InputDataError, match=r"no column for the time \(of user-id, game-title"):
+        choose(path)
+
+
+def test_an_id_goes_before_a_title_which_is_not_proposed(tmp_path: Path):
+    text = "".join(f"{n % 20},P{n // 3},{n // 3},{START + n}\n" for n in range(300))
+    path = written(tmp_path / "a.csv", "customer,product_name,product_id,time\n" + text)
+    item = choose(path).log.item
+    assert (item.column.name, item.others) == ("product_id", ())
+
+
+def test_the_index_of_a_table_is_no_user_and_nor_is_a_duration(tmp_path: Path):
+    text = "".join(f"{n + n % 7},{START + n},Song {n // 3},{n * 7}\n" for n in range(300))
+    path = written(tmp_path / "a.csv", ",ts,track_name,ms_played\n" + text)
+    with pytest.raises(InputDataError, match="no column for the user "):
+        choose(path)
+
+
+def test_what_was_only_guessed_is_named_where_a_role_is_missing(tmp_path: Path):
+    text = "".join(f"{n % 20},{START + n}\n" for n in range(300))
+    path = written(tmp_path / "a.csv", "who,time\n" + text)
+    with pytest.raises(InputDataError, match=r"the item \(of who, time; who may be the user\)"):
+        choose(path)
+
+
+def test_columns_that_are_aligned_by_blanks_are_refused_in_words(tmp_path: Path):
+    text = "".join(f" {n % 20:05}  {n // 3:5}  {START + n}\n" for n in range(300))
+    with pytest.raises(InputDataError, match="aligned by runs of blanks; write one separator"):
+        choose(written(tmp_path / "a.txt", text))
+
+
+def test_of_many_small_files_many_are_read_and_the_first_may_be_empty(tmp_path: Path):
+    for number in range(100):
+        path = tmp_path / f"2024/01/{1 + number // 24:02}/{number % 24:02}.csv.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = "\n".join(["user,item,time", *lines(",")[3 * number :][:3]])
+        path.write_bytes(gzip.compress(rows.encode() if number else b""))
+    sample = choose(str(tmp_path)).log.sample
+    assert (sample.num_files, sample.rows, sample.is_whole) == (100, 297, True)
+
+
+@pytest.mark.process
+def test_behind_head_it_ends_without_a_traceback(tmp_path: Path):
+    path = written(tmp_path / "a.csv", "\n".join(["user,item,time", *lines(",")]))
+    words = ["jobs.init", path, "--output", "a.yaml", "--lake", "lake"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    reading, writing = os.pipe()
+    os.close(reading)  # nobody reads what it prints
+    run = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=tmp_path,
+        env=environment,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (141, "")
