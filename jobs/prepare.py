@@ -177,7 +177,7 @@ def check_or_record(
     config: Config,
     run: RunDir,
     newest: Sequence[Part] = (),
-    examples: Mapping[str, str] | None = None,
+    examples: Mapping[str, object] | None = None,
 ) -> None:
     """Stops a run whose log is too dirty, and leaves the counts beside the bad rows for people."""
     events = config.events
@@ -199,12 +199,12 @@ def check_counts(
     *,
     source: str,
     max_bad_fraction: float,
-    examples: Mapping[str, str] = MappingProxyType({}),
+    examples: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
     """Stops a run whose log is too dirty, or has no event before the run date.
 
     Args:
-        examples: a bad row in words, by its reason.
+        examples: a bad row, by its reason; as a string in words.
     """
     rows, kept, late = counts["rows"], counts["kept"], counts[AFTER_RUN_DATE]
     bad = num_bad(counts)

@@ -14,7 +14,7 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.formats.chunks import RawChunk
 from diffsasrec.inputs.log_files import Fragment, Log
 from diffsasrec.inputs.log_rows import read_fragment, refuse_changed
-from diffsasrec.inputs.quarantine import examples_of
+from diffsasrec.inputs.quarantine import Example, examples_of
 from diffsasrec.inputs.row_checks import MALFORMED, OTHER_TYPE, Checked, check_rows, quarantine_rows
 from diffsasrec.schema import canonical_type
 from diffsasrec.times import DAY
@@ -26,7 +26,7 @@ class Scanned(NamedTuple):
     path: str
     counts: Counter[str]
     statistics: pa.Table
-    examples: dict[str, str]  # a bad row in words, by its reason
+    examples: dict[str, Example]  # a bad row, by its reason
 
 
 def read_events(
@@ -113,7 +113,8 @@ def scan(
     )
     for row in results.iter_rows():
         table = pa.ipc.open_stream(row["statistics"]).read_all()
-        counts, examples = Counter(json.loads(row["counts"])), json.loads(row["examples"])
+        counts, found = Counter(json.loads(row["counts"])), json.loads(row["examples"])
+        examples = {reason: Example.from_json(each, events) for reason, each in found.items()}
         yield Scanned(row["path"], counts, table, examples)
 
 
@@ -130,7 +131,7 @@ def _scan_batch(
     for number, fragment in fragments_of(batch, log):
         counts: Counter[str] = Counter()
         partials, bad = [], []
-        examples: dict[str, str] = {}
+        examples: dict[str, Example] = {}
         for chunk, checked in read_events(
             fragment, events=events, log_types=(log.user_type, log.item_type), before=before
         ):
@@ -142,12 +143,13 @@ def _scan_batch(
                 examples = examples_of(rows, events, fragment, known=examples)
         if bad:
             quarantine.write_table(f"part-{number:05d}.parquet", pa.concat_tables(bad))
+        shown = {reason: each.to_json() for reason, each in examples.items()}
         yield pa.table(
             {
                 "path": pa.array([fragment.path], pa.string()),
                 "counts": pa.array([json.dumps(counts)], pa.string()),
                 "statistics": pa.array([_to_ipc(partials)], pa.binary()),
-                "examples": pa.array([json.dumps(examples)], pa.string()),
+                "examples": pa.array([json.dumps(shown)], pa.string()),
             }
         )
 

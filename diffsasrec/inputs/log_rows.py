@@ -1,10 +1,13 @@
 """The raw rows of a fragment of a log file."""
 
+import io
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,10 +17,10 @@ from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.event_types import EventTypes
 from diffsasrec.files.urls import open_filesystem
-from diffsasrec.formats.chunks import RAW, RawChunk
+from diffsasrec.formats.chunks import RAW, RawChunk, blocks_of, shown
 from diffsasrec.formats.compression import open_text
 from diffsasrec.formats.conditions import fulfilled, may_be_fulfilled
-from diffsasrec.formats.csv_layout import CsvStyle
+from diffsasrec.formats.csv_layout import CsvStyle, find_layout
 from diffsasrec.formats.csv_rows import read_csv
 from diffsasrec.formats.json_rows import read_jsonl
 from diffsasrec.formats.listing import version_of
@@ -31,6 +34,8 @@ from diffsasrec.schema import TYPE
 from diffsasrec.tables.rows import read_rows
 
 MOST_OTHERS, REST = 20, "other ones"  # types of a chunk that are counted by name, and all others
+MOST_BYTES = 2**30  # of a text file, in search of a line
+RowTexts = tuple[str | None, str | None, str | None, str | None]  # of RAW, or a line that is no row
 
 
 def read_fragment(
@@ -175,6 +180,80 @@ def _read_text(fragment: Fragment, events: EventsConfig) -> Iterator[RawChunk]:
             )
         for chunk in chunks:
             yield _with_integers(_selected(chunk, events), fragment.integral)
+
+
+def line_of(
+    path: str, texts: RowTexts, events: EventsConfig, integral: Sequence[str] = ()
+) -> int | None:
+    """The number of the line of a text file that a bad row stands in, counted from 1.
+
+    None where it is not found: it goes over several lines, or stands behind MOST_BYTES.
+    """
+    try:
+        with open_text(path) as file:
+            blocks = blocks_of(file, events.encoding)
+            first = next(blocks)
+            read, header = _reader_of_a_line(first, events)
+            for number, line in _numbered(first, blocks):
+                if number <= header or not _may_be(line, texts, events):
+                    continue
+                if texts[-1] is not None or texts[:-1] in _texts_of(read(line), integral):
+                    return number
+    except BROKEN:  # it was read before: it is gone, or another file by now
+        pass
+    return None
+
+
+def _numbered(first: bytes, blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines of the blocks of a text file, up to MOST_BYTES."""
+    newline = _newline_of(first)
+    number, num_bytes, rest = 0, 0, b""
+    for block in chain([first], blocks):
+        *lines, rest = (rest + block).split(newline) if block else (rest, b"")
+        yield from enumerate(lines, number + 1)
+        number, num_bytes = number + len(lines), num_bytes + len(block)
+        if num_bytes > MOST_BYTES:
+            return
+
+
+def _newline_of(block: bytes) -> bytes:
+    return b"\n" if b"\n" in block else b"\r"
+
+
+def _reader_of_a_line(
+    first: bytes, events: EventsConfig
+) -> tuple[Callable[[bytes], Iterator[RawChunk]], int]:
+    """What reads a line of a file alone, and how many lines its header has."""
+    columns, style = columns_of(events), CsvStyle.of(events)
+    if events.format == "jsonl":
+        is_text = events.time_unit is None
+        return lambda line: read_jsonl(io.BytesIO(line), columns, time_is_text=is_text), 0
+    layout = find_layout(first, columns, style, at_end=True)
+    if layout is None:
+        raise ValueError("the file is empty")
+    header = first.removesuffix(layout.body).count(_newline_of(first))
+    separator, names = layout.separator.decode(), tuple(layout.names)
+    alone = replace(style, separator=separator, columns=names, skip_lines=0, encoding="utf-8")
+    return lambda line: read_csv(io.BytesIO(line), columns, style=alone), header
+
+
+def _may_be(line: bytes, texts: RowTexts, events: EventsConfig) -> bool:
+    """Whether a line is the broken one, or holds the texts that are written as they are; quick."""
+    *values, text = texts
+    if text is not None:
+        return shown(line) == (text.splitlines() or [""])[0]
+    as_it_is = r"[\w:+/-]+" if events.thousands is None else r"[A-Za-z_]+"
+    return all(v.encode() in line for v in values if v and re.fullmatch(as_it_is, v, re.ASCII))
+
+
+def _texts_of(chunks: Iterator[RawChunk], integral: Sequence[str]) -> list[tuple[str | None, ...]]:
+    """The users, items and times of some rows, as quarantine has them."""
+    found: list[tuple[str | None, ...]] = []
+    for chunk in chunks:
+        rows = _with_integers(chunk, integral).rows
+        columns = [rows[name].cast(pa.binary()).to_pylist() for name in RAW]
+        found += zip(*([None if v is None else shown(v) for v in c] for c in columns), strict=True)
+    return found
 
 
 def _with_integers(chunk: RawChunk, columns: Sequence[str]) -> RawChunk:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.log_files import Fragment
+from diffsasrec.inputs.log_rows import RowTexts, line_of
 from diffsasrec.inputs.log_types import columns_of, time_kind, type_columns
 from diffsasrec.inputs.moments import read_times
 from diffsasrec.schema import canonical_type
@@ -96,10 +97,37 @@ def read_bad_rows(run: Storage, *, time_unit: str | None, most_rows: int = MOST_
     return BadRows(table, len(files), 0)
 
 
+@dataclass(frozen=True)
+class Example:
+    """A bad row; as a string in words, with the number of its line, which is looked for then."""
+
+    path: str
+    place: str  # within the file, as far as it is known: ", row group 3"
+    says: str  # the values under the names that the log has for them, and what to set
+    integral: tuple[str, ...]  # as of its fragment
+    texts: RowTexts | None  # of a row of a text file
+    events: EventsConfig
+
+    def __str__(self) -> str:
+        place = self.place
+        if self.texts is not None:
+            line = line_of(self.path, self.texts, self.events, self.integral)
+            place = "" if line is None else f", line {line}"
+        return f"{self.path}{place}: {self.says}"
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the section of the configuration."""
+        return {name: value for name, value in vars(self).items() if name != "events"}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any], events: EventsConfig) -> "Example":
+        return cls(**found, events=events)
+
+
 def examples_of(
-    bad: pa.Table, events: EventsConfig, fragment: Fragment, *, known: Mapping[str, str]
-) -> dict[str, str]:
-    """A row in words for each reason of some bad rows that is not known yet.
+    bad: pa.Table, events: EventsConfig, fragment: Fragment, *, known: Mapping[str, Example]
+) -> dict[str, Example]:
+    """A row for each reason of some bad rows that is not known yet.
 
     Args:
         bad: as in quarantine, or without its path.
@@ -110,18 +138,30 @@ def examples_of(
         if reason not in found:
             place = reasons.index(reason).as_py()
             row = bad.slice(place, 1).to_pylist()[0]
-            found[reason] = in_words(row, reason, events, fragment)
+            found[reason] = example_of(row, reason, events, fragment)
     return found
 
 
-def in_words(row: Mapping[str, Any], reason: str, events: EventsConfig, fragment: Fragment) -> str:
-    """File, row group, the values under the names that the log has for them, and what to set."""
+def example_of(
+    row: Mapping[str, Any], reason: str, events: EventsConfig, fragment: Fragment
+) -> Example:
+    """A bad row, as in quarantine, of a fragment."""
     group = "" if fragment.row_group is None else f", row group {fragment.row_group}"
     text = row.get("text")
     columns = [*columns_of(events), *type_columns(events)]
     shown = [f"{name} {shown_value(row[name])}" for name in dict.fromkeys(columns)]
     values = ", ".join(shown) if text is None else shown_value(text)
-    return f"{fragment.path}{group}: {values}; {remedy(reason, row, events)}"
+    user, item, time = (row[name] for name in columns_of(events))
+    # by its ids and time alone, a row without a type may be another one
+    has_line = events.format != "parquet" and reason != "null_type"
+    return Example(
+        path=fragment.path,
+        place=group,
+        says=f"{values}; {remedy(reason, row, events)}",
+        integral=fragment.integral,
+        texts=(user, item, time, text) if has_line else None,
+        events=events,
+    )
 
 
 def shown_value(value: Any) -> str:

@@ -21,6 +21,7 @@ from diffsasrec.inputs.events import scan
 from diffsasrec.inputs.log_files import Log
 from diffsasrec.inputs.newest import SCHEMA as NEWEST_DAYS
 from diffsasrec.inputs.newest import NewestRows, Part, count_days
+from diffsasrec.inputs.quarantine import Example
 from diffsasrec.inputs.row_checks import by_type
 from diffsasrec.schema import id_hash
 from diffsasrec.times import EARLY, HOUR
@@ -140,7 +141,7 @@ class _FirstPass:
     hours: list[pa.Table]  # histograms
     num_users: int
     newest: list[Part]
-    examples: dict[str, str]  # a bad row in words, by its reason
+    examples: dict[str, Example]  # a bad row, by its reason
     types: dict[str, dict[str, int]]  # kept and filtered rows by their type
 
 
@@ -164,7 +165,7 @@ def _first_pass(
     counts: Counter[str] = Counter()
     hours, sketch, newest = [], np.zeros(0, np.uint64), NewestRows(new_files)
     scanned = scan(log, events=events, before=before, statistics=statistics, quarantine=quarantine)
-    examples: dict[str, str] = {}
+    examples: dict[str, Example] = {}
     for done, (path, fragment_counts, table, found) in enumerate(scanned, 1):
         progress(done, len(log.fragments))
         counts += fragment_counts
@@ -189,7 +190,7 @@ def survey_log(
     fixed_time: int | None,
     quarantine: Storage,
     new_files: frozenset[str] = frozenset(),
-    check: Callable[[Counter[str], list[Part], dict[str, str]], None],
+    check: Callable[[Counter[str], list[Part], dict[str, Example]], None],
     progress: Callable[[int, int], None],
 ) -> Survey:
     """Counts the log, quarantines its bad rows and finds the split time.
@@ -197,7 +198,7 @@ def survey_log(
     Args:
         new_files: which of its files are judged by themselves, as the newest days are.
         check: sees the counts after the first pass, of all rows and of the newest, and a bad row
-            in words by its reason, and may raise; no second pass is made then.
+            by its reason, and may raise; no second pass is made then.
     """
     whole: dict[str, Any] = {"events": events, "before": before, "quarantine": quarantine}
     first = _first_pass(log, new_files=new_files, progress=progress, **whole)
