@@ -105,4 +105,6 @@ def type_names(column: pa.ChunkedArray) -> pa.Array:
 
 def without_point(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """17850.0 as 17850; other texts as they are."""
+    if not pc.any(pc.match_substring(column, ".")).as_py():  # as in most chunks; much faster
+        return column
     return pc.replace_substring_regex(column, r"^([+-]?[0-9]+)\.0+$", r"\1")

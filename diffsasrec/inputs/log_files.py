@@ -167,14 +167,20 @@ def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
 def _integral_columns(
     heads: Sequence[tuple[InputFile, _Head]], events: EventsConfig
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The columns of ids that are floats in the texts of a file and integers in all, and notes."""
+    """The columns of ids whose texts are integers in all files, some perhaps as floats, and notes.
+
+    Floats may begin anywhere: a program writes them from the first missing id on.
+    """
     columns, notes = [], []
     samples = [(file, head.sample) for file, head in heads if head.sample is not None]
     for name, column in zip(RAW[:2], columns_of(events), strict=False):
         found = {file.path: number_texts(sample[name]) for file, sample in samples}
         floats = [path for path, kind in found.items() if kind == "floats"]
-        if events.id_type == "as_read" and floats and "text" not in found.values():
-            columns.append(name)
+        kinds = set(found.values()) - {"nothing"}
+        if events.id_type != "as_read" or not kinds or "text" in kinds:
+            continue
+        columns.append(name)
+        if floats:
             notes.append(
                 f"column {column} has ids such as 17850.0 in {floats[0]}: they are read as 17850 "
                 "in all files; set events.id_type to string to keep them as they are written"

@@ -7,6 +7,7 @@ from checked_rows import read_csv, users_of
 from written_logs import inspected, refusal
 
 from diffsasrec.formats.csv_layout import CsvStyle, find_layout
+from diffsasrec.formats.csv_rows import SAMPLE_BYTES
 
 HEADER = "user_id,item_id,timestamp\n"
 ROWS = "u,i,5\nv,j,6\n"
@@ -130,6 +131,15 @@ def test_integers_that_were_written_as_floats_are_integers_in_all_files(tmp_path
     assert "17850.0 in" in log.notes[0] and "set events.id_type to string" in log.notes[0]
     kept, _, _ = read_csv(tmp_path, (HEADER + "1.0,i,5\n2,i,6\n").encode(), time_unit="s")
     assert users_of(kept) == ["1", "2"]
+
+
+def test_floats_that_begin_behind_the_first_rows_of_a_file_are_integers_too(tmp_path):
+    whole = "17850,i,5\n" * (SAMPLE_BYTES // 10 + 1)
+    text = HEADER + whole + "17850.0,i,5\n,i,5\nx.0,i,5\n"
+    kept, _, _ = read_csv(tmp_path, text.encode(), time_unit="s")
+    assert set(users_of(kept)) == {"17850", "x.0"}
+    kept, _, _ = read_csv(tmp_path, text.encode(), time_unit="s", id_type="string")
+    assert set(users_of(kept)) == {"17850", "17850.0", "x.0"}
 
 
 @pytest.mark.parametrize("ids", [["1.0", "1.5"], ["1.0", "x"], ["v1.0"], ["1", "2"]])
