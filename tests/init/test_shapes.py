@@ -64,6 +64,12 @@ def test_columns_that_are_aligned_by_blanks_are_refused_in_words(tmp_path: Path)
         choose(written(tmp_path / "a.txt", text))
 
 
+def test_a_quote_that_never_closes_costs_its_line_alone_as_in_a_night(tmp_path: Path):
+    text = ["user,item,time", *lines(","), '5,"x,9', "1,2", *lines(","), ""]
+    sample = choose(written(tmp_path / "a.csv", "\n".join(text))).log.sample
+    assert (sample.table.num_rows, sample.num_uneven) == (600, 2)
+
+
 def test_of_many_small_files_many_are_read_and_the_first_may_be_empty(tmp_path: Path):
     for number in range(100):
         path = tmp_path / f"2024/01/{1 + number // 24:02}/{number % 24:02}.csv.gz"

@@ -10,6 +10,7 @@ import pytest
 
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
+from diffsasrec.formats.chunks import CHUNK_BYTES
 from diffsasrec.inputs.side_tables import read_columns, read_item_ids
 
 KEY = "score.deny_path"
@@ -102,3 +103,48 @@ def test_what_can_not_be_read_in_full_is_refused_by_its_name(tmp_path, name, dat
         (good.parent / name).write_bytes(data)
     with pytest.raises(ConfigError, match=rf"{KEY}=.*{message}"):
         ids_of(good.parent)
+
+
+PAIR = {"user_id": "id", "item_id": "id"}
+
+
+def test_pairs_come_from_files_of_any_name_and_compression_and_temporary_ones_are_left(tmp_path):
+    header = b"user_id,item_id\n"
+    files = {
+        "a.csv": b"1,1\n",
+        "b.csv.gz": b"2,2\n",
+        "c.CSV": b"3,3\n",
+        "part-0000": b"4,4\n",
+        "_temporary/0/part.parquet": b"PAR1",
+    }
+    for name, rows in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = header + rows
+        path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    found = read_columns(str(tmp_path), "score.exclude_path", PAIR)
+    assert sorted(found["user_id"].to_pylist()) == ["1", "2", "3", "4"]
+
+
+def test_an_empty_directory_has_no_pairs_and_neither_has_a_header_alone(tmp_path):
+    assert read_columns(str(tmp_path), "score.exclude_path", PAIR).num_rows == 0
+    (tmp_path / "a.csv").write_text("user_id,item_id\n")
+    assert read_columns(str(tmp_path), "score.exclude_path", PAIR).num_rows == 0
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_ids_of_a_csv_are_as_they_are_written_whatever_separates_them(tmp_path, separator):
+    spelled = ["1", "003", "4.0", "1e0"]
+    lines = [separator.join(("item_id", "why")), *(f"{i}{separator}a" for i in spelled), ""]
+    (tmp_path / "deny.csv").write_text("\n".join(lines))
+    assert ids_of(tmp_path / "deny.csv") == spelled
+
+
+def test_texts_of_many_lines_in_a_catalogue_of_several_blocks_lose_no_item(tmp_path):
+    text = f"one\nand two, with a comma {'x' * 100}"
+    lines = [f'{n},"Title {n}",c{n % 7},"{text}"\n' for n in range(3 * CHUNK_BYTES // 150)]
+    (tmp_path / "items.csv").write_text("item_id,title,category,description\n" + "".join(lines))
+    kinds = {"item_id": "id", "title": "text", "category": "text"}
+    table = read_columns(str(tmp_path / "items.csv"), "items.path", kinds)
+    assert table["item_id"].to_pylist() == [str(n) for n in range(len(lines))]
+    assert table["category"].to_pylist() == [f"c{n % 7}" for n in range(len(lines))]

@@ -1,57 +1,39 @@
 """Text and JSON lines as Arrow tables of strings, for a look; bytes in, table out."""
 
-import io
 import json
+import re
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
+
+from diffsasrec.config.data import EventsConfig
+from diffsasrec.formats.csv_layout import CsvStyle, Layout
+from diffsasrec.formats.csv_rows import CsvReader
 
 from .dialect import Dialect, text_of
 
-MARK = "\x1f"  # stands for a separator of several characters
+_LINE = re.compile(rb"\A[^\r\n]*(?:\r\n|[\r\n]|\Z)")
 DEEPEST = 4  # levels of a JSON object that become columns
 
 
 def csv_rows(data: bytes, dialect: Dialect, *, with_header: bool) -> tuple[pa.Table, int]:
-    """The rows of some bytes of a CSV, as strings, and how many lines have too many fields or few.
+    """The rows of some bytes of a CSV as a night reads them, as strings, and how many lines are
+    none.
 
     Args:
         data: whole lines.
         with_header: the first line is the header.
     """
-    text = text_of(data, dialect.encoding)
-    separator = dialect.separator
-    if len(separator) > 1:
-        text, separator = text.replace(separator, MARK), MARK
-    uneven = []
-
-    def skip(row: Any) -> str:
-        uneven.append(row)
-        return "skip"
-
-    names = [str(number) for number in range(len(dialect.names))]  # names may be given twice
-    encoded = text.encode()
-    if not encoded.strip():
-        return pa.table({name: pa.array([], pa.string()) for name in dialect.names}), 0
-    table = pa.csv.read_csv(
-        io.BytesIO(encoded),
-        read_options=pa.csv.ReadOptions(
-            column_names=names, skip_rows=int(with_header), block_size=len(encoded) + 1
-        ),
-        parse_options=pa.csv.ParseOptions(
-            delimiter=separator,
-            newlines_in_values=True,
-            invalid_row_handler=skip,
-            quote_char='"' if len(dialect.separator) == 1 else False,
-        ),
-        convert_options=pa.csv.ConvertOptions(
-            column_types={name: pa.string() for name in names},
-            strings_can_be_null=True,
-            null_values=["", "NULL", "null", "\\N", "NA", "N/A", "NaN", "nan", "None"],
-        ),
-    )
-    return table.rename_columns(list(dialect.names)), len(uneven)
+    text = text_of(data, dialect.encoding).encode()
+    if with_header:
+        text = _LINE.sub(b"", text, count=1)
+    places = [str(number) for number in range(len(dialect.names))]  # names may be given twice
+    layout = Layout(places, dialect.separator.encode(), b"")
+    reader = CsvReader(layout, places, places, CsvStyle.of(EventsConfig(path="any")))
+    text, _ = reader.with_one_byte(text, at_end=True)
+    rows, malformed, _ = reader.split(text, at_end=True)
+    chunk = reader.parse(rows, malformed)
+    return chunk.rows.rename_columns(list(dialect.names)), len(chunk.malformed)
 
 
 def json_rows(data: bytes) -> tuple[pa.Table, int]:
