@@ -13,9 +13,10 @@ from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.log_files import list_inputs
 from diffsasrec.tables.versions import data_files, pinned
 
-from .columns import BY_PLACE
+from .columns import BY_PLACE, Column
 from .files import HEAD, Kind, Sample, how_many, kinds_below, parquet_schema, spread, take
 from .guess import Log, log_of
+from .sniff.names import role_of
 
 READABLE = ("parquet", "csv", "jsonl")
 FIRST_ROWS = 20_000  # that tell a log from other tables
@@ -125,7 +126,16 @@ def described(kind: Kind, look: Log | None) -> str:
     what = f"no column for the {' and the '.join(missing)}" if missing else "less like a log"
     placed = [(role, choice) for role, choice in roles.items() if choice and choice.how == BY_PLACE]
     guessed = "".join(f"; {c.column.name} may be the {role}" for role, c in placed if missing)
+    if look.roles.time is None:
+        guessed += "".join(map(_unread, [c for c in look.columns if role_of(c.name) == "time"]))
     return f"{name}: {what} (of {names}{guessed})"
+
+
+def _unread(column: Column) -> str:
+    """Why a column is no time although it is named like one."""
+    filled = column.values.drop_null()
+    example = f", such as {str(filled[0])!r}" if len(filled) else ""
+    return f"; {column.name} is in no format of times that is known{example}"
 
 
 def path_of(files: list[InputFile], listed: list[InputFile], path: str) -> str:

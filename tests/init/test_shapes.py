@@ -70,6 +70,20 @@ def test_a_quote_that_never_closes_costs_its_line_alone_as_in_a_night(tmp_path: 
     assert (sample.table.num_rows, sample.num_uneven) == (600, 2)
 
 
+def test_a_time_that_can_t_be_read_is_shown(tmp_path: Path):
+    text = "".join(f"{n % 20},{n // 3},2015-08-0{n % 90 + 10}\n" for n in range(300))
+    path = written(tmp_path / "a.csv", "user,item,timestamp\n" + text)
+    says = r"no column for the time .*timestamp is in no format of .* known, such as '2015-08-010'"
+    with pytest.raises(InputDataError, match=says):
+        choose(path)
+
+
+def test_a_pointer_of_git_lfs_is_not_the_file(tmp_path: Path):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:8df5\nsize 17\n"
+    with pytest.raises(InputDataError, match="a pointer of Git LFS in place of the file"):
+        choose(written(tmp_path / "a.csv", text))
+
+
 def test_of_many_small_files_many_are_read_and_the_first_may_be_empty(tmp_path: Path):
     for number in range(100):
         path = tmp_path / f"2024/01/{1 + number // 24:02}/{number % 24:02}.csv.gz"

@@ -27,6 +27,7 @@ MAGIC = {
     b"%PDF": "a PDF",
     b"<!DOCTYPE": "a web page",
     b"<?xml": "an XML file",
+    b"version https://git-lfs": "a pointer of Git LFS in place of the file; run git lfs pull",
 }
 
 

@@ -49,7 +49,7 @@ WORDS = {
 _TITLES = {"name", "title"}
 _DESCRIPTIONS = _TITLES | {
     *("description", "category", "price", "url", "genre", "country", "city", "gender", "age"),
-    *("brand", "text", "comment", "ms", "seconds", "duration", "played"),
+    *("brand", "text", "comment", "ms", "seconds", "duration", "played", "popularity"),
 }
 BY_TITLE = 1.0  # the score of a name such as game-title, which may stand for a missing id
 
