@@ -7,7 +7,7 @@ from written_logs import config, inspected, write
 
 from diffsasrec.errors import InputDataError
 from diffsasrec.inputs.log_files import Fragment
-from diffsasrec.inputs.quarantine import in_words
+from diffsasrec.inputs.quarantine import example_of
 from diffsasrec.inputs.row_checks import by_type
 
 TYPES = {"purchase": {"weight": 1.0}, "view": {"weight": 0.1, "target": False}}
@@ -41,7 +41,7 @@ def test_a_bad_row_shows_its_type(tmp_path):
 def test_a_row_without_a_type_is_shown_with_the_way_out(tmp_path):
     path = written(tmp_path, ["view", None])
     _, _, (row,) = read(path, **TYPED)
-    text = in_words(row, "null_type", config(path, **TYPED), Fragment(str(path), 0))
+    text = str(example_of(row, "null_type", config(path, **TYPED), Fragment(str(path), 0)))
     assert "timestamp 1, kind null; leave such events out by" in text
     assert text.endswith("events.where: [kind is not null]")
 
