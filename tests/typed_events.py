@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from diffsasrec.config.data import EventTypeConfig
-from diffsasrec.event_types import EventTypes, TypedEvents
+from diffsasrec.event_types import EventTypes
 from diffsasrec.sequences.histories import Histories
+from diffsasrec.typed_events import TypedEvents
 
 PURCHASE = EventTypeConfig(weight=1.0)
 CART = EventTypeConfig(weight=0.5, target=False)

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from diffsasrec.event_types import concat, take
 from diffsasrec.model.features import Weights, basket_starts
 from diffsasrec.sequences.histories import Histories
+from diffsasrec.typed_events import concat, take
 
 NEWEST = 200  # events of a user that count in the tables
 NEIGHBOURS = 100  # entries that a table keeps of an item, where the catalogue is not large

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from diffsasrec.errors import ConfigError
-from diffsasrec.event_types import Codes
 from diffsasrec.model.blocks import History
 from diffsasrec.model.diffusion import MASK
 from diffsasrec.model.features import end_ages, event_gaps, user_features
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import Histories, Offsets
+from diffsasrec.typed_events import Codes
 
 
 def newest(items: npt.NDArray[Any], offsets: Offsets, *, max_len: int) -> tuple[Tensor, Tensor]:

@@ -21,13 +21,13 @@ from diffsasrec.decode.multi_step import decode_multi
 from diffsasrec.decode.strategies import Lists, decode_autoregressive, decode_single
 from diffsasrec.decode.trace import Trace
 from diffsasrec.errors import ConfigError
-from diffsasrec.event_types import TypedEvents
 from diffsasrec.memory import in_batches
 from diffsasrec.model.heads import OwnItems
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.sequences.histories import Histories, Items, Offsets, Times, UserItems
+from diffsasrec.typed_events import TypedEvents
 
 HAVE_KERNELS = ("cuda",)  # devices on which `decoding.fused` has an effect
 

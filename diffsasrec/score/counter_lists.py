@@ -21,7 +21,6 @@ from diffsasrec.decode.trace import Trace
 from diffsasrec.evaluate.baselines import Popularity
 from diffsasrec.evaluate.counter_settings import CounterSettings
 from diffsasrec.evaluate.decayed_baselines import DecayedAndPopular
-from diffsasrec.event_types import TypedEvents
 from diffsasrec.files.storage import Storage
 from diffsasrec.memory import in_batches
 from diffsasrec.model.checkpoint import parse_tensors, save_tensors
@@ -29,6 +28,7 @@ from diffsasrec.model.heads import Extras, pairs_of_rows
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.sequences.histories import Histories, Items, Offsets, Times, UserItems
+from diffsasrec.typed_events import TypedEvents
 
 LEAST = 1e-9  # share of all-time popularity that is added: the order of what else has no score
 FLOOR = 1e-30  # of an item that never occurred

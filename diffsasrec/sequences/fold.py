@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffsasrec.event_types import Codes, EventTypes, TypedEvents
+from diffsasrec.event_types import EventTypes
 from diffsasrec.schema import (
     TIMESTAMP,
     TYPE,
@@ -20,6 +20,7 @@ from diffsasrec.schema import (
 from diffsasrec.sequences.histories import Histories, count_before
 from diffsasrec.sequences.holdout import find_holdout, held_out
 from diffsasrec.sequences.vocab import frequent_before_split, index_items
+from diffsasrec.typed_events import Codes, TypedEvents
 
 Ints = npt.NDArray[np.int64]
 

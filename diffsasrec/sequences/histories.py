@@ -6,12 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diffsasrec.event_types import EventTypes, TypedEvents, take, weights_of
+from diffsasrec.event_types import EventTypes
 from diffsasrec.schema import (
     canonical,
     list_offsets,
     list_values,
 )
+from diffsasrec.typed_events import TypedEvents, take, weights_of
 
 Items = npt.NDArray[np.int32]
 Times = npt.NDArray[np.int64]  # microseconds

@@ -12,7 +12,6 @@ from torch import Tensor
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.counters.pairs import Pairing, are_seen, as_pairs, joined_pairs, with_similar
 from diffsasrec.counters.similar import Similar
-from diffsasrec.event_types import take
 from diffsasrec.model.baskets import Baskets
 from diffsasrec.model.batch import Batch
 from diffsasrec.model.diffusion import MASK, forward_process, stratified_levels
@@ -20,6 +19,7 @@ from diffsasrec.model.features import end_ages, own_items, user_features
 from diffsasrec.model.heads import Pairs
 from diffsasrec.sequences.histories import Histories, stretches
 from diffsasrec.train.examples import DRAWN, Events, Examples, Ints
+from diffsasrec.typed_events import take
 
 
 def make_batch(

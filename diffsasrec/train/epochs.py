@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from diffsasrec.counters.similar import NEWEST, Similar, joined, newest
 from diffsasrec.counters.tables import SimilarAt, sampled_buckets
-from diffsasrec.event_types import concat
 from diffsasrec.model.features import event_gaps, trend_counts, trend_features
 from diffsasrec.sequences.histories import Flat, Histories
 from diffsasrec.train.examples import (
@@ -26,6 +25,7 @@ from diffsasrec.train.examples import (
 )
 from diffsasrec.train.phases import Buckets, Job, Phase, Tell, taking_part
 from diffsasrec.train.ranks import Worker
+from diffsasrec.typed_events import concat
 
 
 def suited_batch_size(num_examples: int) -> int:

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from diffsasrec.config.training import FinetuneConfig, ModelConfig
-from diffsasrec.event_types import TypedEvents
 from diffsasrec.sequences.histories import Flat, count_before
 from diffsasrec.train.phases import Phase
+from diffsasrec.typed_events import TypedEvents
 
 Ints = npt.NDArray[np.int64]
 DRAWN = -1  # the boundary of an example whose boundary is drawn anew in every epoch

@@ -6,7 +6,8 @@ import pytest
 from typed_events import CART, PURCHASE, TYPES, VIEW, typed
 
 from diffsasrec.config.data import EventTypeConfig
-from diffsasrec.event_types import STEP, EventTypes, concat, take, weights_of
+from diffsasrec.event_types import STEP, EventTypes
+from diffsasrec.typed_events import concat, take, weights_of
 
 
 def test_codes_are_by_weight_then_name_and_not_by_the_order_in_a_file():
