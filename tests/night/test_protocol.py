@@ -27,7 +27,7 @@ from diffsasrec.sequences.vocab import build_vocab, count_items, frequent_before
 from diffsasrec.times import microseconds
 from jobs.evaluate import main as evaluate
 from jobs.night.expected_lists import audit_file
-from jobs.night.records import Prepared
+from jobs.night.records import Evaluated, Prepared
 from jobs.night.replay import remake
 from jobs.night.scoring import night_scoring
 from jobs.score import main as score
@@ -287,6 +287,24 @@ def late_run(tmp_path: Path, *sets: str) -> tuple[Config, RunDir]:
     return config, prepared_run(config, folded, vocab, expected)
 
 
+def scored_by(config: Config, run: RunDir, record: Evaluated, source: str) -> None:
+    """Scores everyone with the weights that were measured; all lists pass the audit."""
+    run.finish("evaluate", record.to_json())
+    for info in run.storage.list("checkpoint_measured"):
+        name = info.path.rpartition("/")[2]
+        run.storage.write_bytes(f"checkpoint/{name}", run.storage.read_bytes(info.path))
+    run.finish("refit", {})
+    scored = score(config, run)
+    lists = run.storage.read_tables("recommendations")
+    assert set(lists["source"].to_pylist()) == {source}
+    assert scored.counts[source] == lists.num_rows and scored.counts["left_out_inactive"] == 0
+    for bucket in (0, 1):
+        assert not audit_file(bucket, night_scoring(config, run))[1]
+    run.storage.write_bytes("manifest.json", manifest_of(run))
+    again = remake(config, run, bucket_name(0), lists["user_id"].combine_chunks()[:2])
+    assert [row["source"] for row in again.rows] == [source] * len(again.rows)
+
+
 def test_the_counter_that_was_best_before_makes_the_lists_of_a_model_that_is_worse(
     cluster, tmp_path: Path
 ):
@@ -297,25 +315,20 @@ def test_the_counter_that_was_best_before_makes_the_lists_of_a_model_that_is_wor
     assert record.counter == counter and versus["interval"][1] < 0
     measured = metrics["model"]["NDCG@4"] - metrics["baselines"][counter["name"]]["NDCG@4"]
     assert versus["difference"] == pytest.approx(measured)
-    run.finish("evaluate", record.to_json())
-    for info in run.storage.list("checkpoint_measured"):
-        name = info.path.rpartition("/")[2]
-        run.storage.write_bytes(f"checkpoint/{name}", run.storage.read_bytes(info.path))
-    run.finish("refit", {})
-    scored = score(config, run)
-    lists = run.storage.read_tables("recommendations")
-    assert set(lists["source"].to_pylist()) == {"counter"}
-    assert scored.counts["counter"] == lists.num_rows and scored.counts["left_out_inactive"] == 0
-    for bucket in (0, 1):
-        assert not audit_file(bucket, night_scoring(config, run))[1]
-    run.storage.write_bytes("manifest.json", manifest_of(run))
-    again = remake(config, run, bucket_name(0), lists["user_id"].combine_chunks()[:2])
-    assert [row["source"] for row in again.rows] == ["counter"] * len(again.rows)
+    scored_by(config, run, record, "counter")
 
 
-def test_such_a_model_is_refused_or_serves_where_the_gate_says_so(cluster, tmp_path: Path):
-    config, run = late_run(tmp_path / "a", "gate.otherwise=refuse")
+def test_such_a_model_is_refused_where_the_gate_says_so(cluster, tmp_path: Path):
+    config, run = late_run(tmp_path, "gate.otherwise=refuse")
     with pytest.raises(RefusedError, match=r"below that of .* \(gate.otherwise=refuse\)"):
         evaluate(config, run)
-    config, run = late_run(tmp_path / "b", "gate.otherwise=model")
-    assert evaluate(config, run).counter is None
+
+
+def test_such_a_model_serves_where_the_gate_says_so_also_a_causal_one_item_by_item(
+    cluster, tmp_path: Path
+):
+    causal = ("model.kind=sasrec", "model.attention=causal", "score.decode=autoregressive")
+    config, run = late_run(tmp_path, "gate.otherwise=model", *causal)
+    record = evaluate(config, run)
+    assert record.counter is None
+    scored_by(config, run, record, "model")

@@ -1,6 +1,7 @@
 """Nights that are killed, that overlap, or in which one user ends every process."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ PARTS = f"recommendations/ds={DATE}/*.parquet"
 
 
 def test_a_night_killed_again_and_again_publishes_the_same_bytes(
-    published: Published, nights: Nights, tmp_path: Path
+    published: Published, nights: Nights, cluster: dict[str, str], tmp_path: Path
 ):
     config = {**published.config, "lake": str(tmp_path / "lake")}
     run, calm = run_dir(tmp_path / "lake", "calm"), run_dir(published.lake, "calm")
@@ -32,7 +33,7 @@ def test_a_night_killed_again_and_again_publishes_the_same_bytes(
     in_refit.wait_for_file(run, "state/refit-finetune/*/step-*")
     in_refit.kill()
     in_score = nights.start(config, "--run-id", "calm")
-    kill_a_worker_in(in_score, "refit", run, "refit-finetune")
+    kill_a_worker_in(in_score, "refit", run, "refit-finetune", cluster["RAY_ADDRESS"])
     in_score.wait_for_file(run, "recommendations/part-*")
     in_score.kill()
     assert "train: it failed (" in in_score.log_path.read_text()
@@ -45,17 +46,29 @@ def test_a_night_killed_again_and_again_publishes_the_same_bytes(
     assert digests(tmp_path / "lake", PARTS) == digests(published.lake, PARTS) != {}
 
 
-def kill_a_worker_in(night: NightProcess, stage: str, run: Path, phase: str) -> None:
-    """Ends one of the processes that train, after it has saved a step of a phase."""
+def kill_a_worker_in(night: NightProcess, stage: str, run: Path, phase: str, address: str) -> None:
+    """Ends one of the processes that train on a cluster, after it has saved a step of a phase."""
     before = {*run.glob(f"state/{phase}/*/step-*")}
     night.wait_for_line(f"{stage}: started")
     workers: list[psutil.Process] = []
     while not workers or {*run.glob(f"state/{phase}/*/step-*")} <= before:
         assert night.process.poll() is None, night.log_path.read_text()
         found = psutil.process_iter(["cmdline"]) if not workers else ()
-        workers += [p for p in found if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+        workers += [
+            p
+            for p in found
+            if "RayTrainWorker" in " ".join(p.info["cmdline"] or []) and is_of(p, address)
+        ]
         time.sleep(0.005)
     workers[0].kill()
+
+
+def is_of(worker: psutil.Process, address: str) -> bool:
+    """Whether the Ray at an address has started a process; another test may have its own."""
+    with suppress(psutil.NoSuchProcess):
+        raylet = worker.parent()
+        return raylet is not None and f"--gcs-address={address}" in raylet.cmdline()
+    return False
 
 
 def test_two_attempts_that_overlap_publish_the_same_bytes_once(
