@@ -121,7 +121,9 @@ class Example:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], events: EventsConfig) -> "Example":
-        return cls(**found, events=events)
+        texts = found["texts"]  # a list in JSON, and lines are compared with tuples
+        known = {**found, "integral": tuple(found["integral"]), "texts": texts and tuple(texts)}
+        return cls(**known, events=events)
 
 
 def examples_of(

@@ -48,6 +48,15 @@ OWN_DECAYS = (
 OWN_WEIGHTS = (0.05, 0.5, 1.0, 2.0, 4.0)  # of popularity, beside the user's own items
 SIMILAR_DECAYS = tuple(Decay("event", factor) for factor in (0.6, 0.9, 1.0))
 SIMILAR_WEIGHTS = (1e-4, 0.2, 1.0, 5.0)
+NAMES = (  # of the counters, in the order of tables
+    "popular",
+    "recent popular",
+    "decayed popular",
+    "own most frequent",
+    "item-kNN",
+    "item-item + popular",
+    "own + popular",
+)
 
 
 def holdout_scoring(config: Config, run: RunDir, prepared: Prepared, *, output: str) -> Scoring:
@@ -126,12 +135,9 @@ def baseline_scores(
     choice = choose(config, run, prepared, allowed)
     known = known_at(config, run, prepared, prepared.split_time)
     similarity = similarity_at(config, run, prepared, known)
-    scores = {
-        **scores_of(choice, known, similarity),
-        "own most frequent": own_most_frequent,
-        "item-kNN": item_knn(similarity),
-    }
-    return scores, choice
+    alone = {"own most frequent": own_most_frequent, "item-kNN": item_knn(similarity)}
+    found = scores_of(choice, known, similarity) | alone
+    return {name: found[name] for name in NAMES if name in found}, choice
 
 
 def scores_of(

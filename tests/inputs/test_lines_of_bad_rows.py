@@ -1,5 +1,6 @@
 """A bad row of a text file is named with the number of its line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,23 @@ from checked_rows import read
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.inputs.log_files import Fragment
-from diffsasrec.inputs.quarantine import example_of
+from diffsasrec.inputs.quarantine import Example, example_of
 
 
 def lines_of(path: Path, text: bytes, **settings: Any) -> list[str]:
-    """`reason line` of each bad row of a file, in the order of quarantine."""
+    """`reason line` of each bad row of a file, in the order of quarantine.
+
+    The rows go through JSON, as they do from the tasks of a night.
+    """
     path.write_bytes(text)
     events = EventsConfig(path=str(path), **settings)
     fragment = Fragment(str(path), None)
     _, _, bad = read(path, **settings)
-    found = [(row["reason"], str(example_of(row, row["reason"], events, fragment))) for row in bad]
+    examples = [(row["reason"], example_of(row, row["reason"], events, fragment)) for row in bad]
+    found = [
+        (reason, str(Example.from_json(json.loads(json.dumps(each.to_json())), events)))
+        for reason, each in examples
+    ]
     return [f"{reason} {says.removeprefix(str(path)).partition(':')[0]}" for reason, says in found]
 
 

@@ -76,9 +76,9 @@ def test_a_night_that_is_over_keeps_its_code_when_a_signal_comes_while_ray_ends(
 def test_a_signal_during_the_start_has_its_last_line_too(toy: Path, tmp_path: Path):
     config = lean_config(str(toy), str(tmp_path / "lake"))
     night = Nights(tmp_path, {}).start(config)
-    time.sleep(1.5)  # while Ray and torch are imported
+    time.sleep(1.5)  # while its files are looked at, or Ray and torch are imported
     last, _ = ended(night, signal.SIGINT)
-    assert (last["stage"], last["run_id"]) == (None, None)
+    assert last["stage"] is None
 
 
 def test_a_backfill_ends_its_night_with_it(toy: Path, tmp_path: Path):

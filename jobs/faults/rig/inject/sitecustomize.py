@@ -105,7 +105,7 @@ class Patching(importlib.abc.MetaPathFinder):
 
 PATCHES = {
     "stop": ("diffsasrec.files.storage", stop_at),
-    "users": ("diffsasrec.score.bucket_lists", end_at),
+    "users": ("diffsasrec.score.list_maker", end_at),
 }
 if wanted := [PATCHES[fault] for fault in PATCHES if fault in FAULTS]:
     sys.meta_path.insert(0, Patching(dict(wanted)))
