@@ -24,6 +24,7 @@ from diffsasrec.evaluate.tallies import (
     list_matrix,
     measure,
     protocol_of,
+    served_metrics,
     tally,
 )
 from diffsasrec.evaluate.versus import Versus, spread_of_differences
@@ -87,7 +88,7 @@ def main(config: Config, run: RunDir) -> Evaluated:
         "counter": counter and counter.to_json(),
     }
     run.storage.write_bytes("metrics.json", to_json(metrics | measured_types(config)))
-    check_gate(config, run, metrics["model"], versus)
+    check_gate(config, run, served_metrics(metrics), versus)
     return Evaluated(
         counts={"holdout_users": metrics["model"]["n"]},
         popular_window=choice.window,
@@ -194,7 +195,7 @@ def model_tallies(bucket: int, storage: Storage, config: Config) -> dict[str, Ta
 
 
 def previous_metrics(run: RunDir, targets: Sequence[str] = ()) -> dict[str, Any] | None:
-    """The model's metrics of what was served last before this date: no rollback went behind it.
+    """The metrics of what was served last before this date: no rollback went behind it.
 
     `targets`: the types of events that are measured tonight; others can't be compared.
     """
@@ -213,8 +214,7 @@ def previous_metrics(run: RunDir, targets: Sequence[str] = ()) -> dict[str, Any]
     if metrics.get("target_types", []) != list(targets):
         log.warning("evaluate: %s was measured on other types of events", directory.root)
         return None
-    model: dict[str, Any] = metrics["model"]
-    return model
+    return served_metrics(metrics)
 
 
 def measured_types(config: Config) -> dict[str, list[str]]:
@@ -227,15 +227,18 @@ def target_types(config: Config) -> list[str]:
     return sorted(name for name, each in config.events.types.items() if each.target)
 
 
-def check_gate(config: Config, run: RunDir, model: dict[str, Any], versus: Versus) -> None:
-    """Raises RefusedError below a floor, or too far below what is served or what counts."""
+def check_gate(config: Config, run: RunDir, served: dict[str, Any], versus: Versus) -> None:
+    """Raises RefusedError below a floor, too far below what was served, or below a counter.
+
+    `served`: the figures of what would make the lists.
+    """
     previous = None
     if config.gate.max_relative_drop is not None:
         previous = previous_metrics(run, target_types(config))
         if previous is None or config.gate.metric not in previous:
             log.warning("evaluate: no earlier %s to compare with", config.gate.metric)
     failures = gate_failures(
-        model,
+        served,
         floors=config.gate.floors,
         metric=config.gate.metric,
         max_relative_drop=config.gate.max_relative_drop,

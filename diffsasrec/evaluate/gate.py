@@ -7,7 +7,7 @@ from diffsasrec.evaluate.versus import Versus
 
 
 def gate_failures(
-    model: Mapping[str, Any],
+    served: Mapping[str, Any],
     *,
     floors: Mapping[str, float],
     metric: str,
@@ -18,21 +18,22 @@ def gate_failures(
     """What forbids publishing, in words; [] when nothing does.
 
     Args:
+        served: the metrics of what would make the lists.
         previous: the metrics of what was served last before this date, None without any.
         versus: the model beside the best counter, where a worse one is to be refused.
     """
-    if model["n"] == 0 and (floors or max_relative_drop is not None):
+    if served["n"] == 0 and (floors or max_relative_drop is not None):
         return ["no user has a holdout item, so that nothing was measured"]
     failures = [
-        f"{name} is {model[name]:.4f}, below its floor of {floor} (gate.floors)"
+        f"{name} is {served[name]:.4f}, below its floor of {floor} (gate.floors)"
         for name, floor in floors.items()
-        if not model[name] >= floor
+        if not served[name] >= floor
     ]
     if max_relative_drop is not None and previous is not None and metric in previous:
         allowed = previous[metric] * (1 - max_relative_drop)
-        if model[metric] < allowed:
+        if served[metric] < allowed:
             failures.append(
-                f"{metric} is {model[metric]:.4f}, more than gate.max_relative_drop="
+                f"{metric} is {served[metric]:.4f}, more than gate.max_relative_drop="
                 f"{max_relative_drop} below the {previous[metric]:.4f} of what was served before"
             )
     if versus is not None and versus.is_worse:

@@ -33,6 +33,13 @@ def protocol_of(metrics: Mapping[str, Any]) -> int:
     return int(metrics.get("protocol", 1))
 
 
+def served_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of what makes the lists, of a metrics.json: of the model, or of a counter."""
+    counter = metrics.get("counter")
+    found: dict[str, Any] = metrics["baselines"][counter["name"]] if counter else metrics["model"]
+    return found
+
+
 def list_matrix(recommendations: pa.Table, vocab: pa.Table, *, k: int) -> Lists:
     """The lists of a recommendations table as indices of `vocab`, [n, K]; -1 behind the end."""
     offsets = list_offsets(recommendations["items"])

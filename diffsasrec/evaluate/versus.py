@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from diffsasrec.evaluate.metrics import Spread
 
+LEAST_USERS = 30  # fewer, resampled, say little of others
+
 
 @dataclass(frozen=True)
 class Versus:
@@ -21,6 +23,7 @@ class Versus:
     metric: str
     difference: float  # of the means, above 0 where the model is better
     interval: tuple[float, float]  # 95 %, over resampled users
+    num_users: int
 
     @classmethod
     def of(cls, spread: Spread, *, counter: str, metric: str, samples: int, seed: int) -> "Versus":
@@ -28,19 +31,20 @@ class Versus:
         low, high = spread.interval(samples=samples, seed=seed)
         mean = spread.mean() if spread.num_users else 0.5
         low, high = (low, high) if spread.num_users else (0.5, 0.5)
-        return cls(counter, metric, 2 * mean - 1, (2 * low - 1, 2 * high - 1))
+        interval = (2 * low - 1, 2 * high - 1)
+        return cls(counter, metric, 2 * mean - 1, interval, spread.num_users)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
-        return cls(found["counter"], found["metric"], found["difference"], tuple(found["interval"]))
+        return cls(**{**found, "interval": tuple(found["interval"])})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @property
     def is_worse(self) -> bool:
-        """Whether the whole interval lies below 0."""
-        return self.interval[1] < 0
+        """Whether the whole interval lies below 0, and not for want of users."""
+        return self.interval[1] < 0 and self.num_users >= LEAST_USERS
 
     def in_words(self) -> str:
         low, high = self.interval

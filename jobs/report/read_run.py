@@ -14,6 +14,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import DiffsasrecError
 from diffsasrec.evaluate.exposure import exposure_of
 from diffsasrec.evaluate.gate import gate_failures
+from diffsasrec.evaluate.tallies import served_metrics
 from diffsasrec.evaluate.versus import Versus
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.quarantine import STOPPED, BadRows, read_bad_rows
@@ -126,7 +127,7 @@ def _inferred(night: Night, stage: str, gate: dict[str, Any]) -> Night:
         return replace(night, status="failed", stage=stage, error=error)
     if stage == "evaluate" and night.metrics is not None:
         refused = gate_failures(
-            night.metrics["model"],
+            served_metrics(night.metrics),
             floors=gate.get("floors", {}),
             metric=gate.get("metric", ""),
             max_relative_drop=None,

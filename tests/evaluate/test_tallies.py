@@ -343,9 +343,9 @@ def test_the_first_date_and_a_new_metric_have_nothing_to_drop_from(previous):
     assert failures(max_relative_drop=0.0, previous=previous) == []
 
 
-def published(lake: Storage, day: int, ndcg: float, **rule: int) -> None:
+def published(lake: Storage, day: int, ndcg: float, **more: Any) -> None:
     run = RunDir(lake, ds=f"2024-03-{day:02d}", run_id="r", identity="i", attempt=f"a{day}")
-    run.storage.write_bytes("metrics.json", to_json({"model": {"NDCG@10": ndcg}, **rule}))
+    run.storage.write_bytes("metrics.json", to_json({"model": {"NDCG@10": ndcg}, **more}))
     run.storage.write_bytes("manifest.json", b"{}")
     append_entry(lake, run, "digest")
 
@@ -368,6 +368,16 @@ def test_a_night_is_compared_with_what_is_served_not_with_what_was_rolled_back(t
     assert compared_with(lake, 1) is None
     published(lake, 4, 0.22, protocol=PROTOCOL)
     assert compared_with(lake, 5) == 0.22
+
+
+def test_what_was_served_may_have_been_a_counter_and_is_compared_with_then(tmp_path: Path):
+    lake = Storage.of(str(tmp_path))
+    counters = {"popular": {"NDCG@10": 0.3}, "item-kNN": {"NDCG@10": 0.2}}
+    counter = {"name": "popular"}
+    published(lake, 1, 0.1, protocol=PROTOCOL, baselines=counters, counter=None)
+    assert compared_with(lake, 2) == 0.1
+    published(lake, 2, 0.1, protocol=PROTOCOL, baselines=counters, counter=counter)
+    assert compared_with(lake, 3) == 0.3
 
 
 def test_a_night_that_was_measured_by_an_earlier_rule_is_not_compared_with(tmp_path: Path, caplog):

@@ -22,6 +22,7 @@ def test_a_model_is_worse_where_resampled_users_agree():
     # the mean is below 0, but by one user of thirty
     assert not versus([0.5] * 29 + [0.0], [0.5] * 29 + [1.0]).is_worse
     assert not versus([0.2] * 30, [0.2] * 30).is_worse
+    assert not versus([0.1] * 29, [0.2] * 29).is_worse  # too few to say
     assert not versus([], []).is_worse
 
 
