@@ -26,7 +26,14 @@ from diffsasrec.model.heads import OwnItems
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
-from diffsasrec.sequences.histories import Histories, Items, Offsets, Times, UserItems
+from diffsasrec.sequences.histories import (
+    Histories,
+    Items,
+    Offsets,
+    Times,
+    UserItems,
+    blocked_pairs,
+)
 from diffsasrec.typed_events import TypedEvents
 
 HAVE_KERNELS = ("cuda",)  # devices on which `decoding.fused` has an effect
@@ -126,13 +133,11 @@ class Recommender:
         return torch.from_numpy(array).to(self._device)
 
     def _candidates(self, histories: Histories, excluded: UserItems) -> Candidates:
-        blocked = [excluded]
-        if self.decoding.filter_seen:
-            blocked.append(histories.seen())
+        users, items = blocked_pairs(histories, excluded, filter_seen=self.decoding.filter_seen)
         return Candidates(
             self.catalogue,
-            self._tensor(np.concatenate([pairs.owners() for pairs in blocked])),
-            self._tensor(np.concatenate([pairs.items for pairs in blocked])),
+            self._tensor(users),
+            self._tensor(items),
             self._scored(histories),
         )
 

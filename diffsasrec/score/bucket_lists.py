@@ -19,7 +19,14 @@ from diffsasrec.score.counter_lists import CounterLists
 from diffsasrec.score.fallback import PopularLists
 from diffsasrec.score.rule_ids import Rules
 from diffsasrec.score.rules import excluded_of, with_excluded
-from diffsasrec.sequences.histories import Flat, Histories, UserItems, flatten, only_items
+from diffsasrec.sequences.histories import (
+    Flat,
+    Histories,
+    UserItems,
+    blocked_pairs,
+    flatten,
+    only_items,
+)
 from diffsasrec.sequences.vocab import frequent_before_split, reindexing, same_items
 
 QUARANTINED = "quarantined_users"  # in the metadata of a file of lists
@@ -153,10 +160,8 @@ def _fallback(
     popular: PopularLists, histories: Histories, excluded: UserItems, decoding: DecodingConfig
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """The popular items, without what each user must not be shown or has seen."""
-    pairs = [excluded, *([histories.seen()] if decoding.filter_seen else [])]
     return popular.lists(
-        np.concatenate([p.owners() for p in pairs]),
-        np.concatenate([p.items for p in pairs]),
+        *blocked_pairs(histories, excluded, filter_seen=decoding.filter_seen),
         num_users=len(histories.offsets) - 1,
         k=decoding.k,
     )

@@ -27,7 +27,14 @@ from diffsasrec.model.checkpoint import parse_tensors, save_tensors
 from diffsasrec.model.heads import Extras, pairs_of_rows
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
-from diffsasrec.sequences.histories import Histories, Items, Offsets, Times, UserItems
+from diffsasrec.sequences.histories import (
+    Histories,
+    Items,
+    Offsets,
+    Times,
+    UserItems,
+    blocked_pairs,
+)
 from diffsasrec.typed_events import TypedEvents
 
 LEAST = 1e-9  # share of all-time popularity that is added: the order of what else has no score
@@ -158,13 +165,11 @@ class CounterLists:
         return all_items, all_scores
 
     def _candidates(self, histories: Histories, excluded: UserItems) -> Candidates:
-        blocked = [excluded]
-        if self.decoding.filter_seen:
-            blocked.append(histories.seen())
+        users, items = blocked_pairs(histories, excluded, filter_seen=self.decoding.filter_seen)
         return Candidates(
             self._catalogue,
-            torch.from_numpy(np.concatenate([pairs.owners() for pairs in blocked])),
-            torch.from_numpy(np.concatenate([pairs.items for pairs in blocked])),
+            torch.from_numpy(users),
+            torch.from_numpy(items),
             None if self._beside is None else self._added(self._beside, histories),
         )
 

@@ -169,6 +169,15 @@ class UserItems:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
 
+def blocked_pairs(
+    histories: Histories, excluded: UserItems, *, filter_seen: bool
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """What no list may show: users and items of pairs, in any order, perhaps twice."""
+    pairs = [excluded, histories.seen()] if filter_seen else [excluded]
+    owners, items = ([p.owners() for p in pairs], [p.items for p in pairs])
+    return np.concatenate(owners), np.concatenate(items)
+
+
 def count_before(
     times: npt.NDArray[np.int64],
     offsets: npt.NDArray[np.int64],

@@ -87,7 +87,7 @@ def test_a_row_of_json_lines_has_its_line(tmp_path: Path):
 
 
 def test_behind_the_first_block_a_line_is_found_too(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("diffsasrec.formats.chunks.CHUNK_BYTES", 64)
+    monkeypatch.setattr("diffsasrec.formats.chunks.CHUNK_BYTES", 64)  # a size, for some blocks
     text = b"user_id,item_id,timestamp\n" + b"1,2,5\n" * 100 + b",2,5\n"
     assert lines_of(tmp_path / "a.csv", text, format="csv", time_unit="s") == [
         "null_user_id , line 102"
