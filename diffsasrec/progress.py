@@ -2,7 +2,10 @@
 
 import logging
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,13 @@ class Heartbeat:
 
 
 HEARTBEAT = Heartbeat()  # of this process: every part of a stage that makes progress says so here
+
+
+def beating(parts: Iterable[T]) -> Iterator[T]:
+    """The parts of work one by one, as they come, each with a beat."""
+    for part in parts:
+        HEARTBEAT.beat()
+        yield part
 
 
 class Board:

@@ -57,7 +57,7 @@ def main(config: Config, run: RunDir) -> Published:
         "committed" if is_ours else "an earlier attempt has committed",
         entry.number,
     )
-    settle(run.lake, grace=config.publish.grace)
+    settle(run.lake, grace=config.publish.grace, dates=[run.ds])
     if config.iceberg.table is not None:
         follow_chain(run.lake, config.iceberg, ds=run.ds)
     run.storage.delete(  # training states: nothing continues a published run

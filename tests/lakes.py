@@ -18,6 +18,7 @@ from diffsasrec.lake.run_dir import RunDir
 from jobs.faults.rig.nights import DATE
 
 DAY, NEXT_DAY = "2024-03-01", "2024-03-02"
+VERBS = ("create", "replace", "copy", "delete", "delete_tree", "list", "exists")
 LONG = 1e6  # seconds of grace that no test lives to see the end of
 
 
@@ -91,7 +92,7 @@ def meanwhile(lake: Storage, verb: str, path: str, happens: Callable[[], object]
 
         return watched
 
-    for name in ("create", "replace", "copy", "delete", "delete_tree", "list", "exists"):
+    for name in VERBS:
         setattr(Watched, name, watch(name, getattr(Storage, name)))
     return Watched(lake.root)
 

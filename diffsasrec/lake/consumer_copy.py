@@ -13,16 +13,26 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 from diffsasrec.errors import InfrastructureError
-from diffsasrec.files.storage import FileInfo, Storage, to_json
+from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.chain import READERS, Entry, newest_by_date, read_chain
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import run_path
-from diffsasrec.progress import HEARTBEAT
+from diffsasrec.lake.settled import (
+    Settled,
+    mark,
+    of_the_dead,
+    read_settled,
+    take_back,
+    to_look_at,
+    write_settled,
+)
+from diffsasrec.progress import HEARTBEAT, beating
 
 log = logging.getLogger(__name__)
 
@@ -87,10 +97,11 @@ def number_of(name: str, ds: str, chain: list[Entry]) -> int | None:
     return 0
 
 
-def settle(lake: Storage, *, grace: float) -> list[str]:
-    """Makes every date show its newest chain entry, and removes parts replaced `grace` seconds ago.
+def settle(lake: Storage, *, grace: float, dates: Iterable[str] = ()) -> list[str]:
+    """Makes dates show their newest chain entry, and removes parts replaced `grace` seconds ago.
 
-    Dates that can no longer be shown completely are named in the log.
+    It looks at the dates that are not known to be settled (lake/settled.py), at the newest ones,
+    and at `dates`. Dates that can no longer be shown completely are named in the log.
 
     Returns:
         the dates whose copy was finished, made or repaired.
@@ -99,34 +110,78 @@ def settle(lake: Storage, *, grace: float) -> list[str]:
         InfrastructureError: others publish all the time, or the newest entry can't be shown.
     """
     settled: list[str] = []
-    given_up: set[int] = set()  # numbers of entries
+    given_up: dict[int, str] = {}  # by number of an entry: what its run has lost
+    marks: dict[str, str] = {}  # by date
     for _ in range(ROUNDS):
-        # the files first: each part among them then has its entry in the chain
-        files = {info.path: info for info in lake.list("recommendations")}
-        chain = read_chain(lake)
-        newest = newest_by_date(chain)
-        with ThreadPoolExecutor(READERS) as readers:
-            look = partial(shown_parts, lake, files=files, chain=chain)
-            shown = dict(zip(newest, readers.map(look, newest.values()), strict=True))
-        behind = [newest[ds] for ds, parts in shown.items() if parts is None]
+        known = read_settled(lake)
+        look = _look(lake, known, {*dates, *marks})
+        behind = [look.newest[ds] for ds, parts in look.shown.items() if parts is None]
         behind = [entry for entry in behind if entry.number not in given_up]
         if not behind:
             break
         for entry in behind:
             if lost := _lost_of_run(lake, entry):
-                given_up.add(entry.number)
-                _tell_lost(lake, entry, lost, files, is_newest=entry == chain[-1])
-            elif _copied(lake, entry):
+                given_up[entry.number] = lost
+                _tell_lost(lake, entry, lost, look)
+                continue
+            if entry.ds not in marks:
+                marks[entry.ds] = mark(lake, entry.ds)
+            if _copied(lake, entry):
                 settled.append(entry.ds)
     else:
         raise InfrastructureError(
             f"{lake.url('recommendations')} does not settle: others publish all the time, or the "
             "store does not show what was written; run the same command again"
         )
-    for ds, parts in shown.items():
-        if parts is not None:
-            _remove_replaced(lake, newest[ds], parts, files, chain, grace)
+    unsettled = _tidied(lake, look, given_up, grace)
+    if write_settled(lake, known, until=look.until, unsettled=unsettled):
+        take_back(lake, [*marks.values(), *of_the_dead(known)])
     return settled
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What some dates show at one moment."""
+
+    until: int  # all dates that have a newer entry than is known to be settled, up to this one
+    chain: list[Entry]
+    newest: dict[str, Entry]  # by date, like the following
+    names: dict[str, set[str]]  # of the files in the directory of the date
+    shown: dict[str, set[str] | None]  # like `shown_parts`
+
+
+def _look(lake: Storage, known: Settled, dates: Iterable[str]) -> _Look:
+    before = read_chain(lake)
+    looked_at = sorted(to_look_at(known, before, dates))
+    with ThreadPoolExecutor(READERS) as readers:
+        # the files first: each part among them then has its entry in the chain
+        names = [*beating(readers.map(partial(names_of, lake), looked_at))]
+        chain = read_chain(lake)
+        newest = newest_by_date(chain)
+        entries = [newest[ds] for ds in looked_at]
+        shown = [*beating(readers.map(partial(shown_parts, lake, chain=chain), entries, names))]
+    return _Look(
+        until=len(before),
+        chain=chain,
+        newest=newest,
+        names=dict(zip(looked_at, names, strict=True)),
+        shown=dict(zip(looked_at, shown, strict=True)),
+    )
+
+
+def _tidied(lake: Storage, look: _Look, given_up: dict[int, str], grace: float) -> set[str]:
+    """Removes what was replaced long enough ago; returns the dates that are not settled then."""
+    unsettled = set()
+    for ds, parts in look.shown.items():
+        HEARTBEAT.beat()
+        if parts is not None:
+            is_settled = _remove_replaced(lake, look.newest[ds], parts, look, grace)
+        else:  # nothing can be shown: settled if nothing is, and the run was deleted
+            lost = given_up[look.newest[ds].number]
+            is_settled = not look.names[ds] and lost.endswith("/manifest.json")
+        if not is_settled:
+            unsettled.add(ds)
+    return unsettled
 
 
 def _copied(lake: Storage, entry: Entry) -> bool:
@@ -149,10 +204,8 @@ def _lost_of_run(lake: Storage, entry: Entry) -> str | None:
     return lost[0] if lost else None
 
 
-def _tell_lost(
-    lake: Storage, entry: Entry, lost: str, files: Mapping[str, FileInfo], *, is_newest: bool
-) -> None:
-    """Logs a date that can't be shown completely; a deleted date is not reported.
+def _tell_lost(lake: Storage, entry: Entry, lost: str, look: _Look) -> None:
+    """Logs a date that can't be shown completely; one that shows nothing is not reported.
 
     Raises:
         InfrastructureError: it is the newest entry of the chain.
@@ -161,34 +214,37 @@ def _tell_lost(
         f"{entry.ds} does not show its entry {entry.number} whole, and {lake.url(lost)} is gone; "
         f"publish that date with another --run-id, or delete {lake.url(date_path(entry.ds))}"
     )
-    if is_newest and not lost.endswith("/manifest.json"):
+    if entry == look.chain[-1] and not lost.endswith("/manifest.json"):
         raise InfrastructureError(text)
-    if any(path.startswith(f"{date_path(entry.ds)}/") for path in files):
+    if look.names[entry.ds]:
         log.warning("publish: %s", text)
 
 
+def names_of(lake: Storage, ds: str) -> set[str]:
+    """The names of the files in the directory of a date."""
+    directory = date_path(ds)
+    return {info.path.removeprefix(f"{directory}/") for info in lake.list(directory)}
+
+
 def shown_parts(
-    lake: Storage, entry: Entry, *, files: Mapping[str, FileInfo], chain: list[Entry]
+    lake: Storage, entry: Entry, names: set[str], *, chain: list[Entry]
 ) -> set[str] | None:
     """The names of the parts with which a date shows the entry; None if it does not, or lost some.
 
     Args:
-        files: what lies in recommendations/, by path.
+        names: of the files in the directory of the date.
     """
-    directory = date_path(entry.ds)
-    if f"{directory}/_SUCCESS" not in files:
+    if "_SUCCESS" not in names:
         return None
-    run_id, names = read_success(lake, entry.ds)
-    HEARTBEAT.beat()
-    numbers = {number_of(name, entry.ds, chain) for name in names}
+    run_id, parts = read_success(lake, entry.ds)
+    numbers = {number_of(name, entry.ds, chain) for name in parts}
     # names without a number do not tell of a rollback, which others may not have seen yet
     is_first = not any(
         (e.ds, e.run_id) == (entry.ds, entry.run_id) for e in chain[: entry.number - 1]
     )
     is_entry = numbers == {entry.number} or (is_first and numbers == {0})
     is_entry &= run_id == entry.run_id
-    is_whole = all(f"{directory}/{name}" in files for name in names)
-    return names if is_entry and is_whole else None
+    return parts if is_entry and parts <= names else None
 
 
 def read_success(lake: Storage, ds: str) -> tuple[str | None, set[str]]:
@@ -221,22 +277,23 @@ def lists_of(lake: Storage, ds: str, run_id: str) -> list[str]:
 
 
 def _remove_replaced(
-    lake: Storage,
-    entry: Entry,
-    parts: set[str],
-    files: Mapping[str, FileInfo],
-    chain: list[Entry],
-    grace: float,
-) -> None:
-    """Deletes the parts of earlier publications of a date that shows `entry` with `parts`."""
+    lake: Storage, entry: Entry, parts: set[str], look: _Look, grace: float
+) -> bool:
+    """Deletes the parts of earlier publications of a date that shows `entry` with `parts`.
+
+    Returns:
+        whether none of them is left.
+    """
     directory = date_path(entry.ds)
-    names = [
-        path.removeprefix(f"{directory}/") for path in files if path.startswith(f"{directory}/")
-    ]
-    numbers = {name: number_of(name, entry.ds, chain) for name in names if name not in parts}
+    others = sorted(look.names[entry.ds] - parts)
+    numbers = {name: number_of(name, entry.ds, look.chain) for name in others}
     old = [name for name, number in numbers.items() if number is not None and number < entry.number]
+    if not old:
+        return True
     # as it is now: it may have been replaced after the listing. The clock only decides how long to
     # wait for readers of the old version
     replaced = [info.modified for info in lake.list(f"{directory}/_SUCCESS")]
-    if old and replaced and time.time() - replaced[0] >= grace:
-        lake.delete([f"{directory}/{name}" for name in old])
+    if not replaced or time.time() - replaced[0] < grace:
+        return False
+    lake.delete([f"{directory}/{name}" for name in old])
+    return True

@@ -8,7 +8,7 @@ from itertools import pairwise
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import CHAIN, Entry, newest_by_date, read_chain
 from diffsasrec.lake.claims import announce, forget_claims, is_claimed, withdraw
-from diffsasrec.lake.consumer_copy import date_path, shown_parts
+from diffsasrec.lake.consumer_copy import names_of, settle, shown_parts
 from diffsasrec.lake.run_dir import run_path
 from diffsasrec.progress import HEARTBEAT
 
@@ -19,26 +19,32 @@ def prune(lake: Storage, *, keep: int, grace: float) -> list[str]:
     """Deletes the directories of published runs, except the newest `keep` in the chain.
 
     A run stays if it is served, or was served until `grace` seconds ago: readers may still use it.
-    It also stays if its date does not show it yet, or if it was never published.
+    It also stays if it was never published, or if its date does not show it yet: that is repaired.
 
     Returns:
         the deleted run directories, relative to the lake.
     """
-    lake.sweep()
+    if lake.is_local:  # a store shows no part of a write
+        lake.sweep()
     chain = read_chain(lake)
     present = _run_directories(lake, {entry.ds for entry in chain})
     needed = _needed(lake, chain, keep=keep, grace=grace)
     newest = {run_path(e.ds, e.run_id): e for e in chain}  # the newest entry of each
-    pruned = []
+    pruned, unshown = [], []
     for path, entry in sorted(newest.items(), key=lambda item: -item[1].number):
-        if path in present and path not in needed and _shown_or_replaced(lake, entry):
-            if _announced(lake, entry, keep=keep, grace=grace):
-                # the manifest first: nobody takes a half-deleted directory for a run
-                lake.delete([f"{path}/manifest.json"])
-                lake.delete_tree(path)
-                forget_claims(lake, path)
-                pruned.append(path)
-            HEARTBEAT.beat()
+        if path not in present or path in needed:
+            continue
+        if not _shown_or_replaced(lake, entry):
+            unshown.append(entry.ds)
+        elif _announced(lake, entry, keep=keep, grace=grace):
+            # the manifest first: nobody takes a half-deleted directory for a run
+            lake.delete([f"{path}/manifest.json"])
+            lake.delete_tree(path)
+            forget_claims(lake, path)
+            pruned.append(path)
+        HEARTBEAT.beat()
+    if unshown:  # only the directories of their runs can repair them
+        settle(lake, grace=grace, dates=unshown)
     return pruned
 
 
@@ -57,12 +63,12 @@ def _needed(lake: Storage, chain: list[Entry], *, keep: int, grace: float) -> se
 
 def _shown_or_replaced(lake: Storage, entry: Entry) -> bool:
     """Whether the date no longer needs the run: it shows its lists, or those of another run."""
-    files = {info.path: info for info in lake.list(date_path(entry.ds))}
+    names = names_of(lake, entry.ds)
     chain = read_chain(lake)
     newest = newest_by_date(chain)[entry.ds]  # a rollback may have named the run again
     if newest.run_id != entry.run_id:
         return True
-    return shown_parts(lake, newest, files=files, chain=chain) is not None
+    return shown_parts(lake, newest, names, chain=chain) is not None
 
 
 def _announced(lake: Storage, entry: Entry, *, keep: int, grace: float) -> bool:

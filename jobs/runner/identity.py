@@ -19,7 +19,7 @@ from diffsasrec.formats.listing import InputFile, LeftOut
 from diffsasrec.inputs.log_files import inspect_inputs
 from diffsasrec.lake.chain import Entry, read_chain, shown_instead
 from diffsasrec.lake.claims import deleted, is_claimed
-from diffsasrec.lake.consumer_copy import date_path, shown_parts
+from diffsasrec.lake.consumer_copy import date_path, names_of, shown_parts
 from diffsasrec.lake.run_dir import Reused, RunDir
 
 from ..night.exclusions import lately_published
@@ -197,8 +197,7 @@ def published_and_deleted(run: RunDir) -> dict[str, Any] | None:
     if (other := shown_instead(run.lake, run)) is not None:
         note += f"; {run.ds} shows run {other.run_id} since entry {other.number}"
         return {**found, "status": "superseded", "note": note}
-    files = {info.path: info for info in run.lake.list(date_path(run.ds))}
-    if shown_parts(run.lake, entry, files=files, chain=chain) is None:
+    if shown_parts(run.lake, entry, names_of(run.lake, run.ds), chain=chain) is None:
         raise ConfigError(
             f"run {run.run_id} of {run.ds} is published, its directory was deleted, and "
             f"{run.lake.url(date_path(run.ds))} has lost files since; make it again under another "

@@ -36,7 +36,7 @@ def maintain(config: Config, arguments: argparse.Namespace, summary: dict[str, A
         if config.iceberg.table is not None:
             check_entry(lake, config.iceberg, arguments.rollback_to)
         entry = append_rollback(lake, arguments.rollback_to, attempt=uuid.uuid4().hex[:12])
-        settle(lake, grace=config.publish.grace)
+        settle(lake, grace=config.publish.grace, dates=[entry.ds])
         if config.iceberg.table is not None:
             follow_chain(lake, config.iceberg, ds=entry.ds)
         log.info(
