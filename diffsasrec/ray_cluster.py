@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import ray.data
@@ -11,7 +12,11 @@ import ray.data
 # Only this tells what a cluster can scale to: public functions know only running nodes (Ray 2.60).
 from ray._private.state import state
 
+# Only this class is told of the steps of an execution (Ray 2.60).
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+
 from diffsasrec.errors import ConfigError
+from diffsasrec.progress import HEARTBEAT
 
 
 def cluster_resources() -> dict[str, float]:
@@ -21,13 +26,38 @@ def cluster_resources() -> dict[str, float]:
     return {kind: max(limits.get(kind, 0), current.get(kind, 0)) for kind in {*limits, *current}}
 
 
+class Beats(ExecutionCallback):  # type: ignore[misc]
+    """A beat whenever Ray Data gets on: with a shuffle, its first row comes after all the work."""
+
+    def __init__(self) -> None:
+        self._done: list[tuple[int, int]] | None = None
+
+    def on_execution_step(self, executor: Any) -> None:
+        done = [_done_by(operator) for operator in executor._topology]
+        if done != self._done:
+            HEARTBEAT.beat()
+        self._done = done
+
+
+def _done_by(operator: Any) -> tuple[int, int]:
+    """Finished tasks and blocks of an operator; a shuffle counts its two halves by themselves."""
+    halves = [getattr(operator, f"_{half}_metrics", None) for half in ("shuffle", "reduce")]
+    counted = [half for half in halves if half is not None] or [operator.metrics]
+    return (
+        sum(half.num_tasks_finished for half in counted),
+        sum(half.num_task_outputs_generated for half in counted),
+    )
+
+
 def set_up_data() -> None:
-    """Makes Ray Data quiet, and makes it tolerate some failures, in every stage."""
+    """Makes Ray Data quiet but for beats, and makes it tolerate some failures, in every stage."""
     context = ray.data.DataContext.get_current()
     # a store that fails once while an actor loads must not end the night
     context.max_consecutive_actor_init_deaths = 3
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    if Beats not in context.custom_execution_callback_classes:
+        context.custom_execution_callback_classes.append(Beats)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 

@@ -33,7 +33,7 @@ from diffsasrec.inputs.row_checks import (
 from diffsasrec.lake.chain import read_chain, standing
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.progress import Progress
+from diffsasrec.progress import Progress, beating
 from diffsasrec.sequences.buckets import num_buckets
 from diffsasrec.sequences.build import Built, build_sequences
 from diffsasrec.sequences.split_time import Survey, survey_log
@@ -148,7 +148,7 @@ def group_by_user(
 
 def files_to_judge(run: RunDir) -> frozenset[str]:
     """The input files that the newest served night did not list; none on a first night."""
-    for entry in standing(read_chain(run.lake), run.ds):
+    for entry in beating(standing(read_chain(run.lake), run.ds)):
         try:
             listed = read_manifest(run.lake, entry)["inputs"]
         except FileNotFoundError:

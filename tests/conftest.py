@@ -21,6 +21,7 @@ if not torch.cuda.is_available():
 import pytest
 from published import Published
 
+from diffsasrec.progress import HEARTBEAT
 from jobs.faults.rig.nights import Nights, tiny_config, toy_log
 from jobs.faults.rig.s3_server import BUCKET, aws_variables, run_s3
 
@@ -101,6 +102,14 @@ def cluster(s3: str) -> Iterator[dict[str, str]]:
     address = ray.get_runtime_context().gcs_address
     yield {"RAY_ADDRESS": address}
     ray.shutdown()
+
+
+@pytest.fixture
+def beats(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """The heartbeats from now on."""
+    counted: list[None] = []
+    monkeypatch.setattr(HEARTBEAT, "beat", lambda: counted.append(None))
+    return counted
 
 
 @pytest.fixture(scope="session")

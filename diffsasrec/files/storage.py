@@ -24,6 +24,7 @@ from diffsasrec.files.backends import Backend, backend_of
 from diffsasrec.files.disk_errors import explained
 from diffsasrec.files.patience import PATIENCE, Patience
 from diffsasrec.files.urls import is_s3, listing_options, open_filesystem
+from diffsasrec.progress import beating
 
 WRITE_SECONDS = 3_600.0  # the longest time that a write may take
 
@@ -104,7 +105,7 @@ class Storage:
         paths = [info.path for info in self.list(directory) if info.path.endswith(".parquet")]
         if not paths:
             raise FileNotFoundError(self.url(directory))
-        return pa.concat_tables([self.read_table(path, columns) for path in paths])
+        return pa.concat_tables([self.read_table(path, columns) for path in beating(paths)])
 
     def write_bytes(self, path: str, data: bytes) -> None:
         self._files.write(self._full(path), data)
@@ -177,7 +178,7 @@ class Storage:
                 yield _file_info(name, stat, base)
 
     def delete(self, paths: Iterable[str]) -> None:
-        for path in paths:
+        for path in beating(paths):
             try:
                 with explained("deleting", self.url(path)):
                     self._fs().rm_file(self._full(path))

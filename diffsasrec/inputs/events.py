@@ -16,6 +16,7 @@ from diffsasrec.inputs.log_files import Fragment, Log
 from diffsasrec.inputs.log_rows import read_fragment, refuse_changed
 from diffsasrec.inputs.quarantine import Example, examples_of
 from diffsasrec.inputs.row_checks import MALFORMED, OTHER_TYPE, Checked, check_rows, quarantine_rows
+from diffsasrec.progress import beating
 from diffsasrec.schema import canonical_type
 from diffsasrec.times import DAY
 
@@ -111,7 +112,7 @@ def scan(
         batch_format="pyarrow",
         batch_size=1,
     )
-    for row in results.iter_rows():
+    for row in beating(results.iter_rows()):
         table = pa.ipc.open_stream(row["statistics"]).read_all()
         counts, found = Counter(json.loads(row["counts"])), json.loads(row["examples"])
         examples = {reason: Example.from_json(each, events) for reason, each in found.items()}

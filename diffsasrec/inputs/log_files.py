@@ -33,6 +33,7 @@ from diffsasrec.inputs.log_types import (
     notes_of,
     type_columns,
 )
+from diffsasrec.progress import beating
 from diffsasrec.tables.data_files import DataFile
 from diffsasrec.tables.rows import footer_of as footer_of_table
 from diffsasrec.tables.versions import data_files
@@ -141,7 +142,8 @@ def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
     of_table = {} if events.table is None else {f.path: f for f in data_files(events)}
     # latency, not work: the footers of thousands of objects are read in a few seconds
     with ThreadPoolExecutor(16) as pool:
-        heads = list(pool.map(lambda f: _inspect(f.path, events, of_table.get(f.path)), files))
+        inspected = pool.map(lambda f: _inspect(f.path, events, of_table.get(f.path)), files)
+        heads = list(beating(inspected))
     filled = [(f, head) for f, head in zip(files, heads, strict=True) if head.fragments]
     if not filled:
         raise InputDataError(

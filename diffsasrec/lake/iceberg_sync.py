@@ -34,7 +34,7 @@ from diffsasrec.lake.iceberg_table import (
 )
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import run_path
-from diffsasrec.progress import HEARTBEAT
+from diffsasrec.progress import HEARTBEAT, beating
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def follow_chain(lake: Storage, settings: IcebergConfig, *, ds: str) -> list[str
         # in the order of the chain: what an interruption leaves out is newer than what is done
         dates = sorted({ds, *missed}, key=lambda d: newest[d].number)
         dates = [d for d in dates if d == ds or _has_run(lake, newest[d])]
-        return [d for d in dates if _follow_date(lake, settings, table, d)]
+        return [d for d in beating(dates) if _follow_date(lake, settings, table, d)]
 
 
 def _follow_date(lake: Storage, settings: IcebergConfig, table: Any, ds: str) -> bool:
@@ -126,9 +126,9 @@ def _commit(table: Any, entry: Entry, old: list[Any], new: list[Any]) -> int:
         table.transaction() as transaction,
         transaction.update_snapshot(snapshot_properties=origin).overwrite() as snapshot,
     ):
-        for file in old:
+        for file in beating(old):
             snapshot.delete_data_file(file)
-        for file in new:
+        for file in beating(new):
             snapshot.append_data_file(file)
     return int(table.current_snapshot().snapshot_id)
 
@@ -192,7 +192,7 @@ def _partition_files(settings: IcebergConfig, table: Any, ds: str) -> list[Any]:
     """The scan tasks of a date's partition: data files with the delete files that apply to them."""
     from pyiceberg.expressions import EqualTo
 
-    tasks = list(table.scan(row_filter=EqualTo("ds", ds)).plan_files())
+    tasks = list(beating(table.scan(row_filter=EqualTo("ds", ds)).plan_files()))
     if any(task.file.spec_id != table.spec().spec_id for task in tasks):
         raise ConfigError(
             f"iceberg.table={settings.table} has files of an earlier partitioning that may hold "

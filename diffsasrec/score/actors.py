@@ -21,6 +21,7 @@ from diffsasrec.errors import DiffsasrecError, InfrastructureError
 from diffsasrec.files.patience import Patience
 from diffsasrec.files.storage import parquet_bytes
 from diffsasrec.memory import keep_freed_memory
+from diffsasrec.progress import beating
 from diffsasrec.score.bucket_lists import Scoring, with_quarantined
 from diffsasrec.score.isolation import Child, Here, Worker, check_deadly, work_around
 from diffsasrec.score.list_maker import ListMaker
@@ -131,7 +132,7 @@ def end_open(scoring: Scoring, whose: str) -> None:
         newest: dict[str, str] = {}
         for info in run.list(f"{scoring.state}/tries"):  # by path: fewer than ten of a bucket
             newest[info.path.rpartition(".")[0]] = info.path
-        for path in newest.values():
+        for path in beating(newest.values()):
             with suppress(FileNotFoundError):  # its bucket was finished after all
                 if run.read_bytes(path).startswith(whose.encode()):
                     run.delete([path])

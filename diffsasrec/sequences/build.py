@@ -20,6 +20,7 @@ from diffsasrec.config.data import EventsConfig
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.events import fragments_dataset, fragments_of, read_events
 from diffsasrec.inputs.log_files import Log
+from diffsasrec.progress import beating
 from diffsasrec.schema import (
     canonical_type,
     events_schema,
@@ -77,7 +78,7 @@ def build_sequences(
         progress(len(written), num)
     # a bucket that no user falls into still has its files: N is a fact of the run
     nobody = fold(_events_of(log, events).empty_table(), max_user_events=max_user_events)[0]
-    for bucket in set(range(num)) - written:
+    for bucket in beating(set(range(num)) - written):
         _write_files(output, bucket, *finish(nobody, vocab, **finishing)[:2])
     return Built(vocab, counts)
 
@@ -102,7 +103,7 @@ def _counted(folded: ray.data.Dataset, *, min_item_count: int) -> tuple[Counter[
     """What the folds dropped and which items are rare, and the counts of all items."""
     counts: Counter[str] = Counter()
     item_counts: list[pa.Table] = []
-    for row in folded.select_columns(["dropped", "item_counts"]).iter_rows():
+    for row in beating(folded.select_columns(["dropped", "item_counts"]).iter_rows()):
         counts += Counter(json.loads(row["dropped"]))
         item_counts = [merge_counts([*item_counts, _unpack(row["item_counts"])])]
     counts["items"] = pc.sum(pc.greater_equal(item_counts[0]["count"], min_item_count)).as_py()

@@ -15,7 +15,7 @@ from diffsasrec.evaluate.decayed_baselines import HALF_LIVES, decayed_counts
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.features import WINDOWS, window_counts
-from diffsasrec.progress import Progress
+from diffsasrec.progress import Progress, beating
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Histories, flatten, only_items
@@ -81,7 +81,7 @@ def similarity_at(
     """Items by what the first evaluate.item_knn_users users had before a time, [V, V]."""
     parts: list[Histories] = []
     left = config.evaluate.item_knn_users
-    for bucket in range(prepared.num_buckets):  # a bucket is a random sample of the users
+    for bucket in beating(range(prepared.num_buckets)):  # a bucket is a random sample of the users
         table = run.storage.read_table(f"sequences/{bucket_name(bucket)}")
         past = only_items(flatten(table), known.items).histories.before(known.at)
         parts.append(past.of_users(np.arange(min(left, len(past.offsets) - 1))))

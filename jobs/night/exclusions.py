@@ -15,7 +15,7 @@ from diffsasrec.inputs.side_tables import read_columns
 from diffsasrec.lake.chain import newest_by_date, read_chain
 from diffsasrec.lake.consumer_copy import lists_of
 from diffsasrec.lake.run_dir import RunDir, run_path
-from diffsasrec.progress import HEARTBEAT
+from diffsasrec.progress import beating
 from diffsasrec.schema import canonical, canonical_type, like, list_offsets, list_values
 from diffsasrec.score.state_files import NIGHT_STATE
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
@@ -42,7 +42,8 @@ def rested_lists(run: RunDir) -> list[str]:
     Raises:
         ConfigError: those of a night are gone, so that nobody knows what its users were shown.
     """
-    found = {night: lists_of(run.lake, *_ds_and_run_id(night)) for night in run.rested}
+    nights = beating(run.rested)
+    found = {night: lists_of(run.lake, *_ds_and_run_id(night)) for night in nights}
     if gone := [night for night, files in found.items() if not files]:
         usable = list(found)[::-1].index(gone[-1])
         raise ConfigError(
@@ -87,8 +88,8 @@ def write_excluded(run: RunDir, prepared: Prepared) -> None:
             batch_size=None,
         )
     )
-    for _ in written.iter_rows():
-        HEARTBEAT.beat()
+    for _ in beating(written.iter_rows()):
+        pass
 
 
 def _read_pairs(batch: pa.Table, *, lake: Storage, user_type: pa.DataType, num: int) -> pa.Table:

@@ -14,6 +14,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.inputs.side_tables import read_columns, read_file, table_files
 from diffsasrec.lake.run_dir import RunDir
+from diffsasrec.progress import beating
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.schema import canonical, like
 from diffsasrec.score.rule_ids import Match, is_listed, match
@@ -116,7 +117,7 @@ def match_pairs(
 
 def _users_of(run: RunDir, num_buckets: int) -> pa.Array:
     names = [bucket_name(bucket) for bucket in range(num_buckets)]
-    tables = [run.storage.read_table(f"sequences/{name}", ["user_id"]) for name in names]
+    tables = [run.storage.read_table(f"sequences/{name}", ["user_id"]) for name in beating(names)]
     return canonical(pa.concat_tables(tables)["user_id"]).combine_chunks()
 
 

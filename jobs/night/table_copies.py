@@ -30,7 +30,7 @@ from diffsasrec.inputs.side_tables import (
 )
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.lake.stages import TABLES
-from diffsasrec.progress import HEARTBEAT
+from diffsasrec.progress import HEARTBEAT, beating
 from diffsasrec.schema import exactly
 from diffsasrec.score.rule_ids import Rules
 from diffsasrec.sequences.buckets import bucket_name
@@ -103,7 +103,8 @@ def digest_tables(config: Config) -> dict[str, list[str]]:
     }
     if (path := config.score.exclude_path) is not None:
         with ThreadPoolExecutor(8) as pool:
-            found[EXCLUDE] = sorted(pool.map(_checked_digest, table_files(path, EXCLUDE_KEY)))
+            files = table_files(path, EXCLUDE_KEY)
+            found[EXCLUDE] = sorted(beating(pool.map(_checked_digest, files)))
     return found
 
 

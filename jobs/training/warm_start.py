@@ -21,6 +21,7 @@ from diffsasrec.lake.chain import Entry, read_chain, standing
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import RunDir, run_path
 from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from diffsasrec.progress import beating
 from diffsasrec.sequences.vocab import reindexing
 from diffsasrec.times import microseconds
 from diffsasrec.train.epochs import stream_seed
@@ -76,7 +77,7 @@ def newest_starts(run: RunDir, model: ModelConfig, limits: Mapping[str, int]) ->
 def newest_start(run: RunDir, model: ModelConfig, limit: int) -> Start | None:
     """The newest weights of the same shape in the chain before this run, trained before `limit`."""
     best: Start | None = None
-    for entry in standing(read_chain(run.lake), run.ds):
+    for entry in beating(standing(read_chain(run.lake), run.ds)):
         if best is not None and microseconds(entry.ds) <= best["trained_before"]:
             break  # no weights know more than the run date of their night
         for start in starts_of(run.lake, entry, model):

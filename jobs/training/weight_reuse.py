@@ -23,6 +23,7 @@ from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import Reused, RunDir, run_path
 from diffsasrec.lake.stages import SPARED
 from diffsasrec.model.features import WINDOWS
+from diffsasrec.progress import beating
 from diffsasrec.schema import canonical_type, exactly
 from diffsasrec.times import DAY, microseconds
 
@@ -98,7 +99,7 @@ def newest_reusable(
     if config.train.every_days == 1:
         return None
     mine, oldest = recipe(config.resolved()), config.train.every_days - 1
-    for entry in standing(read_chain(lake), ds):
+    for entry in beating(standing(read_chain(lake), ds)):
         if age_days(microseconds(entry.ds), ds) > oldest:
             break  # no weights are younger than the night that they served
         try:
@@ -170,7 +171,7 @@ class Choice:
 
 def published_choices(lake: Storage, ds: str) -> Iterator[Choice]:
     """What the published runs of a date took from earlier nights."""
-    for entry in read_chain(lake):
+    for entry in beating(read_chain(lake)):
         if entry.ds == ds:
             own = run_path(entry.ds, entry.run_id)
             manifest: dict[str, Any] | None
@@ -270,7 +271,7 @@ def cite(run: RunDir, reused: Reused) -> Evaluated:
 
 def source_manifest(lake: Storage, reused: Reused) -> dict[str, Any]:
     """The manifest of the run that the weights are copied from."""
-    for entry in read_chain(lake):
+    for entry in beating(read_chain(lake)):
         if run_path(entry.ds, entry.run_id) == reused.source:
             try:
                 return read_manifest(lake, entry)

@@ -381,3 +381,11 @@ def test_a_missing_bucket_with_wrong_credentials_is_not_writable(s3: str):
 def test_a_relative_root_is_made_absolute_and_s3_is_left_alone():
     assert Storage.of("lake").root == os.path.abspath("lake")
     assert Storage.of("s3://bucket/prefix").root == "s3://bucket/prefix"
+
+
+def test_each_file_that_is_deleted_is_a_sign_of_life(tmp_path: Path, beats: list[None]):
+    lake = Storage.of(str(tmp_path))
+    for name in "abc":
+        lake.write_bytes(f"d/{name}", b"")
+    lake.delete_tree("d")
+    assert len(beats) == 3

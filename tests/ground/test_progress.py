@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from diffsasrec.progress import HEARTBEAT, Progress, duration
+from diffsasrec.progress import HEARTBEAT, Progress, beating, duration
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75, "1:15"), (3675, "1:01:15")])
@@ -34,3 +34,10 @@ def test_only_what_moves_on_is_a_sign_of_life(monkeypatch):
         progress.update(done, 4)
         silences.append(HEARTBEAT.silence())
     assert silences == [0.0, 4.0, 0.0, 1.0]
+
+
+def test_each_part_of_long_work_is_a_sign_of_life(beats: list[None]):
+    parts = []
+    for part in beating("abc"):
+        parts.append((part, len(beats)))
+    assert parts == [("a", 1), ("b", 2), ("c", 3)]

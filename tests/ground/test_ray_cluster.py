@@ -7,7 +7,13 @@ import ray
 
 from diffsasrec.config.load import load_config
 from diffsasrec.errors import ConfigError
-from diffsasrec.ray_cluster import Nodes, check_cluster, cluster_nodes, count_places
+from diffsasrec.ray_cluster import (
+    Nodes,
+    check_cluster,
+    cluster_nodes,
+    count_places,
+    set_up_data,
+)
 from jobs.planning.resources import check_resources
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\n"
@@ -97,3 +103,10 @@ def test_a_part_of_a_gpu_is_refused_where_several_workers_would_share_it():
 def test_above_one_gpus_are_whole(key):
     with pytest.raises(ConfigError, match=rf"{key}=1\.5: above 1 Ray gives whole GPUs only"):
         load_config(LEAST, [f"{key}=1.5", "train.num_workers=1"])
+
+
+def test_ray_data_shows_signs_of_life_before_its_first_row(cluster, beats: list[None]):
+    set_up_data()
+    rows = ray.data.range(8, override_num_blocks=8)
+    rows.repartition(4, keys=["id"]).materialize()
+    assert len(beats) > 8  # each of the blocks is read, brought to its partition and merged there

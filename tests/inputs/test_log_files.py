@@ -290,3 +290,10 @@ def test_a_log_of_parquet_files_without_row_groups_holds_no_row(tmp_path):
     with pq.ParquetWriter(tmp_path / "log.parquet", schema):
         pass
     assert "hold no row" in refusal(tmp_path / "log.parquet")
+
+
+def test_each_file_that_is_inspected_is_a_sign_of_life(tmp_path, beats: list[None]):
+    for name in ("a.parquet", "b.parquet", "c.parquet"):
+        write(tmp_path / name)
+    inspected(tmp_path)
+    assert len(beats) >= 3

@@ -151,3 +151,10 @@ def test_a_date_that_was_deleted_with_its_run_is_settled(lake: Storage):
     lake.delete([info.path for info in lake.list() if f"ds={DAY}" in info.path])
     settle(lake, grace=0)
     assert state(lake) == (1, [])
+
+
+def test_each_date_that_is_looked_at_is_a_sign_of_life(lake: Storage, beats: list[None]):
+    nights(lake, 0, 3)
+    beats.clear()
+    settle(lake, grace=0)
+    assert len(beats) >= 3
