@@ -28,6 +28,7 @@ from diffsasrec.schema import (
 )
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from diffsasrec.sequences.fold import finish, fold
+from diffsasrec.sequences.merging import Merging
 from diffsasrec.sequences.vocab import (
     build_vocab,
     count_items,
@@ -102,13 +103,14 @@ def _folded_log(reading: dict[str, Any], folding: dict[str, Any]) -> ray.data.Da
 def _counted(folded: ray.data.Dataset, *, min_item_count: int) -> tuple[Counter[str], pa.Table]:
     """What the folds dropped and which items are rare, and the counts of all items."""
     counts: Counter[str] = Counter()
-    item_counts: list[pa.Table] = []
+    merging = Merging(merge_counts)
     for row in beating(folded.select_columns(["dropped", "item_counts"]).iter_rows()):
         counts += Counter(json.loads(row["dropped"]))
-        item_counts = [merge_counts([*item_counts, _unpack(row["item_counts"])])]
-    counts["items"] = pc.sum(pc.greater_equal(item_counts[0]["count"], min_item_count)).as_py()
-    counts["rare_items"] = item_counts[0].num_rows - counts["items"]
-    return counts, item_counts[0]
+        merging.add(_unpack(row["item_counts"]))
+    item_counts = merging.result()
+    counts["items"] = pc.sum(pc.greater_equal(item_counts["count"], min_item_count)).as_py()
+    counts["rare_items"] = item_counts.num_rows - counts["items"]
+    return counts, item_counts
 
 
 def _write_buckets(
