@@ -24,9 +24,11 @@ from diffsasrec.inputs.newest import NewestRows, Part, count_days
 from diffsasrec.inputs.quarantine import Example
 from diffsasrec.inputs.row_checks import by_type
 from diffsasrec.schema import id_hash
+from diffsasrec.sequences.merging import Merging
 from diffsasrec.times import EARLY, HOUR
 
 MAX_BINS = 65_536  # of a refining pass, so that memory does not grow with the log
+MOST_BINS = 1_000_000  # unmerged ones of many fragments: 32 MB
 NUM_QUANTILES = 201  # of the times: simulated batch times are placed between them
 SKETCH_SIZE = 4096  # smallest hashes kept to estimate the number of users: error about 1.6 %
 HISTOGRAM = ("start", "count", "low", "high")
@@ -138,7 +140,7 @@ class Survey:
 @dataclass(frozen=True)
 class _FirstPass:
     counts: Counter[str]
-    hours: list[pa.Table]  # histograms
+    hours: Merging  # of histograms; nothing where no row was read
     num_users: int
     newest: list[Part]
     examples: dict[str, Example]  # a bad row, by its reason
@@ -163,7 +165,8 @@ def _first_pass(
         return pa.concat_tables([hours, sketch, days], promote_options="default")
 
     counts: Counter[str] = Counter()
-    hours, sketch, newest = [], np.zeros(0, np.uint64), NewestRows(new_files)
+    hours = Merging(merge_histograms, most_rows=MOST_BINS)
+    sketch, newest = np.zeros(0, np.uint64), NewestRows(new_files)
     scanned = scan(log, events=events, before=before, statistics=statistics, quarantine=quarantine)
     examples: dict[str, Example] = {}
     for done, (path, fragment_counts, table, found) in enumerate(scanned, 1):
@@ -171,7 +174,7 @@ def _first_pass(
         counts += fragment_counts
         examples = found | examples
         if table.num_columns:
-            hours.append(table.filter(table["start"].is_valid()).select(HISTOGRAM))
+            hours.add(table.filter(table["start"].is_valid()).select(HISTOGRAM))
             hashes = table["hash"].drop_null().to_numpy()
             sketch = np.union1d(sketch, hashes)[:SKETCH_SIZE]
             days = table.filter(table["day"].is_valid()).select(NEWEST_DAYS.names)
@@ -203,7 +206,7 @@ def survey_log(
     whole: dict[str, Any] = {"events": events, "before": before, "quarantine": quarantine}
     first = _first_pass(log, new_files=new_files, progress=progress, **whole)
     check(first.counts, first.newest, first.examples)
-    hourly = merge_histograms(first.hours)
+    hourly = first.hours.result()
 
     refine = partial(_refined, log, **whole)
     split_time = exact_quantile(hourly, quantile, refine) if fixed_time is None else fixed_time
@@ -239,4 +242,8 @@ def _refined(
         return histogram(inside, origin=low, width=width)
 
     passes = scan(log, events=events, before=before, statistics=statistics, quarantine=quarantine)
-    return merge_histograms([each.statistics for each in passes if each.statistics.num_columns])
+    merging = Merging(merge_histograms, most_rows=MOST_BINS)
+    for each in passes:
+        if each.statistics.num_columns:
+            merging.add(each.statistics)
+    return merging.result()
