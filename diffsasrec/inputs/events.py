@@ -72,18 +72,17 @@ def unchanged(fragment: Fragment, chunks: Iterator[RawChunk]) -> Iterator[RawChu
 
 
 def fragments_dataset(log: Log) -> ray.data.Dataset:
-    """One row per fragment; the unit of every pass over the log."""
-    rows = [{"number": number} for number in range(len(log.fragments))]
+    """One row per fragment, with itself: a task gets its own ones, and not the whole log."""
+    rows = [{"number": n, "fragment": fragment} for n, fragment in enumerate(log.fragments)]
     # a block is one task: enough of them to keep all CPUs busy to the end, and no more, because
     # each costs the driver time
     num_blocks = min(max(8 * int(ray.cluster_resources().get("CPU", 1)), 16), 1000)
     return ray.data.from_items(rows, override_num_blocks=min(len(rows), num_blocks))
 
 
-def fragments_of(batch: pa.Table, log: Log) -> Iterator[tuple[int, Fragment]]:
+def fragments_of(batch: pa.Table) -> Iterator[tuple[int, Fragment]]:
     """The fragments of a batch of `fragments_dataset`, with their numbers."""
-    for number in batch["number"].to_pylist():
-        yield number, log.fragments[number]
+    yield from zip(batch["number"].to_pylist(), batch["fragment"].to_pylist(), strict=True)
 
 
 def scan(
@@ -103,7 +102,7 @@ def scan(
     results = fragments_dataset(log).map_batches(
         _scan_batch,
         fn_kwargs={
-            "log": log,
+            "log_types": (log.user_type, log.item_type),
             "events": events,
             "before": before,
             "statistics": statistics,
@@ -122,19 +121,19 @@ def scan(
 def _scan_batch(
     batch: pa.Table,
     *,
-    log: Log,
+    log_types: tuple[Any, Any],
     events: EventsConfig,
     before: int,
     statistics: Callable[[pa.Table, pa.Table | None], pa.Table],
     quarantine: Storage,
 ) -> Iterator[pa.Table]:
     """One row per fragment: its file, its counts and its statistics, packed."""
-    for number, fragment in fragments_of(batch, log):
+    for number, fragment in fragments_of(batch):
         counts: Counter[str] = Counter()
         partials, bad = [], []
         examples: dict[str, Example] = {}
         for chunk, checked in read_events(
-            fragment, events=events, log_types=(log.user_type, log.item_type), before=before
+            fragment, events=events, log_types=log_types, before=before
         ):
             counts += checked.counts + left_out_of(chunk)
             rows = quarantine_rows(checked, chunk, events, fragment.path)

@@ -57,9 +57,10 @@ def build_sequences(
     progress: Callable[[int, int], None],
 ) -> Built:
     """The shuffle, the vocabulary, and the files sequences/, holdout/ and vocab/ below `output`."""
-    reading = {"log": log, "events": events, "before": before, "num": num}
+    types = (log.user_type, log.item_type)
+    reading = {"log_types": types, "events": events, "before": before, "num": num}
     folding = {"max_user_events": max_user_events, "split_time": split_time}
-    folded = _folded_log(reading, folding)
+    folded = _folded_log(log, reading, folding)
     counts, item_counts = _counted(folded, min_item_count=min_item_count)
     vocab = build_vocab(
         item_counts,
@@ -78,13 +79,13 @@ def build_sequences(
         written.add(bucket)
         progress(len(written), num)
     # a bucket that no user falls into still has its files: N is a fact of the run
-    nobody = fold(_events_of(log, events).empty_table(), max_user_events=max_user_events)[0]
+    nobody = fold(_events_of(types, events).empty_table(), max_user_events=max_user_events)[0]
     for bucket in beating(set(range(num)) - written):
         _write_files(output, bucket, *finish(nobody, vocab, **finishing)[:2])
     return Built(vocab, counts)
 
 
-def _folded_log(reading: dict[str, Any], folding: dict[str, Any]) -> ray.data.Dataset:
+def _folded_log(log: Log, reading: dict[str, Any], folding: dict[str, Any]) -> ray.data.Dataset:
     """The shuffle by bucket: one row per bucket, as `_fold_buckets` makes it.
 
     Args:
@@ -92,7 +93,7 @@ def _folded_log(reading: dict[str, Any], folding: dict[str, Any]) -> ray.data.Da
         folding: arguments of `_fold_buckets`.
     """
     return (
-        fragments_dataset(reading["log"])
+        fragments_dataset(log)
         .map_batches(_read_with_bucket, fn_kwargs=reading, batch_format="pyarrow", batch_size=1)
         .repartition(reading["num"], keys=["bucket"])
         .map_batches(_fold_buckets, fn_kwargs=folding, batch_format="pyarrow", batch_size=None)
@@ -127,20 +128,17 @@ def _write_buckets(
         yield row["bucket"], Counter(json.loads(row["counts"]))
 
 
-def _events_of(log: Log, events: EventsConfig) -> pa.Schema:
-    ids = canonical_type(log.user_type), canonical_type(log.item_type)
-    return events_schema(*ids, typed=bool(events.types))
+def _events_of(log_types: tuple[Any, Any], events: EventsConfig) -> pa.Schema:
+    return events_schema(*map(canonical_type, log_types), typed=bool(events.types))
 
 
 def _read_with_bucket(
-    batch: pa.Table, *, log: Log, events: EventsConfig, before: int, num: int
+    batch: pa.Table, *, log_types: tuple[Any, Any], events: EventsConfig, before: int, num: int
 ) -> Iterator[pa.Table]:
     """The events of some fragments and the bucket of each."""
-    yield _events_of(log, events).append(pa.field("bucket", pa.int32())).empty_table()
-    for _, fragment in fragments_of(batch, log):
-        for _, checked in read_events(
-            fragment, events=events, log_types=(log.user_type, log.item_type), before=before
-        ):
+    yield _events_of(log_types, events).append(pa.field("bucket", pa.int32())).empty_table()
+    for _, fragment in fragments_of(batch):
+        for _, checked in read_events(fragment, events=events, log_types=log_types, before=before):
             buckets = bucket_of(checked.events["user_id"].combine_chunks(), num)
             yield checked.events.append_column("bucket", pa.array(buckets))
 
