@@ -16,7 +16,7 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.features import WINDOWS, window_counts
 from diffsasrec.progress import Progress, beating
-from diffsasrec.ray_tasks import map_tasks
+from diffsasrec.ray_tasks import sum_tasks
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Histories, flatten, only_items
 from diffsasrec.times import DAY
@@ -67,12 +67,9 @@ def known_at(config: Config, run: RunDir, prepared: Prepared, at: int) -> Known:
         decayed = decayed_counts(histories, asked_at=at, num_items=num)
         return counts, decayed, np.bincount(histories.before(at).items, minlength=num)
 
-    counts = decayed = num_events = np.zeros((1, 1), np.int64)
-    for part in map_tasks(count, range(prepared.num_buckets), run.storage):
-        counts, decayed, num_events = counts + part[0], decayed + part[1], num_events + part[2]
-    rare = num_events[0] < config.split.min_item_count
-    counts[:, rare] = decayed[:, rare] = 0
-    return Known(at, counts, decayed)
+    counts, decayed, num_events = sum_tasks(count, range(prepared.num_buckets), run.storage)
+    is_rare = num_events < config.split.min_item_count
+    return Known(at, np.where(is_rare, 0, counts), np.where(is_rare, 0, decayed))
 
 
 def similarity_at(

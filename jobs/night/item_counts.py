@@ -18,7 +18,7 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.checkpoint import VOCAB, read_description, save_tensors
 from diffsasrec.model.features import trend_counts, trend_features, window_counts
-from diffsasrec.ray_tasks import map_tasks
+from diffsasrec.ray_tasks import map_tasks, sum_tasks
 from diffsasrec.score.bucket_lists import Scoring, measured_items
 from diffsasrec.score.counter_lists import Counted
 from diffsasrec.score.state_files import COUNTER, SHOWN, SIMILAR, TRENDS
@@ -45,7 +45,7 @@ def recent_counts(run: RunDir, prepared: Prepared, *, before: int) -> Any:
             weights=flat.histories.weights(),
         )
 
-    return sum(map_tasks(count, range(prepared.num_buckets), run.storage))
+    return sum_tasks(count, range(prepared.num_buckets), run.storage)
 
 
 def write_trends(run: RunDir, prepared: Prepared, scoring: Scoring) -> None:
@@ -64,7 +64,7 @@ def write_trends(run: RunDir, prepared: Prepared, scoring: Scoring) -> None:
             weights=flat.histories.weights(),
         )
 
-    counts = sum(map_tasks(count, range(prepared.num_buckets), run.storage, known))
+    counts = sum_tasks(count, range(prepared.num_buckets), run.storage, known)
     trends = torch.from_numpy(trend_features(counts)[0])
     save_tensors(run.storage, f"{scoring.state}/{TRENDS}", {"trends": trends}, {})
 
@@ -128,9 +128,8 @@ def write_shown(
     )
     num_buckets = sample_buckets(num_buckets, num_users)
     score_buckets(config, sample, num_buckets, f"{what}, what single-step lists show")
-    counted = list(map_tasks(count_items, range(num_buckets), sample))
-    num_lists = max(sum(lists for lists, _ in counted), 1)
-    shown = (1000 / num_lists * sum(counts for _, counts in counted)).astype(np.float32)
+    num_lists, counts = sum_tasks(count_items, range(num_buckets), sample)
+    shown = (1000 / max(num_lists, 1) * counts).astype(np.float32)
     save_tensors(scoring.run, f"{scoring.state}/{SHOWN}", {"shown": torch.from_numpy(shown)}, {})
 
 
