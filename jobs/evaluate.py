@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import RefusedError
@@ -109,7 +110,8 @@ def measure_all(
     tallies = baseline_tallies(
         config, run, buckets, scores, *masks, cut=prepared.split_time, before=None
     )
-    tallies |= sum_tallies(map_tasks(model_tallies, buckets, run.storage, config))
+    vocab = run.storage.read_tables("vocab", ["item_id"])
+    tallies |= sum_tallies(map_tasks(model_tallies, buckets, run.storage, config, vocab))
     return {
         name: measure(
             counted,
@@ -135,6 +137,7 @@ def beside_best(
         range(Prepared.of(run).num_buckets),
         run.storage,
         config,
+        run.storage.read_tables("vocab", ["item_id"]),
         scores[choice.best],
         np.stack(masks),
         cut,
@@ -149,7 +152,13 @@ def beside_best(
 
 
 def gain_differences(
-    bucket: int, storage: Storage, config: Config, score: Score, masks: Mask, cut: int
+    bucket: int,
+    storage: Storage,
+    config: Config,
+    vocab: pa.Table,
+    score: Score,
+    masks: Mask,
+    cut: int,
 ) -> Spread:
     """The differences of a bucket's holdout users; `masks`: allowed and known items, [2, V]."""
     name, k = bucket_name(bucket), max(config.evaluate.ks)
@@ -158,9 +167,7 @@ def gain_differences(
         only_items(flat, masks[1]).histories, cut=cut, before=None, known=masks[1]
     )
     lists = {
-        "model": list_matrix(
-            storage.read_table(f"evaluation/{name}"), storage.read_tables("vocab"), k=k
-        ),
+        "model": list_matrix(storage.read_table(f"evaluation/{name}"), vocab, k=k),
         "counter": rank_lists(
             score, held.past, allowed=masks[0], k=k, filter_seen=config.score.filter_seen
         ),
@@ -186,9 +193,11 @@ def must_replace(config: Config, versus: Versus) -> bool:
     return True
 
 
-def model_tallies(bucket: int, storage: Storage, config: Config) -> dict[str, Tally]:
+def model_tallies(
+    bucket: int, storage: Storage, config: Config, vocab: pa.Table
+) -> dict[str, Tally]:
     """The evaluation lists of a bucket against its holdout."""
-    vocab, name = storage.read_tables("vocab"), bucket_name(bucket)
+    name = bucket_name(bucket)
     lists = list_matrix(storage.read_table(f"evaluation/{name}"), vocab, k=config.score.k)
     targets = holdout_targets(storage.read_table(f"holdout/{name}"), vocab)
     return {"model": tally(lists, targets, ks=config.evaluate.ks, num_items=vocab.num_rows)}

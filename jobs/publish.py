@@ -26,7 +26,7 @@ from diffsasrec.model.checkpoint import read_description
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.ray_tasks import map_tasks
 
-from .night.expected_lists import audit_file
+from .night.expected_lists import Yardstick, audit_file
 from .night.records import Evaluated, Prepared, Pretrained, Published, Record
 from .night.scoring import night_scoring
 from .planning.cost import cost_of
@@ -44,7 +44,7 @@ def main(config: Config, run: RunDir) -> Published:
     num_buckets = Prepared.of(run).num_buckets
     scoring = night_scoring(config, run)
     log.info("publish: auditing %d buckets", num_buckets)
-    audited = list(map_tasks(audit_file, range(num_buckets), scoring))
+    audited = list(map_tasks(audit_file, range(num_buckets), scoring, Yardstick.of(scoring)))
     if broken := [(path, counts) for path, counts, _, _ in audited if counts]:
         raise RefusedError(f"the audit refuses the lists of {run.storage.root}: {in_words(broken)}")
     refuse_empty(sum(found[2] for found in audited), sum(found[3] for found in audited), run)

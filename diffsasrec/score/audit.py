@@ -158,7 +158,7 @@ def _wanted_lengths(
     taken = filtered[allowed[filtered % len(allowed)]]
     if cap is not None:
         users_X, items_X = (torch.from_numpy(x) for x in divmod(taken, len(allowed)))
-        fitting = cap.num_fitting(users_X, items_X, torch.from_numpy(allowed), num_users)
+        fitting = cap.num_fitting(users_X, items_X, torch.tensor(allowed), num_users)
         return np.minimum(k, fitting.numpy())
     num_taken = np.bincount(taken // len(allowed), minlength=num_users)
     return np.minimum(k, allowed.sum() - num_taken)

@@ -20,14 +20,13 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint
 from diffsasrec.model.features import trend_counts, window_counts
 from diffsasrec.score.bucket_lists import Scoring
 from diffsasrec.score.list_maker import ListMaker
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten
 
-from ..night.expected_lists import broken_rules
+from ..night.expected_lists import Yardstick, broken_rules
 from ..night.scoring import night_scoring
 
 T = TypeVar("T")
@@ -74,13 +73,13 @@ def read_run(path: str) -> tuple[RunDir, Config]:
 def _round(scoring: Scoring, num_buckets: int) -> dict[str, float]:
     """CPU seconds of one night of a run, by part."""
     maker = ListMaker(scoring, "cpu")
-    checkpoint = load_checkpoint(scoring.run.sub(scoring.checkpoint))
+    yardstick = Yardstick.of(scoring)
     total = dict.fromkeys(PARTS, 0.0)
     for bucket in range(num_buckets):
         sequences = maker.read_bucket(bucket_name(bucket))
         passes, _ = _cpu_seconds(_passes, sequences, scoring, maker)
         lists, table = _cpu_seconds(maker.lists, sequences)
-        audit, _ = _cpu_seconds(_audit, bucket, table, scoring, checkpoint)
+        audit, _ = _cpu_seconds(_audit, bucket, table, scoring, yardstick)
         parts = (sequences.num_rows, table.num_rows, passes, lists, audit)
         total = {name: total[name] + part for name, part in zip(PARTS, parts, strict=True)}
     return total
@@ -99,6 +98,6 @@ def _passes(sequences: pa.Table, scoring: Scoring, maker: ListMaker) -> None:
     trend_counts(flat.items, flat.times, flat.offsets, query_times=now, num_items=num_items)
 
 
-def _audit(bucket: int, table: pa.Table, scoring: Scoring, checkpoint: Checkpoint) -> None:
-    broken = broken_rules(table, bucket, scoring, checkpoint)
+def _audit(bucket: int, table: pa.Table, scoring: Scoring, yardstick: Yardstick) -> None:
+    broken = broken_rules(table, bucket, scoring, yardstick)
     assert not broken, broken

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 from diffsasrec.config.config import Config
@@ -128,7 +129,8 @@ def write_shown(
     )
     num_buckets = sample_buckets(num_buckets, num_users)
     score_buckets(config, sample, num_buckets, f"{what}, what single-step lists show")
-    num_lists, counts = sum_tasks(count_items, range(num_buckets), sample)
+    vocab = scoring.run.read_table(f"{scoring.checkpoint}/{VOCAB}", ["item_id"])
+    num_lists, counts = sum_tasks(count_items, range(num_buckets), sample, vocab)
     shown = (1000 / max(num_lists, 1) * counts).astype(np.float32)
     save_tensors(scoring.run, f"{scoring.state}/{SHOWN}", {"shown": torch.from_numpy(shown)}, {})
 
@@ -138,9 +140,10 @@ def sample_buckets(num_buckets: int, num_users: int) -> int:
     return min(math.ceil(num_buckets * SHOWN_USERS / max(num_users, 1)), num_buckets)
 
 
-def count_items(bucket: int, scoring: Scoring) -> tuple[int, npt.NDArray[np.int64]]:
+def count_items(
+    bucket: int, scoring: Scoring, vocab: pa.Table
+) -> tuple[int, npt.NDArray[np.int64]]:
     """How many lists a bucket has, and how many of them have each item of the weights, [V]."""
-    vocab = scoring.run.read_table(f"{scoring.checkpoint}/{VOCAB}", ["item_id"])
     table = scoring.run.read_table(f"{scoring.output}/{bucket_name(bucket)}")
     lists = list_matrix(table, vocab, k=scoring.decoding.k)
     return len(lists), np.bincount(lists[lists >= 0], minlength=vocab.num_rows)

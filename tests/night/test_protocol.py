@@ -26,7 +26,7 @@ from diffsasrec.sequences.holdout import targets_of
 from diffsasrec.sequences.vocab import build_vocab, count_items, frequent_before_split
 from diffsasrec.times import microseconds
 from jobs.evaluate import main as evaluate
-from jobs.night.expected_lists import audit_file
+from jobs.night.expected_lists import Yardstick, audit_file
 from jobs.night.records import Evaluated, Prepared
 from jobs.night.replay import remake
 from jobs.night.scoring import night_scoring
@@ -298,8 +298,9 @@ def scored_by(config: Config, run: RunDir, record: Evaluated, source: str) -> No
     lists = run.storage.read_tables("recommendations")
     assert set(lists["source"].to_pylist()) == {source}
     assert scored.counts[source] == lists.num_rows and scored.counts["left_out_inactive"] == 0
+    scoring = night_scoring(config, run)
     for bucket in (0, 1):
-        assert not audit_file(bucket, night_scoring(config, run))[1]
+        assert not audit_file(bucket, scoring, Yardstick.of(scoring))[1]
     run.storage.write_bytes("manifest.json", manifest_of(run))
     again = remake(config, run, bucket_name(0), lists["user_id"].combine_chunks()[:2])
     assert [row["source"] for row in again.rows] == [source] * len(again.rows)

@@ -39,7 +39,7 @@ from diffsasrec.score.list_maker import ListMaker
 from jobs.faults.rig.nights import injected
 from jobs.faults.rig.proxy import run_proxy, seeded
 from jobs.faults.rig.s3_server import aws_variables
-from jobs.night.expected_lists import audit_file
+from jobs.night.expected_lists import Yardstick, audit_file
 from jobs.night.item_counts import sample_buckets
 from jobs.night.scoring import name_quarantined
 
@@ -163,7 +163,7 @@ def test_a_user_who_ends_every_process_gets_the_fallback_and_is_named(scoring, m
     # the more popular a to e were seen
     assert [item["item_id"] for item in unscored["items"]] == ["f", "g", "h"]
     assert (unscored["source"], unscored["history_len"]) == ("popular", 5)
-    assert audit_file(0, scoring)[1] == {}
+    assert audit_file(0, scoring, Yardstick.of(scoring))[1] == {}
     assert name_quarantined(0, scoring) == 1
     (quarantined,) = scoring.run.read_tables("recommendations_quarantine").to_pylist()
     assert quarantined == {
@@ -189,7 +189,7 @@ def test_the_quarantine_of_an_attempt_that_wrote_no_lists_counts_nothing(scoring
     quarantine_in_vain(scoring, monkeypatch)
     score_after(scoring, 0)
     assert {row["source"] for user, row in lists(scoring).items() if user in (1, 2)} == {"model"}
-    assert audit_file(0, scoring)[1] == {}
+    assert audit_file(0, scoring, Yardstick.of(scoring))[1] == {}
     scoring.run.write_bytes(f"recommendations_quarantine/{NAME}", b"left by an earlier version")
     assert name_quarantined(0, scoring) == 0
     assert scoring.run.list("recommendations_quarantine") == []
@@ -204,7 +204,7 @@ def test_of_two_attempts_that_overlap_the_lists_that_stay_say_who_is_quarantined
         monkeypatch.setenv(name, value)
     assert score_after(scoring, 2)["quarantined"] == [1]  # too late
     assert lists(scoring)[1]["source"] == "model"
-    assert audit_file(0, scoring)[1] == {}
+    assert audit_file(0, scoring, Yardstick.of(scoring))[1] == {}
 
 
 @pytest.mark.parametrize("most", [3, 1])
@@ -229,7 +229,9 @@ def test_a_user_for_whom_memory_runs_out_gets_the_fallback_and_is_named(scoring,
     assert {u: [i["item_id"] for i in row["items"]] for u, row in others.items()} == {
         u: [i["item_id"] for i in row["items"]] for u, row in undisturbed.items()
     }
-    assert audit_file(0, scoring)[1] == {} and name_quarantined(0, scoring) == 1
+    assert (
+        audit_file(0, scoring, Yardstick.of(scoring))[1] == {} and name_quarantined(0, scoring) == 1
+    )
     (quarantined,) = scoring.run.read_tables("recommendations_quarantine").to_pylist()
     assert quarantined["user_id"] == 1 and "out of memory" in quarantined["reason"]
     assert scoring.run.list("state/tries") == []
@@ -271,6 +273,14 @@ def test_lists_that_are_there_are_not_made_again_and_never_overwritten(scoring):
     assert unscored_buckets(scoring, 2) == [1]
     score_after(scoring, 0)
     assert scoring.run.read_bytes(f"recommendations/{NAME}") == b"of another attempt"
+
+
+def test_the_audit_of_a_bucket_reads_no_weights_and_no_vocabulary(scoring):
+    score_after(scoring, 0)
+    yardstick = Yardstick.of(scoring)
+    scoring.run.delete_tree(scoring.checkpoint)
+    scoring.run.delete_tree("vocab")
+    assert audit_file(0, scoring, yardstick)[1] == {}
 
 
 def test_lists_do_not_depend_on_the_order_of_the_vocabulary_of_the_run(scoring: Scoring):
