@@ -61,24 +61,38 @@ class Trending:
 class Negatives:
     """A sample of the candidates, each item once."""
 
-    items_N: Tensor
+    items_N: Tensor  # ascending
     log_inclusion_N: Tensor  # log of the probability that the item is in the sample
 
+    def to(self, device: torch.device | str) -> "Negatives":
+        return Negatives(self.items_N.to(device), self.log_inclusion_N.to(device))
 
-def draw_negatives(counts_V: Tensor, num: int, generator: torch.Generator) -> Negatives:
-    """Candidates from `num` draws, half of them uniform, half by how often an item occurs.
+
+@dataclass(frozen=True)
+class Proposal:
+    """From what negatives are drawn: half of the draws uniform, half by how often an item occurs.
 
     A popular item weighs much in the softmax. If it were drawn as rarely as the others and then
     multiplied by the correction, the loss would jump.
     """
-    candidate_V = counts_V > 0
-    share_V = 0.5 * candidate_V / candidate_V.sum() + 0.5 * counts_V / counts_V.sum()
-    share_V = share_V.double()
-    cumulative_V = share_V.cumsum(0)
-    draws = torch.rand(num, generator=generator, dtype=torch.float64) * cumulative_V[-1]
-    items_N = torch.searchsorted(cumulative_V, draws, right=True).unique()
-    log_inclusion_N = torch.log(-torch.expm1(num * torch.log1p(-share_V[items_N])))
-    return Negatives(items_N, log_inclusion_N.float())
+
+    share_V: Tensor  # float64, of the draws; 0 for what is no candidate
+    cumulative_V: Tensor
+
+    @classmethod
+    def of(cls, counts_V: Tensor) -> "Proposal":
+        """Made once: it goes through all items, a draw does not."""
+        candidate_V = counts_V > 0
+        share_V = 0.5 * candidate_V / candidate_V.sum() + 0.5 * counts_V / counts_V.sum()
+        share_V = share_V.double()
+        return cls(share_V, share_V.cumsum(0))
+
+    def draw(self, num: int, generator: torch.Generator) -> Negatives:
+        """Candidates from `num` draws."""
+        draws = torch.rand(num, generator=generator, dtype=torch.float64) * self.cumulative_V[-1]
+        items_N = torch.searchsorted(self.cumulative_V, draws, right=True).unique()
+        log_inclusion_N = torch.log(-torch.expm1(num * torch.log1p(-self.share_V[items_N])))
+        return Negatives(items_N, log_inclusion_N.float())
 
 
 class Targets(Protocol):
@@ -178,7 +192,7 @@ def _sampled_nll(
     if extras is not None:  # a stratum of their own: each one is summed, and none is sampled
         num_items = len(weight_VD)
         positive_R = positive_R + extras.of_pairs(place_R, targets_R, num_items=num_items)
-        paired_RN = _paired(extras, negatives_N, num_rows=len(targets_R), num_items=num_items)
+        paired_RN = _paired(extras, negatives_N, num_rows=len(targets_R))
         negative_RN = negative_RN.masked_fill(paired_RN, -torch.inf)
         own_Y = _own_logits(states_RD, targets_R, weight_VD, bias_V, extras, trending)
     rows_Y = place_R[:0] if extras is None else extras.rows_Y
@@ -213,15 +227,14 @@ def _own_logits(
     return own_Y.masked_fill(items_Y == targets_R[rows_Y], -torch.inf)
 
 
-def _paired(extras: Extras, negatives_N: Tensor, *, num_rows: int, num_items: int) -> Tensor:
+def _paired(extras: Extras, negatives_N: Tensor, *, num_rows: int) -> Tensor:
     """Whether a negative is in a pair of the row, [R, N]."""
     rows_Y, items_Y = extras.rows_Y, extras.items_Y
-    column_V = torch.full((num_items,), -1, device=items_Y.device)
-    column_V[negatives_N] = torch.arange(len(negatives_N), device=items_Y.device)
-    drawn_Y = column_V[items_Y] >= 0
+    place_Y = torch.searchsorted(negatives_N, items_Y).clamp(max=len(negatives_N) - 1)
+    drawn_Y = negatives_N[place_Y] == items_Y
     shape = (num_rows, len(negatives_N))
     paired_RN = torch.zeros(shape, dtype=torch.bool, device=items_Y.device)
-    paired_RN[rows_Y[drawn_Y], column_V[items_Y[drawn_Y]]] = True
+    paired_RN[rows_Y[drawn_Y], place_Y[drawn_Y]] = True
     return paired_RN
 
 

@@ -21,7 +21,7 @@ from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.memory import is_out_of_memory, keep_freed_memory
 from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
 from diffsasrec.model.objective import Objective
-from diffsasrec.model.softmax import Negatives, draw_negatives
+from diffsasrec.model.softmax import Negatives, Proposal
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.train.batches import make_batch
 from diffsasrec.train.epochs import TrainingSet, stream_seed, suited_num_negatives
@@ -51,7 +51,9 @@ class PhaseTrainer:
         if job.model.scores_similar:
             self.similar = self.data.similar_tables(worker, tell)
         self.num_steps = [self.data.num_steps(epoch) for epoch in range(self.settings.epochs)]
-        self.num_negatives = self._num_negatives(int((self.data.counts_V > 0).sum()))
+        counts_V = torch.from_numpy(self.data.counts_V)
+        self.num_negatives = self._num_negatives(int((counts_V > 0).sum()))
+        self.proposal = Proposal.of(counts_V) if self.num_negatives else None
         self.model = self._initial_model().to(worker.device)
         self.updater = self._updater()
         self.best_weights: dict[str, Tensor] = {}
@@ -148,11 +150,9 @@ class PhaseTrainer:
         state.step += 1
 
     def _negatives(self, generator: torch.Generator) -> Negatives | None:
-        if not self.num_negatives:
+        if self.proposal is None:
             return None
-        counts_V = torch.from_numpy(self.data.counts_V)
-        negatives = draw_negatives(counts_V, self.num_negatives, generator)
-        return Negatives(*(tensor.to(self.worker.device) for tensor in vars(negatives).values()))
+        return self.proposal.draw(self.num_negatives, generator).to(self.worker.device)
 
     def _after_step(self, step_of_epoch: int, total: int) -> None:
         state = self.state

@@ -11,7 +11,7 @@ from diffsasrec.config.training import TrainStageConfig
 from diffsasrec.model.batch import Batch
 from diffsasrec.model.features import event_gaps
 from diffsasrec.model.objective import Objective
-from diffsasrec.model.softmax import Negatives, draw_negatives
+from diffsasrec.model.softmax import Negatives, Proposal
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.train.batches import make_batch
 from diffsasrec.train.epochs import suited_num_negatives
@@ -64,7 +64,8 @@ class _Pretraining:
         longest = options.max_len
         examples = window_examples(offsets, np.diff(offsets), max_seq_len=longest, min_events=2)
         self.examples = examples.take(np.arange(min(options.batch_size, len(examples))))
-        self.counts_V = torch.from_numpy(np.bincount(items, minlength=options.items) + 1)
+        counts_V = torch.from_numpy(np.bincount(items, minlength=options.items) + 1)
+        self.proposal = Proposal.of(counts_V)
         self.popularity_VF = torch.from_numpy(random_trends(options, histories)[0, :, :1])
         self.generator = torch.Generator().manual_seed(SEED)
 
@@ -90,8 +91,7 @@ class _Pretraining:
     def negatives(self, num: int) -> Negatives | None:
         if not num:
             return None
-        drawn = draw_negatives(self.counts_V, num, self.generator)
-        return Negatives(*(tensor.to(self.device) for tensor in vars(drawn).values()))
+        return self.proposal.draw(num, self.generator).to(self.device)
 
     def step(self, num_negatives: int, *, by_rows: bool) -> Callable[[], object]:
         """What the job does."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffsasrec.model.baskets import Spread
 from diffsasrec.model.focus import focused, log_floor, sampled_kth
 from diffsasrec.model.heads import Extras, padded
-from diffsasrec.model.softmax import draw_negatives, item_nll, softmax_loss
+from diffsasrec.model.softmax import Proposal, item_nll, softmax_loss
 
 PROBABILITIES = torch.tensor([[0.4, 0.05, 0.3, 0.2, 0.05]])
 
@@ -106,7 +106,7 @@ def test_the_floor_of_a_sample_lies_about_where_that_of_all_items_does():
     logits_V = torch.randn(5000, generator=seeded())
     places = []
     for seed in range(200):
-        negatives = draw_negatives(torch.ones(5000), 1000, seeded(seed))
+        negatives = Proposal.of(torch.ones(5000)).draw(1000, seeded(seed))
         corrected = (logits_V[negatives.items_N] - negatives.log_inclusion_N)[None]
         nothing = torch.full((1, 1), -torch.inf)
         kth = sampled_kth(nothing, corrected, negatives.log_inclusion_N, 100)

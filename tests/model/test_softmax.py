@@ -17,7 +17,7 @@ from diffsasrec.model.heads import Extras, pairs_of_rows
 from diffsasrec.model.softmax import (
     LOGITS_PER_CHUNK,
     Negatives,
-    draw_negatives,
+    Proposal,
     item_nll,
     softmax_loss,
 )
@@ -109,14 +109,14 @@ COUNTS = torch.tensor([0, 1, 0, 100, 10, 1, 1, 40, 0, 3])
 
 def test_negatives_are_distinct_candidates_in_order():
     for seed in range(20):
-        items = draw_negatives(COUNTS, 6, seeded(seed)).items_N.tolist()
+        items = Proposal.of(COUNTS).draw(6, seeded(seed)).items_N.tolist()
         assert items == sorted(set(items)) and not set(items) & {0, 2, 8} and len(items) <= 6
 
 
 def test_a_negative_comes_as_often_as_its_inclusion_probability_says():
     num_draws, found, said = 4000, torch.zeros(10), torch.zeros(10)
     for seed in range(num_draws):
-        negatives = draw_negatives(COUNTS, 4, seeded(seed))
+        negatives = Proposal.of(COUNTS).draw(4, seeded(seed))
         found[negatives.items_N] += 1 / num_draws
         said[negatives.items_N] = negatives.log_inclusion_N.exp()
     assert torch.allclose(found, said, atol=0.03)
@@ -124,11 +124,31 @@ def test_a_negative_comes_as_often_as_its_inclusion_probability_says():
     assert float(said[3]) == pytest.approx(1 - (1 - 0.5 / 7 - 50 / 156) ** 4, abs=1e-5)
 
 
+def test_single_draws_follow_the_written_probabilities():
+    # half of the draws go to seven candidates alike, half to 156 events
+    written = [0.5 / 7 * (n > 0) + 0.5 * n / 156 for n in COUNTS.tolist()]
+    proposal, generator = Proposal.of(COUNTS), seeded()
+    drawn = [int(proposal.draw(1, generator).items_N) for _ in range(10_000)]
+    shares = torch.bincount(torch.tensor(drawn), minlength=10) / 10_000
+    assert proposal.share_V.tolist() == pytest.approx(written, abs=1e-6)
+    assert shares.tolist() == pytest.approx(written, abs=0.02)
+
+
+def test_a_generator_in_the_same_state_draws_the_same_negatives():
+    proposal = Proposal.of(COUNTS)
+    first, again, made_anew = (
+        each.draw(5, seeded(3)) for each in (proposal, proposal, Proposal.of(COUNTS))
+    )
+    for other in (again, made_anew):
+        assert other.items_N.equal(first.items_N)
+        assert other.log_inclusion_N.equal(first.log_inclusion_N)
+
+
 def test_very_many_draws_are_the_full_softmax_over_the_candidates():
     states, targets, weight = random_rows(4, 10, 4)
     bias = torch.zeros(10).masked_fill(COUNTS == 0, -torch.inf)
     targets = torch.tensor([1, 3, 4, 7])
-    negatives = draw_negatives(COUNTS, 1000, seeded())
+    negatives = Proposal.of(COUNTS).draw(1000, seeded())
     full = item_nll(states, targets, weight, bias)
     sampled = item_nll(states, targets, weight, bias, negatives=negatives)
     assert torch.allclose(sampled, full, atol=1e-5)
@@ -140,7 +160,7 @@ def test_the_mean_of_sampled_sums_is_the_full_sum():
     targets = torch.tensor([1, 3, 4, 7])
     sums = [
         item_nll(
-            states, targets, weight, bias, negatives=draw_negatives(COUNTS, 5, seeded(seed))
+            states, targets, weight, bias, negatives=Proposal.of(COUNTS).draw(5, seeded(seed))
         ).exp()
         for seed in range(4000)
     ]
@@ -242,7 +262,7 @@ def test_every_pair_is_in_the_sampled_softmax_and_few_negatives_stand_for_the_re
     full = item_nll(states, targets, weight, torch.zeros(60), extras=extras)
     sums = []
     for seed in range(1000):
-        negatives = draw_negatives(torch.ones(60), 20, seeded(seed))
+        negatives = Proposal.of(torch.ones(60)).draw(20, seeded(seed))
         sampled = item_nll(
             states, targets, weight, torch.zeros(60), negatives=negatives, extras=extras
         )
