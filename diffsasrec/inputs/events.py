@@ -102,7 +102,7 @@ def scan(
     results = fragments_dataset(log).map_batches(
         _scan_batch,
         fn_kwargs={
-            "log_types": (log.user_type, log.item_type),
+            "log_types": log.id_types,
             "events": events,
             "before": before,
             "statistics": statistics,

@@ -70,6 +70,10 @@ class Log:
     item_type: pa.DataType
     notes: tuple[str, ...] = ()  # what is done to it that its owner should know
 
+    @property
+    def id_types(self) -> tuple[pa.DataType, pa.DataType]:
+        return self.user_type, self.item_type
+
 
 @dataclass(frozen=True)
 class _Head:

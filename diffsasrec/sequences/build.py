@@ -57,8 +57,7 @@ def build_sequences(
     progress: Callable[[int, int], None],
 ) -> Built:
     """The shuffle, the vocabulary, and the files sequences/, holdout/ and vocab/ below `output`."""
-    types = (log.user_type, log.item_type)
-    reading = {"log_types": types, "events": events, "before": before, "num": num}
+    reading = {"log_types": log.id_types, "events": events, "before": before, "num": num}
     folding = {"max_user_events": max_user_events, "split_time": split_time}
     folded = _folded_log(log, reading, folding)
     counts, item_counts = _counted(folded, min_item_count=min_item_count)
@@ -69,9 +68,9 @@ def build_sequences(
         previous=previous_vocab,
     )
     output.write_table(f"vocab/{bucket_name(0)}", vocab)
-    finishing: dict[str, Any] = {"split_time": split_time, "user_type": log.user_type}
-    finishing["types"] = events.event_types
-    finishing |= {"min_item_count": min_item_count, "min_user_events": min_user_events}
+    finishing: dict[str, Any] = {"split_time": split_time, "min_user_events": min_user_events}
+    finishing |= {"user_type": log.user_type, "types": events.event_types}
+    finishing["min_item_count"] = min_item_count
     written: set[int] = set()
     for bucket, bucket_counts in _write_buckets(folded, vocab, output, finishing):
         assert bucket not in written, bucket
@@ -79,7 +78,7 @@ def build_sequences(
         written.add(bucket)
         progress(len(written), num)
     # a bucket that no user falls into still has its files: N is a fact of the run
-    nobody = fold(_events_of(types, events).empty_table(), max_user_events=max_user_events)[0]
+    nobody = fold(_no_events(log.id_types, events), max_user_events=max_user_events)[0]
     for bucket in beating(set(range(num)) - written):
         _write_files(output, bucket, *finish(nobody, vocab, **finishing)[:2])
     return Built(vocab, counts)
@@ -128,15 +127,16 @@ def _write_buckets(
         yield row["bucket"], Counter(json.loads(row["counts"]))
 
 
-def _events_of(log_types: tuple[Any, Any], events: EventsConfig) -> pa.Schema:
-    return events_schema(*map(canonical_type, log_types), typed=bool(events.types))
+def _no_events(log_types: tuple[Any, Any], events: EventsConfig) -> pa.Table:
+    schema = events_schema(*map(canonical_type, log_types), typed=bool(events.types))
+    return schema.empty_table()
 
 
 def _read_with_bucket(
     batch: pa.Table, *, log_types: tuple[Any, Any], events: EventsConfig, before: int, num: int
 ) -> Iterator[pa.Table]:
     """The events of some fragments and the bucket of each."""
-    yield _events_of(log_types, events).append(pa.field("bucket", pa.int32())).empty_table()
+    yield _no_events(log_types, events).append_column("bucket", pa.array([], pa.int32()))
     for _, fragment in fragments_of(batch):
         for _, checked in read_events(fragment, events=events, log_types=log_types, before=before):
             buckets = bucket_of(checked.events["user_id"].combine_chunks(), num)
