@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -77,7 +78,7 @@ def meanwhile(lake: Storage, verb: str, path: str, happens: Callable[[], object]
     Args:
         path: a part of the path that the verb touches, or, of a copy, of its target.
     """
-    pending = [happens]
+    pending, lock = [happens], Lock()
 
     class Watched(Storage):
         pass
@@ -86,8 +87,11 @@ def meanwhile(lake: Storage, verb: str, path: str, happens: Callable[[], object]
         def watched(self: Storage, *arguments: Any, **options: Any) -> Any:
             touched = arguments[-1] if name == "copy" else arguments[0] if arguments else ""
             touched = " ".join(touched) if name == "delete" else touched
-            if pending and name == verb and path in touched:
-                pending.pop()()
+            with lock:  # parts are copied by several threads
+                is_now = pending and name == verb and path in touched
+                happening = pending.pop() if is_now else None
+            if happening is not None:
+                happening()
             return method(self, *arguments, **options)
 
         return watched

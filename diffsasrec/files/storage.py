@@ -12,6 +12,8 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +28,7 @@ from diffsasrec.files.patience import PATIENCE, Patience
 from diffsasrec.files.urls import is_s3, listing_options, open_filesystem
 from diffsasrec.progress import beating
 
+REQUESTS = 16  # threads: requests to a store at once
 WRITE_SECONDS = 3_600.0  # the longest time that a write may take
 
 
@@ -178,12 +181,19 @@ class Storage:
                 yield _file_info(name, stat, base)
 
     def delete(self, paths: Iterable[str]) -> None:
-        for path in beating(paths):
-            try:
-                with explained("deleting", self.url(path)):
-                    self._fs().rm_file(self._full(path))
-            except FileNotFoundError:
-                continue  # another attempt was faster
+        """Deletes files, in no order; one that is gone is no error."""
+        if self.is_local:
+            for path in beating(paths):
+                self._delete(path)
+            return
+        with ThreadPoolExecutor(REQUESTS) as pool:  # each waits for an answer
+            for _ in beating(pool.map(self._delete, paths)):
+                pass
+
+    def _delete(self, path: str) -> None:
+        # another attempt may have been faster
+        with suppress(FileNotFoundError), explained("deleting", self.url(path)):
+            self._fs().rm_file(self._full(path))
 
     def delete_tree(self, directory: str) -> None:
         """Deletes everything below a directory, hidden files too, and then empty directories."""

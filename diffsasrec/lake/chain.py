@@ -14,14 +14,13 @@ from functools import cache
 from itertools import repeat
 
 from diffsasrec.errors import ConfigError, InfrastructureError
-from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.files.storage import REQUESTS, Storage, to_json
 from diffsasrec.lake.claims import claimed
 from diffsasrec.lake.run_dir import RunDir, run_path
 
 log = logging.getLogger(__name__)
 
 CHAIN = "recommendations/_published"
-READERS = 16  # threads
 TRIES = 10  # to see an entry that is reported to exist
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a directory: a date or a run id
 
@@ -51,7 +50,7 @@ def read_chain(lake: Storage) -> list[Entry]:
             with.
     """
     paths = [info.path for info in lake.list(CHAIN) if info.path.endswith(".json")]
-    with ThreadPoolExecutor(READERS) as readers:  # years of nights are a thousand files
+    with ThreadPoolExecutor(REQUESTS) as readers:  # years of nights are a thousand files
         entries = list(readers.map(_read_entry, repeat(lake), paths))
     if [entry.number for entry in entries] != list(range(1, len(entries) + 1)):
         raise InfrastructureError(

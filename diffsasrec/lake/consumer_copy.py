@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from diffsasrec.errors import InfrastructureError
-from diffsasrec.files.storage import Storage, to_json
-from diffsasrec.lake.chain import READERS, Entry, newest_by_date, read_chain
+from diffsasrec.files.storage import REQUESTS, Storage, to_json
+from diffsasrec.lake.chain import Entry, newest_by_date, read_chain
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import run_path
 from diffsasrec.lake.settled import (
     Settled,
     mark,
-    of_the_dead,
     read_settled,
     take_back,
     to_look_at,
@@ -49,13 +48,17 @@ def copy_to_lake(lake: Storage, entry: Entry) -> bool:
     source = run_path(entry.ds, entry.run_id)
     manifest = read_manifest(lake, entry)
     directory = date_path(entry.ds)
-    files = []
-    for file in manifest["files"]:
-        if file["path"].startswith("recommendations/"):
-            target = part_name(entry, file["path"])
-            lake.copy(f"{source}/{file['path']}", f"{directory}/{target}")
-            HEARTBEAT.beat()
-            files.append({"path": target, "rows": file["rows"], "sha256": file["sha256"]})
+    parts = [file for file in manifest["files"] if file["path"].startswith("recommendations/")]
+    files = [
+        {"path": part_name(entry, f["path"]), "rows": f["rows"], "sha256": f["sha256"]}
+        for f in parts
+    ]
+    sources = [f"{source}/{file['path']}" for file in parts]
+    targets = [f"{directory}/{file['path']}" for file in files]
+    # a store copies by itself, and each request only waits for it
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        for _ in beating(pool.map(lake.copy, sources, targets)):
+            pass
     success = {
         "ds": entry.ds,
         "run_id": entry.run_id,
@@ -135,7 +138,7 @@ def settle(lake: Storage, *, grace: float, dates: Iterable[str] = ()) -> list[st
         )
     unsettled = _tidied(lake, look, given_up, grace)
     if write_settled(lake, known, until=look.until, unsettled=unsettled):
-        take_back(lake, [*marks.values(), *of_the_dead(known)])
+        take_back(lake, known, marks.values())
     return settled
 
 
@@ -153,7 +156,7 @@ class _Look:
 def _look(lake: Storage, known: Settled, dates: Iterable[str]) -> _Look:
     before = read_chain(lake)
     looked_at = sorted(to_look_at(known, before, dates))
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(REQUESTS) as readers:
         # the files first: each part among them then has its entry in the chain
         names = [*beating(readers.map(partial(names_of, lake), looked_at))]
         chain = read_chain(lake)
@@ -161,9 +164,7 @@ def _look(lake: Storage, known: Settled, dates: Iterable[str]) -> _Look:
         entries = [newest[ds] for ds in looked_at]
         shown = [*beating(readers.map(partial(shown_parts, lake, chain=chain), entries, names))]
     return _Look(
-        until=len(before),
-        chain=chain,
-        newest=newest,
+        *(len(before), chain, newest),
         names=dict(zip(looked_at, names, strict=True)),
         shown=dict(zip(looked_at, shown, strict=True)),
     )

@@ -3,14 +3,15 @@
 import logging
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-from diffsasrec.files.storage import Storage
+from diffsasrec.files.storage import REQUESTS, Storage
 from diffsasrec.lake.chain import CHAIN, Entry, newest_by_date, read_chain
 from diffsasrec.lake.claims import announce, forget_claims, is_claimed, withdraw
 from diffsasrec.lake.consumer_copy import names_of, settle, shown_parts
 from diffsasrec.lake.run_dir import run_path
-from diffsasrec.progress import HEARTBEAT
+from diffsasrec.progress import HEARTBEAT, beating
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +89,11 @@ def _announced(lake: Storage, entry: Entry, *, keep: int, grace: float) -> bool:
 def _run_directories(lake: Storage, dates: Iterable[str]) -> set[str]:
     """The run directories of these dates that exist."""
     there = set(lake.directories("runs"))
+    folders = [f"runs/ds={ds}" for ds in dates if f"ds={ds}" in there]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        found = list(beating(pool.map(lake.directories, folders)))
     return {
-        f"runs/ds={ds}/{run_id}"
-        for ds in dates
-        if f"ds={ds}" in there
-        for run_id in lake.directories(f"runs/ds={ds}")
+        f"{folder}/{run_id}"
+        for folder, run_ids in zip(folders, found, strict=True)
+        for run_id in run_ids
     }

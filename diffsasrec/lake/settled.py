@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from diffsasrec.files.storage import FileInfo, Storage, to_json
 from diffsasrec.lake.chain import Entry, newest_by_date
-from diffsasrec.lake.claims import CLAIM_SECONDS
+from diffsasrec.lake.claims import CLAIM_SECONDS, withdraw
 
 SETTLED = "recommendations/_settled"
 STATE = f"{SETTLED}/state.json"
@@ -75,16 +75,12 @@ def mark(lake: Storage, ds: str) -> str:
     return path
 
 
-def take_back(lake: Storage, marks: Iterable[str]) -> None:
-    for path in marks:
-        lake.delete([path])
-        lake.remove_empty(path.rpartition("/")[0])
-
-
-def of_the_dead(known: Settled) -> list[str]:
-    """The marks whose process has died."""
+def take_back(lake: Storage, known: Settled, marks: Iterable[str]) -> None:
+    """Removes the marks of this process, and those whose process has died."""
     # the clock only decides how long to wait for it
-    return [info.path for info in known.marks if time.time() - info.modified >= CLAIM_SECONDS]
+    dead = [info.path for info in known.marks if time.time() - info.modified >= CLAIM_SECONDS]
+    for path in (*marks, *dead):
+        withdraw(lake, path)
 
 
 def date_of(mark: FileInfo) -> str:

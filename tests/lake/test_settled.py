@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -158,3 +159,20 @@ def test_each_date_that_is_looked_at_is_a_sign_of_life(lake: Storage, beats: lis
     beats.clear()
     settle(lake, grace=0)
     assert len(beats) >= 3
+
+
+def test_the_parts_are_copied_at_once_and_success_is_written_after_them(lake: Storage):
+    entry, both, done = made(lake, "r1"), threading.Barrier(2, timeout=60), []
+
+    class Watched(Storage):
+        def copy(self, source: str, target: str) -> None:
+            both.wait()  # breaks unless both parts are being copied
+            super().copy(source, target)
+            done.append("copy")
+
+        def replace(self, path: str, data: bytes, version: str | None) -> bool:
+            done.append("replace")
+            return super().replace(path, data, version)
+
+    assert copy_to_lake(Watched(lake.root), entry)
+    assert done == ["copy", "copy", "replace"]
