@@ -42,19 +42,37 @@ def beating(parts: Iterable[T]) -> Iterator[T]:
 
 
 class Board:
-    """Where a training worker writes how far it is, for the driver to print: an actor.
+    """What the driver of a training and its workers tell each other: an actor.
+
+    The driver says what is to be trained, under a number that grows; the workers say how far they
+    are, and up to which number all is done. A board that died with its node starts empty, so both
+    sides say it again and again.
 
     It lives in this file because an actor imports the file of its class, and torch takes seconds.
     """
 
     def __init__(self) -> None:
+        self._number, self._done = 0, 0
+        self._work: Any = None
         self._entry: tuple[Any, ...] | None = None
 
-    def write(self, *entry: Any) -> None:
-        self._entry = entry
+    def call_for(self, number: int, work: Any) -> tuple[tuple[Any, ...] | None, int]:
+        """Of the driver. The newest entry about this work, and the number up to which all is done.
 
-    def read(self) -> tuple[Any, ...] | None:
-        return self._entry
+        None: nothing is said yet.
+        """
+        if number != self._number:
+            self._number, self._work, self._entry = number, work, None
+        return self._entry, self._done
+
+    def next(self, done: int) -> tuple[int, Any] | None:
+        """Of a worker that has done the work of a number: the next number and its work, if any."""
+        self._done = done
+        return (self._number, self._work) if self._number > done else None
+
+    def write(self, *entry: Any) -> None:
+        """Of a worker: how far it is."""
+        self._entry = entry
 
 
 class Progress:

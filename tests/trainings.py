@@ -22,6 +22,7 @@ from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.times import DAY
 from diffsasrec.train.phases import Buckets, Job, Phase
+from diffsasrec.train.ranks import Worker
 from diffsasrec.train.trainer import train_phases
 
 CUT, END = 20 * DAY, 26 * DAY  # trained on before the one, validated up to the other
@@ -135,9 +136,8 @@ def train(
     world_size: int = 1,
     tell: Callable[..., None] = lambda *_: None,
 ) -> None:
-    train_phases(
-        job, phases, device=torch.device("cpu"), rank=rank, world_size=world_size, tell=tell
-    )
+    worker = Worker(torch.device("cpu"), rank, world_size)
+    train_phases(job, phases, worker=worker, tell=tell)
 
 
 def result(root: Path, phase: str) -> dict[str, Any]:

@@ -5,8 +5,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import ray
 import ray.train
@@ -19,50 +20,118 @@ from diffsasrec.config.training import TrainConfig
 from diffsasrec.errors import DiffsasrecError, InfrastructureError, find_ours
 from diffsasrec.progress import Board, Progress
 from diffsasrec.train.phases import Job, Phase
+from diffsasrec.train.ranks import Worker
 from diffsasrec.train.trainer import train_phases
 
 log = logging.getLogger(__name__)
 
+LOOKS = 0.2  # seconds between two looks at the board
 
-def train(job: Job, phases: list[Phase], *, log_interval: float) -> None:
-    """Runs the phases one after another on `job.train.num_workers` DDP workers.
 
-    Raises:
-        InfrastructureError: workers or their controller died more often than train.max_failures.
-        DiffsasrecError: the error that a worker raised.
+class Workers:
+    """DDP workers that train what they are given, one after another, until they are let go.
+
+    To start them takes many seconds. Between two trainings they keep their places in the cluster.
+
+    Attributes:
+        group: what becomes of those that have started; None: the next training starts some.
     """
-    board, done = start_board(), threading.Event()
-    waiting = partial(waiting_for_room, phases[-1].name, job.train)
-    printer = threading.Thread(target=_print_progress, args=(board, done, log_interval, waiting))
-    printer.start()
-    try:
-        outlive_failures(partial(_fit, job, phases, board), most=job.train.max_failures)
-    except Exception as error:
-        raise _our_error(error) from error
-    finally:
-        done.set()
-        printer.join()
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._board = start_board()
+        self._number = 0
+        self._work: list[Any] = []  # none: the workers end
+        self.group: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.end()
+        else:  # they end as soon as they can, and nobody waits for it
+            self._board.call_for.remote(self._number + 1, [])
+
+    def train(self, phases: list[Phase], *, log_interval: float) -> None:
+        """Runs the phases one after another on `job.train.num_workers` workers.
+
+        Raises:
+            InfrastructureError: workers or their controller died more often than
+                train.max_failures.
+            DiffsasrecError: the error that a worker raised.
+        """
+        # the board passes a reference on: what it refers to takes a second to import
+        self._number, self._work = self._number + 1, [ray.put(tuple(phases))]
+        waiting = partial(waiting_for_room, phases[-1].name, self.job.train)
+        report = Report(log_interval, waiting)
+        try:
+            outlive_failures(partial(self._work_on, report), most=self.job.train.max_failures)
+        except Exception as error:
+            raise _our_error(error) from error
+
+    def end(self) -> None:
+        """Lets the workers go, and returns when their places are free."""
+        self._number, self._work = self._number + 1, []
+        while self.group is not None and not self.group.done():
+            self._said()
+            wait([self.group], LOOKS)
+        if self.group is not None and (error := self.group.exception()) is not None:
+            log.warning("train: its workers ended badly, after their work (%s)", _reason(error))
+        self.group = None
+
+    def _work_on(self, report: "Report") -> None:
+        """Returns when the work is done; starts the workers if there are none."""
+        running = self.group = self.group or in_background(self._run)
+        done = 0
+        while done < self._number:
+            if running.done():
+                self.group = None
+                running.result()  # raises what has ended them
+            wait([running], min(LOOKS, report.interval))
+            entry, done = self._said()
+            report.note(entry)
+
+    def _said(self) -> tuple[tuple[Any, ...] | None, int]:
+        said: tuple[tuple[Any, ...] | None, int]
+        said = ray.get(self._board.call_for.remote(self._number, self._work))
+        return said
+
+    def _run(self) -> None:
+        # our own state files resume a training, and `outlive_failures` restarts it. Ray's
+        # bookkeeping stays on the node of this process (its controller runs here, and no checkpoint
+        # is reported to it): it needs no store
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+            ray.train.torch.TorchTrainer(
+                # in the function, not in its config: the controller would import all to read it
+                partial(_worker, self.job, self._board),
+                scaling_config=ScalingConfig(
+                    num_workers=self.job.train.num_workers,
+                    use_gpu=self.job.train.gpus_per_worker > 0,
+                    resources_per_worker=_resources(self.job.train),
+                ),
+                run_config=RunConfig(
+                    storage_path=directory,
+                    name=self.job.attempt,
+                    failure_config=FailureConfig(max_failures=0),
+                ),
+            ).fit()
 
 
-def _fit(job: Job, phases: list[Phase], board: Any) -> None:
-    # our own state files resume a training, and `outlive_failures` restarts it. Ray's bookkeeping
-    # stays on the node of this process (its controller runs here, and no checkpoint is reported to
-    # it): it needs no store
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        ray.train.torch.TorchTrainer(
-            _worker,
-            train_loop_config={"job": job, "phases": tuple(phases), "board": board},
-            scaling_config=ScalingConfig(
-                num_workers=job.train.num_workers,
-                use_gpu=job.train.gpus_per_worker > 0,
-                resources_per_worker=_resources(job.train),
-            ),
-            run_config=RunConfig(
-                storage_path=directory,
-                name=f"{phases[-1].name}-{job.attempt}",
-                failure_config=FailureConfig(max_failures=0),
-            ),
-        ).fit()
+def in_background(function: Callable[[], None]) -> "Future[None]":
+    """What becomes of `function` in a thread, which does not keep the process from ending."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def outlive_failures(fit: Callable[[], None], *, most: int) -> None:
@@ -88,16 +157,25 @@ def start_board() -> Any:
     return lasting(Board).remote()
 
 
-def _worker(config: dict[str, Any]) -> None:
-    context, board = ray.train.get_context(), config["board"]
-    train_phases(
-        config["job"],
-        config["phases"],
-        device=ray.train.torch.get_device(),
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        tell=lambda *entry: board.write.remote(*entry),
-    )
+def _worker(job: Job, board: Any) -> None:
+    """What one process does: the work on the board, until there is none any more."""
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    worker = Worker(ray.train.torch.get_device(), rank, world_size)
+    number = 0
+    while True:
+        number, phases = worker.from_rank_0(partial(_next_work, board, number))
+        if not phases:
+            return
+        train_phases(job, phases, worker=worker, tell=lambda *entry: board.write.remote(*entry))
+
+
+def _next_work(board: Any, done: int) -> tuple[int, tuple[Phase, ...]]:
+    """The next number on the board, and its phases; none: there is no more work."""
+    while (found := ray.get(board.next.remote(done))) is None:
+        time.sleep(0.05)
+    number, work = found
+    return number, ray.get(work[0]) if work else ()
 
 
 def _resources(train: TrainConfig) -> dict[str, float]:
@@ -122,21 +200,26 @@ def waiting_for_room(phase: str, train: TrainConfig) -> str | None:
     )
 
 
-def _print_progress(
-    board: Any, done: threading.Event, interval: float, waiting: Callable[[], str | None]
-) -> None:
-    printers: dict[str, Progress] = {}
-    last, said = None, time.monotonic()
-    while not done.wait(min(interval, 1.0)):
-        entry = ray.get(board.read.remote())
-        if entry not in (last, None):  # a restarted board is empty
-            said = time.monotonic()
-            phase, step, total, note = last = entry
-            printer = printers.setdefault(phase, Progress(phase, "step", interval=interval))
-            printer.update(step, total, note)
-        elif time.monotonic() - said >= interval:
-            said = time.monotonic()
-            if (line := waiting()) is not None:
+class Report:
+    """Says how far a training is, at most every `interval` seconds; if it stands still, why."""
+
+    def __init__(self, interval: float, waiting: Callable[[], str | None]) -> None:
+        self.interval, self._waiting = interval, waiting
+        self._printers: dict[str, Progress] = {}
+        self._last: tuple[Any, ...] | None = None
+        self._said = time.monotonic()
+
+    def note(self, entry: tuple[Any, ...] | None) -> None:
+        """Takes what is on the board; None: nothing, as it is new or was restarted."""
+        if entry not in (self._last, None):
+            self._said = time.monotonic()
+            phase, step, total, note = self._last = entry
+            if phase not in self._printers:
+                self._printers[phase] = Progress(phase, "step", interval=self.interval)
+            self._printers[phase].update(step, total, note)
+        elif time.monotonic() - self._said >= self.interval:
+            self._said = time.monotonic()
+            if (line := self._waiting()) is not None:
                 log.info("%s", line)
 
 
@@ -149,7 +232,7 @@ def _our_error(error: Exception) -> DiffsasrecError:
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The last line of what the first worker said, else of the error itself."""
     first = next(iter(getattr(error, "worker_failures", {}).values()), error)
     return (str(first).strip().splitlines() or [type(first).__name__])[-1]

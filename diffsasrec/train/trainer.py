@@ -251,17 +251,14 @@ def train_phases(
     job: Job,
     phases: tuple[Phase, ...],
     *,
-    device: torch.device,
-    rank: int,
-    world_size: int,
+    worker: Worker,
     tell: Tell,
 ) -> None:
     """What one worker does; a phase whose result.json exists is done."""
     torch.set_num_threads(job.train.threads_per_worker)
     keep_freed_memory()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    worker = Worker(device, rank, world_size)
+    if worker.device.type == "cuda":
+        torch.cuda.set_device(worker.device)
     for phase in phases:
         is_done = partial(job.run.exists, result_path(phase.name))
         if not worker.from_rank_0(is_done):
@@ -271,7 +268,7 @@ def train_phases(
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                raise _too_large(job, phase, device, error) from error
+                raise _too_large(job, phase, worker.device, error) from error
         worker.wait_for_all()  # the next phase reads what rank 0 has written
 
 

@@ -24,7 +24,7 @@ from diffsasrec.inputs.log_files import inspect_inputs, list_log
 from diffsasrec.lake.chain import check_create_only
 from diffsasrec.lake.iceberg_table import check_table
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.lake.stages import STAGES
+from diffsasrec.lake.stages import STAGES, WORKERS
 from diffsasrec.memory import give_back_freed_memory
 from diffsasrec.progress import HEARTBEAT, duration
 from diffsasrec.tables.versions import pinned
@@ -33,9 +33,10 @@ from ..night.exclusions import rested_lists
 from ..night.records import Published, Record, counts_of
 from ..observe.outcome import ObservedNight, observe
 from ..observe.summary import print_summary
-from ..process.ending import End, handlers_kept, put_back_handlers
+from ..process.ending import End, handlers_kept
 from ..runs.run_dates import refuse_future
 from ..runs.standing import standing_of
+from ..training.sharing import Shared, workers_shared
 from ..training.weight_reuse import working
 from .command import failed
 from .identity import open_run, published_and_deleted, refuse_changed, refuse_taken
@@ -165,24 +166,33 @@ def _start_ray(config: Config, stages: list[str]) -> None:
 def _run_stages(
     stages: Sequence[str], config: Config, run: RunDir, end: End, night: ObservedNight
 ) -> None:
-    for stage in stages:
-        end.yield_to_signal(0.0)
-        end.summary["stage"], night.stage_started = stage, time.monotonic()
-        if run.record(stage) is None:
-            _run_stage(stage, config, run)
-        else:
-            log.info("%s: already done, skipped", stage)
-        end.summary["counts"] |= {stage: counts_of(run, stage)}
+    to_do = [stage for stage in stages if run.record(stage) is None]
+    with workers_shared() as shared:
+        for stage in stages:
+            end.yield_to_signal(0.0)
+            end.summary["stage"], night.stage_started = stage, time.monotonic()
+            if run.record(stage) is None:
+                _run_stage(stage, config, run, None if _trains_behind(stage, to_do) else shared)
+            else:
+                log.info("%s: already done, skipped", stage)
+            end.summary["counts"] |= {stage: counts_of(run, stage)}
 
 
-def _run_stage(stage: str, config: Config, run: RunDir) -> None:
+def _trains_behind(stage: str, to_do: list[str]) -> bool:
+    """Whether the next stage that is to be done trains."""
+    return any(WORKERS[each] == "train" for each in to_do[to_do.index(stage) + 1 :][:1])
+
+
+def _run_stage(stage: str, config: Config, run: RunDir, shared: Shared | None) -> None:
+    """`shared`: the workers that no further training needs at once."""
     started = time.monotonic()
     HEARTBEAT.beat()
     log.info("%s: started", stage)
-    put_back_handlers()  # Ray Train puts one of its own in their place
     run.begin(stage, check=partial(refuse_taken, run))
     function: StageFunction = import_module(f"..{stage}", __spec__.parent).main
     record = function(config, run)
+    if shared is not None:
+        shared.let_go()
     give_back_freed_memory()  # the next stage's workers may be on this machine
     seconds = time.monotonic() - started
     run.finish(stage, replace(record, seconds=round(seconds, 1)).to_json())

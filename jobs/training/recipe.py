@@ -10,9 +10,9 @@ from diffsasrec.errors import InputDataError
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.times import microseconds
 from diffsasrec.train.phases import Job, Phase, result_path
-from diffsasrec.train.ray_workers import train
 
 from ..night.records import Prepared, Starts, Trained
+from .sharing import workers_for
 from .warm_start import start_path
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,8 @@ def run_phases(config: Config, run: RunDir, phases: list[Phase]) -> Trained:
         InputDataError: a phase had nothing to train on.
     """
     job = job_of(config, run)
-    train(job, phases, log_interval=config.log_interval)
+    with workers_for(job) as workers:
+        workers.train(phases, log_interval=config.log_interval)
     results = {p.name: json.loads(run.storage.read_bytes(result_path(p.name))) for p in phases}
     for name, result in results.items():
         for ignored in result.get("ignored_states", []):

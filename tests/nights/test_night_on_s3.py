@@ -95,7 +95,7 @@ def test_a_signal_ends_each_stage_and_the_next_attempt_goes_on(broken: Broken, s
     night.wait_for_line(f"{stage}: started")
     if stage == "pretrain":
         night.wait_for_line(" pretrain: step")  # in the midst of a training
-    if stage == "refit":  # its last phase: Ray's own handler would swallow it near the end
+    if stage == "refit":  # in its last phase
         night.wait_for_line(" refit-finetune: step")
     number = signal.SIGINT if STAGES.index(stage) % 2 else signal.SIGTERM
     last, log = ended(night, number)

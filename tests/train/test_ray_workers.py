@@ -1,6 +1,7 @@
 """What a cluster that loses processes needs of the stages."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -9,24 +10,39 @@ import ray
 import ray.data
 from ray.exceptions import ActorDiedError
 from ray.train import WorkerGroupError
-from trainings import DIVERGED, DIVERGING, MODELS, make_job, write_run
+from trainings import DIVERGED, DIVERGING, MODELS, PRETRAIN, make_job, result, write_run
 
 from diffsasrec.errors import ConfigError, InfrastructureError
+from diffsasrec.progress import Board
 from diffsasrec.ray_cluster import set_up_data
-from diffsasrec.train.ray_workers import outlive_failures, start_board, train
+from diffsasrec.train.ray_workers import Workers, outlive_failures, start_board
 
 pytestmark = pytest.mark.ray
 
 
 def test_the_progress_board_of_a_training_outlives_its_process(cluster):
     board = start_board()
+    ray.get(board.call_for.remote(1, ["work"]))
     ray.get(board.write.remote("pretrain", 1, 9, ""))
     process = psutil.Process(ray.get(board.__ray_call__.remote(lambda _: os.getpid())))
     process.kill()
     process.wait()
-    assert ray.get(board.read.remote(), timeout=60) is None  # a new one, which knows nothing yet
+    # a new one, which knows nothing yet
+    assert ray.get(board.next.remote(0), timeout=60) is None
+    assert ray.get(board.call_for.remote(1, ["work"])) == (None, 0)
+    assert ray.get(board.next.remote(0)) == (1, ["work"])
     ray.get(board.write.remote("pretrain", 2, 9, ""))
-    assert ray.get(board.read.remote()) == ("pretrain", 2, 9, "")
+    assert ray.get(board.call_for.remote(1, ["work"])) == (("pretrain", 2, 9, ""), 0)
+
+
+def test_what_is_said_of_one_work_is_not_said_of_the_next():
+    board = Board()
+    assert board.call_for(1, ["work"]) == (None, 0)
+    board.write("pretrain", 9, 9, "")
+    assert board.next(1) is None
+    assert board.call_for(1, ["work"]) == (("pretrain", 9, 9, ""), 1)
+    assert board.call_for(2, ["more"]) == (None, 1)
+    assert board.next(1) == (2, ["more"])
 
 
 def test_a_store_that_fails_while_an_actor_loads_does_not_end_a_stage(cluster, tmp_path: Path):
@@ -77,13 +93,19 @@ def test_what_a_retry_cannot_mend_is_not_tried_again(raised: Exception, tries: i
     assert len(count) == tries
 
 
-def test_a_training_that_diverges_ends_at_once_with_the_words_of_its_worker(
+def test_workers_go_on_with_what_comes_next_and_one_that_diverges_ends_at_once_with_its_words(
     cluster, tmp_path: Path, caplog
 ):
     write_run(tmp_path)
-    job = make_job(tmp_path, MODELS["causal"])
-    with pytest.raises(ConfigError, match=DIVERGED):
-        train(job, [DIVERGING], log_interval=1)
+    before = replace(PRETRAIN, name="before", output="before")
+    with Workers(make_job(tmp_path, MODELS["causal"])) as workers:
+        workers.train([before], log_interval=1)
+        group = workers.group
+        assert result(tmp_path, "before")["epochs"] == 2
+        workers.train([before], log_interval=1)  # it is done
+        assert workers.group is group is not None
+        with pytest.raises(ConfigError, match=DIVERGED):
+            workers.train([DIVERGING], log_interval=1)
     assert "starting it again" not in caplog.text
     assert not (tmp_path / "state/pretrain/result.json").exists()
 

@@ -21,6 +21,7 @@ from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.schema import sequences_schema, vocab_schema
 from diffsasrec.times import DAY, microseconds
 from diffsasrec.train.phases import Job
+from diffsasrec.train.ranks import Worker
 from diffsasrec.train.trainer import train_phases
 from jobs.faults.rig.nights import Nights, toy_log
 from jobs.night.records import Prepared
@@ -313,7 +314,7 @@ def trained(
     )
     phases = tuple(pretrain_phases(config, replace(PREPARED, split_time=split_time), starts))
     device = torch.device("cpu")
-    train_phases(job, phases, device=device, rank=0, world_size=1, tell=lambda *_: None)
+    train_phases(job, phases, worker=Worker(device, 0, 1), tell=lambda *_: None)
     return load_checkpoint(run.storage.sub("checkpoint_pretrained")).model.item_weight.detach()
 
 
