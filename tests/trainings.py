@@ -124,7 +124,7 @@ def trained_by_rows(by_rows: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if by_rows:
             patch.setattr(
-                "diffsasrec.train.trainer.ROWS_ALONE", 0
+                "diffsasrec.train.optimizer.ROWS_ALONE", 0
             )  # a large catalogue takes minutes
         yield
 

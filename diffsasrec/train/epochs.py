@@ -1,6 +1,6 @@
 """The training set of a phase, and which examples of it form which step of an epoch.
 
-A step is the same for any number of workers.
+A step is the same for any number of workers; each gets its part of the batch.
 """
 
 import hashlib
@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from diffsasrec.counters.similar import NEWEST, Similar, joined, newest
 from diffsasrec.counters.tables import SimilarAt, sampled_buckets
+from diffsasrec.model.batch import Batch
 from diffsasrec.model.features import event_gaps, trend_counts, trend_features
+from diffsasrec.model.softmax import Negatives, Proposal
 from diffsasrec.sequences.histories import Flat, Histories
+from diffsasrec.train.batches import make_batch
 from diffsasrec.train.examples import (
     Events,
     Examples,
@@ -197,3 +201,56 @@ class TrainingSet:
             query_times=self.query_times,
             min_events=self._job.min_user_events,
         )
+
+
+class StepInputs:
+    """What the steps of a phase get on one rank.
+
+    Attributes:
+        num_negatives: of the softmax of a step; 0: it takes all items.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        phase: Phase,
+        data: TrainingSet,
+        *,
+        worker: Worker,
+        similar: Callable[[int], Similar] | None,
+    ) -> None:
+        self._job, self._phase, self._data, self._worker = job, phase, data, worker
+        self._similar = similar
+        counts_V = torch.from_numpy(data.counts_V)
+        num_candidates = int((counts_V > 0).sum())
+        num = job.train.num_negatives
+        if num is None:
+            at_batch_times = len(data.query_times) > 0
+            num = suited_num_negatives(num_candidates, at_batch_times=at_batch_times)
+        self.num_negatives = num if num < num_candidates else 0
+        self._proposal = Proposal.of(counts_V) if self.num_negatives else None
+
+    def of_step(
+        self, step: int, events: Events, examples: Examples
+    ) -> tuple[Batch, Negatives | None]:
+        """The rows of this rank of a global batch, masked, and the negatives, on its device."""
+        seed = stream_seed(self._job.seed, self._phase.name, "masks", step)
+        generator = torch.Generator().manual_seed(seed)
+        batch = make_batch(
+            events,
+            examples,
+            query_times=self._data.query_times,
+            model=self._job.model,
+            objective=self._phase.settings.objective,
+            generator=generator,
+            rank=self._worker.rank,
+            world_size=self._worker.world_size,
+            filter_seen=self._job.filter_seen,
+            similar=self._similar,
+        )
+        return batch.to(self._worker.device), self._negatives(generator)
+
+    def _negatives(self, generator: torch.Generator) -> Negatives | None:
+        if self._proposal is None:
+            return None
+        return self._proposal.draw(self.num_negatives, generator).to(self._worker.device)

@@ -15,6 +15,8 @@ from diffsasrec.model.checkpoint import is_finite
 from diffsasrec.model.objective import Objective, batch_loss
 from diffsasrec.model.softmax import Negatives
 from diffsasrec.model.transformer import SequenceModel
+from diffsasrec.train.epochs import TrainingSet
+from diffsasrec.train.phases import Job, Phase
 from diffsasrec.train.ranks import sum_over_ranks
 from diffsasrec.train.sparse_embedding import EmbeddingRows
 
@@ -214,6 +216,46 @@ class Updater:
             "sent_bytes_per_step": sent * sum(size.values()) // self.world_size,
             "of_embedding": sent * size[ITEM_WEIGHT] // self.world_size,
         }
+
+
+def updater_of(
+    job: Job,
+    phase: Phase,
+    model: SequenceModel,
+    data: TrainingSet,
+    *,
+    num_steps: int,
+    world_size: int,
+    num_negatives: int,
+) -> Updater:
+    """The updater of a phase.
+
+    Args:
+        model: on its device.
+        num_steps: of all epochs.
+        num_negatives: of each step; 0: the softmax takes all items.
+    """
+    tables_QVF = data.trends_QVF[:-1]
+    if not len(data.query_times):  # only the popularity of all time
+        tables_QVF = data.trends_QVF[-1:, :, :1]
+    settings = phase.settings
+    finetune = settings if isinstance(settings, FinetuneConfig) else None
+    objective = Objective(
+        model,
+        torch.from_numpy(data.counts_V > 0),
+        torch.from_numpy(tables_QVF),
+        filter_seen=job.filter_seen,
+        state_dropout=finetune.state_dropout if finetune else 0.0,
+        focus_k=finetune.focus_k if finetune else 0,
+    ).to(model.item_weight.device)
+    return Updater(
+        objective,
+        settings,
+        phase=phase.name,
+        warmup_steps=count_warmup_steps(settings, num_steps=num_steps),
+        world_size=world_size,
+        by_rows=num_negatives > 0 and len(data.counts_V) > ROWS_ALONE,
+    )
 
 
 def section_name(settings: TrainStageConfig) -> str:

@@ -7,108 +7,61 @@ so that none has to be saved.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from diffsasrec.config.training import FinetuneConfig
-from diffsasrec.counters.similar import Similar
 from diffsasrec.errors import ConfigError
-from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.files.storage import Storage
 from diffsasrec.memory import is_out_of_memory, keep_freed_memory
-from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
-from diffsasrec.model.objective import Objective
-from diffsasrec.model.softmax import Negatives, Proposal
-from diffsasrec.model.transformer import SequenceModel
-from diffsasrec.train.batches import make_batch
-from diffsasrec.train.epochs import TrainingSet, stream_seed, suited_num_negatives
+from diffsasrec.train.epochs import StepInputs, TrainingSet, stream_seed
 from diffsasrec.train.examples import Events, Examples
-from diffsasrec.train.optimizer import ROWS_ALONE, Updater, count_warmup_steps, section_name
+from diffsasrec.train.optimizer import section_name, updater_of
 from diffsasrec.train.phases import Job, Phase, Tell, result_path
 from diffsasrec.train.ranks import Worker
-from diffsasrec.train.training_state import SavedStates, State, write_scalars
-from diffsasrec.train.validation import (
-    best_of,
-    given_weight,
-    validation_gains,
-    validation_ndcg,
-    weights_to_try,
+from diffsasrec.train.training_state import (
+    SavedStates,
+    State,
+    initial_model,
+    write_output,
+    write_scalars,
 )
+from diffsasrec.train.validation import Judge
 
 
 class PhaseTrainer:
-    """One phase on one worker."""
+    """One phase on one worker: its epochs, its steps, and when what is saved."""
 
     def __init__(self, job: Job, phase: Phase, *, worker: Worker, tell: Tell) -> None:
         self.job, self.phase, self.settings = job, phase, phase.settings
         self.worker, self.tell = worker, tell
         self.vocab = job.run.read_tables("vocab")
-        self.data = TrainingSet(job, phase, self.vocab)
-        self.similar: Callable[[int], Similar] | None = None
-        if job.model.scores_similar:
-            self.similar = self.data.similar_tables(worker, tell)
-        self.num_steps = [self.data.num_steps(epoch) for epoch in range(self.settings.epochs)]
-        counts_V = torch.from_numpy(self.data.counts_V)
-        self.num_negatives = self._num_negatives(int((counts_V > 0).sum()))
-        self.proposal = Proposal.of(counts_V) if self.num_negatives else None
-        self.model = self._initial_model().to(worker.device)
-        self.updater = self._updater()
-        self.best_weights: dict[str, Tensor] = {}
+        self.data = data = TrainingSet(job, phase, self.vocab)
+        similar = data.similar_tables(worker, tell) if job.model.scores_similar else None
+        self.inputs = StepInputs(job, phase, data, worker=worker, similar=similar)
+        self.judge = Judge(job, phase, data, worker=worker, similar=similar)
+        self.num_steps = [data.num_steps(epoch) for epoch in range(self.settings.epochs)]
+        self.model = initial_model(job, phase, self.vocab).to(worker.device)
+        self.updater = updater_of(
+            job,
+            phase,
+            self.model,
+            data,
+            num_steps=sum(self.num_steps),
+            world_size=worker.world_size,
+            num_negatives=self.inputs.num_negatives,
+        )
         self.state = State()
         self.saved = SavedStates(job.run, phase.name, attempt=job.attempt, worker=worker)
         self._resume()
-
-    def _num_negatives(self, num_candidates: int) -> int:
-        """0: the softmax takes all items."""
-        num = self.job.train.num_negatives
-        if num is None:
-            at_batch_times = len(self.data.query_times) > 0
-            num = suited_num_negatives(num_candidates, at_batch_times=at_batch_times)
-        return num if num < num_candidates else 0
-
-    def _initial_model(self) -> SequenceModel:
-        seed = stream_seed(self.job.seed, "init")
-        num_items, types = self.vocab.num_rows, self.job.types
-        model = SequenceModel(self.job.model, num_items, seed=seed, types=types)
-        if self.phase.init_from:
-            start = load_checkpoint(self.job.run.sub(self.phase.init_from))
-            # what is measured must come from weights that saw nothing later
-            assert start.trained_before <= self.phase.trained_before, self.phase
-            model.load_state_dict(start.model.state_dict())
-            model.state_weight.copy_(start.model.state_weight)
-        return model
-
-    def _updater(self) -> Updater:
-        tables_QVF = self.data.trends_QVF[:-1]
-        if not len(self.data.query_times):  # only the popularity of all time
-            tables_QVF = self.data.trends_QVF[-1:, :, :1]
-        settings = self.settings
-        finetune = settings if isinstance(settings, FinetuneConfig) else None
-        objective = Objective(
-            self.model,
-            torch.from_numpy(self.data.counts_V > 0),
-            torch.from_numpy(tables_QVF),
-            filter_seen=self.job.filter_seen,
-            state_dropout=finetune.state_dropout if finetune else 0.0,
-            focus_k=finetune.focus_k if finetune else 0,
-        ).to(self.worker.device)
-        return Updater(
-            objective,
-            self.settings,
-            phase=self.phase.name,
-            warmup_steps=count_warmup_steps(self.settings, num_steps=sum(self.num_steps)),
-            world_size=self.worker.world_size,
-            by_rows=self.num_negatives > 0 and self.vocab.num_rows > ROWS_ALONE,
-        )
 
     def _resume(self) -> None:
         """Continues from the newest state of any attempt, if there is one."""
         if (loaded := self.saved.load()) is not None:
             self.state, groups = loaded
-            self.best_weights = groups.pop("best", {})
+            self.judge.best_weights = groups.pop("best", {})
             self.updater.load(groups, number=self.state.step)
 
     def run(self) -> None:
@@ -129,30 +82,13 @@ class PhaseTrainer:
             self._write_output()
 
     def _step(self, events: Events, examples: Examples) -> None:
-        state, where = self.state, (self.job.seed, self.phase.name)
-        generator = torch.Generator().manual_seed(stream_seed(*where, "masks", state.step))
-        batch = make_batch(
-            events,
-            examples,
-            query_times=self.data.query_times,
-            model=self.job.model,
-            objective=self.settings.objective,
-            generator=generator,
-            rank=self.worker.rank,
-            world_size=self.worker.world_size,
-            filter_seen=self.job.filter_seen,
-            similar=self.similar,
-        ).to(self.worker.device)
-        negatives = self._negatives(generator)
+        state = self.state
+        batch, negatives = self.inputs.of_step(state.step, events, examples)
         # dropout has a stream of its own per rank and step
-        torch.manual_seed(stream_seed(*where, "dropout", state.step, self.worker.rank))
+        stream = self.job.seed, self.phase.name, "dropout", state.step, self.worker.rank
+        torch.manual_seed(stream_seed(*stream))
         state.loss_sum += self.updater.step(batch, negatives, number=state.step)
         state.step += 1
-
-    def _negatives(self, generator: torch.Generator) -> Negatives | None:
-        if self.proposal is None:
-            return None
-        return self.proposal.draw(self.num_negatives, generator).to(self.worker.device)
 
     def _after_step(self, step_of_epoch: int, total: int) -> None:
         state = self.state
@@ -172,41 +108,12 @@ class PhaseTrainer:
             "loss": state.loss_sum / max(num_steps, 1),
         }
         state.loss_sum = 0.0
-        if self.phase.validate_before is not None:
-            self._judge(record, self._validate(self.phase.validate_before))
+        if self.judge.is_asked:
+            self._settle()  # ranks of nan are meaningless
+            record |= self.judge.after_epoch(self.model, self.updater.average, state)
         state.history.append(record)
         if self.worker.rank == 0:
             write_scalars(self.job.run, self.phase.name, state.history)
-
-    def _validate(self, before: int) -> dict[float, float]:
-        """NDCG@10 on the second time cut by the weight of the state, with the averaged weights."""
-        self._settle()  # ranks of nan are meaningless
-        mine = range(self.worker.rank, self.job.num_buckets, self.worker.world_size)
-        return validation_ndcg(
-            self.model,
-            self.updater.average,
-            map(self.data.buckets.load, mine),
-            state_weights=weights_to_try(self.settings, self.job.model),
-            gains_in=partial(
-                validation_gains,
-                self.model,
-                cut=self.phase.trained_before,
-                before=before,
-                trends=self.data.trends_QVF[-1],
-                known=self.data.counts_V > 0,
-                filter_seen=self.job.filter_seen,
-                similar=self.similar and self.similar(len(self.data.query_times)),
-            ),
-            worker=self.worker,
-        )
-
-    def _judge(self, record: dict[str, float], ndcg_by_weight: dict[float, float]) -> None:
-        """Keeps the best weights, and stops if they have been the best for too long."""
-        record["state_weight"], record["NDCG@10"] = best_of(ndcg_by_weight)
-        if self.state.note_epoch(
-            record["NDCG@10"], record["state_weight"], patience=self.settings.patience
-        ):
-            self.best_weights = {name: t.clone() for name, t in self.updater.average.items()}
 
     def _settle(self) -> None:
         self.updater.settle()
@@ -215,36 +122,30 @@ class PhaseTrainer:
     def _save_state(self) -> None:
         self._settle()
         if self.worker.rank == 0:
-            self.saved.save(self.state, {**self.updater.state(), "best": self.best_weights})
+            best = self.judge.best_weights
+            self.saved.save(self.state, {**self.updater.state(), "best": best})
 
     def _write_output(self) -> None:
-        run, name = self.job.run, self.phase.name
-        weights = self.best_weights or self.updater.average
-        state_weight = self.state.state_weight
-        if self.phase.validate_before is None:
-            start = float(self.model.state_weight)
-            state_weight = given_weight(self.settings, self.job.model, start=start)
-        save_checkpoint(
-            run.sub(self.phase.output),
-            weights={name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
-            config=self.job.model,
-            vocab=self.vocab,
-            counts=self.data.counts_V,
-            trained_before=self.phase.trained_before,
-            state_weight=state_weight,
-            types=self.job.types,
-        )
+        state, state_weight = self.state, self.judge.state_weight(self.model, self.state)
         result = {
-            "epochs": self.state.best_epoch or self.state.epoch,
+            "epochs": state.best_epoch or state.epoch,
             "state_weight": state_weight,
-            "steps": self.state.step,
+            "steps": state.step,
             "examples": int(self.data.num_examples.sum()),
-            **self.updater.sent_bytes(steps=self.state.step),
-            "history": self.state.history,
+            **self.updater.sent_bytes(steps=state.step),
+            "history": state.history,
         }
         if self.saved.ignored:
             result["ignored_states"] = self.saved.ignored
-        run.create(result_path(name), to_json(result))
+        write_output(
+            self.job,
+            self.phase,
+            weights=self.judge.best_weights or self.updater.average,
+            state_weight=state_weight,
+            vocab=self.vocab,
+            counts_V=self.data.counts_V,
+            result=result,
+        )
 
 
 def train_phases(

@@ -1,17 +1,47 @@
-"""What a phase saves while it trains: its state, to resume from, and its losses, for people."""
+"""The files of a phase: the weights that it starts from, what it saves while it trains, its output.
+
+It saves its state, to resume from, and its losses, for people.
+"""
 
 import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from safetensors import SafetensorError
+from torch import Tensor
 
-from diffsasrec.files.storage import Storage
-from diffsasrec.model.checkpoint import is_finite, parse_tensors, save_tensors
+from diffsasrec.files.storage import Storage, to_json
+from diffsasrec.model.checkpoint import (
+    is_finite,
+    load_checkpoint,
+    parse_tensors,
+    save_checkpoint,
+    save_tensors,
+)
+from diffsasrec.model.transformer import SequenceModel
+from diffsasrec.train.epochs import stream_seed
 from diffsasrec.train.optimizer import Groups
+from diffsasrec.train.phases import Job, Phase, result_path
 from diffsasrec.train.ranks import Worker
+
+
+def initial_model(job: Job, phase: Phase, vocab: pa.Table) -> SequenceModel:
+    """The model that a phase starts with, which has seen nothing behind its end."""
+    seed = stream_seed(job.seed, "init")
+    model = SequenceModel(job.model, vocab.num_rows, seed=seed, types=job.types)
+    if phase.init_from:
+        start = load_checkpoint(job.run.sub(phase.init_from))
+        # what is measured must come from weights that saw nothing later
+        assert start.trained_before <= phase.trained_before, phase
+        model.load_state_dict(start.model.state_dict())
+        model.state_weight.copy_(start.model.state_weight)
+    return model
 
 
 @dataclass
@@ -117,3 +147,31 @@ def write_scalars(run: Storage, phase: str, history: list[dict[str, float]]) -> 
         (file,) = os.listdir(directory)
         with open(os.path.join(directory, file), "rb") as events:
             run.write_bytes(f"tensorboard/{phase}/events.out.tfevents.0", events.read())
+
+
+def write_output(
+    job: Job,
+    phase: Phase,
+    *,
+    weights: dict[str, Tensor],
+    state_weight: float,
+    vocab: pa.Table,
+    counts_V: npt.NDArray[np.int64],
+    result: dict[str, Any],
+) -> None:
+    """The checkpoint of a phase, and then result.json, with which it is done.
+
+    Args:
+        counts_V: how often each item occurs in what was trained on.
+    """
+    save_checkpoint(
+        job.run.sub(phase.output),
+        weights={name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
+        config=job.model,
+        vocab=vocab,
+        counts=counts_V,
+        trained_before=phase.trained_before,
+        state_weight=state_weight,
+        types=job.types,
+    )
+    job.run.create(result_path(phase.name), to_json(result))

@@ -6,6 +6,7 @@ next to nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +22,86 @@ from diffsasrec.evaluate.metrics import user_gains
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import Flat
 from diffsasrec.sequences.holdout import holdout_between
+from diffsasrec.train.epochs import TrainingSet
+from diffsasrec.train.phases import Job, Phase
 from diffsasrec.train.ranks import Worker
+from diffsasrec.train.training_state import State
 
 ONE = 2.0**24
 STATE_WEIGHTS = (1.0, 0.75, 0.5, 0.25, 0.0)  # where two are as good, the first
+
+
+class Judge:
+    """What the epochs of a phase are worth, on events in [trained_before, validate_before).
+
+    Attributes:
+        best_weights: the averaged weights of the best epoch; {} before one, and if the phase
+            measures none.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        phase: Phase,
+        data: TrainingSet,
+        *,
+        worker: Worker,
+        similar: Callable[[int], Similar] | None,
+    ) -> None:
+        self._job, self._phase, self._data, self._worker = job, phase, data, worker
+        self._similar = similar
+        self.best_weights: dict[str, Tensor] = {}
+
+    @property
+    def is_asked(self) -> bool:
+        return self._phase.validate_before is not None
+
+    def after_epoch(
+        self, model: SequenceModel, weights: dict[str, Tensor], state: State
+    ) -> dict[str, float]:
+        """Measures the weights and keeps the best; stops if they have been that for too long.
+
+        Args:
+            weights: settled and finite.
+            state: takes a note of it.
+
+        Returns:
+            For the history: NDCG@10, and the weight of the state that it is best with.
+        """
+        state_weight, ndcg = best_of(self._measured(model, weights))
+        if state.note_epoch(ndcg, state_weight, patience=self._phase.settings.patience):
+            self.best_weights = {name: t.clone() for name, t in weights.items()}
+        return {"state_weight": state_weight, "NDCG@10": ndcg}
+
+    def _measured(self, model: SequenceModel, weights: dict[str, Tensor]) -> dict[float, float]:
+        """NDCG@10 by the weight of the state."""
+        before, worker = self._phase.validate_before, self._worker
+        assert before is not None
+        mine = range(worker.rank, self._job.num_buckets, worker.world_size)
+        return validation_ndcg(
+            model,
+            weights,
+            map(self._data.buckets.load, mine),
+            state_weights=weights_to_try(self._phase.settings, self._job.model),
+            gains_in=partial(
+                validation_gains,
+                model,
+                cut=self._phase.trained_before,
+                before=before,
+                trends=self._data.trends_QVF[-1],
+                known=self._data.counts_V > 0,
+                filter_seen=self._job.filter_seen,
+                similar=self._similar and self._similar(len(self._data.query_times)),
+            ),
+            worker=worker,
+        )
+
+    def state_weight(self, model: SequenceModel, state: State) -> float:
+        """The weight of the state in what the phase writes."""
+        if self.is_asked:
+            return state.state_weight
+        start = float(model.state_weight)
+        return given_weight(self._phase.settings, self._job.model, start=start)
 
 
 def weights_to_try(settings: TrainStageConfig, model: ModelConfig) -> tuple[float, ...]:

@@ -253,7 +253,7 @@ def test_the_result_of_an_attempt_that_was_faster_stays(tmp_path, monkeypatch):
 
     write_run(tmp_path)
     monkeypatch.setattr(
-        "diffsasrec.train.trainer.save_checkpoint", save_slowly
+        "diffsasrec.train.training_state.save_checkpoint", save_slowly
     )  # real, then a race
     train(make_job(tmp_path, MODELS["causal"]), PRETRAIN)
     assert result(tmp_path, "pretrain") == {"epochs": 7}
