@@ -171,6 +171,8 @@ def _run_stages(
         for stage in stages:
             end.yield_to_signal(0.0)
             end.summary["stage"], night.stage_started = stage, time.monotonic()
+            if WORKERS[stage] != "train":
+                shared.let_go()  # a parallel attempt may have done what they stayed for
             if run.record(stage) is None:
                 _run_stage(stage, config, run, None if _trains_behind(stage, to_do) else shared)
             else:
@@ -180,7 +182,8 @@ def _run_stages(
 
 def _trains_behind(stage: str, to_do: list[str]) -> bool:
     """Whether the next stage that is to be done trains."""
-    return any(WORKERS[each] == "train" for each in to_do[to_do.index(stage) + 1 :][:1])
+    behind = [each for each in to_do if STAGES.index(each) > STAGES.index(stage)]
+    return bool(behind) and WORKERS[behind[0]] == "train"
 
 
 def _run_stage(stage: str, config: Config, run: RunDir, shared: Shared | None) -> None:

@@ -17,6 +17,7 @@ from jobs.runner.main import _trains_behind
         ("finetune", STAGES, False),  # evaluate needs the places of the workers
         ("refit", STAGES, False),
         ("pretrain", ["pretrain"], False),
+        ("pretrain", ["finetune"], True),  # another command has begun it anew meanwhile
         ("pretrain", ["pretrain", "refit", "score"], True),  # the stages between are done
     ],
 )
