@@ -36,23 +36,15 @@ def wait_until_none(mark: str) -> None:
     assert left == []
 
 
-@pytest.mark.parametrize(
-    ("line", "number"),
-    [
-        ("input files, into", signal.SIGTERM),  # while Ray starts
-        ("prepare: started", signal.SIGINT),
-    ],
-)
-def test_a_ray_of_its_own_ends_with_the_night(toy: Path, tmp_path: Path, line, number):
+def test_a_night_that_is_ended_while_its_ray_starts_ends_that_too(toy: Path, tmp_path: Path):
     mark = uuid.uuid4().hex
     night = Nights(tmp_path, {"MARK": mark}).start(lean_config(str(toy), str(tmp_path / "lake")))
-    night.wait_for_line(line)
-    if number == signal.SIGTERM:
-        deadline = time.monotonic() + 60
-        while not any("raylet" in line for line in processes_with(mark)):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    ended(night, number)
+    night.wait_for_line("input files, into")
+    deadline = time.monotonic() + 60
+    while not any("raylet" in line for line in processes_with(mark)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    ended(night, signal.SIGTERM)
     wait_until_none(mark)
 
 
@@ -81,7 +73,7 @@ def test_a_signal_during_the_start_has_its_last_line_too(toy: Path, tmp_path: Pa
     assert last["stage"] is None
 
 
-def test_a_backfill_ends_its_night_with_it(toy: Path, tmp_path: Path):
+def test_ctrl_c_ends_a_backfill_with_its_night_and_the_ray_of_that(toy: Path, tmp_path: Path):
     mark = uuid.uuid4().hex
     config = lean_config(str(toy), str(tmp_path / "lake"))
     night = Nights(tmp_path, {"MARK": mark}).start(
@@ -91,7 +83,9 @@ def test_a_backfill_ends_its_night_with_it(toy: Path, tmp_path: Path):
     night.process.send_signal(signal.SIGINT)
     code, last, log = night.finish(timeout=SECONDS)
     assert (code, last["status"]) == (130, "failed"), log
-    assert "Traceback" not in log
-    (outcome,) = (tmp_path / "lake").glob("runs/*/*/outcome.json")
-    assert json.loads(outcome.read_text())["exit_code"] == 130
+    assert "SIGINT came in prepare; run the same command again" in log  # what the night says
+    assert "Traceback" not in log and "*** " not in log
+    (path,) = (tmp_path / "lake").glob("runs/*/*/outcome.json")
+    outcome = json.loads(path.read_text())
+    assert (outcome["exit_code"], outcome["status"]) == (130, "failed")
     wait_until_none(mark)
