@@ -1,4 +1,5 @@
 # make demo   set everything up in .venv and run one night on this machine
+# make setup  set everything up in .venv, no more
 # make check  set everything up, check the style and the types, run the quick tests
 # make test   the same with all tests: on a Ray, as processes, whole nights
 # make wheel  build the package, into dist/
@@ -10,7 +11,7 @@ PYTHON ?= $(firstword $(foreach minor,11 12 13,$(shell \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test quick whole lint bench docs picture wheel clean
+.PHONY: demo setup check test quick whole lint bench docs picture wheel clean
 
 $(VENV)/.ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +21,8 @@ $(VENV)/.ready: pyproject.toml setup.py constraints.txt
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m jobs.nightly --config jobs/demo.yaml --date 2018-01-02 --new-lake
+
+setup: $(VENV)/.ready
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .

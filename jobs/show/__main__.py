@@ -20,8 +20,10 @@ import re
 import signal
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 from diffsasrec.errors import ConfigError, DiffsasrecError, at_the_start
+from diffsasrec.evaluate.versus import Versus
 from diffsasrec.files.storage import Storage
 from diffsasrec.lake.chain import CHAIN, read_chain
 from diffsasrec.lake.run_dir import run_path
@@ -101,12 +103,9 @@ def _run_lines(run: Storage) -> list[str]:
         metrics, cited = metrics_of(run)
     except FileNotFoundError:
         return [f"          {run.root} is gone"]
-    counts = manifest["counts"]["score"]
-    rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))
     trained_before = manifest["trained_before"]["checkpoint"]
     lines = [
-        f"lists     {rows}: {counts.get('model', 0)} by the model, {counts.get('popular', 0)} "
-        f"fallback, {counts.get('short_lists', 0)} short",
+        *_who_made(manifest, metrics),
         f"model     {manifest['model_version']}, trained on what was before "
         f"{moment(trained_before / 1e6)}",
     ]
@@ -125,6 +124,22 @@ def _run_lines(run: Storage) -> list[str]:
     k = max(manifest["config"]["evaluate"]["ks"])
     lines += ["", *metrics_table(metrics, k=k).splitlines()]
     return lines if (line := warning(metrics, k=k)) is None else [*lines, line]
+
+
+def _who_made(manifest: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    """How many lists are by what, and why not by the model."""
+    counts, counter = manifest["counts"]["score"], manifest.get("counter")
+    rows = sum(f["rows"] for f in manifest["files"] if f["path"].startswith("recommendations/"))
+    made = f"{counts.get('model', 0)} by the model"
+    if counter is not None:
+        made = f"{counts.get('counter', 0)} by the counter {counter['name']}"
+    lines = [
+        f"lists     {rows}: {made}, {counts.get('popular', 0)} fallback, "
+        f"{counts.get('short_lists', 0)} short"
+    ]
+    if counter is not None and (versus := metrics.get("versus")) is not None:
+        lines.append(f"why       {Versus.from_json(versus).in_words()}; gate.otherwise")
+    return lines
 
 
 def moment(seconds: float) -> str:

@@ -82,6 +82,22 @@ def test_what_is_current_is_shown_with_the_entry_that_made_it_so(lake: Storage):
     assert text.index("3  20") < text.index("2  20") < text.index("1  20")
 
 
+def test_a_night_whose_lists_a_counter_made_says_which_and_why(lake: Storage):
+    run = publish(lake, "2024-03-03", "three")
+    manifest = json.loads(run.storage.read_bytes("manifest.json"))
+    manifest["counts"]["score"] = {"counter": 57, "popular": 3}
+    manifest["counter"] = {"name": "own + popular"}
+    versus = {"counter": "own + popular", "metric": "NDCG@5", "num_users": 90}
+    versus |= {"difference": -0.05, "interval": [-0.08, -0.02]}
+    run.storage.write_bytes("manifest.json", to_json(manifest))
+    metrics = {"model": ROW, "baselines": {}, "versus": versus}
+    run.storage.write_bytes("metrics.json", to_json(metrics))
+    text = "\n".join(current_lines(lake))
+    assert "60: 57 by the counter own + popular, 3 fallback, 0 short" in text
+    assert "why       the NDCG@5 of the model is 0.0500 below that of own + popular on the" in text
+    assert "interval 0.0200 to 0.0800)" in text and "by the model" not in text
+
+
 def test_a_rollback_is_called_one_and_is_current_since_then(lake: Storage):
     append_rollback(lake, 1, attempt="back")
     text = "\n".join(current_lines(lake))
