@@ -239,6 +239,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 def main(arguments: argparse.Namespace) -> None:
     set_up_log()
+    # by their names: they have levels of their own, which that of "ray" does not change (2.60)
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private"):
         logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # of every file left out, and more
     for number in CODES:

@@ -22,6 +22,7 @@ from .arguments import LOCAL
 log = logging.getLogger("jobs.submit")
 
 POLL_SECONDS = 2.0  # between two tries
+ANSWER_SECONDS = 60.0  # in which nothing comes from the head, after which a request has failed
 SILENCE_SECONDS = 300.0  # without a line, after which the log is connected anew
 Result = TypeVar("Result")
 
@@ -29,12 +30,13 @@ Result = TypeVar("Result")
 class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types
     """Ray's own client, in which a request ends when the head is silent for a minute.
 
-    Ray's public client has no timeout (2.60), and a head that hangs would be waited for without
-    end. All of its requests go through `_do_request`.
+    A head that hangs would be waited for without end: nothing public gives Ray's client a timeout
+    (2.60). A limit around a whole call would end a long upload, too. So this overrides what is not
+    public, `_do_request`: all requests go through it, and a test sees whether they still do.
     """
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        return super()._do_request(method, endpoint, timeout=60, **options)
+        return super()._do_request(method, endpoint, timeout=ANSWER_SECONDS, **options)
 
 
 class Head:

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+# What `ray up` calls before it asks AWS anything. The public `ray.autoscaler.sdk` fills in defaults
+# only, and validates only on the way to starting nodes (Ray 2.60).
 from ray.autoscaler._private.util import prepare_config, validate_config
 from sources import ROOT as PROJECT
 from sources import pinned

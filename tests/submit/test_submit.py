@@ -14,18 +14,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from zipfile import ZipFile
 
 import psutil
 import pytest
 import yaml
-from ray._private.runtime_env.packaging import create_package
 from ray.job_submission import JobStatus
 
 from diffsasrec.errors import InfrastructureError
 from jobs.faults.rig.nights import DATE, QUIET, ROOT, tiny_config
 from jobs.submit.__main__ import (
-    NOT_UPLOADED,
     choose_attempt,
     exit_code,
     is_dry,
@@ -88,20 +85,6 @@ def test_a_dry_run_is_never_answered_from_memory(tmp_path: Path, status: JobStat
         assert take_attempt(Answering({"j-1": status}), "j", command, tmp_path, False) == attempt
     assert is_dry([*NIGHTLY, "--dry"]) and is_dry(["sh", "-c", "python -m jobs.nightly --dry-run"])
     assert not is_dry(NIGHTLY)
-
-
-def test_neither_a_token_nor_a_log_travels_to_the_cluster(tmp_path: Path):
-    for name in ("auth_token", "nightly.log", "deep/auth_token", "main.py"):
-        (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "project" / name).write_text("x")
-    create_package(
-        str(tmp_path / "project"),
-        tmp_path / "package.zip",
-        include_gitignore=True,
-        excludes=NOT_UPLOADED,
-    )
-    names = ZipFile(tmp_path / "package.zip").namelist()
-    assert [name for name in names if not name.endswith("/")] == ["main.py"]
 
 
 @pytest.mark.parametrize(
