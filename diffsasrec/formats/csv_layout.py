@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from diffsasrec.config.data import EventsConfig
+from diffsasrec.formats import chunks
 
 SEPARATORS = (",", "\t", ";", "|", "::", "\x01")  # tried in this order; the last one is Hive's
 ONE_BYTE = b"\x1f"  # stands for a separator of several characters
@@ -83,6 +84,8 @@ def find_layout(
 ) -> Layout | None:
     """The layout of a file from its beginning; None while that is too short, or if it is empty.
 
+    It takes the first line, and the first row where columns are named by that line.
+
     The separator is the first of `SEPARATORS` by which the first line has all wanted columns, or
     as many fields as `style.columns`; a comma where none of them does.
     """
@@ -105,8 +108,13 @@ def find_layout(
     else:
         separator = separators[0]
         names = list(style.columns or fields_of(first, separator, style))
-    body = text if style.columns is not None else text[end:]
-    if style.columns is None and _has_one_more(body, len(names), separator, style):
+    if style.columns is not None:
+        return Layout(names, separator.encode(), text)
+    body = text[end:]
+    row = _first_row(body, separator, style, at_end=at_end)
+    if row is None:
+        return None
+    if _has_one_more(row, len(names), separator, style):
         names = [*names, ""]
     return Layout(names, separator.encode(), body)
 
@@ -137,8 +145,23 @@ def one_byte(separator: bytes) -> bytes:
     return separator if len(separator) == 1 else ONE_BYTE
 
 
-def _has_one_more(body: bytes, num: int, separator: str, style: CsvStyle) -> bool:
-    """Whether the first row ends with a separator that the header has not."""
-    line = _LINE.match(body)
-    fields = [] if line is None else fields_of(line[0].rstrip(b"\r\n"), separator, style)
+def _first_row(body: bytes, separator: str, style: CsvStyle, *, at_end: bool) -> bytes | None:
+    """The first row, with one byte for each separator; b"" if it is none; None while it is cut.
+
+    A row that is cut could have any number of fields.
+    """
+    single = one_byte(separator.encode())
+    body = body.replace(separator.encode(), single)
+    found = patterns(single, (style.quote or "").encode(), (style.escape or "").encode())
+    row = found.one_row.match(body)
+    if at_end or (row is not None and row[0].endswith((b"\r", b"\n"))):
+        return b"" if row is None else row[0]
+    may_go_on = len(body) <= chunks.CHUNK_BYTES and found.open_row.match(body)
+    is_whole = b"\n" in body or b"\r" in body
+    return None if row is not None or may_go_on or not is_whole else b""
+
+
+def _has_one_more(row: bytes, num: int, separator: str, style: CsvStyle) -> bool:
+    """Whether a row ends with a separator that the header has not."""
+    fields = fields_of(row.rstrip(b"\r\n"), separator, style)
     return len(fields) == num + 1 and fields[-1] == ""

@@ -6,7 +6,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffsasrec.formats import chunks as sizes
@@ -61,8 +61,22 @@ def test_what_a_csv_writer_wrote_is_read_whatever_the_chunks(rows, end, size):
     assert malformed == []
 
 
+@pytest.mark.parametrize("size", range(28, 40))
+def test_the_first_row_has_all_its_fields_wherever_a_chunk_cuts_it(size: int):
+    assert in_chunks(read_csv, HEADER + b"a,b,5,c\n", size) == ([], ["a,b,5,c"])
+    assert csv_of(HEADER + b"a,b,5,\n", size) == (["a|b|5"], [])
+    assert csv_of(HEADER + b'"a\n,",b,5,\n', size) == (["a\n,|b|5"], [])
+
+
+def test_a_first_row_over_several_lines_with_a_field_too_many_is_malformed():
+    data = HEADER + b'a,b,5,"c,\n"\nd,e,6\n'
+    assert csv_of(data) == (["d|e|6"], ['a,b,5,"c,\n"'])
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.text(st.sampled_from('ab",,\n\n\xe9'), max_size=120), st.integers(16, 200))
+@example("aaaaaaa,,,a", 18)
+@example(',,,"a,\n"', 16)
 def test_no_line_of_a_broken_csv_file_is_lost(text, size):
     data = HEADER + text.encode("latin-1")
     rows, malformed = in_chunks(read_csv, data, size)
