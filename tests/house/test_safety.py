@@ -187,6 +187,8 @@ ray.get([ray.remote(lambda: 1).remote() for _ in range(2)])
 print("started", ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
+# Not by ray.init or `ray status`: of loopback they make the machine's own address (2.60), where
+# nothing listens, so that no token would be asked for.
 JOINING = """
 import sys
 from ray._raylet import GcsClient
