@@ -137,7 +137,7 @@ class SavedStates:
 
 def write_scalars(run: Storage, phase: str, history: list[dict[str, float]]) -> None:
     """Writes TensorBoard's file of a phase, all of it again after every epoch."""
-    import tensorboardX  # two seconds, and only here
+    import tensorboardX  # only rank 0 needs it
 
     with tempfile.TemporaryDirectory() as directory:
         with tensorboardX.SummaryWriter(directory) as writer:
