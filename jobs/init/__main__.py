@@ -27,7 +27,8 @@ from diffsasrec.errors import ConfigError, DiffsasrecError, at_the_start
 from .. import called
 from ..observe.summary import printable
 from .choosing import Chosen, choose
-from .guess import Entry, event_entries, other_entries, size_lines, undecided
+from .guess import Entry, event_entries, size_lines, undecided
+from .lists import other_entries
 from .newest import run_date
 from .writing import configuration
 

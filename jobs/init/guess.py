@@ -12,12 +12,10 @@ import pyarrow.compute as pc
 from diffsasrec.times import DAY, iso
 
 from .columns import BY_PLACE, Choice, Column, Roles, columns_of, find_roles
-from .facts import Types, as_text, count_repeats, find_types, find_value, in_condition, rare_items
+from .facts import Types, as_text, find_types, find_value, in_condition
 from .files import Kind, Sample
 from .sniff.time_values import parse_all
 
-FLOOR = 5  # of an item's events, as in jobs/nightly.yaml
-REPEATED = 0.05  # of the items of a user and day: above it, items are taken again
 SHORT = 14  # days
 MOST_BAD = 0.01  # the default of events.max_bad_fraction
 
@@ -244,36 +242,6 @@ def _bad(log: Log) -> list[Entry]:
     allowed = min(1.0, np.ceil(100 * 1.2 * (late + uneven) / rows) / 100)
     text = f"{of(late + uneven, rows)} sampled rows are bad ({why}); they go to quarantine/"
     return [Entry("events.max_bad_fraction", float(allowed), (text,))]
-
-
-def other_entries(log: Log) -> list[Entry]:
-    """The keys of `split` and `score`."""
-    return [*_floor(log), Entry("score.k", 10, ("items per list",)), _filter_seen(log)]
-
-
-def _floor(log: Log) -> list[Entry]:
-    rare, items = rare_items(log.item.column.values, FLOOR)
-    left = items - rare
-    if not rare or left < 10 * FLOOR:
-        return []
-    why = f"{of(rare, items)} items have fewer than {FLOOR} events in the sample"
-    return [Entry("split.min_item_count", FLOOR, (why, "rarer items are not recommended"))]
-
-
-def _filter_seen(log: Log) -> Entry:
-    days = np.where(np.isnan(log.micros), -1, log.micros) // DAY
-    repeats, pairs = count_repeats(log.user.column.values, log.item.column.values, days)
-    why = [f"{of(repeats, pairs)} pairs of user, item and day repeat the pair of an earlier day"]
-    is_repeated = repeats > REPEATED * pairs
-    if not log.sample.is_whole:
-        why.append("the whole log repeats more than a sample of it")
-    what = "items are taken again" if is_repeated else "items are hardly taken twice"
-    if log.is_short() and not is_repeated:
-        what = f"that is too early to tell: the rows that were read lie within {SHORT} days"
-    why.append(f"{what}; true never recommends what the user has touched, false may")
-    return Entry(
-        "score.filter_seen", not is_repeated, tuple(why), is_set=is_repeated or not log.is_short()
-    )
 
 
 def undecided(log: Log) -> list[str]:

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffsasrec.files.urls import open_filesystem
@@ -16,8 +17,12 @@ from .sniff.time_values import parse_all
 
 
 def run_date(log: Log) -> date:
-    """The day after the newest event that is not in the future: a run date is exclusive."""
-    times = log.micros
+    """The day after the newest event that is not in the future: a run date is exclusive.
+
+    A row without user or item is no event.
+    """
+    users, items = log.user.column.values, log.item.column.values
+    times = log.micros[np.asarray(pc.and_(pc.is_valid(users), pc.is_valid(items)))]
     if log.kind.what == "parquet" and not log.sample.is_whole:
         times = np.concatenate([times, largest_times(log)])
     past = times[times < microseconds(datetime.now(UTC).isoformat()) + DAY]

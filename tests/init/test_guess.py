@@ -22,9 +22,9 @@ from jobs.init.guess import (
     Entry,
     event_entries,
     log_of,
-    other_entries,
     undecided,
 )
+from jobs.init.lists import other_entries
 from jobs.init.newest import run_date
 from jobs.init.writing import configuration, in_yaml
 
@@ -248,8 +248,15 @@ def test_the_file_is_a_configuration_that_the_product_takes(tmp_path: Path):
     chosen = choose(str(path))
     config = load_config(written(chosen, str(path), "lake"), source="x")
     assert (config.events.path, config.events.time_unit) == (str(path), "s")
-    assert config.score.filter_seen
+    assert config.score.filter_seen and config.score.decode == "multi"
     assert str(run_date(chosen.log)) == "2024-04-10"  # 300 events, three a day
+
+
+def test_the_run_date_is_not_that_of_a_row_without_a_user(tmp_path: Path):
+    body = "".join(f"{t},{u},{i}\n" for u, i, t in rows())
+    body += f"{START + 110 * 86400},,7\n"
+    chosen = choose(str(csv(tmp_path, "timestamp,user_id,item_id\n" + body)))
+    assert str(run_date(chosen.log)) == "2024-04-10"
 
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path):
