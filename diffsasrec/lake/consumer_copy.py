@@ -163,11 +163,9 @@ def _look(lake: Storage, known: Settled, dates: Iterable[str]) -> _Look:
         newest = newest_by_date(chain)
         entries = [newest[ds] for ds in looked_at]
         shown = [*beating(readers.map(partial(shown_parts, lake, chain=chain), entries, names))]
-    return _Look(
-        *(len(before), chain, newest),
-        names=dict(zip(looked_at, names, strict=True)),
-        shown=dict(zip(looked_at, shown, strict=True)),
-    )
+    names_by = dict(zip(looked_at, names, strict=True))
+    shown_by = dict(zip(looked_at, shown, strict=True))
+    return _Look(len(before), chain, newest, names_by, shown_by)
 
 
 def _tidied(lake: Storage, look: _Look, given_up: dict[int, str], grace: float) -> set[str]:

@@ -39,7 +39,6 @@ def window_counts(
     items: Items, times: Ints, *, before: int, num_items: int, weights: Weights | None = None
 ) -> npt.NDArray[Any]:
     """Counts of items in each of `WINDOWS` that end at `before`, and in all time, [7, V]."""
-
     recent = [(times < before) & (times >= before - window) for window in WINDOWS]
     counted = [*recent, times < before]
     return np.stack([np.bincount(items[c], _of(weights, c), num_items) for c in counted])

@@ -70,8 +70,7 @@ class Size:
         users: list[pa.Array], items: list[pa.Array], inputs: list[InputFile], file_format: str
     ) -> "Size":
         """From the ids of some chunks, and from footers (Parquet) or the length of lines (text)."""
-        bytes_per_row = _bytes_per_row(inputs, file_format)
-        rows = sum(file.size for file in inputs) / bytes_per_row
+        rows = sum(file.size for file in inputs) / _bytes_per_row(inputs, file_format)
         return Size(rows, num_distinct(users, rows), num_distinct(items, rows))
 
 

@@ -52,7 +52,7 @@ MAY_IMPORT |= {
 MAY_USE_RAY = {"inputs", "sequences", "train", "score"}
 RAY_FILES = {"diffsasrec/ray_cluster.py", "diffsasrec/ray_tasks.py"}
 NO_TORCH = {"config", "files", "lake", "formats", "tables", "inputs", "sequences", "evaluate"}
-MOST_FILES, MOST_LINES, MOST_LINES_OF_TESTS = 12, 300, 400
+MOST_FILES, MOST_LINES, MOST_LINES_OF_TESTS = 12, 299, 400
 MOST_LINES_OF_A_FUNCTION, MEDIAN_LINES_OF_A_FUNCTION = 40, 8
 
 SOURCES = python_files("diffsasrec", "jobs")
