@@ -1,6 +1,7 @@
 """JSON lines: raw rows as strings, and the lines that are not rows."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ MOST_LEVELS = 3  # of objects whose keys are named
 HEAD_LINES = 100  # whose keys a message names
 _BEGINS_LINE = np.zeros(256, bool)
 _BEGINS_LINE[list(b"{\r\n")] = True
+_TWO_IN_A_LINE = re.compile(rb"\}[ \t\r]*\{")  # or in a text, which the line parser finds out
 
 
 def jsonl_columns(head: bytes, wanted: Sequence[str]) -> list[str] | None:
@@ -124,7 +126,8 @@ def _parse_clean_json(
         return None  # a row is not like the others: the line parser finds it
     plain = [column for column in strings if column is not None]
     # for Arrow, an object over several lines is one row, and two in one line are two rows
-    if len(plain) < len(columns) or table.num_rows != _num_lines(text):
+    num_lines = text.count(b"\n{") + text.startswith(b"{")  # others are empty: `_is_safe`
+    if len(plain) < len(columns) or table.num_rows != num_lines or _TWO_IN_A_LINE.search(text):
         return None
     return plain
 
@@ -146,12 +149,6 @@ def _column(table: pa.Table, path: str) -> pa.ChunkedArray | None:
             return missing
         column = pc.struct_field(column, name)
     return column
-
-
-def _num_lines(text: bytes) -> int:
-    if b"\n\n" in text:
-        return sum(1 for line in text.split(b"\n") if line.strip())
-    return text.count(b"\n") + (not text.endswith(b"\n"))
 
 
 def _as_text(column: pa.ChunkedArray | None) -> pa.ChunkedArray | None:

@@ -163,6 +163,9 @@ LINES = [
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.sampled_from(LINES), max_size=12), st.integers(16, 3000))
+@example(["", LINES[2]], 66)  # as many rows as lines for Arrow, and yet not a row of each
+@example(["\r", LINES[2]], 3000)
+@example(['{"user_id": "u", "x":', '{"y": 1}}', LINES[2]], 3000)
 def test_the_fate_of_a_json_line_does_not_depend_on_its_neighbours_or_the_chunks(lines, size):
     data = [line.encode("latin-1") + b"\n" for line in lines]
     alone = [jsonl_of(line) for line in data]

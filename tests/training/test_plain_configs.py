@@ -20,7 +20,7 @@ from diffsasrec.model.checkpoint import load_checkpoint
 from diffsasrec.train.phases import Phase
 
 # as the circle needs; all else is that of the file
-SHORT = ["pretrain.epochs=100", "pretrain.batch_size=8", "pretrain.learning_rate=0.003"]
+SHORT = ["pretrain.epochs=60", "pretrain.batch_size=8", "pretrain.learning_rate=0.005"]
 SHORT += ["score.k=3", "evaluate.ks=[3]"]
 
 
