@@ -108,7 +108,7 @@ def cluster(s3: str) -> Iterator[dict[str, str]]:
 def beats(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """The heartbeats from now on."""
     counted: list[None] = []
-    monkeypatch.setattr(HEARTBEAT, "beat", lambda: counted.append(None))
+    monkeypatch.setattr(HEARTBEAT, "beat", lambda: counted.append(None))  # to be counted
     return counted
 
 

@@ -173,7 +173,7 @@ def _worker(job: Job, board: Any) -> None:
 def _next_work(board: Any, done: int) -> tuple[int, tuple[Phase, ...]]:
     """The next number on the board, and its phases; none: there is no more work."""
     while (found := ray.get(board.next.remote(done))) is None:
-        time.sleep(0.05)
+        time.sleep(0.05)  # an actor has no way to wake a worker
     number, work = found
     return number, ray.get(work[0]) if work else ()
 
