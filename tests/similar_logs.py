@@ -1,11 +1,14 @@
 """Logs of a few users and items for tables of similar items, and slow tables of them."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
 
-from diffsasrec.counters.similar import Similar, Table
+from diffsasrec.counters.neighbours import Tastes
+from diffsasrec.counters.similar import Similar
+from diffsasrec.counters.sparse import Table
 from diffsasrec.sequences.histories import Histories
 
 NUM_ITEMS = 6
@@ -38,11 +41,17 @@ def baskets_of(history: list[tuple[int, int]]) -> list[set[int]]:
     return [found[time] for time in sorted(found)]
 
 
-def random_similar(num_items: int, seed: int = 0, share: float = 0.2) -> Similar:
-    """Three tables with random entries."""
+def random_similar(
+    num_items: int, seed: int = 0, share: float = 0.2, *, num_users: int = 0
+) -> Similar:
+    """Three tables with random entries, and the tastes of random users if there are any."""
     rng = np.random.default_rng(seed)
     tables = []
     for _ in range(3):
         dense = rng.random((num_items, num_items)) * (rng.random((num_items, num_items)) < share)
         tables.append(Table(dense.astype(np.float32)))
-    return Similar(*tables)
+    similar = Similar(*tables)
+    if not num_users:
+        return similar
+    log = [[(int(item), 1) for item in rng.integers(num_items, size=4)] for _ in range(num_users)]
+    return replace(similar, tastes=Tastes.sample(histories_of(log), num_items=num_items))

@@ -45,6 +45,11 @@ class ModelConfig(Section):
         f"tables, have that score too; 0: none; null: {SIMILAR_ITEMS} under score.filter_seen, "
         "which leaves no seen items with it, else 0",
     )
+    nearest_users: bool = Field(
+        True,
+        description="where similar items have a score, as many of those that the nearest users "
+        "have, among a sample of 20,000, have it too",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,6 +70,11 @@ class ModelConfig(Section):
     def scores_similar(self) -> bool:
         """Whether items that are like those of the history have a copy score."""
         return self.copy_score and bool(self.similar_items)
+
+    @property
+    def scores_nearest(self) -> bool:
+        """Whether items that the nearest users have have a copy score."""
+        return self.scores_similar and self.nearest_users
 
 
 class ObjectiveConfig(Section):

@@ -14,16 +14,10 @@ import numpy.typing as npt
 import torch
 
 from diffsasrec.config.training import ModelConfig
-from diffsasrec.counters.similar import (
-    Similar,
-    Table,
-    baskets,
-    best_of_rows,
-    newest,
-    only,
-    product_of,
-    rows_of,
-)
+from diffsasrec.counters.neighbours import tastes_of
+from diffsasrec.counters.similar import NEWEST as NEWEST_OF_TASTE
+from diffsasrec.counters.similar import Similar, baskets, newest
+from diffsasrec.counters.sparse import Table, best_of_rows, only, product_of, rows_of
 from diffsasrec.model.features import NUM_OF_USER, NUM_OWN, OwnItems, own_items
 from diffsasrec.model.heads import Pairs
 from diffsasrec.sequences.histories import Histories
@@ -42,13 +36,19 @@ Floats = npt.NDArray[np.float32]
 class Pairing:
     """Which pairs are scored, apart from what is known of items."""
 
-    num_similar: int  # items by each of two tables; 0: own items alone, with their own features
+    num_similar: int  # items by each table; 0: own items alone, with their own features
     filter_seen: bool  # own items that are seen can't be recommended, and are not scored
+    of_nearest: bool = False  # what the nearest users have is a table too
 
     @staticmethod
     def of(model: ModelConfig, *, filter_seen: bool) -> "Pairing":
-        num_similar = model.similar_items if model.scores_similar else 0
-        return Pairing(num_similar or 0, filter_seen)
+        if not model.scores_similar:
+            return Pairing(0, filter_seen)
+        return Pairing(model.similar_items or 0, filter_seen, model.nearest_users)
+
+    @property
+    def num_tables(self) -> int:
+        return 3 + self.of_nearest
 
 
 def scored_pairs(
@@ -80,16 +80,20 @@ def with_similar(
     seen_X = are_seen(histories, own) if pairing.filter_seen else np.zeros(len(own_X), bool)
     if not pairing.num_similar:
         return as_pairs(own.take(~seen_X))
-    sums = [] if similar is None else user_sums(histories, similar)
+    sums = [] if similar is None else user_sums(histories, similar)[: pairing.num_tables]
     chosen = [own_X[_newest_own(histories, own_X) & ~seen_X]]
-    for table in sums[::2]:  # near and follows
+    for table in (*sums[:1], *sums[2:]):  # what is in one basket is near as well
         if pairing.filter_seen:  # what can't be shown would crowd out what can
             table = _without(table, own_X[seen_X])
         chosen.append(_keys(best_of_rows(table, pairing.num_similar)))
     pairs_Z = np.sort(np.concatenate(chosen))
     pairs_Z = pairs_Z[np.diff(pairs_Z, prepend=-1) > 0]
     features_ZC = np.concatenate(
-        [_own_features(pairs_Z, own_X, own), _similarities(pairs_Z, sums)], axis=1
+        [
+            _own_features(pairs_Z, own_X, own),
+            _similarities(pairs_Z, sums, num_tables=pairing.num_tables),
+        ],
+        axis=1,
     )
     return as_pairs(OwnItems(pairs_Z // WIDTH, pairs_Z % WIDTH, features_ZC))
 
@@ -134,7 +138,11 @@ def user_sums(histories: Histories, similar: Similar) -> list[Table]:
     shape = (num_users, similar.near.shape[0])
     shares = Table((share.astype(np.float32), recent.items, recent.offsets), shape, copy=True)
     shares.sum_duplicates()
-    return [product_of(shares, table) for table in similar.tables()]
+    sums = [product_of(shares, table) for table in similar.tables()]
+    if similar.tastes is not None:
+        tastes = tastes_of(newest(histories, NEWEST_OF_TASTE), num_items=shape[1])
+        sums.append(similar.tastes.of_nearest(tastes))
+    return sums
 
 
 def _keys(table: Table) -> Ints:
@@ -185,8 +193,8 @@ def _own_features(pairs_Z: Ints, own_X: Ints, own: OwnItems) -> Floats:
     return features_ZC
 
 
-def _similarities(pairs_Z: Ints, sums: list[Table]) -> Floats:
-    values_ZK = np.zeros((len(pairs_Z), 3), np.float32)
+def _similarities(pairs_Z: Ints, sums: list[Table], *, num_tables: int) -> Floats:
+    values_ZK = np.zeros((len(pairs_Z), num_tables), np.float32)
     for column, table in enumerate(sums):
         is_known_Z, at_Z = _found(pairs_Z, _keys(table))
         values_ZK[is_known_Z, column] = table.data[at_Z[is_known_Z]]

@@ -12,12 +12,13 @@ row and column, all of whose entries are above 0.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from diffsasrec.counters.neighbours import Tastes
+from diffsasrec.counters.sparse import Table, best_of_rows, only, product_of, rows_of
 from diffsasrec.model.features import Weights, basket_starts
 from diffsasrec.sequences.histories import Histories
 from diffsasrec.typed_events import concat, take
@@ -28,7 +29,6 @@ ENTRIES = 2**22  # that a table has at most: a training holds three for each bat
 ENTRIES_AT_ONCE = 2**24  # of a product, before the best of them are kept
 
 Ints = npt.NDArray[np.int64]
-Table: TypeAlias = scipy.sparse.csr_matrix
 Progress = Callable[[float], None]  # the share that is done
 
 
@@ -39,17 +39,24 @@ class Similar:
     near: Table
     together: Table
     follows: Table
+    tastes: Tastes | None = None  # of a sample of users; None: no user is near another
 
     def tables(self) -> tuple[Table, Table, Table]:
         return self.near, self.together, self.follows
 
     def reindexed(self, index_V: npt.NDArray[np.int32], num_items: int) -> "Similar":
         """The same by the indices of another vocabulary; items with -1 are left out."""
-        return Similar(*(_reindexed(table, index_V, num_items) for table in self.tables()))
+        near, together, follows = (_reindexed(table, index_V, num_items) for table in self.tables())
+        tastes = self.tastes and self.tastes.reindexed(index_V, num_items)
+        return Similar(near, together, follows, tastes)
 
 
 def similarity(
-    histories: Histories, *, num_items: int, progress: Progress = lambda share: None
+    histories: Histories,
+    *,
+    num_items: int,
+    with_tastes: bool = False,
+    progress: Progress = lambda share: None,
 ) -> Similar:
     """The tables of these histories, which lie before the time that they are asked for.
 
@@ -69,6 +76,7 @@ def similarity(
         near=_best_products(by_user, by_user, lambda share: progress(share / 2)),
         together=_best_products(by_basket, by_basket, lambda share: progress((2 + share) / 4)),
         follows=_best_products(before, after, lambda share: progress((3 + share) / 4)),
+        tastes=Tastes.sample(recent, num_items=num_items) if with_tastes else None,
     )
 
 
@@ -103,42 +111,6 @@ def joined(parts: Iterable[Histories]) -> Histories:
         np.r_[0, np.cumsum(lengths)].astype(np.int64),
         concat([part.types for part in every]),
     )
-
-
-def only(table: Table, kept: npt.NDArray[np.bool_]) -> Table:
-    """The entries for which `kept`, [entries], is true."""
-    indptr = np.r_[0, np.cumsum(kept)][table.indptr]
-    return Table((table.data[kept], table.indices[kept], indptr), table.shape)
-
-
-def product_of(left: Table, right: Table) -> Table:
-    """The product, whose entries above 0 are sorted by row and column."""
-    product = (left @ right).tocsc().tocsr()  # sorts, faster than sorting does
-    return only(product, product.data > 0)
-
-
-def rows_of(table: Table) -> Ints:
-    """The row of each entry, [entries]."""
-    return np.repeat(np.arange(table.shape[0]), np.diff(table.indptr))
-
-
-def best_of_rows(table: Table, num: int) -> Table:
-    """The `num` largest entries of each row, of equal ones the first; entries are above 0."""
-    if not num or not table.nnz:
-        return only(table, np.zeros(table.nnz, bool))
-    lengths, row = np.diff(table.indptr), rows_of(table).astype(np.uint64)
-    # floats above 0 are ordered as their bits are; the rows one by one, the largest first
-    bits = table.data.astype(np.float32).view(np.uint32).astype(np.uint64)
-    rank = (row << np.uint64(32)) | (np.uint64(2**32 - 1) - bits)
-    last = np.maximum(table.indptr[:-1] + np.minimum(lengths, num) - 1, 0)
-    worst = np.sort(rank)[last]  # of the rows' best; not used where a row is empty
-    (some,) = np.nonzero(rank <= worst[row.astype(np.int64)])
-    some = some[np.lexsort((table.indices[some], rank[some]))]
-    some_row = row[some].astype(np.int64)
-    place = np.arange(len(some)) - np.searchsorted(some_row, some_row)
-    kept = np.zeros(table.nnz, bool)
-    kept[some[place < num]] = True
-    return only(table, kept)
 
 
 def _incidence(

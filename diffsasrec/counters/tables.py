@@ -14,13 +14,16 @@ import numpy.typing as npt
 import safetensors.torch
 import torch
 
-from diffsasrec.counters.similar import Similar, Table, similarity
+from diffsasrec.counters.neighbours import Tastes
+from diffsasrec.counters.similar import Similar, similarity
+from diffsasrec.counters.sparse import Table
 from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import parse_tensors
 from diffsasrec.sequences.histories import Histories
 
 MOST_USERS = 200_000  # that the tables are counted over
 KINDS = ("near", "together", "follows")
+TASTES = "tastes"
 PARTS = ("indptr", "indices", "data")
 
 
@@ -34,9 +37,12 @@ def sampled_buckets(num_buckets: int, num_users: int) -> list[int]:
 
 def create_similar(storage: Storage, path: str, similar: Similar) -> None:
     """Writes the tables where nothing is there: others may have read what is there already."""
+    tables = dict(zip(KINDS, similar.tables(), strict=True))
+    if similar.tastes is not None:
+        tables[TASTES] = similar.tastes.shares
     tensors = {
         f"{kind}.{part}": torch.from_numpy(np.ascontiguousarray(getattr(table, part)))
-        for kind, table in zip(KINDS, similar.tables(), strict=True)
+        for kind, table in tables.items()
         for part in PARTS
     }
     storage.create(path, safetensors.torch.save(tensors))
@@ -45,12 +51,17 @@ def create_similar(storage: Storage, path: str, similar: Similar) -> None:
 def read_similar(storage: Storage, path: str) -> Similar:
     """Raises FileNotFoundError."""
     tensors, _ = parse_tensors(storage.read_bytes(path))
-    tables = []
-    for kind in KINDS:
-        indptr, indices, data = (tensors[f"{kind}.{part}"].numpy() for part in PARTS)
-        shape = (len(indptr) - 1, len(indptr) - 1)
-        tables.append(Table((data, indices, indptr), shape))
-    return Similar(*tables)
+    near, together, follows = (_table(tensors, kind) for kind in KINDS)
+    has_tastes = f"{TASTES}.{PARTS[0]}" in tensors
+    tastes = Tastes(_table(tensors, TASTES, near.shape[1])) if has_tastes else None
+    return Similar(near, together, follows, tastes)
+
+
+def _table(tensors: dict[str, torch.Tensor], kind: str, num_columns: int | None = None) -> Table:
+    """A table of a file, with as many columns as rows if it is not said."""
+    indptr, indices, data = (tensors[f"{kind}.{part}"].numpy() for part in PARTS)
+    num_rows = len(indptr) - 1
+    return Table((data, indices, indptr), (num_rows, num_columns or num_rows))
 
 
 class SimilarAt:
@@ -65,6 +76,7 @@ class SimilarAt:
         past: Callable[[int], Histories],
         *,
         num_items: int,
+        with_tastes: bool,
         rank: int,
         world_size: int,
         tell: Callable[[int, int, str], None],
@@ -85,7 +97,10 @@ class SimilarAt:
             if not self._run.exists(self._path(number)):
                 progress(0.0)
                 made = similarity(
-                    past(int(self._times[number])), num_items=num_items, progress=progress
+                    past(int(self._times[number])),
+                    num_items=num_items,
+                    with_tastes=with_tastes,
+                    progress=progress,
                 )
                 create_similar(self._run, self._path(number), made)
 

@@ -109,8 +109,9 @@ def read_description(directory: Storage) -> dict[str, Any]:
     _check_keys(directory, "", description, (*KEYS, TYPES) if is_typed else KEYS)
     if is_typed:
         _check_types(directory, description[TYPES])
-    if isinstance(description["model"], dict):  # before there were similar items
+    if isinstance(description["model"], dict):  # before there were such items
         description["model"].setdefault("similar_items", 0)
+        description["model"].setdefault("nearest_users", False)
     # any other default for a missing key would make another model
     _check_keys(directory, "model.", description["model"], ModelConfig.model_fields)
     _check_keys(directory, "sha256.", description["sha256"], (WEIGHTS, VOCAB))

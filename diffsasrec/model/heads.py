@@ -132,6 +132,7 @@ class CopyScore(nn.Module):
         super().__init__()
         self.dropout, hidden_size = config.dropout, config.hidden_size
         num_features = NUM_OWN + (NUM_SIMILAR if config.scores_similar else 0)
+        num_features += config.scores_nearest
         # what is the same for every state is made once
         self.pair = nn.Sequential(
             nn.Linear(num_features + NUM_TRENDS, COPY_WIDTH),

@@ -138,6 +138,7 @@ class TrainingSet:
         similar.make(
             self.past,
             num_items=len(self.counts_V),
+            with_tastes=self._job.model.scores_nearest,
             rank=worker.rank,
             world_size=worker.world_size,
             tell=partial(tell, f"{name}, similar items") if worker.rank == 0 else lambda *_: None,

@@ -72,9 +72,9 @@ def write_trends(run: RunDir, prepared: Prepared, scoring: Scoring) -> None:
 
 def write_similar(run: RunDir, prepared: Prepared, scoring: Scoring) -> None:
     """Which items are similar as of the query time, if the weights score such items."""
-    model = read_description(run.storage.sub(scoring.checkpoint))["model"]
+    model = ModelConfig(**read_description(run.storage.sub(scoring.checkpoint))["model"])
     path = f"{scoring.state}/{SIMILAR}"
-    if not ModelConfig(**model).scores_similar or run.storage.exists(path):
+    if not model.scores_similar or run.storage.exists(path):
         return
     known = measured_items(scoring, run.storage.read_tables("vocab"))
     buckets = sampled_buckets(prepared.num_buckets, prepared.counts["users"])
@@ -87,7 +87,11 @@ def write_similar(run: RunDir, prepared: Prepared, scoring: Scoring) -> None:
             histories = only_items(flat, known).histories
             return newest(histories.before(scoring.query_time), NEWEST)
 
-        made = similarity(joined(map(past, buckets)), num_items=prepared.num_items)
+        made = similarity(
+            joined(map(past, buckets)),
+            num_items=prepared.num_items,
+            with_tastes=model.scores_nearest,
+        )
         create_similar(storage, path, made)
 
     for _ in map_tasks(make, [path], buckets, run.storage, known):

@@ -17,18 +17,16 @@ from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
 from diffsasrec.config.config import Config
-from diffsasrec.counters.similar import num_neighbours
-from diffsasrec.counters.tables import KINDS
 from diffsasrec.files.storage import Storage
 from diffsasrec.files.urls import open_filesystem
 from diffsasrec.formats.listing import InputFile
 from diffsasrec.lake.chain import read_chain
 from diffsasrec.lake.run_dir import run_path
-from diffsasrec.lake.stages import OUTPUTS, WORKERS, Workers
-from diffsasrec.model.features import NUM_TRENDS
+from diffsasrec.lake.stages import OUTPUTS
 from diffsasrec.progress import duration
 
 from .cost import Cost, cost_of
+from .memory import memory_of
 from .workload import (
     GPU_SHARE,
     GPUS,
@@ -46,7 +44,6 @@ LISTS_PER_S = 5_000  # of publish, per CPU: the audit makes each history again
 SLOWEST_GPU = "L4"  # the slowest of jobs/planning/workload.py
 HEAD_BYTES = 2**20  # bytes of a text file that are looked at
 FOOTERS = 8  # files whose footers are read
-PROCESS_BYTES = 0.6e9  # bytes of a process that has loaded Ray and torch
 
 Resources = Mapping[str, Mapping[str, float]]  # by stage and kind
 
@@ -133,7 +130,7 @@ def estimate(
     cpus = max(resources["publish"]["CPU"], 1.0)
     seconds["publish"] = size.users / LISTS_PER_S / cpus
     cost = cost_of(config, seconds, cluster)
-    return Estimate(size, basis, seconds, cost, memory_of(config, size))
+    return Estimate(size, basis, seconds, cost, memory_of(config, **vars(size)))
 
 
 def newest_night(lake: Storage) -> dict[str, Any] | None:
@@ -239,25 +236,6 @@ def workload_of(config: Config, size: Size) -> Workload:
         decode=config.score.decode,
         steps=config.score.steps,
     )
-
-
-def memory_of(config: Config, size: Size) -> dict[str, float]:
-    """Bytes of the largest process of each stage, by what it holds."""
-    history = size.rows / max(size.users, 1.0)
-    bucket = min(config.split.users_per_bucket, size.users) * history * 12
-    numbers = config.model.hidden_size * size.items
-    # weights, gradients, two moments and the average of the weights; buckets twice while shuffled
-    training = 5 * 4 * numbers + 2 * config.train.buckets_in_memory * bucket
-    # an index and a number per entry of the tables of similar items
-    similar = len(KINDS) * num_neighbours(int(size.items)) * 8 * config.model.scores_similar
-    training += (config.finetune.query_times + 1) * (NUM_TRENDS * 4 + similar) * size.items
-    scoring = 4 * numbers + 4 * size.items * (config.model.hidden_size + NUM_TRENDS) + 2 * bucket
-    scoring += similar * size.items
-    preparing = 100 * size.items + 8 * bucket
-    by_workers: dict[Workers, float] = {"tasks": preparing, "train": training, "score": scoring}
-    by_stage = {stage: by_workers[workers] for stage, workers in WORKERS.items()}
-    by_stage["publish"] = scoring  # the audit makes histories and rules again
-    return {stage: PROCESS_BYTES + held for stage, held in by_stage.items()}
 
 
 def plan_table(known: Estimate, to_do: list[str]) -> list[str]:

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 ITEMS = "items.weight"  # the only weights with a row per item
 # keys of a model that do not change what its other weights mean: one acts only in training, the
-# other changes the copy score alone
-NO_SHAPE = {"dropout": None, "similar_items": None}
+# others change the copy score alone
+NO_SHAPE = {"dropout": None, "similar_items": None, "nearest_users": None}
 COPY_SCORE = "copy_score."
 OF_TYPES = "types.weight"  # with a row per type of event
 
@@ -65,8 +65,8 @@ def carried_over(
     fresh = {n: t for n, t in model.state_dict().items() if n.startswith(COPY_SCORE)}
     if any(tensor.shape != weights[name].shape for name, tensor in fresh.items()):
         log.info(
-            "pretrain: the start has a copy score of another shape (model.similar_items); it is "
-            "trained from scratch, all other weights are taken over"
+            "pretrain: the start has a copy score of another shape (model.similar_items, "
+            "model.nearest_users); it is trained from scratch, all other weights are taken over"
         )
         weights |= fresh
     return weights

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from similar_logs import NUM_ITEMS, Log, baskets_of, histories_of, logs, random_similar
 
+from diffsasrec.counters.neighbours import tastes_of
 from diffsasrec.counters.pairs import MOST_OWN, Pairing, scored_pairs, user_sums
-from diffsasrec.counters.similar import Similar, Table
+from diffsasrec.counters.similar import Similar
+from diffsasrec.counters.sparse import Table
 from diffsasrec.model.features import NUM_OF_USER, NUM_OWN, own_items
 from diffsasrec.times import DAY
 
@@ -38,13 +40,16 @@ def slow_sums(log: Log, similar: Similar) -> list[list[list[float]]]:
                 sums, total = sums + weight * dense[item], total + weight
             of_users.append((sums / (total or 1.0)).tolist())
         found.append(of_users)
+    if similar.tastes is not None:
+        tastes = tastes_of(histories_of(log), num_items=NUM_ITEMS)
+        found.append(similar.tastes.of_nearest(tastes).toarray().tolist())
     return found
 
 
 @settings(max_examples=50, deadline=None)
 @given(log=logs, seed=st.integers(0, 100))
 def test_sums_of_similarities_equal_loops_over_events(log, seed):
-    similar = random_similar(NUM_ITEMS, seed)
+    similar = random_similar(NUM_ITEMS, seed, num_users=5)
     for found, expected in zip(
         user_sums(histories_of(log), similar), slow_sums(log, similar), strict=True
     ):
@@ -69,31 +74,44 @@ def slow_candidates(sums: list[float], num: int, hidden: set[int]) -> set[int]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(log=logs, seed=st.integers(0, 100), num=st.integers(1, 4), filter_seen=st.booleans())
-def test_pairs_are_own_items_and_the_most_similar_ones_by_two_tables(log, seed, num, filter_seen):
-    similar = random_similar(NUM_ITEMS, seed)
-    rows = rows_of(log, similar, Pairing(num, filter_seen))
+@given(
+    log=logs,
+    seed=st.integers(0, 100),
+    num=st.integers(1, 4),
+    filter_seen=st.booleans(),
+    of_nearest=st.booleans(),
+)
+def test_pairs_are_own_items_and_the_best_ones_of_two_or_three_tables(
+    log, seed, num, filter_seen, of_nearest
+):
+    similar = random_similar(NUM_ITEMS, seed, num_users=5)
+    rows = rows_of(log, similar, Pairing(num, filter_seen, of_nearest))
     # the same sums bit for bit: which of two nearly equal ones is larger is no matter here
-    near, _, follows = (t.toarray().tolist() for t in user_sums(histories_of(log), similar))
+    sums = (table.toarray().tolist() for table in user_sums(histories_of(log), similar))
+    near, _, follows, of_nearest_users = sums
     expected = set()
     for user, history in enumerate(log):
         own = {item for item, _ in history}
         hidden = own if filter_seen else set()
         chosen = slow_candidates(near[user], num, hidden)
         chosen |= slow_candidates(follows[user], num, hidden)
+        if of_nearest:
+            chosen |= slow_candidates(of_nearest_users[user], num, hidden)
         expected |= {(user, item) for item in chosen | (own - hidden)}
     assert set(rows) == expected
 
 
 @settings(max_examples=50, deadline=None)
-@given(log=logs, seed=st.integers(0, 100))
-def test_features_are_those_of_own_items_whether_it_is_one_and_the_similarities(log, seed):
-    similar = random_similar(NUM_ITEMS, seed)
-    rows, histories = rows_of(log, similar, Pairing(3, False)), histories_of(log)
+@given(log=logs, seed=st.integers(0, 100), of_nearest=st.booleans())
+def test_features_are_those_of_own_items_whether_it_is_one_and_the_similarities(
+    log, seed, of_nearest
+):
+    similar = random_similar(NUM_ITEMS, seed, num_users=5)
+    rows, histories = rows_of(log, similar, Pairing(3, False, of_nearest)), histories_of(log)
     own = own_items(histories.items, histories.times, histories.offsets, np.full(len(log), NOW))
     users = own.user_X.tolist()
     known = dict(zip(zip(users, own.item_X.tolist(), strict=True), own.features_XC, strict=True))
-    sums = slow_sums(log, similar)
+    sums = slow_sums(log, similar)[: 3 + of_nearest]
     for (user, item), found in rows.items():
         of_pair = known.get((user, item), np.zeros(NUM_OWN, np.float32)).copy()
         of_user = slice(NUM_OWN - NUM_OF_USER, NUM_OWN)
@@ -154,7 +172,7 @@ def test_of_a_long_history_the_newest_distinct_items_are_scored():
 @settings(max_examples=30, deadline=None)
 @given(log=logs, filter_seen=st.booleans())
 def test_the_pairs_of_a_user_do_not_depend_on_other_users(log, filter_seen):
-    similar, pairing = random_similar(NUM_ITEMS), Pairing(2, filter_seen)
+    similar, pairing = random_similar(NUM_ITEMS, num_users=5), Pairing(2, filter_seen, True)
     together = rows_of(log, similar, pairing)
     for user in range(len(log)):
         alone = rows_of(log[user : user + 1], similar, pairing)

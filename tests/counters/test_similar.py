@@ -12,13 +12,12 @@ from similar_logs import NUM_ITEMS, Log, baskets_of, histories_of, logs
 from diffsasrec.counters.similar import (
     NEIGHBOURS,
     NEWEST,
-    Table,
-    best_of_rows,
     joined,
     newest,
     num_neighbours,
     similarity,
 )
+from diffsasrec.counters.sparse import Table, best_of_rows
 
 Dense = npt.NDArray[np.float64]
 

@@ -21,8 +21,11 @@ LOG: Log = [[(0, 1), (1, 1), (2, 4)], [(0, 2), (2, 3), (3, 6)], [(1, 1), (2, 1)]
 
 
 def equal(one: Similar, other: Similar) -> bool:
-    pairs = zip(one.tables(), other.tables(), strict=True)
-    return all(np.array_equal(a.toarray(), b.toarray()) for a, b in pairs)
+    pairs = list(zip(one.tables(), other.tables(), strict=True))
+    if one.tastes is not None and other.tastes is not None:
+        pairs.append((one.tastes.shares, other.tastes.shares))
+    same = all(np.array_equal(a.toarray(), b.toarray()) for a, b in pairs)
+    return same and (one.tastes is None) == (other.tastes is None)
 
 
 @pytest.fixture
@@ -30,8 +33,10 @@ def run(tmp_path: Path) -> Storage:
     return Storage.of(str(tmp_path))
 
 
-def test_tables_come_back_and_are_never_replaced(run: Storage):
-    first = similarity(histories_of(LOG), num_items=NUM_ITEMS)
+@pytest.mark.parametrize("with_tastes", [True, False])
+def test_tables_come_back_and_are_never_replaced(run: Storage, with_tastes: bool):
+    first = similarity(histories_of(LOG), num_items=NUM_ITEMS, with_tastes=with_tastes)
+    assert (first.tastes is not None) == with_tastes
     create_similar(run, "a/similar.safetensors", first)
     create_similar(run, "a/similar.safetensors", random_similar(NUM_ITEMS))
     loaded = read_similar(run, "a/similar.safetensors")
@@ -62,6 +67,7 @@ def make(run: Storage, at: SimilarAt, rank: int, world_size: int) -> list[tuple[
     at.make(
         past,
         num_items=NUM_ITEMS,
+        with_tastes=True,
         rank=rank,
         world_size=world_size,
         tell=lambda *entry: told.append(entry),
@@ -76,7 +82,9 @@ def test_ranks_share_the_times_and_read_what_the_others_have_made(run: Storage):
     assert {entry[1] for entry in told[1]} == {100}
     for at in ranks:
         for number, time in enumerate((2, 4, 7)):
-            assert equal(at.at(number), similarity(past(time), num_items=NUM_ITEMS))
+            assert equal(
+                at.at(number), similarity(past(time), num_items=NUM_ITEMS, with_tastes=True)
+            )
             assert at.at(number) is at.at(number)
 
 

@@ -25,13 +25,14 @@ from similar_logs import random_similar
 
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.counters.pairs import Pairing, scored_pairs
-from diffsasrec.counters.similar import Similar, Table
+from diffsasrec.counters.similar import Similar
+from diffsasrec.counters.sparse import Table
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.model.features import end_ages, event_gaps, user_features
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences import histories as sequences
 
-SIMILAR = random_similar(NUM_ITEMS)
+SIMILAR = random_similar(NUM_ITEMS, num_users=40)
 EMPTY = Table((NUM_ITEMS, NUM_ITEMS), dtype=np.float32)
 KNOWING = replace(MOMENT, similar=SIMILAR)
 

@@ -24,12 +24,12 @@ from jobs.planning.estimate import (
     Size,
     as_then,
     by_rates,
-    memory_of,
     newest_night,
     num_distinct,
     num_trainings,
 )
 from jobs.planning.log_sample import Sample, check_sample, missing_days, sample_lines, take_sample
+from jobs.planning.memory import memory_of
 
 CLUSTER = {"CPU": 2.0, "GPU": 0.0}
 
@@ -214,7 +214,7 @@ def test_without_a_night_more_of_everything_takes_longer_and_more_memory():
     small, large = Size(1e6, 1e4, 1e4), Size(1e7, 1e5, 1e5)
     less, more = by_rates(settings, small, resources), by_rates(settings, large, resources)
     assert all(less[stage] < more[stage] for stage in less)
-    least, most = memory_of(settings, small), memory_of(settings, large)
+    least, most = (memory_of(settings, **vars(size)) for size in (small, large))
     assert all(least[stage] < most[stage] for stage in least)
 
 

@@ -26,7 +26,7 @@ from diffsasrec.train.examples import Events, Examples
 
 NUM_USERS, LENGTH = 12, 7
 QUERY_TIMES = np.array([400 * DAY, 500 * DAY, 600 * DAY])
-TABLES = [random_similar(NUM_ITEMS, seed) for seed in range(3)]
+TABLES = [random_similar(NUM_ITEMS, seed, num_users=20) for seed in range(3)]
 CAUSAL, PREFIX = (
     ModelConfig(**SIZES, similar_items=3, **kind)
     for kind in (

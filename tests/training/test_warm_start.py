@@ -1,5 +1,6 @@
 """Starting a training from an earlier night: whose weights, which rows, and never past the cut."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,20 +117,24 @@ def test_rows_follow_their_items_and_new_items_start_as_from_scratch(lake: Stora
     SequenceModel(start.model.config, 3).load_state_dict(weights)
 
 
-@pytest.mark.parametrize(("theirs", "mine"), [(0, 100), (100, 0), (100, 7)])
+@pytest.mark.parametrize(
+    ("theirs", "mine", "nearest"),
+    [(0, 100, True), (100, 0, True), (100, 7, True), (100, 100, False)],
+)
 def test_a_copy_score_of_another_shape_starts_fresh_and_all_else_is_taken(
-    lake: Storage, caplog, theirs, mine
+    lake: Storage, caplog, theirs, mine, nearest
 ):
     publish(lake, 1, f"model.similar_items={theirs}", measured_before=None)
     start = load_checkpoint(lake.sub("runs/ds=2024-03-01/r/checkpoint"))
     assert start.model.copy_score is not None
     torch.nn.init.ones_(start.model.copy_score.out.weight)
-    config = config_of(f"model.similar_items={mine}").model
+    keys = f"model.similar_items={mine}", f"model.nearest_users={json.dumps(nearest)}"
+    config = config_of(*keys).model
     with caplog.at_level("INFO"):
         weights = carried_over(start, vocab_of("a", "b", "c"), config=config, seed=5)
     SequenceModel(config, 3).load_state_dict(weights)
     scratch, known = SequenceModel(config, 3, seed=5).state_dict(), start.model.state_dict()
-    fits = theirs > 0 and mine > 0
+    fits = theirs > 0 and mine > 0 and nearest
     for name, tensor in weights.items():
         is_fresh = name.startswith("copy_score.") and not fits
         assert torch.equal(tensor, (scratch if is_fresh else known)[name]), name
@@ -148,7 +153,8 @@ def test_weights_of_before_similar_items_may_be_a_start(lake: Storage):
 def test_only_dropout_and_the_copy_score_are_no_matter_of_shape():
     model = config_of().resolved()["model"]
     assert same_shape(model, {**model, "dropout": 0.9})
-    assert same_shape({n: v for n, v in model.items() if n != "similar_items"}, model)
+    for key in ("similar_items", "nearest_users"):
+        assert same_shape({n: v for n, v in model.items() if n != key}, model)
     for key, other in (("hidden_size", 16), ("attention", "bidirectional"), ("later key", 1)):
         assert not same_shape(model, {**model, key: other})
 
