@@ -173,7 +173,9 @@ class TrainConfig(Section):
     every_days: PositiveInt = Field(
         1, description="weights serve so many nights, until they are so old; 1: every night trains"
     )
-    num_workers: PositiveInt = Field(2, description="DDP workers")
+    num_workers: PositiveInt = Field(
+        2, description="processes that train together; one alone starts sooner"
+    )
     warm_start: bool = Field(
         False, description="training starts from the newest published weights that it may know"
     )

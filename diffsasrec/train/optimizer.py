@@ -15,15 +15,14 @@ from diffsasrec.model.checkpoint import is_finite
 from diffsasrec.model.objective import Objective, batch_loss
 from diffsasrec.model.softmax import Negatives
 from diffsasrec.model.transformer import SequenceModel
+from diffsasrec.train.adamw import MOMENTS, AdamW, EmbeddingRows
 from diffsasrec.train.epochs import TrainingSet
-from diffsasrec.train.phases import Job, Phase
+from diffsasrec.train.phases import Job, Phase, count_warmup_steps, section_name
 from diffsasrec.train.ranks import sum_over_ranks
-from diffsasrec.train.sparse_embedding import EmbeddingRows
 
 # a step of a larger catalogue updates only the rows of the embedding that it reads
 ROWS_ALONE = 100_000
 ITEM_WEIGHT = "items.weight"  # the embedding's name among the parameters
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 Groups = dict[str, dict[str, Tensor]]
 
@@ -64,7 +63,7 @@ class Updater:
                 broadcast_buffers=False,  # the buffers are the same everywhere
                 find_unused_parameters=True,  # in pretraining: what needs a query time
             )
-        self._optimizer = torch.optim.AdamW(
+        self._optimizer = AdamW(
             _parameter_groups(self.model, settings), weight_decay=settings.weight_decay
         )
 
@@ -75,21 +74,19 @@ class Updater:
             ConfigError: loss or gradient is not finite; raised on all ranks, before they update.
         """
         warm = min(1.0, (number + 1) / max(self._warmup_steps, 1))
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["full_lr"] * warm
         # the average of a short training must not keep its start: the decay grows with the step
         ema_decay = min(self.settings.ema_decay, (2 + number) / (11 + number))
         self._parallel.train()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         if self.rows is None:
             loss = self._backward(batch, negatives, {})
             self._clip([*self.model.parameters()], loss, number)
-            self._optimizer.step()
+            self._optimizer.step(warm)
         else:
             assert negatives is not None
             rows_U, taken_UD, loss = self._backward_by_rows(self.rows, batch, negatives)
             self._clip([*self.model.parameters(), taken_UD], loss, number)
-            self._optimizer.step()
+            self._optimizer.step(warm)
             self.rows.update(
                 rows_U,
                 taken_UD,
@@ -256,16 +253,6 @@ def updater_of(
         world_size=world_size,
         by_rows=num_negatives > 0 and len(data.counts_V) > ROWS_ALONE,
     )
-
-
-def section_name(settings: TrainStageConfig) -> str:
-    """The section of the configuration that has the settings of a phase."""
-    return "finetune" if isinstance(settings, FinetuneConfig) else "pretrain"
-
-
-def count_warmup_steps(settings: TrainStageConfig, *, num_steps: int) -> int:
-    """The steps of the warm-up of a phase: a share of all, so that a small log gets past it."""
-    return min(settings.warmup_steps, round(settings.warmup_share * num_steps))
 
 
 def _parameter_groups(model: SequenceModel, settings: TrainStageConfig) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diffsasrec.config.training import ModelConfig, TrainConfig, TrainStageConfig
+from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainConfig, TrainStageConfig
 from diffsasrec.event_types import EventTypes
 from diffsasrec.files.storage import Storage
 from diffsasrec.sequences.buckets import bucket_name
@@ -47,6 +47,16 @@ class Job:
     # columns of the vocabulary that count events before these times, microseconds
     counted: Mapping[int, str] = field(default_factory=dict)
     types: EventTypes | None = None  # of a log with types
+
+
+def section_name(settings: TrainStageConfig) -> str:
+    """The section of the configuration that has the settings of a phase."""
+    return "finetune" if isinstance(settings, FinetuneConfig) else "pretrain"
+
+
+def count_warmup_steps(settings: TrainStageConfig, *, num_steps: int) -> int:
+    """The steps of the warm-up of a phase: a share of all, so that a small log gets past it."""
+    return min(settings.warmup_steps, round(settings.warmup_share * num_steps))
 
 
 def result_path(phase: str) -> str:

@@ -1,4 +1,8 @@
-"""Ray Train around the training loop: a group of DDP workers that survives the death of any."""
+"""Ray around the training loop: workers whose death, of any of them, a training survives.
+
+Several are a DDP group of Ray Train. One alone is a task: it needs no controller, nor the processes
+that this starts beside it, which take longer to start than a small training takes.
+"""
 
 import logging
 import tempfile
@@ -10,11 +14,10 @@ from functools import partial
 from typing import Any, Self
 
 import ray
-import ray.train
-import ray.train.torch
 import ray.util
-from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+import torch
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from diffsasrec.config.training import TrainConfig
 from diffsasrec.errors import DiffsasrecError, InfrastructureError, find_ours
@@ -29,7 +32,7 @@ LOOKS = 0.2  # seconds between two looks at the board
 
 
 class Workers:
-    """DDP workers that train what they are given, one after another, until they are let go.
+    """Workers that train what they are given, one after another, until they are let go.
 
     To start them takes many seconds. Between two trainings they keep their places in the cluster.
 
@@ -98,24 +101,52 @@ class Workers:
         return said
 
     def _run(self) -> None:
-        # our own state files resume a training, and `outlive_failures` restarts it. Ray's
-        # bookkeeping stays on the node of this process (its controller runs here, and no checkpoint
-        # is reported to it): it needs no store
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-            ray.train.torch.TorchTrainer(
-                # in the function, not in its config: the controller would import all to read it
-                partial(_worker, self.job, self._board),
-                scaling_config=ScalingConfig(
-                    num_workers=self.job.train.num_workers,
-                    use_gpu=self.job.train.gpus_per_worker > 0,
-                    resources_per_worker=_resources(self.job.train),
-                ),
-                run_config=RunConfig(
-                    storage_path=directory,
-                    name=self.job.attempt,
-                    failure_config=FailureConfig(max_failures=0),
-                ),
-            ).fit()
+        if self.job.train.num_workers == 1:
+            _run_alone(self.job, self._board)
+        else:
+            _run_group(self.job, self._board)
+
+
+def _run_alone(job: Job, board: Any) -> None:
+    """One worker, in a process of its own, until there is no work any more."""
+    resources = _resources(job.train)
+    room = ray.util.placement_group([resources])  # `waiting_for_room` looks for it
+    alone = ray.remote(
+        num_cpus=resources["CPU"],
+        num_gpus=resources.get("GPU", 0),
+        scheduling_strategy=PlacementGroupSchedulingStrategy(room),
+        max_retries=0,  # `outlive_failures` starts another one
+        max_calls=1,  # the process ends, with the memory that it keeps
+    )
+    try:
+        ray.get(alone(_train_alone).remote(job, board))
+    finally:
+        ray.util.remove_placement_group(room)
+
+
+def _run_group(job: Job, board: Any) -> None:
+    """The workers of a DDP group, until there is no work any more."""
+    import ray.train.torch  # one worker alone goes without the seconds of this
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+    # our own state files resume a training, and `outlive_failures` restarts it. Ray's bookkeeping
+    # stays on the node of this process (its controller runs here, and no checkpoint is reported to
+    # it): it needs no store
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        ray.train.torch.TorchTrainer(
+            # in the function, not in its config: the controller would import all to read it
+            partial(_train_in_group, job, board),
+            scaling_config=ScalingConfig(
+                num_workers=job.train.num_workers,
+                use_gpu=job.train.gpus_per_worker > 0,
+                resources_per_worker=_resources(job.train),
+            ),
+            run_config=RunConfig(
+                storage_path=directory,
+                name=job.attempt,
+                failure_config=FailureConfig(max_failures=0),
+            ),
+        ).fit()
 
 
 def in_background(function: Callable[[], None]) -> "Future[None]":
@@ -143,12 +174,20 @@ def outlive_failures(fit: Callable[[], None], *, most: int) -> None:
     for left in range(most, -1, -1):
         try:
             return fit()
-        except (RayActorError, TrainingFailedError) as error:
+        except (RayError, _failed_group()) as error:
             ours = find_ours(error)
             is_final = ours is not None and ours.exit_code != InfrastructureError.exit_code
             if is_final or not left:
                 raise
             log.warning("train: it failed (%s); starting it again", _reason(error))
+
+
+def _failed_group() -> type[Exception]:
+    """What Ray Train raises for the workers of a group."""
+    from ray.train import TrainingFailedError
+
+    failed: type[Exception] = TrainingFailedError
+    return failed
 
 
 def start_board() -> Any:
@@ -157,11 +196,22 @@ def start_board() -> Any:
     return lasting(Board).remote()
 
 
-def _worker(job: Job, board: Any) -> None:
-    """What one process does: the work on the board, until there is none any more."""
+def _train_alone(job: Job, board: Any) -> None:
+    """What the process of a worker alone does."""
+    _work(job, board, Worker(torch.device("cuda:0" if job.train.gpus_per_worker else "cpu"), 0, 1))
+
+
+def _train_in_group(job: Job, board: Any) -> None:
+    """What each process of a group does."""
+    import ray.train.torch
+
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    worker = Worker(ray.train.torch.get_device(), rank, world_size)
+    _work(job, board, Worker(ray.train.torch.get_device(), rank, world_size))
+
+
+def _work(job: Job, board: Any, worker: Worker) -> None:
+    """The work on the board, until there is none any more."""
     number = 0
     while True:
         number, phases = worker.from_rank_0(partial(_next_work, board, number))

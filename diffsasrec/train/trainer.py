@@ -18,8 +18,8 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.memory import is_out_of_memory, keep_freed_memory
 from diffsasrec.train.epochs import StepInputs, TrainingSet, stream_seed
 from diffsasrec.train.examples import Events, Examples
-from diffsasrec.train.optimizer import section_name, updater_of
-from diffsasrec.train.phases import Job, Phase, Tell, result_path
+from diffsasrec.train.optimizer import updater_of
+from diffsasrec.train.phases import Job, Phase, Tell, result_path, section_name
 from diffsasrec.train.ranks import Worker
 from diffsasrec.train.training_state import (
     SavedStates,

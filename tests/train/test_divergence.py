@@ -25,7 +25,7 @@ from trainings import (
 from diffsasrec.config.training import FinetuneConfig, TrainStageConfig
 from diffsasrec.errors import ConfigError
 from diffsasrec.model.checkpoint import is_finite
-from diffsasrec.train.optimizer import count_warmup_steps
+from diffsasrec.train.phases import count_warmup_steps
 
 
 @pytest.mark.parametrize("raised", [torch.cuda.OutOfMemoryError, MemoryError])

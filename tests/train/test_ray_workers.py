@@ -1,6 +1,8 @@
 """What a cluster that loses processes needs of the stages."""
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +12,23 @@ import ray
 import ray.data
 from ray.exceptions import ActorDiedError
 from ray.train import WorkerGroupError
-from trainings import DIVERGED, DIVERGING, MODELS, PRETRAIN, make_job, result, write_run
+from sources import ROOT
+from trainings import (
+    DIVERGED,
+    DIVERGING,
+    MODELS,
+    PRETRAIN,
+    make_job,
+    result,
+    train,
+    weights,
+    write_run,
+)
 
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.progress import Board
 from diffsasrec.ray_cluster import set_up_data
+from diffsasrec.train.phases import Job
 from diffsasrec.train.ray_workers import Workers, outlive_failures, start_board
 
 pytestmark = pytest.mark.ray
@@ -93,12 +107,18 @@ def test_what_a_retry_cannot_mend_is_not_tried_again(raised: Exception, tries: i
     assert len(count) == tries
 
 
+def job_of(num_workers: int, root: Path) -> Job:
+    job = make_job(root, MODELS["causal"])
+    return replace(job, train=job.train.model_copy(update={"num_workers": num_workers}))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_go_on_with_what_comes_next_and_one_that_diverges_ends_at_once_with_its_words(
-    cluster, tmp_path: Path, caplog
+    cluster, tmp_path: Path, caplog, num_workers: int
 ):
     write_run(tmp_path)
     before = replace(PRETRAIN, name="before", output="before")
-    with Workers(make_job(tmp_path, MODELS["causal"])) as workers:
+    with Workers(job_of(num_workers, tmp_path)) as workers:
         workers.train([before], log_interval=1)
         group = workers.group
         assert result(tmp_path, "before")["epochs"] == 2
@@ -108,6 +128,38 @@ def test_workers_go_on_with_what_comes_next_and_one_that_diverges_ends_at_once_w
             workers.train([DIVERGING], log_interval=1)
     assert "starting it again" not in caplog.text
     assert not (tmp_path / "state/pretrain/result.json").exists()
+
+
+def test_another_one_follows_a_worker_alone_that_dies_with_the_weights_of_a_training_without_ray(
+    cluster, tmp_path: Path, caplog
+):
+    write_run(tmp_path / "ray")
+    write_run(tmp_path / "here")
+    before = replace(PRETRAIN, name="before", output="before")
+    with Workers(job_of(1, tmp_path / "ray")) as workers:
+        workers.train([before], log_interval=1)
+        family = psutil.Process().children(recursive=True)
+        (worker,) = [p for p in family if "ray::_train_alone" in " ".join(p.cmdline())]
+        worker.kill()
+        workers.train([PRETRAIN], log_interval=1)
+    assert caplog.text.count("starting it again") == 1
+    train(job_of(1, tmp_path / "here"), PRETRAIN)
+    assert weights(tmp_path / "ray") == weights(tmp_path / "here")
+
+
+@pytest.mark.process
+def test_a_worker_alone_imports_neither_ray_train_nor_torchs_compiler(tmp_path: Path):
+    write_run(tmp_path)
+    code = f"""
+import sys
+from pathlib import Path
+from trainings import MODELS, PRETRAIN, make_job, train
+import diffsasrec.train.ray_workers
+train(make_job(Path({str(tmp_path)!r}), MODELS["causal"]), PRETRAIN)
+assert not {{"ray.train", "ray.data", "torch._dynamo"}} & set(sys.modules)
+"""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path})
 
 
 @pytest.mark.parametrize(("deaths", "ends"), [(0, True), (2, True), (3, False)])

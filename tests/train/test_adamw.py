@@ -1,10 +1,10 @@
-"""An embedding that is trained by rows: AdamW for the rows of a step, an exact average for all."""
+"""AdamW, of whole parameters and of the rows of a step; the average of an embedding by rows."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from diffsasrec.train.sparse_embedding import EmbeddingRows
+from diffsasrec.train.adamw import AdamW, EmbeddingRows
 
 NUM_ITEMS, WIDTH, LR, DECAY = 6, 3, 0.1, 0.01
 AVERAGES = [0.1, 0.4, 0.7, 0.9, 0.9, 0.9, 0.9, 0.9]  # of each step
@@ -17,6 +17,25 @@ def gradients() -> list[Tensor]:
 
 def start() -> Tensor:
     return torch.randn(NUM_ITEMS, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def test_it_is_torchs_own_to_the_last_bit_also_where_a_parameter_has_no_gradient_at_first():
+    mine, torchs = ([nn.Parameter(start()), nn.Parameter(start()[0])] for _ in range(2))
+    rates = (LR, 0.3)
+    groups = [{"params": [p], "full_lr": lr} for p, lr in zip(mine, rates, strict=True)]
+    adamw = AdamW(groups, weight_decay=DECAY)
+    reference = torch.optim.AdamW([{"params": [p]} for p in torchs], weight_decay=DECAY)
+    for number, gradient in enumerate(gradients()):
+        share = min(1.0, (number + 1) / 3)
+        for (whole, row), group in ((mine, None), (torchs, reference.param_groups)):
+            whole.grad = gradient.clone()
+            row.grad = gradient[1].clone() if number > 1 else None
+            for each, lr in zip(group or (), rates, strict=False):
+                each["lr"] = lr * share
+        adamw.step(share)
+        reference.step()
+        assert all(map(torch.equal, mine, torchs))
+    assert [float(adamw.state[p]["step"]) for p in mine] == [8.0, 6.0]
 
 
 def step(rows: EmbeddingRows, chosen: Tensor, gradient_VD: Tensor, ema_decay: float) -> None:
@@ -46,9 +65,7 @@ SEEN = [[0, 1, 4], [1], [], [0, 4, 5], [4], [1, 4], [0, 5], [4]]  # rows 2 and 3
 def test_each_row_is_trained_as_if_it_were_alone_and_averaged_over_all_steps(
     monkeypatch, settled, rows_at_once
 ):
-    monkeypatch.setattr(
-        "diffsasrec.train.sparse_embedding.ROWS_AT_ONCE", rows_at_once
-    )  # a size, for parts
+    monkeypatch.setattr("diffsasrec.train.adamw.ROWS_AT_ONCE", rows_at_once)  # a size, for parts
     rows = EmbeddingRows(start(), start() + 1.0)
     for number, (gradient, ema_decay) in enumerate(zip(gradients(), AVERAGES, strict=True)):
         step(rows, torch.tensor(SEEN[number], dtype=torch.int64), gradient, ema_decay)

@@ -1,21 +1,62 @@
-"""Training some rows of a large item embedding, in time and memory that do not grow with the rest.
+"""AdamW (Loshchilov & Hutter 2019) of whole parameters, and of some rows of a large item embedding.
 
 A step on a large catalogue sees few of its items: those of its sequences and the sampled negatives.
-Their rows are taken out and get a gradient of their own, which ranks add up; AdamW (Loshchilov &
-Hutter 2019) and the moving average then update only these rows. A row that a step does not see
-keeps its moments and its weights, as in lazy Adam. Its moving average catches up when it is next
-needed, and is exact.
+Their rows are taken out and get a gradient of their own, which ranks add up; AdamW and the moving
+average then update only these rows, in time and memory that do not grow with the rest. A row that a
+step does not see keeps its moments and its weights, as in lazy Adam. Its moving average catches up
+when it is next needed, and is exact.
 
 Legend: V items, U rows of a step (ascending items), D hidden size.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 ROWS_AT_ONCE = 2**15
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # as torch.optim.AdamW
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class AdamW:
+    """What `torch.optim.AdamW` does, whose class imports torch's compiler: seconds of a worker.
+
+    Args:
+        groups: of `params`, each with its `full_lr`.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, weight_decay: float) -> None:
+        self._groups, self._weight_decay = groups, weight_decay
+        self.state: dict[Tensor, dict[str, Tensor]] = {}  # of those that have had a gradient
+
+    @torch.no_grad()
+    def step(self, share: float) -> None:
+        """Updates what has a gradient, with this share of the full learning rates."""
+        for group in self._groups:
+            seen: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            for p in seen:
+                if p not in self.state:
+                    self.state[p] = {moment: torch.zeros_like(p) for moment in MOMENTS}
+                    self.state[p]["step"] = torch.tensor(0.0)
+            states = [self.state[p] for p in seen]
+            adamw(
+                seen,
+                [p.grad for p in seen if p.grad is not None],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                amsgrad=False,
+                beta1=BETA_1,
+                beta2=BETA_2,
+                lr=group["full_lr"] * share,
+                weight_decay=self._weight_decay,
+                eps=EPSILON,
+                maximize=False,
+            )
 
 
 class EmbeddingRows:
