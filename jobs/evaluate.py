@@ -18,14 +18,12 @@ from diffsasrec.errors import RefusedError
 from diffsasrec.evaluate.baselines import Score, rank_lists
 from diffsasrec.evaluate.gate import gate_failures
 from diffsasrec.evaluate.metrics import Spread, user_gains
+from diffsasrec.evaluate.protocol import PROTOCOL, protocol_of, served_metrics
 from diffsasrec.evaluate.tallies import (
-    PROTOCOL,
     Tally,
     holdout_targets,
     list_matrix,
     measure,
-    protocol_of,
-    served_metrics,
     tally,
 )
 from diffsasrec.evaluate.versus import Versus, spread_of_differences

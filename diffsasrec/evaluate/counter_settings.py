@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from diffsasrec.evaluate.decayed_baselines import Decay
+if TYPE_CHECKING:  # its SciPy takes a while to import, and every command reads settings
+    from diffsasrec.evaluate.decayed_baselines import Decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,5 +33,7 @@ class CounterSettings:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
-    def decay_of_events(self) -> Decay:
+    def decay_of_events(self) -> "Decay":
+        from diffsasrec.evaluate.decayed_baselines import Decay
+
         return Decay(self.decay_by, self.decay)

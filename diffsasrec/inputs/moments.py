@@ -5,7 +5,6 @@ from datetime import UTC, date, datetime
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -106,6 +105,8 @@ def _by_pandas(
     column: pa.Array, layout: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Microseconds by pandas, 0 where it fails, and where it fails."""
+    import pandas as pd  # every command imports this file, and few read times that are texts
+
     parsed = pd.to_datetime(column.to_pandas(), format=layout, utc=True, errors="coerce")
     failed = np.array(parsed.isna())
     times = parsed.dt.as_unit("us").astype("int64").to_numpy()

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from diffsasrec.errors import RefusedError
-from diffsasrec.evaluate.tallies import protocol_of
+from diffsasrec.evaluate.protocol import protocol_of
 from diffsasrec.inputs.row_checks import MALFORMED, NOT_READ, REASONS
 from diffsasrec.lake.stages import OUTPUTS, REFUSING
 from diffsasrec.schema import SOURCES

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffsasrec.evaluate.exposure import Exposure
-from diffsasrec.evaluate.tallies import protocol_of
+from diffsasrec.evaluate.protocol import protocol_of
 from diffsasrec.inputs.quarantine import BadRows
 from diffsasrec.inputs.row_checks import num_bad
 from diffsasrec.lake.stages import STAGES

@@ -14,7 +14,7 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import DiffsasrecError
 from diffsasrec.evaluate.exposure import exposure_of
 from diffsasrec.evaluate.gate import gate_failures
-from diffsasrec.evaluate.tallies import served_metrics
+from diffsasrec.evaluate.protocol import served_metrics
 from diffsasrec.evaluate.versus import Versus
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.quarantine import STOPPED, BadRows, read_bad_rows

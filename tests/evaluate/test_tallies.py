@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from diffsasrec.evaluate.baselines import Popularity, Score, own_most_frequent
 from diffsasrec.evaluate.gate import gate_failures
+from diffsasrec.evaluate.protocol import PROTOCOL
 from diffsasrec.evaluate.tallies import (
-    PROTOCOL,
     bucket_tallies,
     holdout_targets,
     list_matrix,
