@@ -31,6 +31,10 @@ QUIET = {  # a Ray that starts fast, says little and gives each worker one threa
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "OMP_NUM_THREADS": "1",
+    # what nobody looks at: lines of workers, sent to the driver, and the load of each process
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "86400",
+    "REPORTER_UPDATE_INTERVAL_MS": "600000",
 }
 
 
