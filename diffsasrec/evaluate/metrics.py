@@ -7,12 +7,15 @@ item that is not in the list.
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from diffsasrec.sequences.histories import UserItems
+
+if TYPE_CHECKING:  # commands that only read figures import this file
+    import scipy.sparse
 
 Ranks = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
@@ -109,7 +112,7 @@ def next_recall(
 
 
 def intra_list_diversity(
-    lists: npt.NDArray[np.int64], user_items: scipy.sparse.csr_matrix
+    lists: npt.NDArray[np.int64], user_items: "scipy.sparse.csr_matrix"
 ) -> npt.NDArray[np.float64]:
     """1 - the mean cosine of the items of a list, pair by pair, [n]; nan below two items.
 
