@@ -18,6 +18,9 @@ TYPE = "type"  # the column with the type of an event
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 # of a list: the model, the counter that was better, or what is popular of late (the fallback)
 SOURCES = ("model", "counter", "popular")
+CATEGORY = "category"
+# of a neighbour of an item: as similar_items.by says, or popular in the category of a cold item
+NEIGHBOUR_SOURCES = ("users", "baskets", "next_baskets", "vectors", CATEGORY)
 
 
 def canonical_type(id_type: pa.DataType) -> pa.DataType | None:
@@ -110,6 +113,32 @@ def recommendations_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa
             ("source", pa.string()),  # one of SOURCES
             ("history_len", pa.int32()),
             ("model_version", pa.string()),
+        ]
+    )
+
+
+def similar_items_schema(item_type: pa.DataType) -> pa.Schema:
+    """One row per item and neighbour, the best first; an item without neighbours has no row."""
+    return pa.schema(
+        [
+            ("item_id", item_type),
+            ("neighbour_id", item_type),
+            ("rank", pa.int16()),  # from 1
+            ("score", pa.float32()),
+            ("source", pa.string()),  # one of NEIGHBOUR_SOURCES
+        ]
+    )
+
+
+def trending_schema(item_type: pa.DataType) -> pa.Schema:
+    """The most popular items, the best first; category null: of all, otherwise of that one."""
+    return pa.schema(
+        [
+            ("category", pa.string()),
+            ("item_id", item_type),
+            ("rank", pa.int16()),  # from 1
+            ("score", pa.float32()),
+            ("half_life_days", pa.float64()),
         ]
     )
 

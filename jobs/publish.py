@@ -26,6 +26,7 @@ from diffsasrec.model.checkpoint import read_description
 from diffsasrec.ray_cluster import cluster_resources
 from diffsasrec.ray_tasks import map_tasks
 
+from .item_tables.checking import broken_tables
 from .night.expected_lists import Yardstick, audit_file
 from .night.records import Evaluated, Prepared, Pretrained, Published, Record
 from .night.scoring import night_scoring
@@ -44,9 +45,14 @@ def main(config: Config, run: RunDir) -> Published:
     num_buckets = Prepared.of(run).num_buckets
     scoring = night_scoring(config, run)
     log.info("publish: auditing %d buckets", num_buckets)
-    audited = list(map_tasks(audit_file, range(num_buckets), scoring, Yardstick.of(scoring)))
+    yardstick = Yardstick.of(scoring)
+    audited = list(map_tasks(audit_file, range(num_buckets), scoring, yardstick))
     if broken := [(path, counts) for path, counts, _, _ in audited if counts]:
         raise RefusedError(f"the audit refuses the lists of {run.storage.root}: {in_words(broken)}")
+    if broken := broken_tables(config, run, yardstick):
+        raise RefusedError(
+            f"the audit refuses the tables of items of {run.storage.root}: {in_words(broken)}"
+        )
     refuse_empty(sum(found[2] for found in audited), sum(found[3] for found in audited), run)
     manifest, digest = manifest_for(run, manifest_content(config, run, done))
     with claimed(run.lake, [run.path], attempt=run.attempt, by="publish"):

@@ -28,6 +28,7 @@ from diffsasrec.sequences.histories import flatten
 from diffsasrec.sequences.vocab import reindexing, same_items
 from diffsasrec.times import microseconds
 
+from .item_tables.making import write_item_tables
 from .night.exclusions import count_excluded, write_excluded
 from .night.item_counts import (
     recent_counts,
@@ -56,13 +57,14 @@ def main(config: Config, run: RunDir) -> Scored:
     run.storage.write_table(f"{scoring.state}/{POPULAR}", pa.table({"log_share": shares}))
     write_shown(config, scoring, num_buckets, prepared.counts["users"], "score")
     score_buckets(config, scoring, num_buckets, "score")
+    tables = write_item_tables(config, run, scoring)
     counted = map_tasks(count_lists, range(num_buckets), run.storage, config.score.k)
     lists: Counter[str] = sum(counted, Counter())
     left_out = prepared.counts["users"] - sum(lists[source] for source in SOURCES)
     lists += sum(map_tasks(count_excluded, range(num_buckets), run.storage), Counter())
     rest = {"left_out_inactive": left_out, "quarantined_users": count_quarantined(scoring)}
     unknown = count_unknown(run, scoring, num_buckets)
-    return Scored(counts=lists | rest | count_forbidden(run, scoring) | unknown)
+    return Scored(counts=lists | rest | count_forbidden(run, scoring) | unknown | tables)
 
 
 def count_quarantined(scoring: Scoring) -> int:

@@ -19,6 +19,8 @@ from diffsasrec.config.serving import (
     IcebergConfig,
     PublishConfig,
     ScoreConfig,
+    SimilarItemsConfig,
+    TrendingConfig,
 )
 from diffsasrec.config.training import (
     SIMILAR_ITEMS,
@@ -48,6 +50,8 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
     score: ScoreConfig = ScoreConfig()
+    similar_items: SimilarItemsConfig = SimilarItemsConfig()
+    trending: TrendingConfig = TrendingConfig()
     publish: PublishConfig = PublishConfig()
     iceberg: IcebergConfig = IcebergConfig()
     cost: CostConfig = CostConfig()

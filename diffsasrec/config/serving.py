@@ -1,8 +1,8 @@
 """The sections on what is measured, recommended and published."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.config.fields import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section
@@ -65,6 +65,34 @@ class ScoreConfig(DecodingConfig):
     num_actors: PositiveInt = Field(2, description="scoring actors at most")
     cpus_per_actor: PositiveFloat = Field(1.0, description="of the cluster")
     gpus_per_actor: Annotated[float, Field(ge=0)] = Field(0.0, description="of the cluster")
+
+
+class SimilarItemsConfig(Section):
+    k: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="neighbours of each item in similar_items/; 0: there is no such table"
+    )
+    by: Literal["users", "baskets", "next_baskets", "vectors"] = Field(
+        "users",
+        description="neighbours are items of the same users, of the same baskets, or of the "
+        "baskets that follow, or those with the most similar vectors of the model",
+    )
+
+    @model_validator(mode="after")
+    def _check_by(self) -> Self:
+        if self.by != "users" and not self.k:
+            raise ValueError(
+                f"similar_items.by={self.by} decides nothing while similar_items.k is 0; set "
+                "similar_items.k, as in 10, or leave both out"
+            )
+        return self
+
+
+class TrendingConfig(Section):
+    k: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        0,
+        description="items in trending/, of all and of each category (items.category_column); 0: "
+        "there is no such table",
+    )
 
 
 class PublishConfig(Section):

@@ -12,13 +12,14 @@ row and column, all of whose entries are above 0.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
 from diffsasrec.counters.neighbours import Tastes
-from diffsasrec.counters.sparse import Table, best_of_rows, only, product_of, rows_of
+from diffsasrec.counters.sparse import Table, best_of_rows, only, product_of, row_bounds, rows_of
 from diffsasrec.model.features import Weights, basket_starts
 from diffsasrec.sequences.histories import Histories
 from diffsasrec.typed_events import concat, take
@@ -26,7 +27,6 @@ from diffsasrec.typed_events import concat, take
 NEWEST = 200  # events of a user that count in the tables
 NEIGHBOURS = 100  # entries that a table keeps of an item, where the catalogue is not large
 ENTRIES = 2**22  # that a table has at most: a training holds three for each batch time
-ENTRIES_AT_ONCE = 2**24  # of a product, before the best of them are kept
 
 Ints = npt.NDArray[np.int64]
 Progress = Callable[[float], None]  # the share that is done
@@ -64,20 +64,47 @@ def similarity(
         progress: told the share of the work that is done, from 0 to 1.
     """
     recent = newest(histories, NEWEST)
-    basket, first = baskets(recent)
-    num_users, owners = len(recent.offsets) - 1, recent.owners()
-    events = recent.items, recent.weights()
-    by_user = _incidence(owners, *events, (num_users, num_items))
-    by_basket = _incidence(basket, *events, (len(first), num_items))
-    owner_of_basket = owners[first]
-    (earlier,) = np.nonzero(owner_of_basket[1:] == owner_of_basket[:-1])
-    before, after = by_basket[earlier], by_basket[earlier + 1]
+    by_user, by_basket = _by_user(recent, num_items), _by_basket(recent, num_items)
+    before, after = _steps(recent, by_basket)
     return Similar(
         near=_best_products(by_user, by_user, lambda share: progress(share / 2)),
         together=_best_products(by_basket, by_basket, lambda share: progress((2 + share) / 4)),
         follows=_best_products(before, after, lambda share: progress((3 + share) / 4)),
         tastes=Tastes.sample(recent, num_items=num_items) if with_tastes else None,
     )
+
+
+def incidences(
+    histories: Histories, *, num_items: int, by: Literal["users", "baskets", "next_baskets"]
+) -> tuple[Table, Table]:
+    """Left and right of one table, [E, V]: it is the products of their columns.
+
+    Args:
+        by: users for near, baskets for together, next_baskets for follows.
+    """
+    recent = newest(histories, NEWEST)
+    if by == "users":
+        by_user = _by_user(recent, num_items)
+        return by_user, by_user
+    by_basket = _by_basket(recent, num_items)
+    return (by_basket, by_basket) if by == "baskets" else _steps(recent, by_basket)
+
+
+def _by_user(recent: Histories, num_items: int) -> Table:
+    shape = (len(recent.offsets) - 1, num_items)
+    return _incidence(recent.owners(), recent.items, recent.weights(), shape)
+
+
+def _by_basket(recent: Histories, num_items: int) -> Table:
+    basket, first = baskets(recent)
+    return _incidence(basket, recent.items, recent.weights(), (len(first), num_items))
+
+
+def _steps(recent: Histories, by_basket: Table) -> tuple[Table, Table]:
+    """The rows of the baskets that have a next one, and of these next ones."""
+    owner_of_basket = recent.owners()[baskets(recent)[1]]
+    (earlier,) = np.nonzero(owner_of_basket[1:] == owner_of_basket[:-1])
+    return by_basket[earlier], by_basket[earlier + 1]
 
 
 def num_neighbours(num_items: int) -> int:
@@ -152,10 +179,7 @@ def _best_products(left_EV: Table, right_EV: Table, progress: Progress) -> Table
     """
     left_VE = left_EV.T.tocsr()
     num_items = right_EV.shape[1]
-    ones = Table((np.ones_like(left_VE.data), left_VE.indices, left_VE.indptr), left_VE.shape)
-    most_V = np.minimum(ones @ np.diff(right_EV.indptr).astype(np.float64), num_items)
-    block_V = (np.cumsum(most_V) // ENTRIES_AT_ONCE).astype(np.int64)
-    bounds = np.r_[0, np.flatnonzero(np.diff(block_V)) + 1, num_items]
+    bounds = row_bounds(left_VE, right_EV)
     parts = []
     for start, stop in pairwise(bounds):
         progress(start / max(num_items, 1))

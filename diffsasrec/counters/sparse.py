@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+ENTRIES_AT_ONCE = 2**24  # of a product, before the best of them are kept
+
 Ints = npt.NDArray[np.int64]
 Table: TypeAlias = scipy.sparse.csr_matrix
 
@@ -18,6 +20,15 @@ def only(table: Table, kept: npt.NDArray[np.bool_]) -> Table:
     """The entries for which `kept`, [entries], is true."""
     indptr = np.r_[0, np.cumsum(kept)][table.indptr]
     return Table((table.data[kept], table.indices[kept], indptr), table.shape)
+
+
+def row_bounds(left: Table, right: Table) -> Ints:
+    """Where to cut the rows of a product so that its parts have about ENTRIES_AT_ONCE entries."""
+    num_rows, num_items = left.shape[0], right.shape[1]
+    ones = Table((np.ones_like(left.data), left.indices, left.indptr), left.shape)
+    most = np.minimum(ones @ np.diff(right.indptr).astype(np.float64), num_items)
+    block = (np.cumsum(most) // ENTRIES_AT_ONCE).astype(np.int64)
+    return np.r_[0, np.flatnonzero(np.diff(block)) + 1, num_rows]
 
 
 def product_of(left: Table, right: Table) -> Table:
@@ -29,6 +40,13 @@ def product_of(left: Table, right: Table) -> Table:
 def rows_of(table: Table) -> Ints:
     """The row of each entry, [entries]."""
     return np.repeat(np.arange(table.shape[0]), np.diff(table.indptr))
+
+
+def places(groups: Ints) -> Ints:
+    """The place of each entry within its group, from 0; the entries of a group lie together."""
+    begins = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1))
+    lengths = np.diff(np.r_[begins, len(groups)])
+    return np.arange(len(groups)) - np.repeat(begins, lengths)
 
 
 def best_of_rows(table: Table, num: int) -> Table:
@@ -43,8 +61,6 @@ def best_of_rows(table: Table, num: int) -> Table:
     worst = np.sort(rank)[last]  # of the rows' best; not used where a row is empty
     (some,) = np.nonzero(rank <= worst[row.astype(np.int64)])
     some = some[np.lexsort((table.indices[some], rank[some]))]
-    some_row = row[some].astype(np.int64)
-    place = np.arange(len(some)) - np.searchsorted(some_row, some_row)
     kept = np.zeros(table.nnz, bool)
-    kept[some[place < num]] = True
+    kept[some[places(row[some].astype(np.int64)) < num]] = True
     return only(table, kept)

@@ -6,6 +6,7 @@ Their settings are chosen by figures of an earlier cut; here they are given.
 Legend: B users, V items, H half-lives; a share is a part of a sum of 1.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,8 +53,14 @@ class Decay:
         return np.asarray(self.number**later, np.float32)
 
 
-def decayed_counts(histories: Histories, *, asked_at: int, num_items: int) -> npt.NDArray[np.int64]:
-    """The weight of each item's events before `asked_at`, in UNITS, by HALF_LIVES, [H, V].
+def decayed_counts(
+    histories: Histories,
+    *,
+    asked_at: int,
+    num_items: int,
+    half_lives: Sequence[float] = HALF_LIVES,
+) -> npt.NDArray[np.int64]:
+    """The weight of each item's events before `asked_at`, in UNITS, by half-lives in days, [H, V].
 
     Those of several buckets are added.
     """
@@ -64,7 +71,7 @@ def decayed_counts(histories: Histories, *, asked_at: int, num_items: int) -> np
             weights=Decay("days", days).weights(before, asked_at=asked_at),
             minlength=num_items,
         )
-        for days in HALF_LIVES
+        for days in half_lives
     ]
     return np.rint(np.stack(counts) * UNITS).astype(np.int64)
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 TABLES = "tables"  # the run's own copies of the tables beside the log
+# what a run publishes beside the lists, if its configuration asks for it
+SIMILAR_ITEMS, TRENDING = ITEM_TABLES = ("similar_items", "trending")
 
 # tasks: on all CPUs of the cluster; train: training workers; score: scoring actors
 Workers = Literal["tasks", "train", "score"]
@@ -56,7 +58,11 @@ TABLE = (  # in their order
         "train",
         is_spared=True,
     ),
-    Stage("score", ("state/score", "recommendations", "recommendations_quarantine"), "score"),
+    Stage(
+        "score",
+        ("state/score", "recommendations", "recommendations_quarantine", *ITEM_TABLES),
+        "score",
+    ),
     Stage("publish", ("manifest.json",), "tasks", refused_by="audit"),
 )
 STAGES = tuple(stage.name for stage in TABLE)

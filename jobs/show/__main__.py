@@ -1,6 +1,7 @@
-"""Shows what a lake holds: one user's list and how it was made, or what is published now.
+"""Shows what a lake holds: a user's list and how it was made, an item, or what is published now.
 
     python -m jobs.show --lake s3://bucket/recommender --user 17
+    python -m jobs.show --lake s3://bucket/recommender --item 995242
     python -m jobs.show --lake s3://bucket/recommender --current
     python -m jobs.show --lake s3://bucket/recommender --metrics
 
@@ -48,20 +49,26 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.metrics:
             sys.stdout.write(newest_metrics(lake))
             return
-        if arguments.current:
-            lines = current_lines(lake)
-        else:
-            from .user import user_lines  # with torch and Ray, which take seconds to import
-
-            run, manifest = open_published(lake, arguments.date, arguments.run_id)
-            config = config_of(manifest)
-            lines = user_lines(config, run, manifest, user=arguments.user, last=arguments.last)
+        lines = current_lines(lake) if arguments.current else lines_of_one(lake, arguments)
     except DiffsasrecError as raised:
         error = at_the_start(raised)
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     for line in lines:
         print(printable(line))
+
+
+def lines_of_one(lake: Storage, arguments: argparse.Namespace) -> list[str]:
+    """Of a user or an item of a published run."""
+    run, manifest = open_published(lake, arguments.date, arguments.run_id)
+    config = config_of(manifest)
+    if arguments.item is not None:
+        from .item import item_lines
+
+        return item_lines(config, run, manifest, item=arguments.item)
+    from .user import user_lines  # with torch and Ray, which take seconds to import
+
+    return user_lines(config, run, manifest, user=arguments.user, last=arguments.last)
 
 
 def current_lines(lake: Storage) -> list[str]:

@@ -1,6 +1,5 @@
 """One user of a published run: history, list, and how each slot of it was filled."""
 
-import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,11 +11,12 @@ from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.event_types import EventTypes
 from diffsasrec.lake.run_dir import RunDir
-from diffsasrec.schema import canonical, canonical_type
+from diffsasrec.schema import canonical
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 
 from ..night.replay import KINDS, Remade, remake
 from ..night.titles import Titles, titles_of
+from .ids import id_of
 
 # scores that differ by less are equal: batches of other sizes add up in other orders
 SCORE_TOLERANCE = 1e-4
@@ -57,15 +57,7 @@ def find_user(run: RunDir, manifest: dict[str, Any], user: str) -> tuple[str, pa
     """The file of a user's bucket, and the id in the type of the log."""
     num = sum(file["path"].startswith("sequences/") for file in manifest["files"])
     user_type = run.storage.read_table(f"sequences/{bucket_name(0)}", ["user_id"])["user_id"].type
-    if canonical_type(user_type) == pa.string():
-        user_id = pa.scalar(user, user_type)
-    else:
-        try:
-            if not re.fullmatch(r"-?(0|[1-9][0-9]*)", user):  # 007 is no integer of a log
-                raise ValueError
-            user_id = pa.scalar(int(user), user_type)
-        except (ValueError, OverflowError, pa.ArrowException):
-            raise ConfigError(f"--user {user}: user ids of this log are {user_type}") from None
+    user_id = id_of(user, user_type, option="user")
     (bucket,) = bucket_of(canonical(pa.array([user_id.as_py()], user_type)), num)
     return bucket_name(int(bucket)), user_id
 

@@ -64,6 +64,9 @@ BESIDE_THE_RECIPE = (
     "score.max_quarantined_users",
     "score.num_actors",
     "score.cpus_per_actor",
+    # tables beside the lists
+    "similar_items.",
+    "trending.",
     "publish.",
     "iceberg.",
     "cost.",

@@ -236,3 +236,11 @@ def test_the_cut_off_and_the_metric_of_the_gate_follow_the_length_of_a_list():
     config = load_config(LEAST, ["score.k=20", "evaluate.ks=[10, 20]"])
     assert (config.evaluate.ks, config.gate.metric) == ((10, 20), "NDCG@10")
     assert load_config(LEAST, ["gate.metric=HR@10"]).gate.metric == "HR@10"
+
+
+def test_how_items_are_similar_is_refused_where_no_such_table_is_made():
+    with pytest.raises(ConfigError, match=r"similar_items\.by=vectors decides nothing while"):
+        load_config(LEAST, ["similar_items.by=vectors"])
+    assert (
+        load_config(LEAST, ["similar_items.by=vectors", "similar_items.k=3"]).similar_items.k == 3
+    )

@@ -60,7 +60,7 @@ def test_the_tables_equal_loops_over_users_baskets_and_items(log):
 def test_blocks_of_rows_change_nothing(monkeypatch):
     log = [[(item, time) for time in range(3) for item in range(user % 4, 6)] for user in range(9)]
     whole = similarity(histories_of(log), num_items=NUM_ITEMS)
-    size = "diffsasrec.counters.similar.ENTRIES_AT_ONCE"
+    size = "diffsasrec.counters.sparse.ENTRIES_AT_ONCE"
     monkeypatch.setattr(size, 4)  # a size, so that a small table has blocks
     for one, other in zip(
         whole.tables(), similarity(histories_of(log), num_items=NUM_ITEMS).tables(), strict=True

@@ -29,12 +29,15 @@ MAY_IMPORT = {
     "decode": GROUND | {"config", "sequences", "model", "counters", "retrieve"},
     "train": DATA | {"sequences", "evaluate", "model", "counters", "decode"},
     "score": DATA | {"inputs", "sequences", "evaluate", "model", "counters", "retrieve", "decode"},
+    "item_tables": DATA | {"inputs", "sequences", "evaluate", "model", "counters", "retrieve"},
 }
 LIBRARY = set(MAY_IMPORT)
-SHARED = LIBRARY | {"jobs.process", "jobs.night", "jobs.runs", "jobs.training", "jobs.planning"}
+SHARED = LIBRARY | {"jobs.process", "jobs.night", "jobs.item_tables", "jobs.runs"}
+SHARED |= {"jobs.training", "jobs.planning"}
 MAY_IMPORT |= {
     "jobs.process": GROUND,
     "jobs.night": LIBRARY,
+    "jobs.item_tables": LIBRARY | {"jobs.night"},
     "jobs.runs": LIBRARY | {"jobs.night"},
     "jobs.training": LIBRARY | {"jobs.night", "jobs.runs"},
     "jobs.planning": LIBRARY | {"jobs.process", "jobs.night", "jobs.training"},
