@@ -15,6 +15,12 @@ from diffsasrec.schema import SOURCES
 
 QUARANTINED = (*REASONS, MALFORMED)
 DROPPED = (*NOT_READ, "duplicate", "over_max_user_events", "rare_item")
+TABLE_ROWS = {"similar_items": "similar_rows", "trending": "trending_rows"}
+SIMILAR = {
+    "own": "similar_items",
+    "category": "similar_items_by_category",
+    "none": "items_without_similar",
+}
 QUALITY = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR", "coverage": "Coverage"}
 
 
@@ -51,6 +57,7 @@ def exposition(facts: MetricFacts) -> bytes:
         page.add_each("lists", "lists by what made them", "source", lists)
         short = counts["score"].get("short_lists", 0)
         page.add("short_lists", "lists of fewer than score.k items", short)
+        _add_item_tables(page, counts["score"])
     if facts.metrics is not None:
         _add_quality(page, facts.metrics)
         age = _seconds(facts.outcome["ds"]) - _seconds(facts.measured or facts.outcome["ds"])
@@ -127,6 +134,16 @@ def _add_rows(page: _Page, counts: dict[str, int]) -> None:
     page.add_each("rows_quarantined", "bad rows by reason", "reason", quarantined)
     dropped = {reason: counts.get(reason, 0) for reason in DROPPED}
     page.add_each("rows_dropped", "good rows that are not used, by reason", "reason", dropped)
+
+
+def _add_item_tables(page: _Page, counts: Mapping[str, int]) -> None:
+    """Nothing where the night made no such tables."""
+    rows = {table: counts[key] for table, key in TABLE_ROWS.items() if key in counts}
+    if rows:
+        page.add_each("item_table_rows", "rows of the tables of items", "table", rows)
+    if "similar_items" in counts:
+        items = {kind: counts[key] for kind, key in SIMILAR.items()}
+        page.add_each("similar_items", "items by what their neighbours are", "neighbours", items)
 
 
 def _add_newest(page: _Page, newest: Mapping[str, Any]) -> None:

@@ -8,19 +8,29 @@ import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import duckdb
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from lakes import success
 from old_lake import CONFIG, ITEMS, NEXT, is_whole, unpack
 from signalled import CODES, ended
 
-from diffsasrec.files.storage import Storage
-from diffsasrec.lake.chain import read_chain
-from diffsasrec.lake.stages import STAGES
+from diffsasrec.files.storage import Storage, sha256
+from diffsasrec.item_tables.audit import FORBIDDEN
+from diffsasrec.lake.chain import append_rollback, read_chain
+from diffsasrec.lake.run_dir import run_path
+from diffsasrec.lake.stages import ITEM_TABLES, STAGES
 from jobs.faults.rig.nights import NightProcess, Nights
+from jobs.item_tables.checking import broken_tables
+from jobs.night.expected_lists import Yardstick
+from jobs.night.scoring import night_scoring
+from jobs.runs.published_runs import config_of, open_published
 
 pytestmark = [pytest.mark.ray, pytest.mark.night]
 RUN = f"runs/ds={NEXT}/broken"
+COLD = "item-cold"
 
 
 class Broken(NamedTuple):
@@ -55,8 +65,12 @@ class Continued(NamedTuple):
 
 
 def rules(directory: Path, lake: Storage) -> dict[str, Any]:
-    """Rules for what is shown: two items are kept from user 3, each kind shown once."""
-    kinds = pd.DataFrame({"item_id": ITEMS, "kind": [f"kind {n % 7}" for n in range(len(ITEMS))]})
+    """Rules for what is shown: two items are kept from user 3, each kind shown once.
+
+    Tables of items are made beside the lists; nobody has touched the last item of the kinds yet.
+    """
+    of_items = [f"kind {n % 7}" for n in range(len(ITEMS))]
+    kinds = pd.DataFrame({"item_id": [*ITEMS, COLD], "kind": [*of_items, "kind 3"]})
     kinds.to_csv(directory / "items.csv", index=False)
     banned = pd.DataFrame({"user_id": [3, 3, 4], "item_id": [*ITEMS[:2], "never seen"]})
     banned.to_parquet(directory / "banned.parquet")
@@ -65,6 +79,8 @@ def rules(directory: Path, lake: Storage) -> dict[str, Any]:
     return {
         "items": {"path": str(directory / "items.csv"), "category_column": "kind"},
         "score": {**CONFIG["score"], **score, "rest_nights": 2},
+        "similar_items": {"k": 4},
+        "trending": {"k": 5},
     }
 
 
@@ -142,3 +158,77 @@ def test_rules_hold_for_what_a_night_on_s3_shows(continued: Continued):
         shown = [ITEMS.index(item["item_id"]) for item in row["items"]]
         assert len({number % 7 for number in shown}) == len(shown) == 3  # of three kinds
         assert row["user_id"] != 3 or not {*shown} & {0, 1}
+
+
+def item_tables(lake: Storage, directory: Path) -> list[str]:
+    """The tables of items of what is current, as the chain and the manifest name them."""
+    current = run_path(**read_chain(lake)[-1].current)
+    files = json.loads(lake.read_bytes(f"{current}/manifest.json"))["files"]
+    found = [file for file in files if file["path"].startswith(ITEM_TABLES)]
+    for file in found:
+        data = lake.read_bytes(f"{current}/{file['path']}")
+        assert sha256(data) == file["sha256"]
+        (directory / file["path"]).parent.mkdir(parents=True, exist_ok=True)
+        (directory / file["path"]).write_bytes(data)
+    return [file["path"] for file in found]
+
+
+def test_duckdb_and_polars_read_the_tables_of_items_in_which_the_rules_hold(
+    continued: Continued, tmp_path: Path
+):
+    paths = item_tables(continued.lake, tmp_path)
+    assert paths == ["similar_items/part-00000.parquet", "trending/part-00000.parquet"]
+    kinds = {item: f"kind {n % 7}" for n, item in enumerate(ITEMS)} | {COLD: "kind 3"}
+    similar, trending = (f"read_parquet('{tmp_path}/{name}/*.parquet')" for name in ITEM_TABLES)
+    rows = duckdb.connect().execute(f"from {similar} order by item_id, rank").fetchall()
+    frame = pl.read_parquet(f"{tmp_path}/similar_items/*.parquet").sort("item_id", "rank")
+    assert frame.rows() == rows
+    assert {source for item, _, _, _, source in rows if item != COLD} == {"users"}
+    assert [row[1:3] + row[4:] for row in rows if row[0] == COLD] == [
+        (other, rank, "category")
+        for (other,), rank in zip(
+            duckdb.connect()
+            .execute(f"select item_id from {trending} where category = 'kind 3'")
+            .fetchall(),
+            (1, 2),
+            strict=True,
+        )
+    ]
+    for item in ITEMS:
+        shown = [kinds[other] for of, other, *_ in rows if of == item]
+        assert 0 < len(shown) == len(set(shown)) <= 4  # one of a kind, as in the lists
+    whole = pl.read_parquet(f"{tmp_path}/trending/*.parquet").filter(pl.col("category").is_null())
+    assert whole["rank"].to_list() == [1, 2, 3, 4, 5]
+    assert len({kinds[item] for item in whole["item_id"]}) == 5
+    counts = continued.last["counts"]["score"]
+    assert (counts["similar_rows"], counts["similar_items_by_category"]) == (len(rows), 1)
+    assert (counts["trending_rows"], counts["trending_categories"]) == (5 + len(ITEMS), 7)
+
+
+def test_the_audit_looks_at_every_row_of_the_tables_of_items(continued: Continued):
+    run, manifest = open_published(continued.lake, None, None)
+    config = config_of(manifest)
+    yardstick = Yardstick.of(night_scoring(config, run))
+    assert broken_tables(config, run, yardstick) == []
+    for path in ("similar_items/part-00000.parquet", "trending/part-00000.parquet"):
+        table = run.storage.read_table(path)
+        wrong = pa.array([COLD] * table.num_rows)  # of which the weights know nothing
+        name = table.column_names.index("neighbour_id" if "similar" in path else "item_id")
+        run.storage.write_table(path, table.set_column(name, table.schema.field(name), wrong))
+        ((where, found),) = broken_tables(config, run, yardstick)
+        assert where == path and found[FORBIDDEN] == table.num_rows
+        run.storage.write_table(path, table)
+    run.storage.delete(["trending/part-00000.parquet"])
+    ((where, found),) = broken_tables(config, run, yardstick)
+    assert (where, found) == (path, {"file: missing or too many": 1})
+    run.storage.write_table(path, table)
+
+
+def test_a_rollback_takes_the_tables_of_items_back_with_the_lists(
+    continued: Continued, tmp_path: Path
+):
+    last = read_chain(continued.lake)[-1]
+    append_rollback(continued.lake, last.number - 1, attempt="back")
+    assert item_tables(continued.lake, tmp_path) == []  # the old night had none
+    append_rollback(continued.lake, last.number, attempt="forth")
+    assert len(item_tables(continued.lake, tmp_path)) == 2

@@ -16,7 +16,7 @@ METRICS = {
     "model": ROW,
     "baselines": {"popular": {**ROW, "NDCG@5": 0.1}, "item-kNN": {**ROW, "NDCG@5": 0.2}},
 }
-OUTCOME = {
+OUTCOME: dict[str, Any] = {
     "ds": "2024-03-01",
     "run_id": "calm",
     "stage": "publish",
@@ -96,6 +96,17 @@ def test_figures_of_another_night_carry_their_age():
     assert told["quality_age_seconds",] == 5 * DAY
     assert told["ndcg", "5", "model", "model"] == 0.3
     assert told["holdout_users",] == 9
+
+
+def test_tables_of_items_are_told_where_the_night_made_them():
+    assert {"item_table_rows", "similar_items"}.isdisjoint(key[0] for key in samples(facts()))
+    counts = {"similar_rows": 31, "similar_items": 5, "similar_items_by_category": 2}
+    counts |= {"items_without_similar": 1, "trending_rows": 8, "trending_categories": 3}
+    score = {**OUTCOME["counts"]["score"], **counts}
+    told = samples(facts(counts={**OUTCOME["counts"], "score": score}))
+    assert [told["item_table_rows", t] for t in ("similar_items", "trending")] == [31, 8]
+    kinds = ("own", "category", "none")
+    assert [told["similar_items", kind] for kind in kinds] == [5, 2, 1]
 
 
 def test_a_refusal_of_the_gate_is_one_and_names_its_stage():

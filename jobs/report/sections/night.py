@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from ..facts import Facts, timings
 from ..steps import REASONS, Step, holdout_steps, row_steps, user_steps
 from . import charts
+from .item_tables import item_tables
 from .model import lists, quality, training, users
 from .parts import Picture, Section, Table, share
 from .quality import in_a_tile
@@ -23,6 +24,7 @@ def sections(facts: Facts) -> list[Section]:
         quality,
         training,
         lists,
+        item_tables,
         users,
         timing,
     ]
