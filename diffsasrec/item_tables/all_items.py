@@ -44,7 +44,7 @@ class AllItems:
         allowed_N = np.r_[allowed, np.zeros(len(ids) - len(allowed), bool)]
         names, category = pa.array([], pa.string()), np.full(len(ids), -1, np.int64)
         if items is not None:
-            found = items_of(items, ids, "category").dictionary_encode()
+            found = items_of(items, ids, "category").cast(pa.string()).dictionary_encode()
             names = found.dictionary
             category = found.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         of_log = index_items(log_vocab["item_id"].combine_chunks(), known)

@@ -99,11 +99,11 @@ class OccurringTogether:
 
 def _capped(table: Table, category: Ints, most: int) -> Table:
     """The largest entries of each row, of one category at most so many."""
-    of_entry, row = category[table.indices], rows_of(table)
-    order = np.lexsort((table.indices, -table.data, of_entry, row))
-    group = (row * (int(category.max(initial=0)) + 2) + of_entry + 1)[order]
+    of_entry = category[table.indices]
+    group = rows_of(table) * (int(category.max(initial=0)) + 2) + of_entry + 1
+    order = np.lexsort((-table.data, group))  # stable: of equal ones the first item
     kept = np.ones(table.nnz, bool)
-    kept[order] = (places(group) < most) | (of_entry[order] < 0)
+    kept[order] = (places(group[order]) < most) | (of_entry[order] < 0)
     return only(table, kept)
 
 

@@ -107,6 +107,12 @@ def write_similar_items(
         found["similar_items_by_category"],
         found["items_without_similar"],
     )
+    if not found["similar_items"]:
+        log.warning(
+            "score: no item has neighbours by %s; see similar_items.by, and whether the log has "
+            "users with several items or baskets",
+            settings.by,
+        )
     return found
 
 
