@@ -15,6 +15,7 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.sequences.buckets import bucket_name
 
 from .. import called
+from ..item_tables.night_items import makes_tables
 from ..night.titles import Titles, titles_of
 from ..runs.published_runs import metrics_of
 
@@ -39,7 +40,8 @@ def print_summary(config: Config, run: RunDir, words: Sequence[str]) -> None:
         print(printable(line))
     number = newest_by_date(read_chain(run.lake))[run.ds].number
     user = str(users[0].row["user_id"]) if users else "ID"
-    for line in places(run, number=number, user=user, words=words):
+    item = str(users[0].items[-1]) if users and makes_tables(config) else None
+    for line in places(run, number=number, user=user, item=item, words=words):
         print(line)
 
 
@@ -51,8 +53,14 @@ def printable(line: str) -> str:
     )
 
 
-def places(run: RunDir, *, number: int, user: str, words: Sequence[str]) -> list[str]:
-    """Where everything is, and what to call next."""
+def places(
+    run: RunDir, *, number: int, user: str, words: Sequence[str], item: str | None = None
+) -> list[str]:
+    """Where everything is, and what to call next.
+
+    Args:
+        item: one that tables of items know; None: the night made none.
+    """
     published = run.lake.url(f"recommendations/ds={run.ds}")
     query = f"from read_parquet('{published}/part-{run.run_id}-{number:08d}-*.parquet') limit 5"
     show = f"{called('show')} --lake {shlex.quote(run.lake.root)}"
@@ -65,6 +73,7 @@ def places(run: RunDir, *, number: int, user: str, words: Sequence[str]) -> list
         f"nights   {run.lake.url('reports/index.html')}",
         f'read     python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"',
         f"a user   {show} --user {shlex.quote(user)}",
+        *([] if item is None else [f"an item  {show} --item {shlex.quote(item)}"]),
         f"served   {show} --current",
         f"next     {called('nightly')} {shlex.join([*words, '--date', str(following)])}",
     ]

@@ -105,3 +105,15 @@ def test_trending_items_beyond_the_number_or_the_cap_are_named():
     many = trending_table(ITEMS, COUNTS, k=4, max_per_category=None, half_life_days=7.0)
     found = trending_with(many, k=4, max_per_category=1)
     assert found == {"of all: more than 1 of a category": 1}
+
+
+def test_tables_without_rows_break_no_rule_where_nothing_is_to_be_shown():
+    items = items_of(denied=tuple(items_of().ids.to_pylist()))
+    source = OccurringTogether.of(histories_of([[]]), items, by="users", max_per_category=1)
+    popular = of_categories(items, COUNTS, 3)
+    similar = similar_table(ROWS, items, source, popular, k=2, by="users")
+    trending = trending_table(items, COUNTS, k=2, max_per_category=1, half_life_days=7.0)
+    assert (similar.num_rows, trending.num_rows) == (0, 0)
+    settings: dict[str, Any] = {"k": 2, "max_per_category": 1}
+    assert not audit_similar(similar, ROWS, items, popular, by="users", **settings)
+    assert not audit_trending(trending, items, trending, **settings)

@@ -26,6 +26,10 @@ def test_the_end_says_where_everything_is_and_what_to_call_next():
     assert "/lake/reports/index.html" in text
     assert "--user 'a b'" in text
     assert text.endswith("python -m jobs.nightly --config my.yaml --date 2024-03-01")
+    assert "--item" not in text  # the night made no table of items
+    assert any(
+        "--item 'c d'" in line for line in places(run, number=7, user="", words=[], item="c d")
+    )
 
 
 def test_lists_show_titles_beside_the_ids_and_dates_of_the_history():
