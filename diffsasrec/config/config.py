@@ -129,6 +129,11 @@ class Config(Section):
             if name not in known:
                 raise ValueError(f"gate: {name} is not measured; known: {', '.join(known)}")
 
+    @property
+    def makes_item_tables(self) -> bool:
+        """Whether a night publishes a table of items beside the lists."""
+        return bool(self.similar_items.k or self.trending.k)
+
     def located(self) -> Self:
         """The same configuration with an absolute lake, as seen from this machine."""
         return self.model_copy(update={"lake": located(self.lake)})

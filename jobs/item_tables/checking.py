@@ -14,7 +14,7 @@ from diffsasrec.sequences.buckets import bucket_name
 
 from ..night.expected_lists import Yardstick
 from .making import part_path, trending_of
-from .night_items import NightItems, makes_tables
+from .night_items import NightItems
 
 Broken = list[tuple[str, Counter[str]]]  # by file: rows that break a rule
 
@@ -25,7 +25,7 @@ def broken_tables(config: Config, run: RunDir, yardstick: Yardstick) -> Broken:
     Args:
         yardstick: what the lists are audited by: one rule holds in every table.
     """
-    if not makes_tables(config):
+    if not config.makes_item_tables:
         return []
     night = NightItems.of(config, run, yardstick)
     wanted = expected_files(config, night.items)

@@ -29,7 +29,7 @@ from diffsasrec.sequences.histories import Histories, flatten
 
 from ..night.expected_lists import Yardstick
 from ..night.records import Prepared
-from .night_items import NightItems, makes_tables
+from .night_items import NightItems
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Making:
 
 def write_item_tables(config: Config, run: RunDir, scoring: Scoring) -> dict[str, int]:
     """The tables of items that the configuration asks for; what they hold, for the record."""
-    if not makes_tables(config):
+    if not config.makes_item_tables:
         return {}
     checkpoint = load_checkpoint(run.storage.sub(scoring.checkpoint))
     night = NightItems.of(config, run, Yardstick.of(scoring, checkpoint))

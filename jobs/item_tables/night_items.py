@@ -24,11 +24,6 @@ from ..night.records import Evaluated, Prepared
 from ..night.table_copies import items_of_run
 
 
-def makes_tables(config: Config) -> bool:
-    """Whether a night publishes any table of items."""
-    return bool(config.similar_items.k or config.trending.k)
-
-
 @dataclass(frozen=True)
 class NightItems:
     items: AllItems

@@ -15,7 +15,6 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.sequences.buckets import bucket_name
 
 from .. import called
-from ..item_tables.night_items import makes_tables
 from ..night.titles import Titles, titles_of
 from ..runs.published_runs import metrics_of
 
@@ -40,7 +39,7 @@ def print_summary(config: Config, run: RunDir, words: Sequence[str]) -> None:
         print(printable(line))
     number = newest_by_date(read_chain(run.lake))[run.ds].number
     user = str(users[0].row["user_id"]) if users else "ID"
-    item = str(users[0].items[-1]) if users and makes_tables(config) else None
+    item = str(users[0].items[-1]) if users and config.makes_item_tables else None
     for line in places(run, number=number, user=user, item=item, words=words):
         print(line)
 

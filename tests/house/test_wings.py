@@ -41,7 +41,7 @@ MAY_IMPORT |= {
     "jobs.runs": LIBRARY | {"jobs.night"},
     "jobs.training": LIBRARY | {"jobs.night", "jobs.runs"},
     "jobs.planning": LIBRARY | {"jobs.process", "jobs.night", "jobs.training"},
-    "jobs.observe": LIBRARY | {"jobs.night", "jobs.item_tables", "jobs.runs"},
+    "jobs.observe": LIBRARY | {"jobs.night", "jobs.runs"},
     "jobs.runner": SHARED | {"jobs.observe"},
     "jobs": SHARED | {"jobs.runner"},  # the stages, and the commands that run them
     "jobs.report": LIBRARY | {"jobs.night", "jobs.runs", "jobs.runner"},

@@ -17,7 +17,7 @@ from diffsasrec.item_tables.popular import of_categories
 from diffsasrec.lake.run_dir import RunDir
 from jobs.item_tables.checking import expected_files
 from jobs.item_tables.making import COUNTED, Making, count_part, make_part
-from jobs.item_tables.night_items import chosen_half_life, makes_tables
+from jobs.item_tables.night_items import chosen_half_life
 
 LEAST = "lake: lake\nevents: {path: log.parquet}\n"
 
@@ -66,7 +66,7 @@ def test_only_the_tables_that_are_asked_for_are_expected(monkeypatch: pytest.Mon
     items = items_of()
     similar = {f"similar_items/part-0000{n}.parquet" for n in (0, 1)}
     trending = {"trending/part-00000.parquet"}
-    assert not makes_tables(config_of()) and expected_files(config_of(), items) == set()
+    assert not config_of().makes_item_tables and expected_files(config_of(), items) == set()
     assert expected_files(config_of("similar_items.k=3"), items) == similar
     assert expected_files(config_of("trending.k=3"), items) == trending
     assert expected_files(config_of("similar_items.k=3", "trending.k=3"), items) == (
