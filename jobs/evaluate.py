@@ -19,6 +19,13 @@ from diffsasrec.evaluate.baselines import Score, rank_lists
 from diffsasrec.evaluate.gate import gate_failures
 from diffsasrec.evaluate.metrics import Spread, user_gains
 from diffsasrec.evaluate.protocol import PROTOCOL, protocol_of, served_metrics
+from diffsasrec.evaluate.slices import (
+    Part,
+    Slice,
+    places_of,
+    slice_parts,
+    slices_json,
+)
 from diffsasrec.evaluate.tallies import (
     Tally,
     holdout_targets,
@@ -75,7 +82,7 @@ def main(config: Config, run: RunDir) -> Evaluated:
     known = frequent_before_split(vocab, config.split.min_item_count)
     known_counts = np.where(known, vocab["count_before"].to_numpy(), 0)
     measured = measure_all(config, run, prepared, scores, (allowed, known), known_counts)
-    versus = beside_best(config, run, scores, choice, (allowed, known), split_time)
+    versus, slices = beside_best(config, run, scores, choice, (allowed, known_counts), split_time)
     counter = choice.settings()[choice.best] if must_replace(config, versus) else None
     metrics: dict[str, Any] = {
         "protocol": PROTOCOL,
@@ -84,6 +91,7 @@ def main(config: Config, run: RunDir) -> Evaluated:
         "recent_popular_days": WINDOWS[choice.window] / DAY,
         "settings": choice.to_json(),
         "versus": versus.to_json(),
+        "slices": slices,
         "counter": counter and counter.to_json(),
     }
     run.storage.write_bytes("metrics.json", to_json(metrics | measured_types(config)))
@@ -126,10 +134,14 @@ def beside_best(
     run: RunDir,
     scores: Mapping[str, Score],
     choice: Choice,
-    masks: tuple[Mask, Mask],
+    items: tuple[Mask, npt.NDArray[np.int64]],
     cut: int,
-) -> Versus:
-    """The model beside the counter that was the best on the second cut."""
+) -> tuple[Versus, list[dict[str, Any]]]:
+    """The model beside the counter that was the best on the second cut: of all, and by slices.
+
+    Args:
+        items: which are allowed, and the counts of the known ones before the split, [V].
+    """
     parts = map_tasks(
         gain_differences,
         range(Prepared.of(run).num_buckets),
@@ -137,16 +149,18 @@ def beside_best(
         config,
         run.storage.read_tables("vocab", ["item_id"]),
         scores[choice.best],
-        np.stack(masks),
+        *items,
         cut,
     )
-    return Versus.of(
-        sum(parts, spread_of_differences(np.zeros(0), np.zeros(0))),
-        counter=choice.best,
-        metric=ndcg_of(config),
-        samples=config.evaluate.bootstrap_samples,
-        seed=config.seed,
-    )
+    spread, slices = spread_of_differences(np.zeros(0), np.zeros(0)), dict[Slice, Part]()
+    for of_bucket, parts_of_bucket in parts:
+        spread += of_bucket
+        slices = {
+            each: slices[each] + part if slices else part for each, part in parts_of_bucket.items()
+        }
+    drawn: dict[str, Any] = {"samples": config.evaluate.bootstrap_samples, "seed": config.seed}
+    compared = {"counter": choice.best, "metric": ndcg_of(config), **drawn}
+    return Versus.of(spread, **compared), slices_json(slices, **compared)
 
 
 def gain_differences(
@@ -155,26 +169,29 @@ def gain_differences(
     config: Config,
     vocab: pa.Table,
     score: Score,
-    masks: Mask,
+    allowed: Mask,
+    known_counts: npt.NDArray[np.int64],
     cut: int,
-) -> Spread:
-    """The differences of a bucket's holdout users; `masks`: allowed and known items, [2, V]."""
-    name, k = bucket_name(bucket), max(config.evaluate.ks)
+) -> tuple[Spread, dict[Slice, Part]]:
+    """The differences of a bucket's holdout users, of all and of slices."""
+    name, k, known = bucket_name(bucket), max(config.evaluate.ks), known_counts > 0
     flat = flatten(storage.read_table(f"sequences/{name}"))
-    held = holdout_between(
-        only_items(flat, masks[1]).histories, cut=cut, before=None, known=masks[1]
-    )
+    held = holdout_between(only_items(flat, known).histories, cut=cut, before=None, known=known)
     lists = {
         "model": list_matrix(storage.read_table(f"evaluation/{name}"), vocab, k=k),
         "counter": rank_lists(
-            score, held.past, allowed=masks[0], k=k, filter_seen=config.score.filter_seen
+            score, held.past, allowed=allowed, k=k, filter_seen=config.score.filter_seen
         ),
     }
     gains = {
         which: user_gains(theirs, held.targets, k=k)[ndcg_of(config)]
         for which, theirs in lists.items()
     }
-    return spread_of_differences(gains["model"], gains["counter"])
+    places_V = places_of(known_counts)
+    return (
+        spread_of_differences(gains["model"], gains["counter"]),
+        slice_parts(held, lists, cut=cut, places_V=places_V, k=k),
+    )
 
 
 def must_replace(config: Config, versus: Versus) -> bool:

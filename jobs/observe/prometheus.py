@@ -1,6 +1,6 @@
 """A night as Prometheus metrics, in the text format of node_exporter's textfile collector."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,11 @@ SIMILAR = {
     "category": "similar_items_by_category",
     "none": "items_without_similar",
 }
+SLICES = (  # name, key of a slice in metrics.json; None: NDCG at the largest cut-off
+    ("slice_holdout_users", "n", "users with targets in a part of the holdout"),
+    ("slice_ndcg", None, "NDCG of the model on a part of the holdout"),
+    ("slice_ndcg_difference", "difference", "NDCG of the model less that of the counter beside it"),
+)
 QUALITY = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR", "coverage": "Coverage"}
 
 
@@ -89,11 +94,11 @@ class _Page:
         for key, value in values.items():
             gauge.labels(key).set(value)
 
-    def add_quality(
-        self, name: str, what: str, values: Mapping[tuple[str, str, str], float]
+    def add_labelled(
+        self, name: str, what: str, labels: Sequence[str], values: Mapping[Any, float]
     ) -> None:
-        """`values` by what made the lists (model, best_counter), its name, and the cut-off."""
-        gauge = Gauge(f"diffsasrec_{name}", what, ["of", "name", "k"], registry=self._registry)
+        """`values` by the values of the labels, a tuple of as many."""
+        gauge = Gauge(f"diffsasrec_{name}", what, labels, registry=self._registry)
         for key, value in values.items():
             gauge.labels(*key).set(value)
 
@@ -164,7 +169,12 @@ def _add_quality(page: _Page, metrics: Mapping[str, Any]) -> None:
     page.add("protocol", what, protocol_of(metrics))
     for name, metric in QUALITY.items():
         values = {(*who, str(k)): row[f"{metric}@{k}"] for who, row in rows.items() for k in ks}
-        page.add_quality(name, f"{metric} on the holdout users of the night that measured", values)
+        what = f"{metric} on the holdout users of the night that measured"
+        page.add_labelled(name, what, ("of", "name", "k"), values)
+    slices = metrics.get("slices", [])
+    for name, key, what in SLICES if slices else ():
+        parts = {(row["by"], str(row["from"])): row[key or f"NDCG@{ks[-1]}"] for row in slices}
+        page.add_labelled(name, what, ("by", "from"), parts)
 
 
 def _is_ndcg(name: str) -> bool:

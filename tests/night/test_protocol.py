@@ -316,6 +316,10 @@ def test_the_counter_that_was_best_before_makes_the_lists_of_a_model_that_is_wor
     assert record.counter == counter and versus["interval"][1] < 0
     measured = metrics["model"]["NDCG@4"] - metrics["baselines"][counter["name"]]["NDCG@4"]
     assert versus["difference"] == pytest.approx(measured)
+    of_users = [row for row in metrics["slices"] if row["by"] == "history_events"]
+    assert sum(row["n"] for row in of_users) == versus["num_users"]
+    mean = sum(row["n"] * row["difference"] for row in of_users) / versus["num_users"]
+    assert mean == pytest.approx(versus["difference"])
     scored_by(config, run, record, "counter")
 
 

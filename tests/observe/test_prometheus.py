@@ -89,6 +89,15 @@ def test_the_model_stands_beside_the_counter_with_the_best_ndcg():
     assert not any("popular" in key[1:] for key in told if key[0] != "lists")
 
 
+def test_parts_of_the_holdout_are_told_by_where_they_begin():
+    row = {"by": "history_events", "from": 3, "to": 10, "n": 7, "NDCG@5": 0.2, "difference": -0.1}
+    told = samples(facts(metrics={**METRICS, "slices": [row]}))
+    where = ("history_events", "3")
+    assert told["slice_holdout_users", *where] == 7
+    assert (told["slice_ndcg", *where], told["slice_ndcg_difference", *where]) == (0.2, -0.1)
+    assert not any(key[0].startswith("slice_") for key in samples(facts()))
+
+
 def test_figures_of_another_night_carry_their_age():
     assert samples(facts())["quality_age_seconds",] == 0
     cited = replace(facts(), measured="2024-02-25")

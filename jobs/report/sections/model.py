@@ -10,7 +10,7 @@ from diffsasrec.evaluate.exposure import binned_quantile, cumulative_shares
 from ..facts import Facts, Night, curves
 from . import charts
 from .parts import Picture, Section, Table, nights, share
-from .quality import whose_figures
+from .quality import slice_in_words, whose_figures
 
 
 def quality(facts: Facts) -> Section | None:
@@ -47,11 +47,34 @@ def quality(facts: Facts) -> Section | None:
         ("list", *metrics),
         [(name, *(rows[name].get(metric) for metric in metrics)) for name in names],
     )
+    tables = [table, *by_slices(night)]
     tiles = [(f"NDCG@{k} of the model", f"{night.metric('NDCG'):.4f}")]
     if (counter := night.best_counter()) is not None:
         tiles.append((f"Best counter: {counter[0]}", f"{counter[1]:.4f}"))
     tiles.append(("Measured", night.measured))
-    return Section("quality", "Quality", says, tiles=tiles, tables=[table], figures=figures)
+    return Section("quality", "Quality", says, tiles=tiles, tables=tables, figures=figures)
+
+
+def by_slices(night: Night) -> list[Table]:
+    """The parts of the holdout, beside the counter that was the best on the second cut."""
+    metrics = night.metrics or {}
+    found = metrics.get("slices", [])
+    if not found:
+        return []
+    counter, metric = metrics["versus"]["counter"], f"NDCG@{night.k}"
+    columns = ("part", "users", metric, "low", "high", f"above {counter}", "low", "high")
+    rows = [
+        (
+            slice_in_words(row),
+            row["n"],
+            row[metric],
+            *row[f"{metric}_ci"],
+            row["difference"],
+            *row["difference_ci"],
+        )
+        for row in found
+    ]
+    return [Table.of("Parts of the holdout", columns, rows)]
 
 
 def over_nights(facts: Facts) -> list[Picture]:

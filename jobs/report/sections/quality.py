@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 
-from ..facts import Facts, Night, timings, usual
+from diffsasrec.evaluate.slices import AGE, EVENTS
+from diffsasrec.evaluate.versus import LEAST_USERS
+
+from ..facts import Facts, Json, Night, timings, usual
 from .parts import Notice, median_of, nights
 
 # A relative drop that readers of the lists would notice; smaller ones are mostly within intervals.
@@ -67,6 +70,7 @@ def quality_notices(facts: Facts) -> Iterator[Notice]:
         )
         return
     yield from _no_better(facts)
+    yield from _worse_parts(facts)
     yield from _far_below(facts)
 
 
@@ -91,6 +95,45 @@ def _no_better(facts: Facts) -> Iterator[Notice]:
         f"{served}{whose_figures(night)}".strip(),
         median_of(_versus(facts), len(measured_before(facts))),
         remedy,
+        "quality",
+    )
+
+
+def slice_in_words(row: Json) -> str:
+    """A part of the holdout, a row of `slices` in metrics.json."""
+    start, stop = row["from"], row["to"]
+    last = None if stop is None else stop - 1  # of whole numbers
+    between = f"{start} or more" if stop is None else f"{start} to {stop}"
+    if row["by"] == EVENTS:
+        number = between if last is None else f"{start}" if last == start else f"{start} to {last}"
+        return f"users with {number} events before the split"
+    if row["by"] == AGE:
+        return f"users whose last event lies {between} days before the split"
+    until = "100" if stop is None else f"{stop}"
+    return f"targets in place {start} to {until} % by popularity"
+
+
+def _worse_parts(facts: Facts) -> Iterator[Notice]:
+    """Parts of the holdout for which the counter is better, where not all of it says so."""
+    night = facts.night
+    metrics = night.metrics or {}
+    worse = [
+        row
+        for row in metrics.get("slices", [])
+        if row["n"] >= LEAST_USERS and row["difference_ci"][1] < 0
+    ]
+    if not worse or night.counter or night.is_no_better:
+        return
+    words = "; ".join(
+        f"{slice_in_words(row)}: {-row['difference']:.4f} below, of {row['n']:,} users"
+        for row in worse
+    )
+    yield Notice(
+        "look",
+        f"For some, the model is worse than {metrics['versus']['counter']}",
+        f"{words[:1].upper()}{words[1:]}. {whose_figures(night)}".strip(),
+        "none; by chance, one of forty parts",
+        "See the parts of the holdout below, and whether they stay the same over nights.",
         "quality",
     )
 
