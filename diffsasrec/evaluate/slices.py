@@ -19,7 +19,6 @@ from diffsasrec.sequences.histories import Histories, UserItems
 from diffsasrec.sequences.holdout import Holdout
 from diffsasrec.times import DAY
 
-Numbers = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 Gains = npt.NDArray[np.float64]
 
 EVENTS = "history_events"  # before the split, of known items
@@ -33,7 +32,7 @@ STARTS: dict[str, tuple[int, ...]] = {
 }
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Slice:
     by: str  # a key of STARTS
     start: int

@@ -61,7 +61,7 @@ def test_what_the_nearest_users_have_equals_a_loop_over_them(asked, sample):
 
 
 def test_only_the_nearest_count(monkeypatch):
-    monkeypatch.setattr(neighbours, "NEAREST", 1)
+    monkeypatch.setattr(neighbours, "NEAREST", 1)  # a size, so that a small log has farther ones
     sample: Log = [[(0, 1), (1, 1), (2, 1)], [(0, 1), (3, 1)]]  # cosines 1 / 3^.5 and 1 / 2^.5
     assert of_nearest([[(0, 2)]], sample)[0] == pytest.approx([0.5, 0, 0, 0.5, 0, 0])
 
@@ -80,14 +80,14 @@ def test_a_user_without_a_common_item_is_no_neighbour_and_one_without_history_ha
 def test_what_a_user_gets_does_not_depend_on_who_else_asks(asked, sample):
     together = of_nearest(asked, sample)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "PAIRS_AT_ONCE", 1)
+        patch.setattr(neighbours, "PAIRS_AT_ONCE", 1)  # a size, so that each user is a part
         assert np.array_equal(of_nearest(asked, sample), together)
     for user, history in enumerate(asked):
         assert np.array_equal(of_nearest([history], sample)[0], together[user])
 
 
 def test_a_sample_is_spread_evenly_over_the_users_who_have_two_events(monkeypatch):
-    monkeypatch.setattr(neighbours, "SAMPLE", 3)
+    monkeypatch.setattr(neighbours, "SAMPLE", 3)  # a size, so that a small log has more users
     log: Log = [[], *([(item, 1), (item, 2)] for item in range(5)), [(5, 1)]]
     assert tastes(log).shares.indices.tolist() == [0, 2, 4]
     assert not tastes([[], [(1, 1)]]).shares.shape[0]
