@@ -21,7 +21,7 @@ from diffsasrec.model.features import event_gaps
 from diffsasrec.model.objective import Objective
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.train.batches import make_batch
-from diffsasrec.train.examples import Events, Examples
+from diffsasrec.train.examples import Events, Examples, Part
 
 
 def fine_tuning_examples(histories: Histories, targets: list[int]) -> tuple[Events, Examples]:
@@ -63,13 +63,11 @@ def losses_and_scores(
     for row in range(len(histories)):
         batch = make_batch(
             events,
-            examples.take(np.array([row])),
+            Part.whole(examples.take(np.array([row]))),
             query_times=np.array([0, NOW]),
             model=model.config,
             objective=ObjectiveConfig(next_item=0.0, random_mask=0.0, suffix_mask=1.0),
             generator=torch.Generator().manual_seed(0),
-            rank=0,
-            world_size=1,
             filter_seen=filter_seen,
             similar=None if similar is None else {1: similar}.__getitem__,
         )

@@ -11,6 +11,7 @@ from diffsasrec.train.batches import make_batch
 from diffsasrec.train.examples import (
     Events,
     Examples,
+    Part,
     window_examples,
 )
 
@@ -40,6 +41,12 @@ def daily_events(num: int) -> Events:
     )
 
 
+def part_of(examples: Examples, rank: int, world_size: int) -> Part:
+    """The rows rank, rank + world size, ... of a global batch."""
+    rows = np.arange(rank, len(examples), world_size)
+    return Part.of(examples, rows, rows=rows, num_rows=len(examples))
+
+
 def make(
     examples: Examples,
     *,
@@ -53,13 +60,11 @@ def make(
     """A batch over items 100, 101, ..., one a day: an item says which event it is."""
     return make_batch(
         daily_events(int(examples.end.max())),
-        examples,
+        part_of(examples, rank, world_size),
         query_times=QUERY_TIMES,
         model=model,
         objective=objective,
         generator=torch.Generator().manual_seed(seed),
-        rank=rank,
-        world_size=world_size,
         filter_seen=filter_seen,
     )
 

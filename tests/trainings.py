@@ -55,6 +55,7 @@ SELECT = replace(
     validate_before=END,
 )
 QUANTILES = tuple(day * DAY for day in range(0, 27, 2))  # batch times on the days 14, 16 and 18
+ALONE = Worker(torch.device("cpu"), 0, 1)
 # the first step makes the weights so large that the second has no loss
 DIVERGING = replace(
     PRETRAIN,
@@ -68,7 +69,7 @@ DIVERGED = (
 )
 
 
-def write_run(root: Path) -> Storage:
+def write_run(root: Path, *, num_buckets: int = NUM_BUCKETS) -> Storage:
     """The files that a training reads. User n starts at item n and has its last event on day 25."""
     run = Storage.of(str(root))
     items = {
@@ -79,9 +80,9 @@ def write_run(root: Path) -> Storage:
         "first_time": [0] * NUM_ITEMS,
     }
     run.write_table("vocab/part-00000.parquet", pa.table(items, vocab_schema(pa.string())))
-    for bucket in range(NUM_BUCKETS):
+    for bucket in range(num_buckets):
         rows = []
-        for user in range(bucket, NUM_USERS, NUM_BUCKETS):
+        for user in range(bucket, NUM_USERS, num_buckets):
             length = 8 + user
             rows.append(
                 {
@@ -104,13 +105,15 @@ def make_job(
     attempt: str = "one",
     negatives: int = 0,
     filter_seen: bool = False,
+    num_buckets: int = NUM_BUCKETS,
+    buckets_in_memory: int = 8,
 ) -> Job:
     return Job(
         run=Storage.of(str(root)),
         attempt=attempt,
-        num_buckets=NUM_BUCKETS,
+        num_buckets=num_buckets,
         model=model,
-        train=TrainConfig(num_negatives=negatives),
+        train=TrainConfig(num_negatives=negatives, buckets_in_memory=buckets_in_memory),
         min_user_events=2,
         filter_seen=filter_seen,
         seed=0,

@@ -35,6 +35,13 @@ class Histories:
     offsets: Offsets
     types: TypedEvents | None = None
 
+    @staticmethod
+    def nothing(types: EventTypes | None) -> "Histories":
+        """Those of no user."""
+        typed = None if types is None else TypedEvents(np.zeros(0, np.int8), types)
+        no_times = np.zeros(0, np.int64)
+        return Histories(np.zeros(0, np.int32), no_times, np.zeros(1, np.int64), typed)
+
     def lengths(self) -> npt.NDArray[np.int64]:
         """How many events each user has, [users]."""
         return np.diff(self.offsets)

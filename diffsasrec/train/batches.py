@@ -1,7 +1,7 @@
 """Examples -> a batch: what is masked in it, and what must be predicted."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,56 +18,51 @@ from diffsasrec.model.diffusion import MASK, forward_process, stratified_levels
 from diffsasrec.model.features import end_ages, own_items, user_features
 from diffsasrec.model.heads import Pairs
 from diffsasrec.sequences.histories import Histories, stretches
-from diffsasrec.train.examples import DRAWN, Events, Examples, Ints
+from diffsasrec.train.examples import DRAWN, Events, Examples, Ints, Part
 from diffsasrec.typed_events import take
 
 
 def make_batch(
     events: Events,
-    examples: Examples,
+    part: Part,
     *,
     query_times: Ints,
     model: ModelConfig,
     objective: ObjectiveConfig,
     generator: torch.Generator,
-    rank: int,
-    world_size: int,
     filter_seen: bool,
     similar: Callable[[int], Similar] | None = None,
 ) -> Batch:
-    """Draws boundaries and masks for the global batch and builds the rows rank, rank + world, ...
+    """Draws boundaries and masks for the rows of a rank and builds them.
 
-    A rank without a row gets one that does not count. `similar`: as of a query time, by its number.
+    Each rank draws for all rows of the global batch, and so the same, whichever rows are its own.
+    What the losses are divided by counts its own rows: the sums over the ranks belong there.
+
+    Args:
+        similar: as of a query time, by its number.
     """
-    plan = _draw_plan(examples, model, objective, generator)
-    rows, counts = _rows_of_rank(rank, world_size, len(examples))
-    mine, width = plan.of_rows(rows), plan.width_L
-    source_BT, next_BL = mine.sources(events)
-    targets_BT = torch.from_numpy(_take(events.items, source_BT, mine.exists_BT))
-    inputs_BT = targets_BT.masked_fill(mine.masked_BT, MASK)
-    known = _at_query_times(events, examples.take(rows), query_times, model, filter_seen, similar)
+    plan = _draw_plan(part, model, objective, generator)
+    width = plan.width_L
+    source_BT, next_BL = plan.sources(events)
+    targets_BT = torch.from_numpy(_take(events.items, source_BT, plan.exists_BT))
+    inputs_BT = targets_BT.masked_fill(plan.masked_BT, MASK)
+    known = _at_query_times(events, part.examples, query_times, model, filter_seen, similar)
     return Batch(
         history_BL=inputs_BT[:, :width],
-        gaps_BL=torch.from_numpy(_take(events.gaps, source_BT[:, :width], mine.in_history_BL)),
+        gaps_BL=torch.from_numpy(_take(events.gaps, source_BT[:, :width], plan.in_history_BL)),
         **vars(known),
-        lengths_B=torch.from_numpy(mine.lengths),
+        lengths_B=torch.from_numpy(plan.lengths),
         slots_BS=inputs_BT[:, width:],
-        num_slots_B=torch.from_numpy(mine.num_slots),
+        num_slots_B=torch.from_numpy(plan.num_slots),
         targets_BT=targets_BT,
-        next_BL=torch.from_numpy(_take(events.items, next_BL, mine.scored_BL)),
-        scored_BL=torch.from_numpy(mine.scored_BL & counts),
-        masked_BT=mine.masked_BT & counts,
-        p_mask_BT=mine.p_mask_BT,
+        next_BL=torch.from_numpy(_take(events.items, next_BL, plan.scored_BL)),
+        scored_BL=torch.from_numpy(plan.scored_BL),
+        masked_BT=plan.masked_BT,
+        p_mask_BT=plan.p_mask_BT,
         num_scored=int(plan.scored_BL.sum()),
         num_maskable=plan.num_maskable,
-        **_types(events, mine, source_BT),
+        **_types(events, plan, source_BT),
     )
-
-
-def _rows_of_rank(rank: int, world_size: int, num: int) -> tuple[Ints, bool]:
-    """The rows of a rank, and whether they count."""
-    counts = rank < num
-    return np.arange(rank, num, world_size) if counts else np.zeros(1, np.int64), counts
 
 
 def _types(events: Events, plan: "_Plan", source_BT: Ints) -> dict[str, Any]:
@@ -152,7 +147,7 @@ def _take(values: npt.NDArray[Any], source: Ints, exists: npt.NDArray[np.bool_])
 
 @dataclass(frozen=True)
 class _Plan:
-    """What was drawn for a global batch: where its rows lie and what is masked in them."""
+    """What was drawn for some rows: where they lie and what is masked in them."""
 
     boundary: Ints
     lengths: Ints  # of the history before it
@@ -168,19 +163,6 @@ class _Plan:
     @property
     def in_history_BL(self) -> npt.NDArray[np.bool_]:
         return self.exists_BT[:, : self.width_L]
-
-    def of_rows(self, rows: Ints) -> "_Plan":
-        """Some rows; `num_maskable` stays that of the global batch."""
-        return replace(
-            self,
-            boundary=self.boundary[rows],
-            lengths=self.lengths[rows],
-            num_slots=self.num_slots[rows],
-            exists_BT=self.exists_BT[rows],
-            scored_BL=self.scored_BL[rows],
-            masked_BT=self.masked_BT[rows],
-            p_mask_BT=self.p_mask_BT[rows],
-        )
 
     def sources(self, events: Events) -> tuple[Ints, Ints]:
         """Where the event of each place lies: of the history, then of the slots, [B, T]; and the
@@ -204,7 +186,7 @@ _NEXT, _RANDOM, _SUFFIX = 0, 1, 2  # mask patterns: one slot, the forward proces
 
 
 def _draw_plan(
-    examples: Examples,
+    part: Part,
     model: ModelConfig,
     objective: ObjectiveConfig,
     generator: torch.Generator,
@@ -214,12 +196,13 @@ def _draw_plan(
     single masked slot instead. The forward process reaches into a history only if that is not
     causal.
     """
+    examples = part.examples
     pretraining = bool((examples.boundary == DRAWN).all())
     is_sasrec = model.kind == "sasrec"
     is_dense = is_sasrec or (model.attention == "prefix" and pretraining)
     shares = _pattern_shares(model, objective, is_dense=is_dense)
     most = model.num_slots if pretraining else None
-    pattern, num_slots = _draw_slots(examples, shares, generator, most=most)
+    pattern, num_slots = _draw_slots(part, shares, generator, most=most)
     boundary = examples.end - num_slots if pretraining else examples.boundary
     lengths = np.minimum(boundary - examples.start, model.max_seq_len)
 
@@ -227,10 +210,19 @@ def _draw_plan(
     in_history, in_slots = _places(lengths, num_slots, width)
     is_random = (pattern == _RANDOM)[:, None]
     maskable = in_history & is_random & (model.attention == "bidirectional")
-    maskable = (in_slots | maskable) & (not is_sasrec)
-    masked_BT, p_mask_BT = _mask(maskable, is_random, generator)
+    maskable = (in_slots | maskable) & (not is_sasrec) & part.counts
+    most_L, num_places = model.max_seq_len, maskable.shape[1]
+    masked_BT, p_mask_BT = _mask(
+        maskable,
+        is_random,
+        generator,
+        part=part,
+        # how wide the rows of other ranks are, nobody knows here
+        columns_T=np.r_[:width, most_L : most_L + num_places - width],
+        num_columns=most_L + model.num_slots,
+    )
     is_last = np.arange(width) == lengths[:, None] - 1
-    scored = in_history[:, :width] & is_dense & (pretraining | is_last)
+    scored = in_history[:, :width] & is_dense & (pretraining | is_last) & part.counts
     return _Plan(
         boundary=boundary,
         lengths=lengths,
@@ -246,14 +238,15 @@ def _draw_plan(
 
 
 def _draw_slots(
-    examples: Examples, shares: list[float], generator: torch.Generator, *, most: int | None
+    part: Part, shares: list[float], generator: torch.Generator, *, most: int | None
 ) -> tuple[Ints, Ints]:
     """The mask pattern of each example, and how many slots it has behind its boundary.
 
     `most`: at most so many slots if the boundary is drawn, as it keeps an event before it; None:
     the boundaries are given.
     """
-    draws = torch.rand((2, len(examples)), generator=generator).numpy()
+    examples = part.examples
+    draws = torch.rand((2, part.num_rows), generator=generator).numpy()[:, part.rows]
     bounds = np.cumsum(shares)
     pattern = np.searchsorted(bounds[:-1] / bounds[-1], draws[0], side="right")
     if most is None:
@@ -274,11 +267,23 @@ def _places(
 
 
 def _mask(
-    maskable: npt.NDArray[np.bool_], is_random: npt.NDArray[np.bool_], generator: torch.Generator
+    maskable: npt.NDArray[np.bool_],
+    is_random: npt.NDArray[np.bool_],
+    generator: torch.Generator,
+    *,
+    part: Part,
+    columns_T: Ints,
+    num_columns: int,
 ) -> tuple[Tensor, Tensor]:
-    """What is masked, and with which probability: all that can be, or by the forward process."""
-    levels_B = stratified_levels(len(maskable), generator)
-    masked_BT, p_mask_BT = forward_process(torch.from_numpy(maskable), levels_B, generator)
+    """What is masked, and with which probability: all that can be, or by the forward process.
+
+    `columns_T`: where the places lie in the widest possible batch, of `num_columns`.
+    """
+    levels = stratified_levels(part.num_rows, generator)
+    wide, at = np.zeros((part.num_rows, num_columns), bool), (part.rows[:, None], columns_T)
+    wide[at] = maskable
+    is_masked, p_mask = forward_process(torch.from_numpy(wide), levels, generator)
+    masked_BT, p_mask_BT = is_masked[at], p_mask[at]
     whole_BT = torch.from_numpy(maskable & ~is_random)
     return masked_BT | whole_BT, torch.where(whole_BT, 1.0, p_mask_BT)
 

@@ -1,21 +1,26 @@
 """The training set of a phase, and which examples of it form which step of an epoch.
 
-A step is the same for any number of workers; each gets its part of the batch.
+A step is the same for any number of workers, and each reads only what its part of it needs. The
+buckets that are read together are the shards of their batches: each shuffles its own examples, and
+gives every batch its share of them. So any worker knows from the numbers of examples alone what is
+in a batch and whose it is, and shards of any sizes last as long as each other.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from diffsasrec.counters.similar import NEWEST, Similar, joined, newest
 from diffsasrec.counters.tables import SimilarAt, sampled_buckets
 from diffsasrec.model.batch import Batch
-from diffsasrec.model.features import event_gaps, trend_counts, trend_features
+from diffsasrec.model.features import trend_counts, trend_features
 from diffsasrec.model.softmax import Negatives, Proposal
 from diffsasrec.sequences.histories import Flat, Histories
 from diffsasrec.train.batches import make_batch
@@ -23,13 +28,13 @@ from diffsasrec.train.examples import (
     Events,
     Examples,
     Ints,
+    Part,
     batch_times,
     bucket_examples,
     trained_counts,
 )
-from diffsasrec.train.phases import Buckets, Job, Phase, Tell, taking_part
-from diffsasrec.train.ranks import Worker
-from diffsasrec.typed_events import concat
+from diffsasrec.train.phases import Buckets, Job, Phase, Tell, read_ahead, taking_part
+from diffsasrec.train.ranks import Worker, places_of_step, share_of
 
 
 def suited_batch_size(num_examples: int) -> int:
@@ -59,25 +64,27 @@ def stream_seed(*parts: object) -> int:
 def epoch_groups(
     num_examples: Ints, *, seed: int, phase: str, epoch: int, buckets_in_memory: int
 ) -> list[Ints]:
-    """The buckets that are read together, in the order of this epoch; empty ones left out."""
+    """The buckets that are read together, in the order of this epoch; empty ones left out.
+
+    Inside a group they are in their own order: if there is one group, a rank reads the same ones in
+    every epoch.
+    """
     rng = np.random.default_rng(stream_seed(seed, phase, "buckets", epoch))
     order = rng.permutation(len(num_examples))
     order = order[num_examples[order] > 0]
-    return [order[i : i + buckets_in_memory] for i in range(0, len(order), buckets_in_memory)]
+    starts = range(0, len(order), buckets_in_memory)
+    return [np.sort(order[start : start + buckets_in_memory]) for start in starts]
 
 
-def epoch_steps(groups: list[Ints], num_examples: Ints, *, batch_size: int) -> int:
-    return sum(-(-int(num_examples[group].sum()) // batch_size) for group in groups)
+def group_steps(group: Ints, num_examples: Ints, *, batch_size: int) -> int:
+    """The steps of a group. Their batches have all the same size, or one example less."""
+    return -(-int(num_examples[group].sum()) // batch_size)
 
 
-def group_batches(
-    num: int, *, batch_size: int, seed: int, phase: str, at: tuple[int, int]
-) -> Iterator[Ints]:
-    """The shuffled examples 0..num-1 of a group in batches; `at` is (epoch, group)."""
+def shuffled(num: int, *, seed: int, phase: str, at: tuple[int, int]) -> Ints:
+    """The examples 0..num-1 of a bucket in the order of an epoch; `at` is (epoch, bucket)."""
     rng = np.random.default_rng(stream_seed(seed, phase, "examples", at))
-    order = rng.permutation(num)
-    for start in range(0, num, batch_size):
-        yield order[start : start + batch_size]
+    return rng.permutation(num)
 
 
 class TrainingSet:
@@ -93,50 +100,57 @@ class TrainingSet:
         batch_size: of the global batch, in examples.
     """
 
-    def __init__(self, job: Job, phase: Phase, vocab: pa.Table) -> None:
-        self._job, self._phase = job, phase
-        known_V = taking_part(job, phase, vocab)
-        self.buckets = Buckets(job.run, job.train.buckets_in_memory, known_V)
+    def __init__(self, job: Job, phase: Phase, vocab: pa.Table, *, worker: Worker) -> None:
+        self._job, self._phase, self._worker = job, phase, worker
+        known_V = taking_part(job, phase, vocab, worker=worker)
+        # more of them come by in another order in every epoch: one that is kept is in the way
+        keep = job.train.buckets_in_memory
+        self.buckets = Buckets(job.run, keep if job.num_buckets <= keep else 1, known_V)
         self.query_times = batch_times(phase, job.time_quantiles)
         self._survey(vocab.num_rows)
         in_all = int(self.num_examples.sum())
         self.batch_size = phase.settings.batch_size or suited_batch_size(in_all)
 
     def _survey(self, num_items: int) -> None:
-        """Reads all buckets once and counts what is in them."""
-        moments = np.r_[self.query_times, self._phase.trained_before]
-        self.counts_V = np.zeros(num_items, np.int64)
-        counts: Any = 0
-        num_examples, self._num_users = [], 0
-        for bucket in range(self._job.num_buckets):
+        """Counts what is in all buckets: each rank reads a part of them once, and tells it."""
+        counts = self._trend_counts(Histories.nothing(self._job.types), num_items)
+        self.counts_V, num_buckets = np.zeros(num_items, np.int64), self._job.num_buckets
+        self.num_examples, num_users = np.zeros((2, num_buckets), np.int64)
+        for bucket in self._worker.part_of(num_buckets):
             flat = self.buckets.load(bucket)
-            counts += trend_counts(
-                flat.items,
-                flat.times,
-                flat.offsets,
-                query_times=moments,
-                num_items=num_items,
-                weights=flat.histories.weights(),
-            )
+            counts += self._trend_counts(flat.histories, num_items)
             self.counts_V += trained_counts(
                 flat, self._phase, min_events=self._job.min_user_events, num_items=num_items
             )
-            num_examples.append(len(self._examples(flat)))
-            self._num_users += len(flat.offsets) - 1
-        self.num_examples = np.array(num_examples, np.int64)
+            self.num_examples[bucket] = len(self._examples(flat))
+            num_users[bucket] = len(flat.offsets) - 1
+        for summed in (counts, self.counts_V, self.num_examples, num_users):
+            self._worker.add_up(summed)
+        self._num_users = int(num_users.sum())
         self.trends_QVF = trend_features(counts)
 
-    def similar_tables(self, worker: Worker, tell: Tell) -> Callable[[int], Similar]:
+    def _trend_counts(self, histories: Histories, num_items: int) -> npt.NDArray[Any]:
+        return trend_counts(
+            histories.items,
+            histories.times,
+            histories.offsets,
+            query_times=np.r_[self.query_times, self._phase.trained_before],
+            num_items=num_items,
+            weights=histories.weights(),
+        )
+
+    def similar_tables(self, tell: Tell) -> Callable[[int], Similar]:
         """The tables as of each batch time and, last, as of the end, if it is measured there.
 
         The ranks share the making of them.
         """
-        moments, name = self.query_times, self._phase.name
+        moments, name, worker = self.query_times, self._phase.name, self._worker
         if self._phase.validate_before is not None:
             moments = np.r_[moments, self._phase.trained_before]
         similar = SimilarAt(self._job.run, f"state/{name}/similar", moments)
+        sample = cache(self._sample)  # read once, if at all
         similar.make(
-            self.past,
+            lambda before: joined(newest(some.before(before), NEWEST) for some in sample()),
             num_items=len(self.counts_V),
             with_tastes=self._job.model.scores_nearest,
             rank=worker.rank,
@@ -146,44 +160,55 @@ class TrainingSet:
         worker.wait_for_all()
         return similar.at
 
-    def past(self, before: int) -> Histories:
-        """The events before a time, of the users whom tables of similar items count."""
+    def _sample(self) -> list[Histories]:
+        """The events of the users whom tables of similar items count, by bucket."""
         chosen = sampled_buckets(self._job.num_buckets, self._num_users)
-        loaded = (self.buckets.load(bucket).histories for bucket in chosen)
-        return joined(newest(histories.before(before), NEWEST) for histories in loaded)
+        return [self.buckets.load(bucket).histories for bucket in chosen]
 
     def num_steps(self, epoch: int) -> int:
-        groups = self._groups(epoch)
-        return epoch_steps(groups, self.num_examples, batch_size=self.batch_size)
+        return sum(self._group_steps(group) for group in self._groups(epoch))
 
-    def batches(self, epoch: int) -> Iterator[tuple[Events, Examples]]:
-        """The global batches of an epoch: flat events, and the examples in them."""
-        for number, group in enumerate(self._groups(epoch)):
-            events, examples = self._load([int(bucket) for bucket in group])
-            for chosen in group_batches(
-                len(examples),
-                batch_size=self.batch_size,
+    def batches(self, epoch: int, *, first: int = 0) -> Iterator[tuple[Events, Part]]:
+        """What this rank has of the global batches of an epoch, from its step `first` on: flat
+        events, and the examples in them.
+        """
+        groups = []
+        for group in self._groups(epoch):
+            num_steps = self._group_steps(group)
+            if first < num_steps:
+                groups.append((group, range(first, num_steps)))
+            first = max(first - num_steps, 0)
+        loaded = read_ahead([partial(self._load, group, epoch) for group, _ in groups])
+        for (group, steps), (events, examples, places) in zip(groups, loaded, strict=True):
+            in_all = int(self.num_examples[group].sum())
+            for step in steps:
+                mine = places_of_step(places, step=step, num_steps=steps.stop)
+                num_rows = len(range(step, in_all, steps.stop))
+                rows = mine // steps.stop
+                yield events, Part.of(examples, mine - places.start, rows=rows, num_rows=num_rows)
+
+    def _load(self, group: Ints, epoch: int) -> tuple[Events, Examples, range]:
+        """What this rank reads of a group: the events of some buckets, and its examples in them in
+        the order of their places; any one if it has none.
+        """
+        num_examples, worker = self.num_examples[group], self._worker
+        share = share_of(num_examples, rank=worker.rank, world_size=worker.world_size)
+        flats = [self.buckets.load(int(group[number])) for number, _ in share.parts]
+        shift, parts = 0, []
+        for (number, own), flat in zip(share.parts, flats, strict=True):
+            order = shuffled(
+                int(num_examples[number]),
                 seed=self._job.seed,
                 phase=self._phase.name,
-                at=(epoch, number),
-            ):
-                yield events, examples.take(chosen)
+                at=(epoch, int(group[number])),
+            )
+            chosen = order[own] if len(share.places) else order[:1]
+            parts.append(self._examples(flat).take(chosen).shifted(shift))
+            shift += len(flat.items)
+        return Events.of(flats), Examples.concat(parts), share.places
 
-    def _load(self, group: list[int]) -> tuple[Events, Examples]:
-        """The events of some buckets one after another, and all examples in them."""
-        flats = [self.buckets.load(bucket) for bucket in group]
-        shifts = np.cumsum([0, *(len(flat.items) for flat in flats[:-1])])
-        parts = [
-            self._examples(flat).shifted(int(shift))
-            for flat, shift in zip(flats, shifts, strict=True)
-        ]
-        events = Events(
-            np.concatenate([flat.items for flat in flats]),
-            np.concatenate([flat.times for flat in flats]),
-            np.concatenate([event_gaps(flat.times, flat.offsets) for flat in flats]),
-            concat([flat.types for flat in flats]),
-        )
-        return events, Examples.concat(parts)
+    def _group_steps(self, group: Ints) -> int:
+        return group_steps(group, self.num_examples, batch_size=self.batch_size)
 
     def _groups(self, epoch: int) -> list[Ints]:
         return epoch_groups(
@@ -231,24 +256,23 @@ class StepInputs:
         self.num_negatives = num if num < num_candidates else 0
         self._proposal = Proposal.of(counts_V) if self.num_negatives else None
 
-    def of_step(
-        self, step: int, events: Events, examples: Examples
-    ) -> tuple[Batch, Negatives | None]:
+    def of_step(self, step: int, events: Events, part: Part) -> tuple[Batch, Negatives | None]:
         """The rows of this rank of a global batch, masked, and the negatives, on its device."""
         seed = stream_seed(self._job.seed, self._phase.name, "masks", step)
         generator = torch.Generator().manual_seed(seed)
         batch = make_batch(
             events,
-            examples,
+            part,
             query_times=self._data.query_times,
             model=self._job.model,
             objective=self._phase.settings.objective,
             generator=generator,
-            rank=self._worker.rank,
-            world_size=self._worker.world_size,
             filter_seen=self._job.filter_seen,
             similar=self._similar,
         )
+        counted = self._worker.sum([batch.num_scored, batch.num_maskable])
+        num_scored, num_maskable = map(int, counted)
+        batch = replace(batch, num_scored=num_scored, num_maskable=num_maskable)
         return batch.to(self._worker.device), self._negatives(generator)
 
     def _negatives(self, generator: torch.Generator) -> Negatives | None:

@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from diffsasrec.config.training import FinetuneConfig, ModelConfig
+from diffsasrec.model.features import event_gaps
 from diffsasrec.sequences.histories import Flat, count_before
 from diffsasrec.train.phases import Phase
-from diffsasrec.typed_events import TypedEvents
+from diffsasrec.typed_events import TypedEvents, concat
 
 Ints = npt.NDArray[np.int64]
 DRAWN = -1  # the boundary of an example whose boundary is drawn anew in every epoch
@@ -55,6 +56,29 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a rank has of a global batch: some of its examples, and the rows that they are."""
+
+    examples: Examples  # one or more
+    rows: Ints  # [n]
+    num_rows: int  # of the global batch
+    counts: bool = True  # or the one example only keeps the rank going, which has none
+
+    @classmethod
+    def of(cls, examples: Examples, mine: Ints, *, rows: Ints, num_rows: int) -> "Part":
+        """Some of the examples, one or more, of a rank: `mine`, which may be none."""
+        if not len(mine):
+            nothing = np.zeros(1, np.int64)
+            return cls(examples.take(nothing), nothing, num_rows, counts=False)
+        return cls(examples.take(mine), rows, num_rows)
+
+    @classmethod
+    def whole(cls, examples: Examples) -> "Part":
+        """What a rank alone has."""
+        return cls(examples, np.arange(len(examples)), len(examples))
+
+
+@dataclass(frozen=True)
 class Events:
     """The flat events that examples point into, [events] each."""
 
@@ -62,6 +86,16 @@ class Events:
     times: Ints
     gaps: Ints  # features.event_gaps
     types: TypedEvents | None = None  # of a log with types
+
+    @classmethod
+    def of(cls, flats: list[Flat]) -> "Events":
+        """Those of some buckets one after another."""
+        return cls(
+            np.concatenate([flat.items for flat in flats]),
+            np.concatenate([flat.times for flat in flats]),
+            np.concatenate([event_gaps(flat.times, flat.offsets) for flat in flats]),
+            concat([flat.types for flat in flats]),
+        )
 
     @cached_property
     def targets(self) -> "Targets":

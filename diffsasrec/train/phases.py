@@ -1,8 +1,10 @@
 """The phases of a training: what each trains on, and the bucket files that it reads."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,9 @@ from diffsasrec.event_types import EventTypes
 from diffsasrec.files.storage import Storage
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import Flat, flatten, only_items
+from diffsasrec.train.ranks import Worker
 
+T = TypeVar("T")
 Tell = Callable[[str, int, int, str], None]  # phase, what is done, of how much, note
 
 
@@ -78,7 +82,20 @@ class Buckets:
         return only_items(flatten(table), self._known)
 
 
-def taking_part(job: Job, phase: Phase, vocab: pa.Table) -> npt.NDArray[np.bool_] | None:
+def read_ahead(reads: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """What each of some functions gives, in order; a thread calls the next one in the meantime."""
+    with ThreadPoolExecutor(1) as thread:
+        coming: list[Future[T]] = []
+        for number in range(len(reads)):
+            coming = coming or [thread.submit(reads[number])]
+            found = coming.pop().result()
+            coming = [thread.submit(read) for read in reads[number + 1 : number + 2]]
+            yield found
+
+
+def taking_part(
+    job: Job, phase: Phase, vocab: pa.Table, *, worker: Worker
+) -> npt.NDArray[np.bool_] | None:
     """The items with enough events before the end of a phase, [V]; None: all with any event.
 
     Later events must not decide what is trained on and measured.
@@ -90,7 +107,8 @@ def taking_part(job: Job, phase: Phase, vocab: pa.Table) -> npt.NDArray[np.bool_
         return np.asarray(vocab[column].to_numpy() >= job.min_item_count)
     counts = np.zeros(vocab.num_rows, np.int64)
     buckets = Buckets(job.run, 1)
-    for flat in map(buckets.load, range(job.num_buckets)):
+    for flat in map(buckets.load, worker.part_of(job.num_buckets)):
         earlier = flat.items[flat.times < phase.trained_before]
         counts += np.bincount(earlier, minlength=len(counts))
+    worker.add_up(counts)
     return counts >= job.min_item_count

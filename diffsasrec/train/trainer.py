@@ -17,7 +17,7 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.files.storage import Storage
 from diffsasrec.memory import is_out_of_memory, keep_freed_memory
 from diffsasrec.train.epochs import StepInputs, TrainingSet, stream_seed
-from diffsasrec.train.examples import Events, Examples
+from diffsasrec.train.examples import Events, Part
 from diffsasrec.train.optimizer import updater_of
 from diffsasrec.train.phases import Job, Phase, Tell, result_path, section_name
 from diffsasrec.train.ranks import Worker
@@ -38,8 +38,8 @@ class PhaseTrainer:
         self.job, self.phase, self.settings = job, phase, phase.settings
         self.worker, self.tell = worker, tell
         self.vocab = job.run.read_tables("vocab")
-        self.data = data = TrainingSet(job, phase, self.vocab)
-        similar = data.similar_tables(worker, tell) if job.model.scores_similar else None
+        self.data = data = TrainingSet(job, phase, self.vocab, worker=worker)
+        similar = data.similar_tables(tell) if job.model.scores_similar else None
         self.inputs = StepInputs(job, phase, data, worker=worker, similar=similar)
         self.judge = Judge(job, phase, data, worker=worker, similar=similar)
         self.num_steps = [data.num_steps(epoch) for epoch in range(self.settings.epochs)]
@@ -70,20 +70,19 @@ class PhaseTrainer:
         for epoch in range(self.state.epoch, self.settings.epochs):
             if self.state.stopped:
                 break
-            batches = enumerate(self.data.batches(epoch), sum(steps[:epoch]))
-            for step, (events, examples) in batches:
-                if step >= self.state.step:
-                    self._step(events, examples)
-                    self._after_step(step - sum(steps[:epoch]) + 1, sum(steps))
+            before = sum(steps[:epoch])
+            for events, part in self.data.batches(epoch, first=self.state.step - before):
+                self._step(events, part)
+                self._after_step(self.state.step - before, sum(steps))
             self._finish_epoch(steps[epoch])
         self._save_state()
         # a parallel attempt may have been faster; then its checkpoint counts
         if self.worker.rank == 0 and not self.job.run.exists(result_path(self.phase.name)):
             self._write_output()
 
-    def _step(self, events: Events, examples: Examples) -> None:
+    def _step(self, events: Events, part: Part) -> None:
         state = self.state
-        batch, negatives = self.inputs.of_step(state.step, events, examples)
+        batch, negatives = self.inputs.of_step(state.step, events, part)
         # dropout has a stream of its own per rank and step
         stream = self.job.seed, self.phase.name, "dropout", state.step, self.worker.rank
         torch.manual_seed(stream_seed(*stream))

@@ -77,7 +77,7 @@ class Judge:
         """NDCG@10 by the weight of the state."""
         before, worker = self._phase.validate_before, self._worker
         assert before is not None
-        mine = range(worker.rank, self._job.num_buckets, worker.world_size)
+        mine = worker.part_of(self._job.num_buckets)
         return validation_ndcg(
             model,
             weights,

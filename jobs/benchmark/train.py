@@ -15,7 +15,7 @@ from diffsasrec.model.softmax import Negatives, Proposal
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.train.batches import make_batch
 from diffsasrec.train.epochs import suited_num_negatives
-from diffsasrec.train.examples import Events, window_examples
+from diffsasrec.train.examples import Events, Part, window_examples
 from diffsasrec.train.optimizer import ROWS_ALONE, Updater
 
 from .measure import (
@@ -78,13 +78,11 @@ class _Pretraining:
     def batch(self) -> Batch:
         return make_batch(
             self.events,
-            self.examples,
+            Part.whole(self.examples),
             query_times=np.zeros(0, np.int64),
             model=self.config,
             objective=self.settings.objective,
             generator=self.generator,
-            rank=0,
-            world_size=1,
             filter_seen=True,
         ).to(self.device)
 

@@ -22,7 +22,7 @@ from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import Histories
 from diffsasrec.times import DAY
 from diffsasrec.train.batches import make_batch
-from diffsasrec.train.examples import Events, Examples, query_examples
+from diffsasrec.train.examples import Events, Examples, Part, query_examples
 
 UNSEEN = EventTypes.of(
     {
@@ -101,13 +101,11 @@ def batch_of(
 ) -> Batch:
     return make_batch(
         events,
-        examples,
+        Part.whole(examples),
         query_times=np.array([NOW]),
         model=model.config,
         objective=objective,
         generator=torch.Generator().manual_seed(0),
-        rank=0,
-        world_size=1,
         filter_seen=filter_seen,
         similar=None if similar is None else {0: similar}.__getitem__,
     )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from random_rows import gradient
 from torch import nn
+from toy_examples import part_of
 from toy_models import BIDIRECTIONAL, CAUSAL, CONFIGS, NUM_ITEMS, PREFIX, lively_model
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
@@ -44,13 +45,11 @@ def batch_of(
     examples = Examples(start, boundaries, start + 5, first=start, query=queries, basket_end=ends)
     return make_batch(
         events,
-        examples if world_size <= 40 else examples.take(np.arange(1)),
+        part_of(examples if world_size <= 40 else examples.take(np.arange(1)), rank, world_size),
         query_times=np.array([300, 400]) * 3_600_000_000,
         model=config,
         objective=ObjectiveConfig(),
         generator=torch.Generator().manual_seed(0),
-        rank=rank,
-        world_size=world_size,
         filter_seen=filter_seen,
     )
 
@@ -180,10 +179,15 @@ def test_the_loss_is_the_mean_over_the_scored_places_of_the_whole_batch():
 @pytest.mark.parametrize("config", CONFIGS)
 def test_the_parts_of_two_ranks_add_up_to_the_loss_of_one(config, boundary, filter_seen):
     objective = objective_of(lively_model(config), boundary=boundary, filter_seen=filter_seen)
+    whole, *parts = (
+        batch_of(
+            config, boundary=boundary, rank=rank, world_size=world_size, filter_seen=filter_seen
+        )
+        for rank, world_size in ((0, 1), (0, 2), (1, 2))
+    )
     losses = []
-    for rank, world_size in ((0, 1), (0, 2), (1, 2)):
-        ranks = {"rank": rank, "world_size": world_size}
-        batch = batch_of(config, boundary=boundary, **ranks, filter_seen=filter_seen)
+    for part in (whole, *parts):
+        batch = replace(part, num_scored=whole.num_scored, num_maskable=whole.num_maskable)
         losses.append(batch_loss(objective(batch, None), batch, ObjectiveConfig()).item())
     assert losses[1] + losses[2] == pytest.approx(losses[0], rel=1e-5)
 

@@ -9,8 +9,7 @@ from toy_examples import offsets_of, queries, stretches, windows
 from diffsasrec.times import DAY
 from diffsasrec.train.epochs import (
     epoch_groups,
-    epoch_steps,
-    group_batches,
+    shuffled,
     stream_seed,
     suited_batch_size,
 )
@@ -150,33 +149,6 @@ def test_a_seed_depends_on_every_part():
     assert stream_seed(0, "pretrain", 1) == stream_seed(0, "pretrain", 1) < 2**63
 
 
-@given(
-    num_examples=st.lists(st.integers(0, 9), min_size=1, max_size=7),
-    batch_size=st.integers(1, 6),
-    buckets_in_memory=st.integers(1, 4),
-)
-@settings(deadline=None)
-def test_an_epoch_uses_every_example_once_in_epoch_steps_batches(
-    num_examples, batch_size, buckets_in_memory
-):
-    counts = np.array(num_examples)
-    groups = epoch_groups(
-        counts, seed=0, phase="pretrain", epoch=3, buckets_in_memory=buckets_in_memory
-    )
-    used, steps = [], 0
-    for number, group in enumerate(groups):
-        owners = [(b, n) for b in group.tolist() for n in range(num_examples[b])]
-        for chosen in group_batches(
-            len(owners), batch_size=batch_size, seed=0, phase="pretrain", at=(3, number)
-        ):
-            assert 0 < len(chosen) <= batch_size
-            used += [owners[n] for n in chosen.tolist()]
-            steps += 1
-    assert sorted(used) == [(b, n) for b, num in enumerate(num_examples) for n in range(num)]
-    assert steps == epoch_steps(groups, counts, batch_size=batch_size)
-    assert all(len(group) <= buckets_in_memory for group in groups)
-
-
 @pytest.mark.parametrize(
     ("num_examples", "batch_size"),
     [
@@ -193,18 +165,18 @@ def test_a_batch_is_a_power_of_two_that_leaves_many_steps_to_an_epoch(num_exampl
     assert suited_batch_size(num_examples) == batch_size
 
 
-def test_another_epoch_has_another_order():
+def test_another_epoch_has_other_groups_and_another_order():
     counts = np.full(20, 5)
-    orders = [
-        epoch_groups(counts, seed=0, phase="pretrain", epoch=epoch, buckets_in_memory=20)[0]
+    groups = [
+        epoch_groups(counts, seed=0, phase="pretrain", epoch=epoch, buckets_in_memory=10)[0]
         for epoch in (0, 0, 1)
     ]
-    assert np.array_equal(orders[0], orders[1]) and not np.array_equal(orders[0], orders[2])
-    first, again, second = (
-        next(group_batches(50, batch_size=50, seed=0, phase="pretrain", at=(epoch, 0)))
-        for epoch in (0, 0, 1)
+    assert np.array_equal(groups[0], groups[1]) and not np.array_equal(groups[0], groups[2])
+    first, again, second, other = (
+        shuffled(50, seed=0, phase="pretrain", at=at) for at in ((0, 0), (0, 0), (1, 0), (0, 1))
     )
-    assert np.array_equal(first, again) and not np.array_equal(first, second)
+    assert np.array_equal(first, again) and sorted(first) == [*range(50)]
+    assert not np.array_equal(first, second) and not np.array_equal(first, other)
 
 
 def test_shifted_examples_keep_their_drawn_boundaries():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from similar_logs import random_similar
+from toy_examples import part_of
 from toy_models import NUM_ITEMS, SIZES, lively_model
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
@@ -67,13 +68,11 @@ def batch_of(
 ) -> Batch:
     return make_batch(
         events(),
-        chosen,
+        part_of(chosen, rank, world_size),
         query_times=QUERY_TIMES,
         model=model,
         objective=ObjectiveConfig(),
         generator=torch.Generator().manual_seed(0),
-        rank=rank,
-        world_size=world_size,
         filter_seen=filter_seen,
         similar=tables.__getitem__,
     )

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from safetensors.torch import load_file
 from trainings import (
+    ALONE,
     CUT,
     END,
     FINETUNE,
@@ -153,11 +154,11 @@ def test_what_is_frequent_enough_before_the_end_of_a_phase_takes_part_in_it(tmp_
     job = replace(make_job(tmp_path, MODELS["prefix"]), min_item_count=2)
     vocab = run.read_tables("vocab")
     for counted in ({CUT: "count_before"}, {}):
-        known_V = taking_part(replace(job, counted=counted), PRETRAIN, vocab)
+        known_V = taking_part(replace(job, counted=counted), PRETRAIN, vocab, worker=ALONE)
         assert known_V is not None and known_V.all()
     later = replace(PRETRAIN, trained_before=END)
     known_V = taking_part(
-        replace(job, min_item_count=12, counted={CUT: "count_before"}), later, vocab
+        replace(job, min_item_count=12, counted={CUT: "count_before"}), later, vocab, worker=ALONE
     )
     assert known_V is not None and known_V.tolist() == [True] * RARE + [False]
 
@@ -165,7 +166,7 @@ def test_what_is_frequent_enough_before_the_end_of_a_phase_takes_part_in_it(tmp_
 def test_where_no_item_is_rare_the_log_is_trained_on_as_it_is(tmp_path):
     run = write_run(tmp_path)
     job = make_job(tmp_path, MODELS["prefix"])
-    assert taking_part(job, PRETRAIN, run.read_tables("vocab")) is None
+    assert taking_part(job, PRETRAIN, run.read_tables("vocab"), worker=ALONE) is None
 
 
 def test_events_at_or_after_the_cut_are_not_trained_on(tmp_path):

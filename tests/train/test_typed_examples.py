@@ -15,7 +15,7 @@ from diffsasrec.model.batch import Batch
 from diffsasrec.model.features import event_gaps
 from diffsasrec.times import DAY
 from diffsasrec.train.batches import make_batch
-from diffsasrec.train.examples import Events, Examples, query_examples, window_examples
+from diffsasrec.train.examples import Events, Examples, Part, query_examples, window_examples
 
 
 def examples_of(log: Log, query_times: list[int], cut: int = 99, **more: Any) -> Examples:
@@ -47,13 +47,11 @@ def batch_of(
         examples = examples_of(log, query_times, num_slots=slots)
     return make_batch(
         Events(histories.items, histories.times, gaps, histories.types),
-        examples,
+        Part.whole(examples),
         query_times=np.array(query_times) * DAY,
         model=model,
         objective=objective,
         generator=torch.Generator().manual_seed(0),
-        rank=0,
-        world_size=1,
         filter_seen=filter_seen,
     )
 
