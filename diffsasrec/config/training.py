@@ -188,7 +188,9 @@ class TrainConfig(Section):
     )
     threads_per_worker: PositiveInt = Field(1, description="fixed, since results depend on it")
     max_failures: NonNegativeInt = Field(3, description="worker deaths that a training survives")
-    buckets_in_memory: PositiveInt = Field(8, description="rows are shuffled inside such a group")
+    buckets_in_memory: PositiveInt = Field(
+        8, description="the workers share such a group; rows are shuffled inside it"
+    )
     num_negatives: NonNegativeInt | None = Field(
         None, description="shared by a step; 0: full softmax; null: as many as the catalogue asks"
     )

@@ -35,11 +35,9 @@ def make_batch(
 ) -> Batch:
     """Draws boundaries and masks for the rows of a rank and builds them.
 
-    Each rank draws for all rows of the global batch, and so the same, whichever rows are its own.
-    What the losses are divided by counts its own rows: the sums over the ranks belong there.
-
-    Args:
-        similar: as of a query time, by its number.
+    Each rank draws for all rows of the global batch, and so the same. What the losses are divided
+    by is counted in its own rows; sums over the ranks belong there. `similar`: as of a query time,
+    by its number.
     """
     plan = _draw_plan(part, model, objective, generator)
     width = plan.width_L
@@ -186,10 +184,7 @@ _NEXT, _RANDOM, _SUFFIX = 0, 1, 2  # mask patterns: one slot, the forward proces
 
 
 def _draw_plan(
-    part: Part,
-    model: ModelConfig,
-    objective: ObjectiveConfig,
-    generator: torch.Generator,
+    part: Part, model: ModelConfig, objective: ObjectiveConfig, generator: torch.Generator
 ) -> _Plan:
     """Which loss: a diffusion model takes the next-item loss at every history position if the
     history is causal (prefix). If it is not, or in fine-tuning, a share of the examples has a
@@ -211,16 +206,7 @@ def _draw_plan(
     is_random = (pattern == _RANDOM)[:, None]
     maskable = in_history & is_random & (model.attention == "bidirectional")
     maskable = (in_slots | maskable) & (not is_sasrec) & part.counts
-    most_L, num_places = model.max_seq_len, maskable.shape[1]
-    masked_BT, p_mask_BT = _mask(
-        maskable,
-        is_random,
-        generator,
-        part=part,
-        # how wide the rows of other ranks are, nobody knows here
-        columns_T=np.r_[:width, most_L : most_L + num_places - width],
-        num_columns=most_L + model.num_slots,
-    )
+    masked_BT, p_mask_BT = _mask(maskable, is_random, generator, part, width=width, model=model)
     is_last = np.arange(width) == lengths[:, None] - 1
     scored = in_history[:, :width] & is_dense & (pretraining | is_last) & part.counts
     return _Plan(
@@ -270,17 +256,19 @@ def _mask(
     maskable: npt.NDArray[np.bool_],
     is_random: npt.NDArray[np.bool_],
     generator: torch.Generator,
-    *,
     part: Part,
-    columns_T: Ints,
-    num_columns: int,
+    *,
+    width: int,
+    model: ModelConfig,
 ) -> tuple[Tensor, Tensor]:
     """What is masked, and with which probability: all that can be, or by the forward process.
 
-    `columns_T`: where the places lie in the widest possible batch, of `num_columns`.
+    That draws for the widest possible batch: how wide the rows of other ranks are, nobody knows
+    here.
     """
-    levels = stratified_levels(part.num_rows, generator)
-    wide, at = np.zeros((part.num_rows, num_columns), bool), (part.rows[:, None], columns_T)
+    levels, most = stratified_levels(part.num_rows, generator), model.max_seq_len
+    at = part.rows[:, None], np.r_[:width, most : most + maskable.shape[1] - width]
+    wide = np.zeros((part.num_rows, most + model.num_slots), bool)
     wide[at] = maskable
     is_masked, p_mask = forward_process(torch.from_numpy(wide), levels, generator)
     masked_BT, p_mask_BT = is_masked[at], p_mask[at]

@@ -15,8 +15,10 @@ def memory_of(config: Config, *, rows: float, users: float, items: float) -> dic
     history = rows / max(users, 1.0)
     bucket = min(config.split.users_per_bucket, users) * history * 12
     numbers = config.model.hidden_size * items
-    # weights, gradients, two moments and the average of the weights; buckets twice while shuffled
-    training = 5 * 4 * numbers + 2 * config.train.buckets_in_memory * bucket
+    # weights, gradients, two moments and the average of the weights; a worker's share of a group of
+    # buckets, and of the next one
+    share = -(-config.train.buckets_in_memory // config.train.num_workers)
+    training = 5 * 4 * numbers + 2 * share * bucket
     # an index and a number per entry of the tables of similar items
     similar = len(KINDS) * num_neighbours(int(items)) * 8 * config.model.scores_similar
     # the same of the tastes of users, as they are and turned

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from similar_logs import random_similar
-from typed_events import NUM_ITEMS, WEIGHT, C, Log, P, V, typed_histories, typed_logs
+from typed_events import NUM_ITEMS, TYPES, WEIGHT, C, Log, P, V, typed_histories, typed_logs
 
 from diffsasrec.counters.pairs import Pairing, scored_pairs, user_sums
 from diffsasrec.counters.similar import joined, newest, similarity
@@ -31,6 +31,7 @@ from diffsasrec.model.features import (
     trend_features,
     window_counts,
 )
+from diffsasrec.sequences.histories import Histories
 from diffsasrec.times import DAY
 
 NOW = 20 * DAY
@@ -84,6 +85,18 @@ def test_trends_count_weights_of_events_visits_and_repeats(log):
                         expected[query, :, row, item] += np.where(kinds, WEIGHT[code], 0)
     assert found.tolist() == expected.tolist()
     assert np.isfinite(trend_features(found)).all()
+
+
+@pytest.mark.parametrize("types", [None, TYPES])
+def test_the_trends_of_no_user_can_be_added_to_those_of_some(types):
+    histories = typed_histories([[(0, 1, V), (1, 2, P)]], unit=DAY)
+    some = Histories(histories.items, histories.times, histories.offsets, types and histories.types)
+    at: dict[str, Any] = {"query_times": np.array([3 * DAY]), "num_items": NUM_ITEMS}
+    none, found = (
+        trend_counts(h.items, h.times, h.offsets, weights=h.weights(), **at)
+        for h in (Histories.nothing(types), some)
+    )
+    assert none.dtype == found.dtype and none.shape == found.shape and not none.any()
 
 
 def test_counts_of_parts_add_up_to_those_of_the_whole_in_any_order():

@@ -1,4 +1,4 @@
-"""The number of epochs, which the figures of the validation decide."""
+"""What is in an epoch, and the number of epochs, which the figures of the validation decide."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch.distributed
 import torch.multiprocessing
 from safetensors.torch import load_file
 from trainings import (
+    ALONE,
     CUT,
     END,
     MODELS,
@@ -31,8 +32,38 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import load_checkpoint
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import Flat
+from diffsasrec.times import DAY
+from diffsasrec.train.epochs import TrainingSet
 from diffsasrec.train.phases import Buckets
 from diffsasrec.train.validation import validation_gains
+
+
+def of_epoch(data: TrainingSet, epoch: int, *, first: int = 0) -> list[list[tuple[int, ...]]]:
+    """The times of the events of each example in each batch, by which alone each can be known."""
+    return [
+        [
+            tuple(events.times[start:end].tolist())
+            for start, end in zip(part.examples.start, part.examples.end, strict=True)
+        ]
+        for events, part in data.batches(epoch, first=first)
+    ]
+
+
+@pytest.mark.parametrize(("num_buckets", "in_memory"), [(1, 8), (2, 8), (5, 2), (5, 1)])
+def test_an_epoch_has_every_example_once_and_goes_on_at_any_step(tmp_path, num_buckets, in_memory):
+    run = write_run(tmp_path, num_buckets=num_buckets)
+    job = make_job(tmp_path, MODELS["prefix"], num_buckets=num_buckets, buckets_in_memory=in_memory)
+    data = TrainingSet(job, PRETRAIN, run.read_tables("vocab"), worker=ALONE)
+    # 13 users: those of up to 21 events before the cut are one window
+    windows = [tuple((26 - n + step) * DAY for step in range(n - 6)) for n in range(8, 21)]
+    for epoch in (0, 1):
+        batches = of_epoch(data, epoch)
+        assert sorted(example for batch in batches for example in batch) == sorted(windows)
+        assert len(batches) == data.num_steps(epoch)
+        assert all(1 <= len(batch) <= 4 for batch in batches)
+        for first in range(len(batches) + 1):
+            assert of_epoch(data, epoch, first=first) == batches[first:]
+    assert of_epoch(data, 0) != of_epoch(data, 1)
 
 
 def validation_ndcg(root: Path) -> float:

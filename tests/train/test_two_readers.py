@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -16,6 +18,7 @@ from trainings import FINETUNE, MODELS, SELECT, make_job, result, train, weights
 
 from diffsasrec.files.storage import Storage
 from diffsasrec.train.phases import Phase
+from diffsasrec.train.ranks import Worker
 
 pytestmark = pytest.mark.process
 
@@ -67,12 +70,25 @@ def train_all(root: Path, *, rank: int = 0, world_size: int = 1) -> None:
         (root / f"{name}-{rank}.json").write_text(json.dumps(found))
 
 
+def sums(rank: int) -> list[Any]:
+    """Of arrays of 0 to 4 and of 10 to 14, three numbers at once; one is too large for int32."""
+    integers = np.arange(5, dtype=np.uint32) + 10 * rank
+    integers[4] = 2**31 - 1 + rank
+    floats = (np.arange(6.0) + 10 * rank).reshape(2, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffsasrec.train.ranks.AT_ONCE", 3)
+        for values in (integers, floats):
+            Worker(torch.device("cpu"), rank, 2).add_up(values)
+    return [integers.tolist(), str(integers.dtype), floats.tolist()]
+
+
 def two_workers(rank: int, root: Path) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{root}/group", rank=rank, world_size=2
     )
     for attempt in ("first", "again"):
         train_all(root / attempt, rank=rank, world_size=2)
+    (root / f"sums-{rank}.json").write_text(json.dumps(sums(rank)))
     torch.distributed.destroy_process_group()
 
 
@@ -111,6 +127,14 @@ def test_where_some_buckets_fit_each_of_two_workers_reads_half_of_what_one_reads
     # once to count; in each of three epochs once to train and once to measure; then again two
     assert 10 * NUM_BUCKETS > alone > 9 * NUM_BUCKETS - 9
     assert all(abs(num - alone / 2) <= 4 for num in ranks)  # one that was just read is kept
+
+
+def test_every_rank_gets_the_sums_of_arrays_in_their_own_type(root):
+    expected = [[10, 12, 14, 16, 2**32 - 1], "uint32", [[10, 12, 14], [16, 18, 20]]]
+    assert [json.loads((root / f"sums-{rank}.json").read_text()) for rank in (0, 1)] == [
+        expected,
+        expected,
+    ]
 
 
 @pytest.mark.parametrize("output", ["checkpoint_pretrained", "checkpoint"])
