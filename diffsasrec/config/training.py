@@ -50,6 +50,11 @@ class ModelConfig(Section):
         description="where similar items have a score, as many of those that the nearest users "
         "have, among a sample of 20,000, have it too",
     )
+    ranker: bool = Field(
+        True,
+        description="where similar items have a score, a second one for them and for popular "
+        "items, learned among these candidates alone, is mixed with the score of the model",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -75,6 +80,11 @@ class ModelConfig(Section):
     def scores_nearest(self) -> bool:
         """Whether items that the nearest users have have a copy score."""
         return self.scores_similar and self.nearest_users
+
+    @property
+    def ranks(self) -> bool:
+        """Whether a ranker scores the candidates too."""
+        return self.scores_similar and self.ranker and self.trends
 
 
 class ObjectiveConfig(Section):
@@ -165,6 +175,11 @@ class FinetuneConfig(TrainStageConfig):
         None,
         description="weight of the state beside the counters; null: chosen on the second time cut, "
         "or that of the weights where the training starts warm; 1 for a model without trends",
+    )
+    ranker_weight: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None,
+        description="share of the ranker in a score; null: chosen on the second time cut, or that "
+        "of the weights where the training starts warm; 0 for a model without a ranker",
     )
     objective: FinetuneObjectiveConfig = FinetuneObjectiveConfig()
 

@@ -1,13 +1,13 @@
 """Which pairs (user, item) get a score of their own, and their features.
 
-The items of a user's own history, and those that are most similar to the newest part of it: what a
-ranker of candidates knows about its candidates.
+The items of a user's own history, and those that are most similar to the newest part of it; and the
+candidates of the ranker, which are these and popular items.
 
 Legend: B users, V items, X own pairs, Z scored pairs, C features; histories are flat items and
 times (microseconds) with offsets [B + 1].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +15,18 @@ import torch
 
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.counters.neighbours import tastes_of
+from diffsasrec.counters.popular import Popular, ranks
 from diffsasrec.counters.similar import NEWEST as NEWEST_OF_TASTE
 from diffsasrec.counters.similar import Similar, baskets, newest
 from diffsasrec.counters.sparse import Table, best_of_rows, only, product_of, rows_of
 from diffsasrec.model.features import NUM_OF_USER, NUM_OWN, OwnItems, own_items
-from diffsasrec.model.heads import Pairs
+from diffsasrec.model.heads.pairs import Pairs
 from diffsasrec.sequences.histories import Histories
 
 MOST_OWN = 500  # distinct items of a user, the newest, that are scored beside similar ones
 NEWEST = 100  # events of a user to which items are similar
 DECAY = 0.7  # of the weight of an event with each later basket
+RANKED_TABLES = (0, 3)  # candidates have a rank by what is near, and what the nearest users have
 LEAST = 1e-4  # added to a sum of similarities before its logarithm
 WIDTH = 2**40  # no vocabulary is larger: user and item in one number
 
@@ -52,29 +54,39 @@ class Pairing:
 
 
 def scored_pairs(
-    histories: Histories, query_times_B: Ints, similar: Similar | None, pairing: Pairing
+    histories: Histories,
+    query_times_B: Ints,
+    similar: Similar | None,
+    pairing: Pairing,
+    popular: Popular | None = None,
 ) -> Pairs | None:
     """The pairs of histories before each user's query time; None: nothing is scored.
 
     Args:
         similar: as of the query times; None: no item is similar to another.
+        popular: as of the query times, if the pairs are ranked too.
     """
     none_is_similar = similar is None or not pairing.num_similar
     if pairing.filter_seen and histories.types is None and none_is_similar:
         return None
     events = (histories.items, histories.times, histories.offsets)
     own = own_items(*events, query_times_B, histories.weights())
-    return with_similar(histories, own, similar, pairing)
+    return with_similar(histories, own, similar, pairing, popular)
 
 
 def with_similar(
-    histories: Histories, own: OwnItems, similar: Similar | None, pairing: Pairing
+    histories: Histories,
+    own: OwnItems,
+    similar: Similar | None,
+    pairing: Pairing,
+    popular: Popular | None = None,
 ) -> Pairs:
     """`scored_pairs`, where the own items are there already.
 
     The features are those of `own_items`, where an item that the user never had has only those of
     the user; whether it is an own item; and of each table the sum of the similarities to the
-    newest events, as a logarithm from -1 (none) to 1.
+    newest events, as a logarithm from -1 (none) to 1. Popular items are candidates of the ranker
+    alone; nobody without a history has any.
     """
     own_X = own.user_X * WIDTH + own.item_X
     seen_X = are_seen(histories, own) if pairing.filter_seen else np.zeros(len(own_X), bool)
@@ -86,16 +98,35 @@ def with_similar(
         if pairing.filter_seen:  # what can't be shown would crowd out what can
             table = _without(table, own_X[seen_X])
         chosen.append(_keys(best_of_rows(table, pairing.num_similar)))
-    pairs_Z = np.sort(np.concatenate(chosen))
-    pairs_Z = pairs_Z[np.diff(pairs_Z, prepend=-1) > 0]
-    features_ZC = np.concatenate(
-        [
-            _own_features(pairs_Z, own_X, own),
-            _similarities(pairs_Z, sums, num_tables=pairing.num_tables),
-        ],
-        axis=1,
+    copied_Z = pairs_Z = _distinct(chosen)
+    if popular is not None:
+        pairs_Z = _distinct([copied_Z, _popular_keys(own, popular, but=own_X[seen_X])])
+    similarities_ZK = _similarities(pairs_Z, sums, num_tables=pairing.num_tables)
+    features_ZC = np.concatenate([_own_features(pairs_Z, own_X, own), similarities_ZK], axis=1)
+    pairs = as_pairs(OwnItems(pairs_Z // WIDTH, pairs_Z % WIDTH, features_ZC))
+    if popular is None:
+        return pairs
+    by_Z = similarities_ZK[:, RANKED_TABLES[: 1 + pairing.of_nearest]]
+    by_Z = np.concatenate([by_Z, popular.shares_VP[pairs_Z % WIDTH]], axis=1)
+    ranks_ZR = ranks(by_Z, pairs_Z // WIDTH, num_users=len(histories.offsets) - 1)
+    is_copied_Z, _ = _found(pairs_Z, copied_Z)
+    return replace(
+        pairs, ranks_XR=torch.from_numpy(ranks_ZR), is_copied_X=torch.from_numpy(is_copied_Z)
     )
-    return as_pairs(OwnItems(pairs_Z // WIDTH, pairs_Z % WIDTH, features_ZC))
+
+
+def _distinct(keys: list[Ints]) -> Ints:
+    """The pairs of several groups, ascending."""
+    pairs_Z = np.sort(np.concatenate(keys))
+    return pairs_Z[np.diff(pairs_Z, prepend=-1) > 0]
+
+
+def _popular_keys(own: OwnItems, popular: Popular, *, but: Ints) -> Ints:
+    """The popular items of everybody with a history, but some pairs, which ascend."""
+    users = own.user_X[np.diff(own.user_X, prepend=-1) > 0]
+    keys = (users[:, None] * WIDTH + popular.items).ravel()
+    is_hidden, _ = _found(keys, but)
+    return keys[~is_hidden]
 
 
 def are_seen(histories: Histories, own: OwnItems) -> npt.NDArray[np.bool_]:
@@ -115,10 +146,9 @@ def as_pairs(own: OwnItems) -> Pairs:
 def joined_pairs(parts: list[tuple[Ints, Pairs]]) -> Pairs:
     """The pairs of several groups of users: the place of each user of a group, and its pairs."""
     users_Z = torch.cat([torch.from_numpy(places)[pairs.users_X] for places, pairs in parts])
-    order_Z = users_Z.argsort(stable=True)
-    items_Z = torch.cat([pairs.items_X for _, pairs in parts])
-    features_ZC = torch.cat([pairs.features_XC for _, pairs in parts])
-    return Pairs(users_Z[order_Z], items_Z[order_Z], features_ZC[order_Z])
+    of_parts = [pairs.known() for _, pairs in parts]
+    joined = Pairs(**{name: torch.cat([of[name] for of in of_parts]) for name in of_parts[0]})
+    return replace(joined, users_X=users_Z).take(users_Z.argsort(stable=True))
 
 
 def user_sums(histories: Histories, similar: Similar) -> list[Table]:

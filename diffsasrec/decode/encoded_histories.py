@@ -89,13 +89,17 @@ class EncodedHistories:
         states_BD = _extended_states(
             self.model, self.items_BL, self.gaps_BL, self.types_BL, self.lengths_B, chosen_BJ
         )
-        return self.model.queries(states_BD, self.ages_B, users_RC=self.users_BC)[:, : self.width]
+        return self._queries(states_BD, self.users_BC, self.ages_B)
 
     def _wanted(self, slots_BS: Tensor, wanted_BS: Tensor) -> Tensor:
         states_RD = self.model.denoise_wanted(self.history, slots_BS, wanted_BS, ages_B=self.ages_B)
         users_R, _ = wanted_BS.nonzero(as_tuple=True)
-        queries_RW = self.model.queries(states_RD, users_RC=self.users_BC[users_R])
-        return queries_RW[:, : self.width]
+        return self._queries(states_RD, self.users_BC[users_R])
+
+    def _queries(self, states_RD: Tensor, users_RC: Tensor, ages_R: Tensor | None = None) -> Tensor:
+        """Where the ranker has a share of the score, the rest of it is scaled to what is left."""
+        queries_RW = self.model.queries(states_RD, ages_R, users_RC=users_RC)
+        return queries_RW[:, : self.width] * (1.0 - self.model.ranker_weight)
 
 
 def _known_codes(model: SequenceModel, histories: Histories) -> Codes | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.counters.pairs import Pairing, scored_pairs
+from diffsasrec.counters.popular import popular_items
 from diffsasrec.decode.commit_rule import CommitRule
 from diffsasrec.decode.encoded_histories import EncodedHistories
 from diffsasrec.decode.exploration import Exploration
@@ -22,7 +23,7 @@ from diffsasrec.decode.strategies import Lists, decode_autoregressive, decode_si
 from diffsasrec.decode.trace import Trace
 from diffsasrec.errors import ConfigError
 from diffsasrec.memory import in_batches
-from diffsasrec.model.heads import OwnItems
+from diffsasrec.model.heads.copy_score import OwnItems
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
@@ -75,7 +76,9 @@ class Recommender:
                 "score.fused=true needs the package triton where lists are made; install it there, "
                 "or set score.fused=false"
             )
-        self._trends_VF = None
+        self._trends_VF, self._popular = None, None
+        if moment.trends is not None and float(model.ranker_weight):
+            self._popular = popular_items(moment.trends)
         if moment.trends is not None and model.trends is not None:
             self._trends_VF = self._tensor(moment.trends)
         with torch.inference_mode():
@@ -147,7 +150,7 @@ class Recommender:
             return None
         query_times_B = np.full(len(histories.offsets) - 1, self.query_time)
         pairing = Pairing.of(self.model.config, filter_seen=self.decoding.filter_seen)
-        pairs = scored_pairs(histories, query_times_B, self._similar, pairing)
+        pairs = scored_pairs(histories, query_times_B, self._similar, pairing, self._popular)
         if pairs is None:
             return None
         pairs, trends_VF = pairs.to(self._device), self._trends_VF

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffsasrec.model.focus import focused
-from diffsasrec.model.heads import pairs_of_rows
+from diffsasrec.model.heads.pairs import pairs_of_rows
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,13 @@ class Baskets:
 
     def to(self, device: torch.device) -> "Baskets":
         return Baskets(self.users_Z.to(device), self.items_Z.to(device))
+
+    def shares_of(self, users_X: Tensor, items_X: Tensor) -> Tensor:
+        """What share each pair is of the user's basket, 0 if it is not in it, [X] float32."""
+        num_users = int(users_X.amax()) + 1 if len(users_X) else 0
+        count_B = torch.bincount(self.users_Z, minlength=num_users)
+        is_in_X = torch.isin(_keys(users_X, items_X), _keys(self.users_Z, self.items_Z))
+        return is_in_X / count_B[users_X].clamp(min=1)
 
     def of_rows(self, users_R: Tensor, chosen_R: Tensor) -> "Spread":
         """The basket of each chosen row's user, spread evenly; the other rows have none."""

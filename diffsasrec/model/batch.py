@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffsasrec.model.baskets import Baskets
 from diffsasrec.model.diffusion import MASK
-from diffsasrec.model.heads import Pairs
+from diffsasrec.model.heads.pairs import Pairs
 from diffsasrec.model.softmax import Negatives
 
 
@@ -33,8 +33,10 @@ class Batch:
     users_BC: Tensor | None  # features.user_features; None: no query time
     queries_B: Tensor  # which batch time, or DRAWN
     pairs: Pairs | None  # the seen items of the histories, if the example has a query time
-    scored: Pairs | None  # the pairs with a copy score, if there are any
+    scored: Pairs | None  # the pairs with a copy score or a rank, if there are any
+    shares_X: Tensor | None  # that each scored pair is of the user's next basket; None: no ranker
     baskets: Baskets | None  # the users' next baskets, if the example has a query time
+    num_examples: int  # of the global batch
     num_scored: int  # of the global batch
     num_maskable: int  # of the global batch
     types_BL: Tensor | None = None  # the codes of the types of the history, of a log with types

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
@@ -27,12 +26,13 @@ from diffsasrec.config.training import ModelConfig
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.event_types import EventTypes
 from diffsasrec.files.storage import Storage, parquet_bytes, sha256, to_json
+from diffsasrec.model.mix import Mix
 from diffsasrec.model.transformer import SequenceModel
 
 log = logging.getLogger(__name__)
 
+PLAIN = Mix()
 WEIGHTS, VOCAB, CONFIG = "model.safetensors", "vocab.parquet", "config.json"
-STATE_WEIGHT = "state_weight"  # among the tensors; weights from before it was have the weight 1
 # earlier versions have another shape here; their weights can be the start of a training
 RESHAPED = ("copy_score.", "trends.mix.")
 ADDED = "trends.of_user."  # weights from before they were do as fresh ones do: they change nothing
@@ -60,7 +60,7 @@ def save_checkpoint(
     vocab: pa.Table,
     counts: npt.NDArray[np.int64],
     trained_before: int,
-    state_weight: float = 1.0,
+    mix: Mix = PLAIN,
     types: EventTypes | None = None,
 ) -> None:
     """Writes the checkpoint; `counts` are those of the items in the training part, [V].
@@ -71,9 +71,8 @@ def save_checkpoint(
     these weights already, so they are never replaced, not even by weights that differ only in the
     last digits.
     """
-    tensors = {**weights, STATE_WEIGHT: torch.tensor(state_weight)}
     made = {
-        WEIGHTS: safetensors.torch.save(tensors),
+        WEIGHTS: safetensors.torch.save({**weights, **mix.tensors()}),
         VOCAB: parquet_bytes(
             vocab.select(["item_id", "index"]).append_column("count", pa.array(counts, pa.int64()))
         ),
@@ -112,6 +111,7 @@ def read_description(directory: Storage) -> dict[str, Any]:
     if isinstance(description["model"], dict):  # before there were such items
         description["model"].setdefault("similar_items", 0)
         description["model"].setdefault("nearest_users", False)
+        description["model"].setdefault("ranker", False)
     # any other default for a missing key would make another model
     _check_keys(directory, "model.", description["model"], ModelConfig.model_fields)
     _check_keys(directory, "sha256.", description["sha256"], (WEIGHTS, VOCAB))
@@ -196,7 +196,7 @@ def _load_model(
             types=types_of(description),
         )
         tensors = safetensors.torch.load(data)
-        model.state_weight.fill_(tensors.pop(STATE_WEIGHT, torch.ones(())))
+        Mix.taken_from(tensors).put_in(model)
         if afresh := _reshaped(model, tensors):
             if not as_start:
                 raise ConfigError(
@@ -219,7 +219,7 @@ def _load_model(
     except RuntimeError as error:  # names the tensors whose names or shapes differ
         text = " ".join(str(error).split())
         raise _damaged(directory, WEIGHTS, f"does not fit {CONFIG} ({text})") from None
-    for name, tensor in {**model.state_dict(), STATE_WEIGHT: model.state_weight}.items():
+    for name, tensor in {**model.state_dict(), **Mix.of(model).tensors()}.items():
         if not is_finite(tensor):  # it was saved like this, with a matching digest: no retry helps
             raise ConfigError(
                 f"{directory.url(WEIGHTS)} has values in {name} that are no finite numbers: its "

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from diffsasrec.config.training import ObjectiveConfig
 from diffsasrec.model.baskets import Spread
 from diffsasrec.model.batch import Batch
-from diffsasrec.model.heads import Extras, OwnItems, Pairs, merged, pairs_of_rows
+from diffsasrec.model.heads.copy_score import OwnItems
+from diffsasrec.model.heads.pairs import Extras, Pairs, merged, pairs_of_rows
+from diffsasrec.model.heads.ranker import ranking_loss
 from diffsasrec.model.softmax import Negatives, Trending, item_nll, softmax_loss
 from diffsasrec.model.transformer import SequenceModel
 
@@ -64,8 +66,11 @@ class Objective(nn.Module):
             "trends_QVF": self.trends_QVF[:, rows_U],
         }
 
-    def forward(self, batch: Batch, negatives: Negatives | None) -> tuple[Tensor, Tensor]:
-        """The summed next-item loss and the summed denoising loss."""
+    def forward(self, batch: Batch, negatives: Negatives | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The summed next-item loss, the summed denoising loss, and that of the ranker."""
+        return *self._of_sequences(batch, negatives), self._of_ranker(batch)
+
+    def _of_sequences(self, batch: Batch, negatives: Negatives | None) -> tuple[Tensor, Tensor]:
         rest = (batch, self._own_items(batch), self._state_weights(batch), negatives)
         states_BTD = self.states(batch)
         once_BL = torch.ones_like(batch.next_BL, dtype=torch.float32)
@@ -115,10 +120,18 @@ class Objective(nn.Module):
             )
         return torch.cat(parts)[order_B.argsort()]
 
+    def _of_ranker(self, batch: Batch) -> Tensor:
+        """Its weights are its own, so that the others are trained as if there were none."""
+        scored, ranker = batch.scored, self.model.ranker
+        if scored is None or ranker is None or batch.shares_X is None:
+            return self.bias_V.new_zeros(())
+        trends_XF = self.trends_QVF[batch.queries_B[scored.users_X], scored.items_X]
+        return ranking_loss(ranker(scored, trends_XF), scored.users_X, batch.shares_X)
+
     def _own_items(self, batch: Batch) -> OwnItems | None:
-        scored = batch.scored
-        if scored is None or self.model.copy_score is None:
+        if batch.scored is None or self.model.copy_score is None:
             return None
+        scored = batch.scored.copied()
         queries_X = batch.queries_B[scored.users_X]
         return self.model.own_items(scored, self.trends_QVF[queries_X, scored.items_X])
 
@@ -255,16 +268,19 @@ def _of_few(
     return used, targets_R, negatives, extras and replace(extras, items_Y=items_Y)
 
 
-def batch_loss(sums: tuple[Tensor, Tensor], batch: Batch, objective: ObjectiveConfig) -> Tensor:
+def batch_loss(
+    sums: tuple[Tensor, Tensor, Tensor], batch: Batch, objective: ObjectiveConfig
+) -> Tensor:
     """This rank's part of the loss of the global batch.
 
     Each sum is divided by a count over all ranks, so that the parts of all ranks add up to the loss
-    that one worker would have. If both losses are taken, they are weighted by their shares.
+    that one worker would have. If both losses are taken, they are weighted by their shares. The
+    loss of the ranker shares no weights with them, and needs no share.
     """
-    next_item, denoising = sums
+    next_item, denoising, ranking = sums
     share = rest = 1.0
     if batch.num_scored and batch.num_maskable:
         share, rest = objective.next_item, objective.random_mask + objective.suffix_mask
-    return share * next_item / max(batch.num_scored, 1) + rest * denoising / max(
-        batch.num_maskable, 1
-    )
+    next_item = share * next_item / max(batch.num_scored, 1)
+    denoising = rest * denoising / max(batch.num_maskable, 1)
+    return next_item + denoising + ranking / max(batch.num_examples, 1)

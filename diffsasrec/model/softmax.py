@@ -14,7 +14,7 @@ import torch.utils.checkpoint
 from torch import Tensor
 
 from diffsasrec.model.focus import focused, log_floor, sampled_kth
-from diffsasrec.model.heads import Extras, padded
+from diffsasrec.model.heads.pairs import Extras, padded
 
 # at most so many logits exist at once; the others are recomputed in the backward pass
 LOGITS_PER_CHUNK = 2**23

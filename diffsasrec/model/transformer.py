@@ -41,7 +41,11 @@ from diffsasrec.model.blocks import (
     slot_heads,
 )
 from diffsasrec.model.features import NUM_GAPS, NUM_TRENDS
-from diffsasrec.model.heads import CopyScore, OwnItems, Pairs, Trends
+from diffsasrec.model.heads.copy_score import CopyScore, OwnItems
+from diffsasrec.model.heads.pairs import Pairs
+from diffsasrec.model.heads.ranker import Ranker, Ranking
+from diffsasrec.model.heads.trends import Trends
+from diffsasrec.model.mix import Mix
 
 # tokens that are encoded at once without gradients: their inner states stay small
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 2**20}
@@ -52,6 +56,9 @@ class SequenceModel(Embedder):
 
     `types`: of the events of a log with types: then every history comes with the codes of these.
     """
+
+    state_weight: Tensor
+    ranker_weight: Tensor
 
     def __init__(
         self, config: ModelConfig, num_items: int, *, seed: int = 0, types: EventTypes | None = None
@@ -76,9 +83,8 @@ class SequenceModel(Embedder):
             has_age = config.time_inputs and not has_slots  # a slot has it as its gap
             self.age = nn.Embedding(NUM_GAPS, size) if has_age else None
             self.trends = Trends(size) if config.trends else None
-            # not among the trained weights: chosen after the training, and saved beside them
-            self.state_weight: Tensor
-            self.register_buffer("state_weight", torch.ones(()), persistent=False)
+            for name, weight in Mix().tensors().items():  # these are not trained
+                self.register_buffer(name, weight, persistent=False)
             self.copy_score = CopyScore(config) if config.copy_score else None
             self.apply(initialise)
             if self.mask is not None:
@@ -91,6 +97,7 @@ class SequenceModel(Embedder):
             self.types = None if types is None else nn.Embedding(len(types.names), size)
             if self.types is not None:  # added to the items: starts at 0, and changes nothing
                 nn.init.zeros_(self.types.weight)
+            self.ranker = Ranker(config) if config.ranks else None
 
     @property
     def item_weight(self) -> Tensor:
@@ -99,8 +106,8 @@ class SequenceModel(Embedder):
 
     def counter_parameters(self) -> list[nn.Parameter]:
         """The weights that mean nothing without a query time."""
-        parts = [part for part in (self.age, self.trends, self.copy_score) if part is not None]
-        return [parameter for part in parts for parameter in part.parameters()]
+        parts = (self.age, self.trends, self.copy_score, self.ranker)
+        return [p for part in parts if part is not None for p in part.parameters()]
 
     def item_vectors(self, trends_VF: Tensor | None, items_V: Tensor | None = None) -> Tensor:
         """The vectors that states are multiplied with, [V, W], of `items_V` or of all items.
@@ -143,9 +150,13 @@ class SequenceModel(Embedder):
         assert self.copy_score is not None
         if trends_XF is None or self.trends is None:
             trends_XF = pairs.features_XC.new_zeros((len(pairs.items_X), NUM_TRENDS))
+        ranking = None
+        if self.ranker is not None and pairs.ranks_XR is not None:
+            weight = float(self.ranker_weight)
+            ranking = Ranking.of(self.ranker(pairs, trends_XF), pairs, weight)
         pair_XC = torch.cat([pairs.features_XC, trends_XF], dim=1).to(self.item_weight.dtype)
-        hidden_XH = self.copy_score.pair(pair_XC) + self.copy_score.item(self.items(pairs.items_X))
-        return OwnItems(self.copy_score, pairs.users_X, pairs.items_X, hidden_XH)
+        hidden_XH = self.copy_score.hidden(pair_XC, self.items(pairs.items_X), pairs.is_copied_X)
+        return OwnItems(self.copy_score, pairs.users_X, pairs.items_X, hidden_XH, ranking)
 
     def encode(
         self,

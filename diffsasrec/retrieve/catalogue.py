@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffsasrec.model.heads import Extras
+from diffsasrec.model.heads.pairs import Extras
 from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.retrieve.logit_bound import Metric
 

@@ -8,7 +8,7 @@ a row, Y pairs (row, item), Z pairs (user, taken item).
 import torch
 from torch import Tensor
 
-from diffsasrec.model.heads import Extras
+from diffsasrec.model.heads.pairs import Extras
 from diffsasrec.retrieve import tiles
 from diffsasrec.retrieve import top_k_triton as fused
 from diffsasrec.retrieve.catalogue import Candidates

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffsasrec.model.heads import Extras, pairs_of_rows
+from diffsasrec.model.heads.pairs import Extras, pairs_of_rows
 from diffsasrec.retrieve.catalogue import TILES, Candidates
 
 BLOCK = 64

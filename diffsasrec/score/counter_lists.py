@@ -24,7 +24,7 @@ from diffsasrec.evaluate.decayed_baselines import DecayedAndPopular
 from diffsasrec.files.storage import Storage
 from diffsasrec.memory import in_batches
 from diffsasrec.model.checkpoint import parse_tensors, save_tensors
-from diffsasrec.model.heads import Extras, pairs_of_rows
+from diffsasrec.model.heads.pairs import Extras, pairs_of_rows
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.sequences.histories import (

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.counters.pairs import Pairing, are_seen, as_pairs, joined_pairs, with_similar
+from diffsasrec.counters.popular import Popular
 from diffsasrec.counters.similar import Similar
 from diffsasrec.model.baskets import Baskets
 from diffsasrec.model.batch import Batch
 from diffsasrec.model.diffusion import MASK, forward_process, stratified_levels
-from diffsasrec.model.features import end_ages, own_items, user_features
-from diffsasrec.model.heads import Pairs
+from diffsasrec.model.features import OwnItems, end_ages, own_items, user_features
+from diffsasrec.model.heads.pairs import Pairs
 from diffsasrec.sequences.histories import Histories, stretches
-from diffsasrec.train.examples import DRAWN, Events, Examples, Ints, Part
+from diffsasrec.train.examples import DRAWN, Events, Ints, Part, next_baskets
 from diffsasrec.typed_events import take
 
 
@@ -32,19 +33,19 @@ def make_batch(
     generator: torch.Generator,
     filter_seen: bool,
     similar: Callable[[int], Similar] | None = None,
+    popular: Callable[[int], Popular] | None = None,
 ) -> Batch:
     """Draws boundaries and masks for the rows of a rank and builds them.
 
-    Each rank draws for all rows of the global batch, and so the same. What the losses are divided
-    by is counted in its own rows; sums over the ranks belong there. `similar`: as of a query time,
-    by its number.
+    Each rank draws for all rows of the global batch, and so the same. Counts are those of its own
+    rows; sums over the ranks belong there. `similar`, `popular`: as of a query time, by its number.
     """
     plan = _draw_plan(part, model, objective, generator)
     width = plan.width_L
     source_BT, next_BL = plan.sources(events)
     targets_BT = torch.from_numpy(_take(events.items, source_BT, plan.exists_BT))
     inputs_BT = targets_BT.masked_fill(plan.masked_BT, MASK)
-    known = _at_query_times(events, part.examples, query_times, model, filter_seen, similar)
+    known = _at_query_times(events, part, query_times, model, filter_seen, similar, popular)
     return Batch(
         history_BL=inputs_BT[:, :width],
         gaps_BL=torch.from_numpy(_take(events.gaps, source_BT[:, :width], plan.in_history_BL)),
@@ -57,6 +58,7 @@ def make_batch(
         scored_BL=torch.from_numpy(plan.scored_BL),
         masked_BT=plan.masked_BT,
         p_mask_BT=plan.p_mask_BT,
+        num_examples=len(part.rows) * part.counts,
         num_scored=int(plan.scored_BL.sum()),
         num_maskable=plan.num_maskable,
         **_types(events, plan, source_BT),
@@ -87,17 +89,20 @@ class _Known:
     users_BC: Tensor | None = None  # their features
     pairs: Pairs | None = None  # own items that are seen
     scored: Pairs | None = None
+    shares_X: Tensor | None = None  # that each scored pair is of the user's next basket
     baskets: Baskets | None = None  # the next ones
 
 
 def _at_query_times(
     events: Events,
-    examples: Examples,
+    part: Part,
     query_times: Ints,
     model: ModelConfig,
     filter_seen: bool,
     similar: Callable[[int], Similar] | None,
+    popular: Callable[[int], Popular] | None,
 ) -> _Known:
+    examples = part.examples
     if (examples.query == DRAWN).any():
         return _Known(torch.from_numpy(examples.query))
     source, offsets = stretches(examples.first, examples.boundary)
@@ -114,28 +119,35 @@ def _at_query_times(
         seen_X = are_seen(histories, own)
         pairs, others = as_pairs(own.take(seen_X)), as_pairs(own.take(~seen_X))
     if pairing.num_similar and (similar is not None or others is not None or not filter_seen):
-        parts = []
-        for query in np.unique(examples.query):
-            (users,) = np.nonzero(examples.query == query)
-            tables = None if similar is None else similar(int(query))
-            theirs = histories.of_users(users), own.of_users(users), tables
-            parts.append((users, with_similar(*theirs, pairing)))
-        scored = joined_pairs(parts)
+        scored = _with_similar(examples.query, histories, own, pairing, similar, popular)
     elif not pairing.filter_seen:
         scored = pairs
     else:
         scored = others
-    baskets = _next_baskets(events, examples)
-    return _Known(torch.from_numpy(examples.query), ages_B, users_BC, pairs, scored, baskets)
+    baskets, shares_X = next_baskets(events, examples), None
+    if scored is not None and scored.ranks_XR is not None:
+        shares_X = part.counts * baskets.shares_of(scored.users_X, scored.items_X)
+    queries_B = torch.from_numpy(examples.query)
+    return _Known(queries_B, ages_B, users_BC, pairs, scored, shares_X, baskets)
 
 
-def _next_baskets(events: Events, examples: Examples) -> Baskets:
-    targets, bounds = events.targets, (examples.boundary, examples.basket_end)
-    nth, offsets = stretches(*(targets.num_before[bound] for bound in bounds))
-    source = targets.places[nth]
-    users = np.repeat(np.arange(len(examples)), np.diff(offsets))
-    keys = np.unique(users * np.int64(2**32) + events.items[source])
-    return Baskets(*(torch.from_numpy(part) for part in np.divmod(keys, 2**32)))
+def _with_similar(
+    queries_B: Ints,
+    histories: Histories,
+    own: OwnItems,
+    pairing: Pairing,
+    similar: Callable[[int], Similar] | None,
+    popular: Callable[[int], Popular] | None,
+) -> Pairs:
+    """The pairs of each user, with what is known at its own query time."""
+    parts = []
+    for query in np.unique(queries_B).tolist():
+        (users,) = np.nonzero(queries_B == query)
+        tables = None if similar is None else similar(query)
+        shown = None if popular is None else popular(query)
+        theirs = histories.of_users(users), own.of_users(users)
+        parts.append((users, with_similar(*theirs, tables, pairing, shown)))
+    return joined_pairs(parts)
 
 
 def _take(values: npt.NDArray[Any], source: Ints, exists: npt.NDArray[np.bool_]) -> Ints:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from diffsasrec.counters.popular import Popular, popular_items
 from diffsasrec.counters.similar import NEWEST, Similar, joined, newest
 from diffsasrec.counters.tables import SimilarAt, sampled_buckets
 from diffsasrec.model.batch import Batch
@@ -247,6 +248,7 @@ class StepInputs:
     ) -> None:
         self._job, self._phase, self._data, self._worker = job, phase, data, worker
         self._similar = similar
+        self._popular = cache(self._popular_at) if job.model.ranks else None
         counts_V = torch.from_numpy(data.counts_V)
         num_candidates = int((counts_V > 0).sum())
         num = job.train.num_negatives
@@ -269,11 +271,15 @@ class StepInputs:
             generator=generator,
             filter_seen=self._job.filter_seen,
             similar=self._similar,
+            popular=self._popular,
         )
-        counted = self._worker.sum([batch.num_scored, batch.num_maskable])
-        num_scored, num_maskable = map(int, counted)
-        batch = replace(batch, num_scored=num_scored, num_maskable=num_maskable)
+        mine = batch.num_examples, batch.num_scored, batch.num_maskable
+        examples, scored, maskable = map(int, self._worker.sum([*mine]))
+        batch = replace(batch, num_examples=examples, num_scored=scored, num_maskable=maskable)
         return batch.to(self._worker.device), self._negatives(generator)
+
+    def _popular_at(self, query: int) -> Popular:
+        return popular_items(self._data.trends_QVF[query])
 
     def _negatives(self, generator: torch.Generator) -> Negatives | None:
         if self._proposal is None:

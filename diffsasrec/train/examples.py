@@ -5,10 +5,12 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from diffsasrec.config.training import FinetuneConfig, ModelConfig
+from diffsasrec.model.baskets import Baskets
 from diffsasrec.model.features import event_gaps
-from diffsasrec.sequences.histories import Flat, count_before
+from diffsasrec.sequences.histories import Flat, count_before, stretches
 from diffsasrec.train.phases import Phase
 from diffsasrec.typed_events import TypedEvents, concat
 
@@ -176,6 +178,16 @@ def query_examples(
         )
         parts.append(part.take(np.flatnonzero(usable)))
     return Examples.concat(parts)
+
+
+def next_baskets(events: Events, examples: Examples) -> Baskets:
+    """What the user of each example has at the moment of its first target, with query times."""
+    targets, bounds = events.targets, (examples.boundary, examples.basket_end)
+    nth, offsets = stretches(*(targets.num_before[bound] for bound in bounds))
+    source = targets.places[nth]
+    users = np.repeat(np.arange(len(examples)), np.diff(offsets))
+    keys = np.unique(users * np.int64(2**32) + events.items[source])
+    return Baskets(*(torch.from_numpy(part) for part in np.divmod(keys, 2**32)))
 
 
 def _basket_ends(times: Ints, offsets: Ints) -> Ints:

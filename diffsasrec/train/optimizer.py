@@ -80,12 +80,12 @@ class Updater:
         self.model.zero_grad(set_to_none=True)
         if self.rows is None:
             loss = self._backward(batch, negatives, {})
-            self._clip([*self.model.parameters()], loss, number)
+            self._clip([], loss, number)
             self._optimizer.step(warm)
         else:
             assert negatives is not None
             rows_U, taken_UD, loss = self._backward_by_rows(self.rows, batch, negatives)
-            self._clip([*self.model.parameters(), taken_UD], loss, number)
+            self._clip([taken_UD], loss, number)
             self._optimizer.step(warm)
             self.rows.update(
                 rows_U,
@@ -130,11 +130,21 @@ class Updater:
             taken_UD.grad /= self.world_size
         return rows_U, taken_UD, loss
 
-    def _clip(self, parameters: list[Tensor], loss: float, number: int) -> None:
-        """Clips the gradients; refuses those that no clipping mends, before anything uses them."""
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip))
-        # both are the same on all ranks, which therefore stop together
-        for what, value in (("loss", loss), ("gradient norm", norm)):
+    def _clip(self, taken: list[Tensor], loss: float, number: int) -> None:
+        """Clips the gradients; refuses those that no clipping mends, before anything uses them.
+
+        Those of the ranker alone: it has a loss of its own, which must not shorten other steps.
+        """
+        alone = [] if self.model.ranker is None else [*self.model.ranker.parameters()]
+        ids = {id(parameter) for parameter in alone}
+        others = [p for p in self.model.parameters() if id(p) not in ids]
+        limit = self.settings.grad_clip
+        norms = [
+            float(nn.utils.clip_grad_norm_(parameters, limit))
+            for parameters in ([*others, *taken], alone)
+        ]
+        # all are the same on all ranks, which therefore stop together
+        for what, value in (("loss", loss), *(("gradient norm", norm) for norm in norms)):
             if not math.isfinite(value):
                 raise self._diverged(f"the {what} of step {number + 1} is {value}")
 

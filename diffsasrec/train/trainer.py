@@ -125,10 +125,11 @@ class PhaseTrainer:
             self.saved.save(self.state, {**self.updater.state(), "best": best})
 
     def _write_output(self) -> None:
-        state, state_weight = self.state, self.judge.state_weight(self.model, self.state)
+        state, mix = self.state, self.judge.mix(self.model, self.state)
         result = {
             "epochs": state.best_epoch or state.epoch,
-            "state_weight": state_weight,
+            "state_weight": mix.state,
+            "ranker_weight": mix.ranker,
             "steps": state.step,
             "examples": int(self.data.num_examples.sum()),
             **self.updater.sent_bytes(steps=state.step),
@@ -140,7 +141,7 @@ class PhaseTrainer:
             self.job,
             self.phase,
             weights=self.judge.best_weights or self.updater.average,
-            state_weight=state_weight,
+            mix=mix,
             vocab=self.vocab,
             counts_V=self.data.counts_V,
             result=result,
@@ -193,5 +194,5 @@ def _with_selected(run: Storage, phase: Phase) -> Phase:
     result = json.loads(run.read_bytes(result_path(phase.epochs_from)))
     selected = {"epochs": result["epochs"]}
     if isinstance(phase.settings, FinetuneConfig):
-        selected["state_weight"] = result["state_weight"]
+        selected |= {key: result[key] for key in ("state_weight", "ranker_weight")}
     return replace(phase, settings=phase.settings.model_copy(update=selected))

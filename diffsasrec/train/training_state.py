@@ -24,6 +24,7 @@ from diffsasrec.model.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from diffsasrec.model.mix import Mix
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.train.epochs import stream_seed
 from diffsasrec.train.optimizer import Groups
@@ -40,7 +41,7 @@ def initial_model(job: Job, phase: Phase, vocab: pa.Table) -> SequenceModel:
         # what is measured must come from weights that saw nothing later
         assert start.trained_before <= phase.trained_before, phase
         model.load_state_dict(start.model.state_dict())
-        model.state_weight.copy_(start.model.state_weight)
+        Mix.of(start.model).put_in(model)
     return model
 
 
@@ -54,17 +55,18 @@ class State:
     best: float = -1.0
     best_epoch: int = 0
     state_weight: float = 1.0  # that of the best
+    ranker_weight: float = 0.0  # likewise
     bad_epochs: int = 0
     stopped: bool = False
     history: list[dict[str, float]] = field(default_factory=list)  # one per finished epoch
 
-    def note_epoch(self, ndcg: float, state_weight: float, *, patience: int | None) -> bool:
+    def note_epoch(self, ndcg: float, mix: Mix, *, patience: int | None) -> bool:
         """Notes what the finished epoch is worth; whether its weights are to be kept."""
         is_best = ndcg > self.best
         self.bad_epochs += 1
         if is_best:
             self.best, self.best_epoch, self.bad_epochs = ndcg, self.epoch, 0
-            self.state_weight = state_weight
+            self.state_weight, self.ranker_weight = mix.state, mix.ranker
         self.stopped = patience is not None and self.bad_epochs >= patience
         return is_best
 
@@ -154,7 +156,7 @@ def write_output(
     phase: Phase,
     *,
     weights: dict[str, Tensor],
-    state_weight: float,
+    mix: Mix,
     vocab: pa.Table,
     counts_V: npt.NDArray[np.int64],
     result: dict[str, Any],
@@ -171,7 +173,7 @@ def write_output(
         vocab=vocab,
         counts=counts_V,
         trained_before=phase.trained_before,
-        state_weight=state_weight,
+        mix=mix,
         types=job.types,
     )
     job.run.create(result_path(phase.name), to_json(result))

@@ -1,11 +1,12 @@
 """How good a model is while it is trained, on the time cut that training may see.
 
-That decides how much the state counts beside the counters. These know what can be known without the
-sequences, and what a state adds to it differs between logs: where many items are new every week,
-next to nothing.
+That decides how much the state counts beside the counters, and how much the ranker. The counters
+know what can be known without the sequences, and what a state adds to it differs between logs:
+where many items are new every week, next to nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,7 @@ from diffsasrec.counters.similar import Similar
 from diffsasrec.decode.moment import Moment
 from diffsasrec.decode.recommender import Recommender
 from diffsasrec.evaluate.metrics import user_gains
+from diffsasrec.model.mix import Mix
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.sequences.histories import Flat
 from diffsasrec.sequences.holdout import holdout_between
@@ -29,6 +31,7 @@ from diffsasrec.train.training_state import State
 
 ONE = 2.0**24
 STATE_WEIGHTS = (1.0, 0.75, 0.5, 0.25, 0.0)  # where two are as good, the first
+RANKER_WEIGHTS = (0.25, 0.5)  # tried beside 0, with the best weight of the state
 
 
 class Judge:
@@ -66,15 +69,23 @@ class Judge:
             state: takes a note of it.
 
         Returns:
-            For the history: NDCG@10, and the weight of the state that it is best with.
+            For the history: NDCG@10, and the weights of the parts that it is best with.
         """
-        state_weight, ndcg = best_of(self._measured(model, weights))
-        if state.note_epoch(ndcg, state_weight, patience=self._phase.settings.patience):
+        settings, config = self._phase.settings, self._job.model
+        ndcg = self._measured(model, weights, mixes_to_try(settings, config))
+        best, _ = best_of(ndcg)
+        if chooses_ranker(settings, config):
+            mixes = [Mix(best.state, ranker) for ranker in RANKER_WEIGHTS]
+            ndcg |= self._measured(model, weights, mixes)
+        best, of_best = best_of(ndcg)
+        if state.note_epoch(of_best, best, patience=settings.patience):
             self.best_weights = {name: t.clone() for name, t in weights.items()}
-        return {"state_weight": state_weight, "NDCG@10": ndcg}
+        return {"state_weight": best.state, "ranker_weight": best.ranker, "NDCG@10": of_best}
 
-    def _measured(self, model: SequenceModel, weights: dict[str, Tensor]) -> dict[float, float]:
-        """NDCG@10 by the weight of the state."""
+    def _measured(
+        self, model: SequenceModel, weights: dict[str, Tensor], mixes: list[Mix]
+    ) -> dict[Mix, float]:
+        """NDCG@10 by how much the parts of a score count."""
         before, worker = self._phase.validate_before, self._worker
         assert before is not None
         mine = worker.part_of(self._job.num_buckets)
@@ -82,7 +93,7 @@ class Judge:
             model,
             weights,
             map(self._data.buckets.load, mine),
-            state_weights=weights_to_try(self._phase.settings, self._job.model),
+            mixes=mixes,
             gains_in=partial(
                 validation_gains,
                 model,
@@ -96,31 +107,40 @@ class Judge:
             worker=worker,
         )
 
-    def state_weight(self, model: SequenceModel, state: State) -> float:
-        """The weight of the state in what the phase writes."""
+    def mix(self, model: SequenceModel, state: State) -> Mix:
+        """How much the parts count in what the phase writes."""
         if self.is_asked:
-            return state.state_weight
-        start = float(model.state_weight)
-        return given_weight(self._phase.settings, self._job.model, start=start)
+            return Mix(state.state_weight, state.ranker_weight)
+        return given_mix(self._phase.settings, self._job.model, start=Mix.of(model))
 
 
-def weights_to_try(settings: TrainStageConfig, model: ModelConfig) -> tuple[float, ...]:
-    """The weights of the state that a phase measures after each epoch."""
+def mixes_to_try(settings: TrainStageConfig, model: ModelConfig) -> list[Mix]:
+    """What a phase measures after each epoch; of what is given alone, that."""
+    given = given_mix(settings, model, start=Mix())
     if isinstance(settings, FinetuneConfig) and model.trends and settings.state_weight is None:
-        return STATE_WEIGHTS
-    return (given_weight(settings, model, start=1.0),)
+        return [replace(given, state=weight) for weight in STATE_WEIGHTS]
+    return [given]
 
 
-def given_weight(settings: TrainStageConfig, model: ModelConfig, *, start: float) -> float:
-    """The weight of the state after a phase that measures none; `start`: that of its start."""
-    if not isinstance(settings, FinetuneConfig) or settings.state_weight is None:
-        return start
-    return settings.state_weight if model.trends else 1.0
+def chooses_ranker(settings: TrainStageConfig, model: ModelConfig) -> bool:
+    """Whether a phase measures with how much of the ranker lists are best."""
+    return isinstance(settings, FinetuneConfig) and model.ranks and settings.ranker_weight is None
 
 
-def best_of(ndcg_by_weight: Mapping[float, float]) -> tuple[float, float]:
-    """The best weight and its NDCG@10."""
-    return max(ndcg_by_weight.items(), key=lambda item: item[1])
+def given_mix(settings: TrainStageConfig, model: ModelConfig, *, start: Mix) -> Mix:
+    """How much the parts count after a phase that measures nothing; `start`: at its start."""
+    mix = start
+    if isinstance(settings, FinetuneConfig):
+        if settings.state_weight is not None:
+            mix = replace(mix, state=settings.state_weight if model.trends else 1.0)
+        if settings.ranker_weight is not None:
+            mix = replace(mix, ranker=settings.ranker_weight if model.ranks else 0.0)
+    return mix
+
+
+def best_of(ndcg_by_mix: Mapping[Mix, float]) -> tuple[Mix, float]:
+    """The best of some, the first where two are as good, and its NDCG@10."""
+    return max(ndcg_by_mix.items(), key=lambda item: item[1])
 
 
 def validation_gains(
@@ -159,11 +179,11 @@ def validation_ndcg(
     weights: dict[str, Tensor],
     mine: Iterable[Flat],
     *,
-    state_weights: tuple[float, ...],
+    mixes: list[Mix],
     gains_in: Callable[[Flat], npt.NDArray[np.float64]],
     worker: Worker,
-) -> dict[float, float]:
-    """NDCG@10 of a model with other weights, by the weight of its state, over all ranks' buckets.
+) -> dict[Mix, float]:
+    """NDCG@10 of a model with other weights, by how much its parts count, over all ranks' buckets.
 
     The model keeps its own weights, and is left as it is for measuring.
 
@@ -172,19 +192,19 @@ def validation_ndcg(
         gains_in: `validation_gains` of the model in one bucket.
     """
     current = {name: p.detach().clone() for name, p in model.named_parameters()}
-    of_state = float(model.state_weight)
+    before = Mix.of(model)
     model.load_state_dict(weights)
     model.eval()
-    totals = np.zeros(len(state_weights) + 1)  # and the number of users
+    totals = np.zeros(len(mixes) + 1)  # and the number of users
     for flat in mine:
-        for place, state_weight in enumerate(state_weights):
-            model.state_weight.fill_(state_weight)
+        for place, mix in enumerate(mixes):
+            mix.put_in(model)
             gains_U = gains_in(flat)
             # in whole numbers the sum is the same, however many ranks the buckets are spread over
             totals[place] += np.rint(gains_U * ONE).sum()
         totals[-1] += len(gains_U)
     model.load_state_dict(current)
-    model.state_weight.fill_(of_state)
+    before.put_in(model)
     *sums, num_users = worker.sum([float(total) for total in totals])
-    by_weight = zip(state_weights, sums, strict=True)
-    return {weight: total / ONE / max(num_users, 1.0) for weight, total in by_weight}
+    by_mix = zip(mixes, sums, strict=True)
+    return {mix: total / ONE / max(num_users, 1.0) for mix, total in by_mix}

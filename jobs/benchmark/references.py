@@ -69,7 +69,7 @@ def plain_loss(
             logits_BTV[:, :longest].transpose(1, 2), next_BL, reduction="none"
         )
         next_item = (next_nll_BL * F.pad(batch.scored_BL[rows], (0, missing))).sum()
-        yield batch_loss((next_item, denoising), batch, objective)
+        yield batch_loss((next_item, denoising, next_item.new_zeros(())), batch, objective)
 
 
 def _padded(values_BT: Tensor, width: int, missing: int) -> Tensor:

@@ -181,8 +181,11 @@ def num_trainings(config: Mapping[str, Any]) -> int:
     """
     finetune = config["finetune"]
     searches = any(config[stage]["patience"] is not None for stage in ("pretrain", "finetune"))
-    chooses = finetune.get("state_weight", 1.0) is None and config["model"]["trends"]
-    return 1 + (searches or chooses)
+    model = config["model"]
+    chooses = finetune.get("state_weight", 1.0) is None and model["trends"]
+    ranks = model.get("ranker") and model.get("similar_items") and model["trends"]
+    chooses |= finetune.get("ranker_weight", 0.0) is None and bool(ranks)
+    return 1 + bool(searches or chooses)
 
 
 def by_rates(config: Config, size: Size, resources: Resources) -> dict[str, float]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.config.training import FinetuneConfig, ModelConfig, TrainStageConfig
 from diffsasrec.model.features import NUM_TRENDS
-from diffsasrec.model.heads import NUM_MIXED
+from diffsasrec.model.heads.trends import NUM_MIXED
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.train.epochs import suited_num_negatives
 

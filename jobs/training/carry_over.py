@@ -18,15 +18,15 @@ log = logging.getLogger(__name__)
 
 ITEMS = "items.weight"  # the only weights with a row per item
 # keys of a model that do not change what its other weights mean: one acts only in training, the
-# others change the copy score alone
-NO_SHAPE = {"dropout": None, "similar_items": None, "nearest_users": None}
-COPY_SCORE = "copy_score."
+# others change the scores of pairs alone
+NO_SHAPE = {"dropout": None, "similar_items": None, "nearest_users": None, "ranker": None}
+OF_PAIRS = ("copy_score.", "ranker.")
 OF_TYPES = "types.weight"  # with a row per type of event
 
 
 def same_shape(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether the weights of one model mean the same in the other, apart from the items and, where
-    its shape is another one, the copy score.
+    their shape is another one, the scores of pairs.
 
     Args:
         one, other: sections `model` of resolved configurations.
@@ -44,8 +44,8 @@ def carried_over(
 ) -> dict[str, Tensor]:
     """The weights of `start`, with the rows of the item embedding in the order of `vocab`.
 
-    An item that `start` does not know gets the row that it would have from scratch. So does a copy
-    score of another shape: all of it, as its parts mean nothing without each other.
+    An item that `start` does not know gets the row that it would have from scratch. So does a score
+    of pairs of another shape: all of it, as its parts mean nothing without each other.
 
     Args:
         config: of the model that is trained, `same_shape` as that of `start`.
@@ -62,14 +62,24 @@ def carried_over(
     if types is not None:
         weights[OF_TYPES] = _of_types(start.model, types)
     _say_types(start.model.event_types, types)
-    fresh = {n: t for n, t in model.state_dict().items() if n.startswith(COPY_SCORE)}
-    if any(tensor.shape != weights[name].shape for name, tensor in fresh.items()):
-        log.info(
-            "pretrain: the start has a copy score of another shape (model.similar_items, "
-            "model.nearest_users); it is trained from scratch, all other weights are taken over"
-        )
-        weights |= fresh
+    for part in OF_PAIRS:
+        _carry_score(part, weights, model)
     return weights
+
+
+def _carry_score(part: str, weights: dict[str, Tensor], model: SequenceModel) -> None:
+    """Gives `weights` the fresh score of pairs of `model` where theirs has another shape."""
+    fresh = {n: t for n, t in model.state_dict().items() if n.startswith(part)}
+    theirs = {n: weights.pop(n) for n in [*weights] if n.startswith(part)}
+    same = {n: t.shape for n, t in fresh.items()} == {n: t.shape for n, t in theirs.items()}
+    if fresh and not same:
+        log.info(
+            "pretrain: the start has no %s of this shape (model.similar_items, "
+            "model.nearest_users, model.ranker); it is trained from scratch, all other weights are "
+            "taken over",
+            part.rstrip(".").replace("_", " "),
+        )
+    weights |= theirs if same else fresh
 
 
 def _of_types(start: SequenceModel, types: EventTypes) -> Tensor:

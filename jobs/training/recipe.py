@@ -50,7 +50,9 @@ def _selects(config: Config, starts: Starts | None) -> bool:
     Weights that the training starts from have the weight of the state with them.
     """
     settings = config.finetune
-    has_choice = settings.state_weight is None and config.model.trends and settings.epochs > 0
+    has_choice = settings.state_weight is None and config.model.trends
+    has_choice |= settings.ranker_weight is None and config.model.ranks
+    has_choice &= settings.epochs > 0
     return settings.patience is not None or (has_choice and not starts)
 
 

@@ -21,6 +21,7 @@ from diffsasrec.lake.chain import Entry, read_chain, standing
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import RunDir, run_path
 from diffsasrec.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from diffsasrec.model.mix import Mix
 from diffsasrec.progress import beating
 from diffsasrec.sequences.vocab import reindexing
 from diffsasrec.times import microseconds
@@ -156,6 +157,6 @@ def write_start(config: Config, run: RunDir, output: Storage, start: Start) -> N
         vocab=vocab,
         counts=counts_V,
         trained_before=checkpoint.trained_before,
-        state_weight=float(checkpoint.model.state_weight),
+        mix=Mix.of(checkpoint.model),
         types=config.events.event_types,
     )

@@ -9,6 +9,7 @@ from similar_logs import NUM_ITEMS, Log, baskets_of, histories_of, logs, random_
 
 from diffsasrec.counters.neighbours import tastes_of
 from diffsasrec.counters.pairs import MOST_OWN, Pairing, scored_pairs, user_sums
+from diffsasrec.counters.popular import Popular
 from diffsasrec.counters.similar import Similar
 from diffsasrec.counters.sparse import Table
 from diffsasrec.model.features import NUM_OF_USER, NUM_OWN, own_items
@@ -145,7 +146,7 @@ def test_without_similar_items_the_pairs_are_own_items_byte_for_byte(log):
     own = own_items(histories.items, histories.times, histories.offsets, times)
     pairs = scored_pairs(histories, times, similar, Pairing(0, False))
     assert pairs is not None and pairs.features_XC.shape[1] == NUM_OWN
-    for tensor, array in zip(vars(pairs).values(), vars(own).values(), strict=True):
+    for tensor, array in zip(pairs.known().values(), vars(own).values(), strict=True):
         assert tensor.numpy().dtype == array.dtype and tensor.numpy().tobytes() == array.tobytes()
     assert scored_pairs(histories, times, similar, Pairing(0, True)) is None
 
@@ -185,4 +186,38 @@ def test_pairs_are_of_the_types_that_a_model_takes():
         histories_of([[(0, 1)]]), np.array([NOW]), random_similar(NUM_ITEMS), Pairing(2, False)
     )
     assert pairs is not None
-    assert [t.dtype for t in vars(pairs).values()] == [torch.int64, torch.int64, torch.float32]
+    assert [t.dtype for t in pairs.known().values()] == [torch.int64, torch.int64, torch.float32]
+
+
+@settings(max_examples=40, deadline=None)
+@given(log=logs, seed=st.integers(0, 100), filter_seen=st.booleans(), of_nearest=st.booleans())
+def test_popular_items_are_candidates_of_everybody_with_a_history_and_have_no_copy_score(
+    log, seed, filter_seen, of_nearest
+):
+    similar, pairing = (
+        random_similar(NUM_ITEMS, seed, num_users=5),
+        Pairing(2, filter_seen, of_nearest),
+    )
+    shares_VP = np.random.default_rng(seed).integers(3, size=(NUM_ITEMS, 3)).astype(np.float32)
+    popular = Popular(np.array([1, 4, 5]), shares_VP)
+    histories, times = histories_of(log), np.full(len(log), NOW)
+    pairs = scored_pairs(histories, times, similar, pairing, popular)
+    assert pairs is not None and pairs.ranks_XR is not None and pairs.is_copied_X is not None
+    keys = list(zip(pairs.users_X.tolist(), pairs.items_X.tolist(), strict=True))
+    own = {(user, item) for user, history in enumerate(log) for item, _ in history}
+    hidden, with_history = own if filter_seen else set(), {user for user, _ in own}
+    shown = {(user, item) for user in with_history for item in (1, 4, 5)} - hidden
+    copied = rows_of(log, similar, pairing)
+    assert keys == sorted({*copied, *shown})
+    assert pairs.is_copied_X.tolist() == [key in copied for key in keys]
+    assert dict(zip(keys, pairs.features_XC.tolist(), strict=True)).items() >= copied.items()
+    ranked_by = [pairs.features_XC[:, NUM_OWN + 1]]
+    ranked_by += [pairs.features_XC[:, NUM_OWN + 4]] if of_nearest else []
+    ranked_by += list(torch.from_numpy(shares_VP)[pairs.items_X].T)
+    for of, found in zip(ranked_by, pairs.ranks_XR.T, strict=True):
+        values = dict(zip(keys, of.tolist(), strict=True))
+        larger = [
+            sum(value > mine for (other, _), value in values.items() if other == user)
+            for (user, _), mine in values.items()
+        ]
+        assert np.allclose(found, np.log1p(larger) / 3)

@@ -10,7 +10,7 @@ from slow_decoding import candidates_of, multi
 from torch import Tensor
 
 from diffsasrec.decode.strategies import decode_autoregressive, decode_single
-from diffsasrec.model.heads import Extras
+from diffsasrec.model.heads.pairs import Extras
 from diffsasrec.retrieve.catalogue import Candidates
 
 Own = dict[tuple[int, int], float]  # (user, item) -> what is added to the logit

@@ -24,6 +24,7 @@ from diffsasrec.model.checkpoint import (
     save_tensors,
 )
 from diffsasrec.model.features import NUM_OF_USER
+from diffsasrec.model.mix import Mix
 from diffsasrec.model.transformer import SequenceModel
 
 CONFIG = ModelConfig(
@@ -244,10 +245,28 @@ def test_tensors_without_metadata_come_back_too(tmp_path):
     assert metadata == {} and torch.equal(loaded["trends"], trends)
 
 
+def test_weights_of_before_there_was_a_ranker_serve_without_one(tmp_path):
+    storage, _ = save(tmp_path)
+    description = json.loads((tmp_path / "config.json").read_text())
+    del description["model"]["ranker"]
+    (tmp_path / "config.json").write_text(json.dumps(description))
+    model = load_checkpoint(storage).model
+    assert model.ranker is None and float(model.ranker_weight) == 0.0
+
+
+def test_the_weight_of_the_ranker_is_kept(tmp_path):
+    model = SequenceModel(CONFIG, 3)
+    options: dict[str, Any] = {"config": CONFIG, "vocab": VOCAB, "counts": COUNTS}
+    options |= {"weights": model.state_dict(), "trained_before": 1000, "mix": Mix(1.0, 0.25)}
+    storage = Storage.of(str(tmp_path))
+    save_checkpoint(storage, **options)
+    assert float(load_checkpoint(storage).model.ranker_weight) == 0.25
+
+
 def test_the_weight_of_the_state_is_kept_and_1_in_weights_from_before_it(tmp_path):
     options: dict[str, Any] = {"config": CONFIG, "vocab": VOCAB, "counts": COUNTS}
     options |= {"weights": SequenceModel(CONFIG, 3).state_dict(), "trained_before": 1000}
-    for weight, name, chosen in ((0.25, "chosen", {"state_weight": 0.25}), (1.0, "default", {})):
+    for weight, name, chosen in ((0.25, "chosen", {"mix": Mix(0.25)}), (1.0, "default", {})):
         storage = Storage.of(str(tmp_path / name))
         save_checkpoint(storage, **{**options, **chosen})
         assert float(load_checkpoint(storage).model.state_weight) == weight

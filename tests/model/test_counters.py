@@ -19,7 +19,8 @@ from toy_models import (
 )
 
 from diffsasrec.model.features import NUM_OF_USER, NUM_OWN, NUM_TRENDS
-from diffsasrec.model.heads import NUM_MIXED, Extras, Pairs
+from diffsasrec.model.heads.pairs import Extras, Pairs
+from diffsasrec.model.heads.trends import NUM_MIXED
 from diffsasrec.model.transformer import SequenceModel
 
 
@@ -142,7 +143,7 @@ def test_copy_scores_are_those_of_each_users_pairs_one_by_one():
     assert pairs == [(0, 19), (1, 2), (1, 5), (3, 2), (3, 5)]  # user 2 has no pair
     for at, (row, item) in enumerate(pairs):
         of_user = (PAIRS.users_X == users[row]) & (PAIRS.items_X == item)
-        alone = Pairs(*(tensor[of_user] for tensor in vars(PAIRS).values()))
+        alone = PAIRS.take(of_user)
         score = copy_scores(model, queries[row : row + 1], users[row : row + 1], alone, trends)
         assert close(score.scores_Y[0], extras.scores_Y[at])
     assert len(set(extras.scores_Y.tolist())) == len(pairs)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffsasrec.model.baskets import Spread
 from diffsasrec.model.focus import focused, log_floor, sampled_kth
-from diffsasrec.model.heads import Extras, padded
+from diffsasrec.model.heads.pairs import Extras, padded
 from diffsasrec.model.softmax import Proposal, item_nll, softmax_loss
 
 PROBABILITIES = torch.tensor([[0.4, 0.05, 0.3, 0.2, 0.05]])

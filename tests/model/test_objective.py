@@ -19,7 +19,7 @@ from diffsasrec.config.training import ModelConfig, ObjectiveConfig
 from diffsasrec.model.baskets import Baskets
 from diffsasrec.model.batch import Batch, in_rows, occurring_items
 from diffsasrec.model.features import NUM_GAPS, NUM_TRENDS
-from diffsasrec.model.heads import Pairs
+from diffsasrec.model.heads.pairs import Pairs
 from diffsasrec.model.objective import Objective, batch_loss
 from diffsasrec.model.softmax import Negatives
 from diffsasrec.model.transformer import SequenceModel

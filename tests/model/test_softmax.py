@@ -13,7 +13,7 @@ from random_rows import certain, gradient, random_rows, seeded
 from torch import Tensor
 
 from diffsasrec.model import softmax as diffusion
-from diffsasrec.model.heads import Extras, pairs_of_rows
+from diffsasrec.model.heads.pairs import Extras, pairs_of_rows
 from diffsasrec.model.softmax import (
     LOGITS_PER_CHUNK,
     Negatives,

@@ -191,13 +191,17 @@ def test_four_times_the_log_with_twice_the_epochs_on_twice_the_workers():
 
 
 def test_a_night_trains_twice_before_its_refit_where_the_second_cut_chooses():
-    given = "finetune.state_weight=1"
-    earlier = config("log.parquet", given).resolved()
-    del earlier["finetune"]["state_weight"]  # the configuration of an earlier version
+    given = "finetune.state_weight=1", "finetune.ranker_weight=0"
+    earlier = config("log.parquet", *given).resolved()
+    for key in ("state_weight", "ranker_weight"):
+        del earlier["finetune"][key]  # the configuration of an earlier version
     for changed, times in (
         (config("log.parquet").resolved(), 2),
-        (config("log.parquet", given).resolved(), 1),
-        (config("log.parquet", given, "finetune.patience=1").resolved(), 2),
+        (config("log.parquet", *given).resolved(), 1),
+        (config("log.parquet", given[0]).resolved(), 2),
+        (config("log.parquet", given[0], "model.ranker=false").resolved(), 1),
+        (config("log.parquet", given[0], "score.filter_seen=false").resolved(), 1),
+        (config("log.parquet", *given, "finetune.patience=1").resolved(), 2),
         (config("log.parquet", "model.trends=false").resolved(), 1),
         (earlier, 1),
     ):

@@ -11,7 +11,7 @@ from slow_decoding import SCHEDULE
 from diffsasrec.decode.exploration import Exploration
 from diffsasrec.decode.multi_step import decode_multi
 from diffsasrec.decode.strategies import Lists
-from diffsasrec.model.heads import Extras, pairs_of_rows
+from diffsasrec.model.heads.pairs import Extras, pairs_of_rows
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue
 from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.retrieve.shortlist import Shortlist, ascending, logits_of

@@ -18,7 +18,7 @@ from sources import ROOT
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode import recommender as recommend
 from diffsasrec.errors import ConfigError
-from diffsasrec.model.heads import Extras
+from diffsasrec.model.heads.pairs import Extras
 from diffsasrec.retrieve import fused_top_k, tiles
 from diffsasrec.retrieve import top_k_triton as fused
 from diffsasrec.retrieve.catalogue import Candidates, Catalogue

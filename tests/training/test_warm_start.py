@@ -136,9 +136,9 @@ def test_a_copy_score_of_another_shape_starts_fresh_and_all_else_is_taken(
     scratch, known = SequenceModel(config, 3, seed=5).state_dict(), start.model.state_dict()
     fits = theirs > 0 and mine > 0 and nearest
     for name, tensor in weights.items():
-        is_fresh = name.startswith("copy_score.") and not fits
+        is_fresh = name.startswith(("copy_score.", "ranker.")) and not fits
         assert torch.equal(tensor, (scratch if is_fresh else known)[name]), name
-    assert ("copy score of another shape" in caplog.text) != fits
+    assert ("the start has no copy score of this shape" in caplog.text) != fits
 
 
 def test_weights_of_before_similar_items_may_be_a_start(lake: Storage):
@@ -150,10 +150,10 @@ def test_weights_of_before_similar_items_may_be_a_start(lake: Storage):
     assert written.model.config.similar_items == 5
 
 
-def test_only_dropout_and_the_copy_score_are_no_matter_of_shape():
+def test_only_dropout_and_the_scores_of_pairs_are_no_matter_of_shape():
     model = config_of().resolved()["model"]
     assert same_shape(model, {**model, "dropout": 0.9})
-    for key in ("similar_items", "nearest_users"):
+    for key in ("similar_items", "nearest_users", "ranker"):
         assert same_shape({n: v for n, v in model.items() if n != key}, model)
     for key, other in (("hidden_size", 16), ("attention", "bidirectional"), ("later key", 1)):
         assert not same_shape(model, {**model, key: other})
@@ -284,8 +284,9 @@ def test_a_warm_night_over_a_log_with_other_ids_begins_from_scratch(
 def test_a_warm_start_takes_its_own_number_of_epochs(lake: Storage):
     publish(lake, 19, measured_before=at(15))
     run = tonight(lake)
-    given = "finetune.state_weight=0.5"  # else it is chosen, and the second cut trained to
-    config = config_of("train.warm_epochs=2", "pretrain.epochs=3", "finetune.epochs=1", given)
+    # else they are chosen, and the second cut trained to
+    given = "finetune.state_weight=0.5", "finetune.ranker_weight=0"
+    config = config_of("train.warm_epochs=2", "pretrain.epochs=3", "finetune.epochs=1", *given)
     starts = choose_starts(config, run, PREPARED)
     phases = [
         *pretrain_phases(config, PREPARED, starts),
