@@ -1,6 +1,7 @@
 """Lists per second: `jobs.benchmark score`."""
 
 import argparse
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -93,6 +94,9 @@ def _recommenders(options: argparse.Namespace, inputs: _Inputs) -> dict[str, Rec
         made["shortlist"] = recommender(model, **settings)
     if options.device == "cuda":
         made["fused"] = recommender(model, **(exactly | {"fused": True}))
+    if inputs.moment.similar is not None:
+        made["exact, no ranker"] = recommender(_without_ranker(model), **exactly)
+        made["exact, no pairs"] = recommender(_without_ranker(model, pairs=False), **exactly)
     if options.decode != "single":
         made["single step"] = recommender(model, decode="single")
     if options.decode == "multi" and model.config.attention == "prefix":
@@ -100,6 +104,15 @@ def _recommenders(options: argparse.Namespace, inputs: _Inputs) -> dict[str, Rec
         anew.load_state_dict(model.state_dict())
         made["encoding anew"] = recommender(anew, **exactly)
     return made
+
+
+def _without_ranker(model: SequenceModel, *, pairs: bool = True) -> SequenceModel:
+    """A copy of a model without the score of the ranker, or without any score of pairs."""
+    bare = copy.deepcopy(model)
+    bare.ranker_weight.zero_()
+    if not pairs:
+        bare.copy_score = None
+    return bare
 
 
 def _products(exact: Recommender, num_users: int) -> Variants:
