@@ -131,6 +131,14 @@ def test_a_popular_item_reaches_the_list_of_a_user_to_whom_it_is_not_similar():
     assert best in row.tolist()
 
 
+def test_a_model_of_half_the_bits_makes_ranked_lists_too():
+    histories, decoding = random_histories(5, 12), DecodingConfig(k=K)
+    items, scores = lists_of(
+        model_of("prefix", 0.5).bfloat16(), histories, decoding, moment=KNOWING
+    )
+    assert (items >= 0).all() and np.isfinite(scores).all()
+
+
 def test_the_weight_0_gives_the_lists_of_a_model_without_a_ranker():
     histories, decoding = random_histories(20, 12), DecodingConfig(k=K, decode="multi")
     with_it = model_of("prefix", 0.0)

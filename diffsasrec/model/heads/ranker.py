@@ -41,7 +41,8 @@ class Ranker(nn.Module):
     def forward(self, pairs: Pairs, trends_XF: Tensor) -> Tensor:
         """`trends_XF`: of the item of each pair, as of the query time of its user. -> [X]."""
         assert pairs.ranks_XR is not None
-        return self.score(torch.cat([pairs.features_XC, pairs.ranks_XR, trends_XF], dim=1))[:, 0]
+        pair_XC = torch.cat([pairs.features_XC, pairs.ranks_XR, trends_XF], dim=1)
+        return self.score(pair_XC.to(next(self.parameters()).dtype))[:, 0]
 
 
 def ranking_loss(scores_X: Tensor, users_X: Tensor, shares_X: Tensor) -> Tensor:
