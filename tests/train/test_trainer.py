@@ -222,7 +222,7 @@ def test_counters_and_pretrained_weights_have_learning_rates_of_their_own(tmp_pa
         for output in ("checkpoint_pretrained", "checkpoint")
     )
     moved = {n.split(".")[0] for n in before if (before[n] - after[n]).abs().max() > 1e-6}
-    counters = {"trends", "copy_score"} | ({"age"} if name == "causal" else set())
+    counters = {"trends", "copy_score", "ranker"} | ({"age"} if name == "causal" else set())
     assert moved <= counters if rate == "learning_rate" else not moved & counters
     assert {"trends", "copy_score"} <= moved or "items" in moved
 

@@ -35,7 +35,7 @@ class Ranker(nn.Module):
             nn.Dropout(config.dropout),
             nn.Linear(RANKER_WIDTH, RANKER_WIDTH),
             nn.SiLU(),
-            nn.Linear(RANKER_WIDTH, 1),
+            nn.Linear(RANKER_WIDTH, 1, bias=False),  # a bias would move no softmax
         )
 
     def forward(self, pairs: Pairs, trends_XF: Tensor) -> Tensor:
