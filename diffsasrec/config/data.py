@@ -96,6 +96,9 @@ class EventsConfig(Section):
     thousands: str | None = Field(
         None, description="between groups of three digits in numbers of a CSV, as in 1.234.567"
     )
+    decimal: str | None = Field(
+        None, description="before the fraction of numbers of a CSV, as the comma in 1,5; null: ."
+    )
     encoding: str = Field("utf-8", description="of CSV and JSON lines, as in latin-1 or cp1252")
     partition_column: str | None = Field(
         None, description="hive key of a date (dt=YYYY-MM-DD): later partitions are not read"
@@ -171,6 +174,7 @@ class EventsConfig(Section):
                 raise ValueError(f"events.{key}={value!r}: give one ASCII character, or null")
         if self.separator is not None and not (self.separator and self.separator.isascii()):
             raise ValueError(f"events.separator={self.separator!r}: give ASCII characters, or null")
+        _check_marks(self.thousands, self.decimal)
         try:
             codecs.lookup(self.encoding)
         except LookupError:
@@ -229,6 +233,19 @@ class EventsConfig(Section):
     def source(self) -> str:
         """The key that says where the log lies, with its value, for messages."""
         return f"events.path={self.path}" if self.table is None else f"events.table={self.table}"
+
+
+def _check_marks(thousands: str | None, decimal: str | None) -> None:
+    """Raises ValueError unless numbers can be read by these."""
+    for key, mark in (("thousands", thousands), ("decimal", decimal)):
+        if mark is not None and (len(mark) != 1 or mark.isalnum() or mark in "+-"):
+            raise ValueError(
+                f"events.{key}={mark!r}: give one sign, as in {',' if key == 'decimal' else '.'}"
+            )
+    if decimal is not None and decimal == thousands:
+        raise ValueError(
+            f"events.thousands and events.decimal are both {decimal!r}; correct one of them"
+        )
 
 
 class SplitConfig(Section):

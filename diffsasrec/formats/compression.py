@@ -27,7 +27,14 @@ _MAGIC: tuple[tuple[bytes, Opener], ...] = (
     (b"\x28\xb5\x2f\xfd", _by_arrow("zstd")),
     (b"\x04\x22\x4d\x18", _by_arrow("lz4")),
 )
+_ZIP = b"PK\x03\x04"
 _LONGEST = max(len(magic) for magic, _ in _MAGIC)
+_WORKBOOKS = {"[Content_Types].xml": "an Office document (xlsx)", "content.xml": "an OpenDocument"}
+
+
+def is_compressed(head: bytes) -> bool:
+    """Whether `open_text` decompresses a file with these first bytes."""
+    return head.startswith((*(magic for magic, _ in _MAGIC), _ZIP))
 
 
 def open_text(path: str, data: bytes | None = None) -> Any:
@@ -43,7 +50,7 @@ def open_text(path: str, data: bytes | None = None) -> Any:
     for magic, decompress in _MAGIC:
         if head.startswith(magic):
             return decompress(raw)
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith(_ZIP):
         return _member(path, zipfile.ZipFile(raw))
     if head[:2] in (b"x\x01", b"x\x9c"):
         raise InputDataError(
@@ -56,6 +63,9 @@ def open_text(path: str, data: bytes | None = None) -> Any:
 def _member(path: str, archive: zipfile.ZipFile) -> Any:
     """The only file of an archive."""
     names = [name for name in archive.namelist() if not name.endswith("/")]
+    for name, what in _WORKBOOKS.items():
+        if name in names:
+            raise InputDataError(f"{path} is {what}; save its sheet as CSV")
     names = [n for n in names if not n.startswith("__MACOSX/")]
     names = [n for n in names if not n.rpartition("/")[2].startswith(".")]
     if len(names) != 1:

@@ -25,6 +25,7 @@ class CsvStyle:
     skip_lines: int = 0
     null_texts: tuple[str, ...] = ("",)
     thousands: str | None = None
+    decimal: str | None = None  # before the fraction of a number; None: a point
     encoding: str = "utf-8"
 
     @classmethod
@@ -37,6 +38,7 @@ class CsvStyle:
             skip_lines=events.skip_lines,
             null_texts=("", *events.null_texts),
             thousands=events.thousands,
+            decimal=events.decimal,
             encoding=events.encoding,
         )
 
@@ -91,8 +93,9 @@ def find_layout(
     """
     text = text.lstrip(b"\r\n")
     separators = SEPARATORS if style.separator is None else (style.separator,)
-    if style.separator is None and (stated := _STATED.match(text)):
-        separators, text = (stated[1].decode("latin-1"),), text[stated.end() :]
+    if stated := _STATED.match(text):
+        found, text = stated[1].decode("latin-1"), text[stated.end() :]
+        separators = (found,) if style.separator is None else separators
     for _ in range(style.skip_lines):
         text = text[_LINE.match(text).end() :]  # type: ignore[union-attr]  # it always matches
     text = text.lstrip(b"\r\n")

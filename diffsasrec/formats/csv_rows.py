@@ -165,6 +165,7 @@ class CsvReader:
         # unchecked: one row that is not UTF-8 must not refuse the others
         strings = [table[place].cast(pa.string(), safe=False) for place in self._places]
         strings = [without_thousands(column, self._style.thousands) for column in strings]
+        strings = [with_point(column, self._style.decimal) for column in strings]
         if len(self._long) > 1:
             malformed = [line.replace(ONE_BYTE.decode(), self._long.decode()) for line in malformed]
         return RawChunk(pa.table(strings, names=list(self._names)), malformed)
@@ -197,3 +198,11 @@ def without_thousands(column: pa.ChunkedArray, separator: str | None) -> pa.Chun
     mark = re.escape(separator)
     is_grouped = pc.match_substring_regex(column, rf"^[+-]?[0-9]{{1,3}}({mark}[0-9]{{3}})+(\D|$)")
     return pc.if_else(is_grouped, pc.replace_substring(column, separator, ""), column)
+
+
+def with_point(column: pa.ChunkedArray, decimal: str | None) -> pa.ChunkedArray:
+    """The texts, those that are numbers with a point before their fraction."""
+    if decimal is None:
+        return column
+    number = rf"^([ \t]*[+-]?[0-9]*){re.escape(decimal)}([0-9]+([eE][+-]?[0-9]+)?[ \t]*)$"
+    return pc.replace_substring_regex(column, number, r"\1.\2")

@@ -21,7 +21,10 @@ def read_ids(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, npt.NDArr
     if pa.types.is_floating(column.type):
         column, wrong = _integral(column)
     elif pa.types.is_decimal(column.type):
-        column, wrong = parse_integers(column.cast(pa.string()))
+        column = column.cast(pa.string())
+        if target == pa.string():  # of any number of digits
+            return column, wrong
+        column, wrong = parse_integers(column)
     column = column.cast(source)
     if source == pa.string() and pa.types.is_integer(target):
         return parse_integers(column)

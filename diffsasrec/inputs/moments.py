@@ -13,6 +13,7 @@ from diffsasrec.errors import ConfigError
 from diffsasrec.formats.conditions import NUMBER
 from diffsasrec.inputs.ids import MAX_INT, parse_integers
 from diffsasrec.inputs.log_types import time_kind
+from diffsasrec.month_names import in_english, names_month, with_full_names
 from diffsasrec.times import DAY, iso
 
 PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}  # microseconds
@@ -95,10 +96,22 @@ def _parse_formats(column: pa.Array, formats: Sequence[str]) -> Times:
     for layout in formats:
         if not wrong.any():
             break
-        found, failed = _by_pandas(column.filter(pa.array(wrong)), layout)
+        found, failed = _by_format(column.filter(pa.array(wrong)), layout)
         times[wrong] = found
         wrong[wrong] = failed
     return times, wrong, np.zeros(len(column), dtype=bool)
+
+
+def _by_format(
+    column: pa.Array, layout: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Microseconds by a format, 0 where it fails, and where it fails; in any language."""
+    times, failed = _by_pandas(column, layout)
+    if names_month(layout) and failed.any():
+        english = in_english(column.filter(pa.array(failed)))
+        times[failed], still_failed = _by_pandas(english, with_full_names(layout))
+        failed[failed] = still_failed
+    return times, failed
 
 
 def _by_pandas(

@@ -120,6 +120,40 @@ def test_thousands_are_grouped_by_a_separator(tmp_path):
     assert kept == [{"user_id": "1234567", "item_id": "12,5", "timestamp": 1_704_067_200_000_000}]
 
 
+def test_fractions_stand_behind_a_comma_where_the_key_says_so(tmp_path):
+    text = HEADER + '"17,850,0";i;1.704.067.200,25\n'
+    kept, _, _ = read_csv(
+        tmp_path,
+        text.replace("17,850,0", "17850,0").replace("_id,", "_id;").encode(),
+        time_unit="s",
+        thousands=".",
+        decimal=",",
+    )
+    (event,) = kept
+    assert (event["user_id"], event["timestamp"]) == ("17850", 1_704_067_200_250_000)
+
+
+def test_conditions_compare_numbers_with_a_comma(tmp_path):
+    text = "user_id;item_id;timestamp;qty\nu;i;5;-1,50\nv;j;6;0,5\n"
+    kept, counts, _ = read_csv(
+        tmp_path, text.encode(), time_unit="s", decimal=",", where=["qty > 0"]
+    )
+    assert (users_of(kept), counts["filtered"]) == (["v"], 1)
+
+
+def test_marks_of_numbers_are_one_sign_each_and_not_the_same(tmp_path):
+    with pytest.raises(ValueError, match=r"events\.decimal='': give one sign"):
+        pairs(tmp_path, HEADER + ROWS, decimal="")
+    with pytest.raises(ValueError, match="are both ','"):
+        pairs(tmp_path, HEADER + ROWS, decimal=",", thousands=",")
+
+
+def test_the_line_by_which_a_spreadsheet_states_its_separator_is_no_row(tmp_path):
+    text = "sep=;\n" + (HEADER + ROWS).replace(",", ";")
+    for separator in (None, ";"):
+        assert pairs(tmp_path, text, separator=separator) == [("u", "i"), ("v", "j")]
+
+
 # --- ids that a table of floats has made of integers ---
 
 

@@ -1,5 +1,7 @@
 """Rows: every kind of bad one has its reason, and ids of every type are the same ids."""
 
+from decimal import Decimal
+
 import pyarrow as pa
 import pytest
 from checked_rows import RUN_DATE, check, users_of
@@ -168,6 +170,12 @@ def test_unsigned_ids_beyond_int64_do_not_fit_it():
 def test_a_decimal_number_of_64_bits_is_an_integer_id(text, number):
     checked = check(pa.array([text]), pa.array(["1"]), pa.array([1]), ids=pa.int64())
     assert users_of(checked.events.to_pylist()) == [number]
+
+
+def test_decimals_of_any_number_of_digits_are_texts():
+    users = pa.array([Decimal(10**25)], pa.decimal128(38, 0))
+    checked = check(users, pa.array(["1"]), pa.array([1]), ids=pa.string())
+    assert users_of(checked.events.to_pylist()) == [str(10**25)]
 
 
 @pytest.mark.parametrize(

@@ -240,3 +240,9 @@ def test_later_events_are_counted_and_not_quarantined():
     checked = check_times(pa.array([RUN_DATE]), time_unit="us", before=RUN_DATE)
     assert checked.bad.num_rows == 0
     assert checked.counts["after_run_date"] == 1
+
+
+def test_months_may_be_named_in_other_languages_in_the_short_form_or_the_long_one():
+    texts = pa.array(["1. Januar 2024", "1. Jan. 2024", "1. janv. 2024", "1. January 2024"])
+    for layout in ("%d. %B %Y", "%d. %b. %Y"):
+        assert kept_times(texts, time_format=[layout]) == [NEW_YEAR] * 4
