@@ -27,9 +27,10 @@ from diffsasrec.errors import ConfigError, DiffsasrecError, at_the_start
 from .. import called
 from ..observe.summary import printable
 from .choosing import Chosen, choose
-from .guess import Entry, event_entries, size_lines, undecided
+from .guess import Entry, event_entries, size_lines
 from .lists import other_entries
 from .newest import run_date
+from .questions import undecided
 from .writing import configuration
 
 
@@ -99,13 +100,21 @@ def written(chosen: Chosen, path: str, lake: str) -> str:
         entries.append(Entry(*chosen.partition, (why,)))
     found = event_entries(chosen.log) + other_entries(chosen.log)
     entries += [e for e in found if not (chosen.is_delta and e.key == "events.format")]
-    return configuration(head, undecided(chosen.log), entries)
+    return configuration(head, open_questions(chosen), entries)
 
 
 def questions(chosen: Chosen) -> list[str]:
     """What a person should look at."""
     lines = [f"left out: {what}" for what in chosen.left_out]
-    return lines + [f"not decided: {question}" for question in undecided(chosen.log)]
+    return lines + [f"not decided: {question}" for question in open_questions(chosen)]
+
+
+def open_questions(chosen: Chosen) -> list[str]:
+    joined = [
+        f"whether {what} is a part of this log: its files are read with the others"
+        for what in chosen.joined
+    ]
+    return joined + undecided(chosen.log)
 
 
 def dry_run(config: str, ds: date) -> int:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from diffsasrec.config.data import EventsConfig
@@ -13,13 +13,15 @@ from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.log_files import list_inputs
 from diffsasrec.tables.versions import data_files, pinned
 
-from .columns import BY_PLACE, Column
-from .files import HEAD, Kind, Sample, how_many, kinds_below, parquet_schema, spread, take
+from .columns import BY_PLACE, Choice, Column
+from .files import Sample, how_many, spread, take
 from .guess import Log, log_of
+from .sniff.kinds import HEAD, Kind, are_alike, kinds_below, of_schema, parquet_schema
 from .sniff.names import role_of
 
 READABLE = ("parquet", "csv", "jsonl")
 FIRST_ROWS = 20_000  # that tell a log from other tables
+MOST_UNUSABLE = 3  # columns that a message names
 FIRST_FILES = 32  # that they are taken from, where files are small
 PARTITION = re.compile(r"/([A-Za-z_][\w-]*)=\d{4}-\d\d-\d\d(?=/)")
 LAYOUTS = (
@@ -38,6 +40,7 @@ class Chosen:
     left_out: tuple[str, ...]  # in words
     partition: tuple[str, str] | None  # the key that says how paths hold a date, and its value
     is_delta: bool = False
+    joined: tuple[str, ...] = ()  # files of other columns that are read as the same log, in words
 
 
 def choose(path: str) -> Chosen:
@@ -54,17 +57,38 @@ def choose(path: str) -> Chosen:
     rated = {n: log.roles.sureness() for n, log in first.items() if log and log.roles.is_log()}
     if not rated:
         raise InputDataError(_nothing(path, kinds, first))
-    best = max((kind for kind in kinds if id(kind) in rated), key=lambda k: rated[id(k)])
-    others = [kind for kind in kinds if kind is not best]
-    log = log_of(best, take(best))
+    best = max(
+        (kind for kind in kinds if id(kind) in rated),
+        key=lambda kind: (rated[id(kind)], sum(file.size for file in kind.files)),
+    )
+    alike = [k for k in kinds if k is not best and id(k) in rated and _joins(k, best, first)]
+    others = [kind for kind in kinds if kind is not best and kind not in alike]
+    whole = _joined([best, *alike])
+    log = log_of(whole, take(whole))
     if not log.roles.is_log():
         raise InputDataError(_nothing(path, kinds, {id(best): log}))
     return Chosen(
         log,
-        path if not others else path_of(best.files, files, path),
-        tuple(described(kind, first.get(id(kind))) for kind in others),
-        partition_of(best.files),
+        path if not others else path_of(whole.files, files, path),
+        tuple(described(kind, first.get(id(kind)), best) for kind in others),
+        partition_of(whole.files),
+        joined=tuple(f"{_name(kind)}: {', '.join(kind.columns[:12])}" for kind in alike),
     )
+
+
+def _joins(kind: Kind, best: Kind, looks: dict[int, Log | None]) -> bool:
+    """Whether files that are a log by themselves have the users, items and times of another."""
+    log = looks[id(best)]
+    assert log is not None
+    used = {choice.column.name for choice in (log.user, log.item, log.time)}
+    return are_alike(kind, best) and used <= set(kind.columns) - set(kind.unusable)
+
+
+def _joined(kinds: Sequence[Kind]) -> Kind:
+    """The files of several kinds as one."""
+    files = sorted((file for kind in kinds for file in kind.files), key=lambda file: file.path)
+    unusable = {name: why for kind in kinds for name, why in kind.unusable.items()}
+    return replace(kinds[0], files=files, unusable=unusable)
 
 
 def is_delta(path: str) -> bool:
@@ -81,8 +105,7 @@ def of_delta(path: str) -> Chosen:
     """
     events = EventsConfig(table=path, table_format="delta")
     found = [InputFile(f.path, f.size, f.version) for f in data_files(pinned(events))]
-    names = tuple(parquet_schema(found[0].path).names)
-    kind = Kind("parquet", names, None, found)
+    kind = replace(of_schema(parquet_schema(found[0].path)), files=found)
     log = log_of(kind, take(kind))
     if not log.roles.is_log():
         raise InputDataError(_nothing(path, [kind], {id(kind): log}))
@@ -97,7 +120,7 @@ def list_files_of(path: str) -> list[InputFile]:
 def _first_look(kind: Kind) -> Log | None:
     some = spread(kind.files, how_many(kind.files, HEAD, least=2, most=FIRST_FILES))
     try:
-        few = Kind(kind.what, kind.columns, kind.dialect, some)
+        few = replace(kind, files=some)
         sample: Sample = take(few, most_bytes=HEAD, most_rows=FIRST_ROWS)
     except InputDataError:  # no row
         return None
@@ -108,27 +131,66 @@ def _nothing(path: str, kinds: Sequence[Kind], looks: dict[int, Log | None]) -> 
     found = "; ".join(described(kind, looks.get(id(kind))) for kind in kinds[:5])
     return (
         f"PATH={path}: no log was found that has a user, an item and a time in each row: {found}; "
-        "name another path, or write the configuration by hand: docs/data.md has the keys"
+        f"{_remedy(kinds)}"
     )
 
 
-def described(kind: Kind, look: Log | None) -> str:
-    """Files and why they are no log: part-0.csv (and 3 more): no column for the time (of a, b)."""
-    more = f" (and {len(kind.files) - 1} more)" if len(kind.files) > 1 else ""
-    name = f"{os.path.basename(kind.files[0].path)}{more}"
+def _remedy(kinds: Sequence[Kind]) -> str:
+    if not any(kind.what in READABLE for kind in kinds):
+        return "name another path, or write the log as Parquet, CSV or JSON lines"
+    return "name another path, or write the configuration by hand: docs/data.md has the keys"
+
+
+def described(kind: Kind, look: Log | None, log: Kind | None = None) -> str:
+    """Files and why they are no log: part-0.csv (and 3 more): no column for the time (of a, b).
+
+    Args:
+        log: the files that are the log, if any.
+    """
     if kind.what not in READABLE:
-        return f"{name}: {kind.what}"
+        return f"{_name(kind)}: {kind.what}"
     names = ", ".join(kind.columns[:12])
     if look is None:
-        return f"{name}: no row (of {names})"
-    roles = {"user": look.roles.user, "item": look.roles.item, "time": look.roles.time}
-    missing = [role for role, choice in roles.items() if choice is None]
-    what = f"no column for the {' and the '.join(missing)}" if missing else "less like a log"
-    placed = [(role, choice) for role, choice in roles.items() if choice and choice.how == BY_PLACE]
-    guessed = "".join(f"; {c.column.name} may be the {role}" for role, c in placed if missing)
+        return f"{_name(kind)}: no row (of {names})"
+    if look.roles.is_log():
+        differs = "columns" if log is None or are_alike(kind, log) else f"form ({_form(kind)})"
+        return (
+            f"{_name(kind)}: looks like a log as well, but of other {differs}; if it is a part of "
+            f"this one, write all files alike (of {names})"
+        )
+    return f"{_name(kind)}: {_what_is_missing(look)} (of {names}{_guessed(look)})"
+
+
+def _name(kind: Kind) -> str:
+    more = f" (and {len(kind.files) - 1} more)" if len(kind.files) > 1 else ""
+    return f"{os.path.basename(kind.files[0].path)}{more}"
+
+
+def _form(kind: Kind) -> str:
+    """csv with ; between fields"""
+    return (
+        f"{kind.what} with {kind.dialect.separator!r} between fields" if kind.dialect else kind.what
+    )
+
+
+def _roles(look: Log) -> dict[str, Choice | None]:
+    return {"user": look.roles.user, "item": look.roles.item, "time": look.roles.time}
+
+
+def _what_is_missing(look: Log) -> str:
+    missing = [role for role, choice in _roles(look).items() if choice is None]
+    return f"no column for the {' and the '.join(missing)}"
+
+
+def _guessed(look: Log) -> str:
+    """What else is known of the columns where a role is missing."""
+    placed = [(r, c) for r, c in _roles(look).items() if c and c.how == BY_PLACE]
+    found = "".join(f"; {choice.column.name} may be the {role}" for role, choice in placed)
     if look.roles.time is None:
-        guessed += "".join(map(_unread, [c for c in look.columns if role_of(c.name) == "time"]))
-    return f"{name}: {what} (of {names}{guessed})"
+        found += "".join(map(_unread, [c for c in look.columns if role_of(c.name) == "time"]))
+    missing = {role for role, choice in _roles(look).items() if choice is None}
+    unusable = [(n, why) for n, why in look.unusable.items() if role_of(n) in {*missing, None}]
+    return found + "".join(f"; {name} {why}" for name, why in unusable[:MOST_UNUSABLE])
 
 
 def _unread(column: Column) -> str:

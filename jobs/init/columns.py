@@ -20,6 +20,7 @@ FEW_VALUES = 20  # of a column of many rows, which is then a kind, and no id
 MANY_ROWS = 1000
 INTEGER = r"^(?:0|-?[1-9][0-9]{0,17})$"
 NUMBER = r"^[-+]?[0-9]+(?:[.,][0-9]+)?$"
+CODE = r"^[1-9][0-9]{0,2}([.,][0-9]{3})+$"
 FLOAT = r"^(?:0|-?[1-9][0-9]{0,15})\.0+$"  # as pandas writes integers beside a null
 
 
@@ -64,10 +65,15 @@ class Column:
         return "float" if pc.all(either).as_py() else None
 
     def is_measure(self) -> bool:
-        """Whether every text is a number, some with a fraction: a price, no id."""
+        """Whether every text is a number, some with a fraction: a price, no id.
+
+        Three digits behind every point are a code such as 12.345, or a group of thousands.
+        """
         texts = self.values.cast(pa.string()).drop_null()
         is_number = pc.all(pc.match_substring_regex(texts, NUMBER)).as_py()
-        return bool(is_number) and self.number_kind is None and self._has_point(texts)
+        if not is_number or self.number_kind is not None or not self._has_point(texts):
+            return False
+        return not pc.all(pc.match_substring_regex(texts, CODE)).as_py()
 
     @staticmethod
     def _has_point(texts: pa.ChunkedArray) -> bool:

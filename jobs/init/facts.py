@@ -13,6 +13,7 @@ from .columns import Column
 from .sniff.names import name_score
 
 FEW_TYPES = 30
+MOST_BAD = 0.01  # the default of events.max_bad_fraction
 COMMON = 0.01  # of all events: rarer targets leave too little to predict and to measure
 LEAST_WORTH = 0.1  # of a view, and of what is not known
 _BOUGHT = "purchase purchased buy bought transaction order checkout"
@@ -36,6 +37,16 @@ class Types:
 
     name: str
     counts: dict[str, int]  # the commonest first
+    nulls: int = 0  # rows without one
+
+    @property
+    def rows(self) -> int:
+        return sum(self.counts.values()) + self.nulls
+
+    @property
+    def are_known(self) -> bool:
+        """Whether a night may ask for them: a row without one is bad."""
+        return self.nulls <= MOST_BAD * self.rows
 
     def without_interest(self) -> list[str]:
         return [t for t in self.counts if any(word in t.lower() for word in NO_INTEREST)]
@@ -69,7 +80,7 @@ def find_types(columns: Sequence[Column]) -> Types | None:
         named = name_score(column.name, "type") / 10
         score = named + 2 * known / max(sum(n for _, n in pairs), 1)
         if score > most and score >= 0.9:
-            best, most = Types(column.name, dict(pairs)), score
+            best, most = Types(column.name, dict(pairs), column.nulls), score
     return best
 
 

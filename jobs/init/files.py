@@ -1,128 +1,52 @@
-"""Which of some files are a log, and a bounded look into them."""
+"""A bounded look into the files of a log."""
 
-import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffsasrec.errors import InputDataError
-from diffsasrec.files.urls import open_filesystem, resolve_path
-from diffsasrec.formats.compression import open_text
+from diffsasrec.files.urls import open_filesystem
+from diffsasrec.formats.compression import is_compressed
 from diffsasrec.formats.listing import InputFile
-from diffsasrec.inputs.log_files import BROKEN
 
-from .sniff.dialect import Dialect, is_aligned, kind_of, sniff
+from .sniff.dialect import encoding_of, is_wide, text_of
+from .sniff.kinds import Kind, head_of, read_ranges
+from .sniff.plain import leaves, merged, plain_table, unusable_of
 from .sniff.rows import csv_rows, json_rows, whole_lines
 
-HEAD = 256 * 1024  # bytes of the first look at a file
-MOST_HEADS = 64  # files of a kind of name that are looked at
 MOST_BYTES = 64 * 2**20  # of a sample, as they are without compression
 MOST_FILES = 32  # of a sample of large files
 MOST_SMALL_FILES = 1024  # of one of files that fit into it as a whole
 MOST_ROWS = 1_000_000
-COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
-ALIGNED = "columns aligned by runs of blanks; write one separator between two fields"
 TIMES_SMALLER = 4  # a compressed file that was not read to its end, than its text; about
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Files that are written alike."""
-
-    what: str  # parquet, csv or jsonl; else in words why they are no log that can be read
-    columns: tuple[str, ...]
-    dialect: Dialect | None  # of a CSV
-    files: list[InputFile]
 
 
 @dataclass(frozen=True)
 class Sample:
     """Rows of a log, from all over its files."""
 
-    table: pa.Table
+    table: pa.Table  # flat columns of plain types
     num_uneven: int  # lines that are no rows
     num_files: int  # that were opened
     rows: float  # of the whole log, about; exact where is_whole
     is_whole: bool  # every row is in the table
+    mixed: frozenset[str] = frozenset()  # columns that are texts in some files, and not in others
+    absent: Mapping[str, str] = field(default_factory=dict)  # columns and a file without them
+    encodings: frozenset[str] = frozenset()  # of texts that are not ASCII
 
 
-def kinds_below(files: list[InputFile]) -> list[Kind]:
-    """The files, put together by what is in them; at most MOST_HEADS kinds of names are opened."""
-    alike: dict[str, list[InputFile]] = {}
-    for file in files:
-        alike.setdefault(_pattern(file.path), []).append(file)
-    found: dict[tuple[str, tuple[str, ...], str | None], Kind] = {}
-    for number, some in enumerate(alike.values()):
-        what, columns, dialect = (
-            _look(max(some, key=lambda file: file.size))  # the first hour may have no row
-            if number < MOST_HEADS
-            else ("not looked at", (), None)
-        )
-        key = what, columns, None if dialect is None else dialect.separator
-        kind = found.setdefault(key, Kind(what, columns, dialect, []))
-        kind.files.extend(some)
-    return list(found.values())
+@dataclass(frozen=True)
+class Part:
+    """Rows of one file."""
 
-
-def _pattern(path: str) -> str:
-    """The name of a file without what counts files: part-00017-ab12cd34.csv -> part-#-#.csv."""
-    name = os.path.basename(path).lower()
-    name = re.sub(r"[0-9a-f]{8,}(?:-[0-9a-f]+)*", "#", name)
-    return re.sub(r"[0-9]+(?:[-_.]?[0-9]+)*", "#", name)
-
-
-def _look(file: InputFile) -> tuple[str, tuple[str, ...], Dialect | None]:
-    """What a file is, and its columns."""
-    try:
-        head = head_of(file.path)
-        what = kind_of(head)
-        if what == "parquet":
-            return what, tuple(parquet_schema(file.path).names), None
-        if what == "jsonl":
-            table, _ = json_rows(whole_lines(head, from_start=True, to_end=len(head) < HEAD))
-            return what, tuple(table.column_names), None
-        if what == "csv":
-            dialect = sniff(head)
-            if (dialect.separator == " " or len(dialect.names) == 1) and is_aligned(head):
-                return ALIGNED, (), None
-            return what, dialect.names, dialect
-    except InputDataError as error:
-        return str(error), (), None
-    except BROKEN as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"a file that can't be read: {text}", (), None
-    if what == "json":
-        what = "JSON that is not one object per line"
-    return what, (), None
-
-
-def head_of(path: str, most: int = HEAD) -> bytes:
-    """The first bytes of a file, decompressed; of a Parquet file as they are."""
-    head = _raw(path, [(0, most)])[0]
-    if not head.startswith(COMPRESSED):
-        return head
-    with open_text(path) as file:
-        return bytes(file.read(most))
-
-
-def _raw(path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
-    filesystem, inside = open_filesystem(resolve_path(path, "PATH"))
-    parts = []
-    with filesystem.open(inside, "rb") as file:
-        for start, length in ranges:
-            file.seek(start)
-            parts.append(bytes(file.read(length)))
-    return parts
-
-
-def parquet_schema(path: str) -> pa.Schema:
-    filesystem, inside = open_filesystem(path)
-    with filesystem.open(inside, "rb") as file:
-        return pq.ParquetFile(file).schema_arrow
+    table: pa.Table
+    rows: float  # of the whole file, about
+    is_whole: bool  # they are all in the table
+    num_uneven: int = 0
+    encodings: frozenset[str] = frozenset()
 
 
 def spread(files: list[InputFile], most: int) -> list[InputFile]:
@@ -148,80 +72,118 @@ def take(kind: Kind, *, most_bytes: int = MOST_BYTES, most_rows: int = MOST_ROWS
     chosen = spread(kind.files, number)
     share = most_bytes // len(chosen)
 
-    def part(file: InputFile) -> tuple[pa.Table, int, float, bool]:
+    def part(file: InputFile) -> Part:
         if kind.what == "parquet":
             return _parquet_part(file.path, share, most_rows // len(chosen))
         return _text_part(file, kind, share)
 
     with ThreadPoolExecutor(16) as pool:  # latency, not work
-        taken = list(pool.map(part, chosen))
-    parts = [part for part, *_ in taken]
-    table = pa.concat_tables(parts, promote_options="permissive")
+        parts = list(pool.map(part, chosen))
+    absent = {} if kind.what == "jsonl" else _absent(chosen, parts)
+    table, mixed = merged([part.table for part in parts])
+    table = table.drop_columns(list(absent))
     if not table.num_rows:
         raise InputDataError(
             f"{chosen[0].path} and {len(chosen) - 1} more files hold no row; bring a log that has "
             "events"
         )
-    rows = sum(rows for _, _, rows, _ in taken) * len(kind.files) / len(chosen)
-    whole = len(chosen) == len(kind.files) and all(w for *_, w in taken)
+    rows = sum(part.rows for part in parts) * len(kind.files) / len(chosen)
+    whole = len(chosen) == len(kind.files) and all(part.is_whole for part in parts)
     table = table.slice(0, 2 * most_rows)
-    uneven = sum(uneven for _, uneven, *_ in taken)
-    return Sample(table, uneven, len(chosen), rows, whole and table.num_rows == rows)
+    return Sample(
+        table,
+        sum(part.num_uneven for part in parts),
+        len(chosen),
+        rows,
+        whole and table.num_rows == rows,
+        mixed,
+        absent,
+        frozenset().union(*(part.encodings for part in parts)),
+    )
 
 
-def _text_part(file: InputFile, kind: Kind, share: int) -> tuple[pa.Table, int, float, bool]:
-    """Rows of a text file, lines that are none, about how many rows it has, and if that is all."""
+def _absent(files: Sequence[InputFile], parts: Sequence[Part]) -> dict[str, str]:
+    """The columns that not all files with rows have, and a file that lacks them."""
+    names = dict.fromkeys(name for part in parts for name in part.table.column_names)
+    lacks = {
+        name: file.path
+        for name in names
+        for file, part in zip(files, parts, strict=True)
+        if part.table.num_rows and name not in part.table.column_names
+    }
+    empty = {
+        name
+        for name in names
+        if not any(name in p.table.column_names for p in parts if p.table.num_rows)
+    }
+    return {name: path for name, path in lacks.items() if name not in empty}
+
+
+def _text_part(file: InputFile, kind: Kind, share: int) -> Part:
+    """Rows of a text file."""
     tables, uneven, num_bytes, reached = [], 0, 0, True
-    for number, (data, is_cut) in enumerate(text_blocks(file, share)):
+    dialect, encodings = kind.dialect, set[str]()
+    for number, (data, is_cut) in enumerate(text_blocks(file, share, kind.encoding)):
         reached &= not is_cut
         num_bytes += len(data)
-        if kind.dialect is None:
-            table, bad = json_rows(data)
+        encoding = kind.encoding if is_wide(kind.encoding) else encoding_of(data)
+        encodings.update(() if data.isascii() else (encoding,))
+        text = text_of(data, encoding).encode()
+        if dialect is None:
+            table, bad = json_rows(text)
         else:
-            header = kind.dialect.has_header and number == 0
-            table, bad = csv_rows(data, kind.dialect, with_header=header)
-        tables.append(table)
+            table, bad = csv_rows(text, dialect, from_start=number == 0)
+            dialect = replace(dialect, names=tuple(table.column_names))
+        tables.append(plain_table(table))
         uneven += bad
-    table = pa.concat_tables(tables, promote_options="permissive")
+    table, _ = merged(tables)
     if reached:
-        return table, uneven, table.num_rows, True
-    is_packed = _raw(file.path, [(0, 8)])[0].startswith(COMPRESSED)
+        return Part(table, table.num_rows, True, uneven, frozenset(encodings))
+    is_packed = is_compressed(read_ranges(file.path, [(0, 8)])[0])
     size = file.size * (TIMES_SMALLER if is_packed else 1)
-    return table, uneven, table.num_rows * max(size / max(num_bytes, 1), 1.0), False
+    rows = table.num_rows * max(size / max(num_bytes, 1), 1.0)
+    return Part(table, rows, False, uneven, frozenset(encodings))
 
 
-def text_blocks(file: InputFile, share: int) -> Iterator[tuple[bytes, bool]]:
+def text_blocks(file: InputFile, share: int, encoding: str) -> Iterator[tuple[bytes, bool]]:
     """Whole lines of a text file, and whether lines are left out behind them.
 
-    All of a small file; of a larger one its beginning, its middle and its end; of a compressed one
-    its beginning, since it can't be read from elsewhere.
+    All of a small file; of a larger one its beginning, its middle and its end; its beginning alone
+    if it is compressed or of two bytes a letter, since it can't be read from elsewhere.
     """
     head = head_of(file.path, share + 1)
     if len(head) <= share:
         yield head, False
         return
-    if _raw(file.path, [(0, 8)])[0].startswith(COMPRESSED):
+    if is_wide(encoding):
+        lines = text_of(head[: share // 2 * 2], encoding).rpartition("\n")
+        yield "".join(lines[:2]).encode(encoding), True
+        return
+    if is_compressed(read_ranges(file.path, [(0, 8)])[0]):
         yield whole_lines(head[:share], from_start=True, to_end=False), True
         return
     third = share // 3
     yield whole_lines(head[:third], from_start=True, to_end=False), True
-    middle, end = _raw(file.path, [(file.size // 2, third), (max(file.size - third, third), third)])
+    middle, end = read_ranges(
+        file.path, [(file.size // 2, third), (max(file.size - third, third), third)]
+    )
     yield whole_lines(middle, from_start=False, to_end=False), True
     yield whole_lines(end, from_start=False, to_end=True), True
 
 
-def _parquet_part(path: str, share: int, most_rows: int) -> tuple[pa.Table, int, float, bool]:
-    """Likewise of a Parquet file: of its first and last row groups; without nested columns."""
+def _parquet_part(path: str, share: int, most_rows: int) -> Part:
+    """Likewise of a Parquet file: of its first and last row groups, the usable columns."""
     filesystem, inside = open_filesystem(path)
     with filesystem.open(inside, "rb") as file:
         parquet = pq.ParquetFile(file)
-        names = [f.name for f in parquet.schema_arrow if not pa.types.is_nested(f.type)]
+        schema = parquet.schema_arrow
+        unusable = unusable_of(schema)
+        names = [name for name, _ in leaves(schema) if name not in unusable]
         groups = _some_groups(parquet, share)
-        empty = parquet.schema_arrow.empty_table().select(names)
-        parts = [empty, *_batches(parquet, groups, names, most_rows)]
-    table = pa.concat_tables(parts)
+        empty = plain_table(schema.empty_table()).select(names)
+        table, _ = merged([empty, *_batches(parquet, groups, names, most_rows)])
     rows = parquet.metadata.num_rows
-    return table, 0, rows, table.num_rows == rows
+    return Part(table, rows, table.num_rows == rows)
 
 
 def _some_groups(parquet: pq.ParquetFile, share: int) -> list[int]:
@@ -243,7 +205,7 @@ def _batches(
     for group in groups:
         left = most_rows // len(groups)
         for batch in parquet.iter_batches(65_536, row_groups=[group], columns=names):
-            yield pa.Table.from_batches([batch]).select(names).slice(0, left)
+            yield plain_table(pa.Table.from_batches([batch])).select(names).slice(0, left)
             left -= batch.num_rows
             if left <= 0:
                 break

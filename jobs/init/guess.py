@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 
 from diffsasrec.times import DAY, iso
 
-from .columns import BY_PLACE, Choice, Column, Roles, columns_of, find_roles
-from .facts import Types, as_text, find_types, find_value, in_condition
-from .files import Kind, Sample
+from .columns import Choice, Column, Roles, columns_of, find_roles
+from .facts import MOST_BAD, Types, as_text, find_types, find_value, in_condition
+from .files import Sample
+from .sniff.dialect import Dialect, is_wide
+from .sniff.kinds import Kind
 from .sniff.time_values import parse_all
 
 SHORT = 14  # days
-MOST_BAD = 0.01  # the default of events.max_bad_fraction
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,24 @@ class Log:
         assert guess is not None
         return parse_all(self.time.column.values, guess.unit, guess.formats)
 
+    @property
+    def unusable(self) -> dict[str, str]:
+        """The columns that hold no users, items or times, and why, in words."""
+        absent = {name: f"is not in {path}" for name, path in self.sample.absent.items()}
+        return {**self.kind.unusable, **absent}
+
     @cached_property
     def types(self) -> Types | None:
         taken = {self.user.column.name, self.item.column.name, self.time.column.name}
         return find_types([c for c in self.columns if c.name not in taken])
+
+    @property
+    def encoding(self) -> str:
+        """Of text: utf-8, unless some is written in another one, and none in UTF-8."""
+        others = self.sample.encodings - {"utf-8"}
+        if is_wide(self.kind.encoding) or not others or "utf-8" in self.sample.encodings:
+            return self.kind.encoding if is_wide(self.kind.encoding) else "utf-8"
+        return max(others)  # latin-1 decodes every byte, cp1252 nearly all
 
     def is_short(self) -> bool:
         """Whether the times lie so close together that nobody can have come back to an item."""
@@ -103,23 +118,37 @@ def size_lines(log: Log) -> list[str]:
 def event_entries(log: Log) -> list[Entry]:
     """The keys of `events` that say how rows are written and which columns matter."""
     keys = [*_dialect(log), *_columns(log), *_times(log), *_ids(log), *_rows(log)]
-    return [*keys, *_types(log)]
+    return [*keys, *type_entries(log)]
 
 
 def _dialect(log: Log) -> list[Entry]:
     dialect = log.kind.dialect
-    entries = [Entry("events.format", log.kind.what)]
-    if dialect is None:
-        return entries
+    entries = [Entry("events.format", log.kind.what), *(_layout(dialect) if dialect else [])]
+    if log.encoding != "utf-8":
+        entries.append(Entry("events.encoding", log.encoding, ("the bytes are no UTF-8",)))
+    return entries
+
+
+def _layout(dialect: Dialect) -> Iterator[Entry]:
+    """How the lines of a CSV are written, where that is not as usual."""
     even = f"{of(dialect.even, dialect.lines)} lines have {len(dialect.names)} fields then"
     if dialect.separator != ",":
-        entries.append(Entry("events.separator", dialect.separator, (even,)))
+        yield Entry("events.separator", dialect.separator, (even,))
+    if dialect.skip_lines:
+        why = "lines of another kind stand above the first row or the header"
+        yield Entry("events.skip_lines", dialect.skip_lines, (why,))
     if not dialect.has_header:
         why = "the first line is a row like the others: the names below are made up"
-        entries.append(Entry("events.columns", list(dialect.names), (why,)))
-    if dialect.encoding != "utf-8":
-        entries.append(Entry("events.encoding", dialect.encoding, ("the bytes are no UTF-8",)))
-    return entries
+        yield Entry("events.columns", list(dialect.names), (why,))
+    if dialect.quote != '"':
+        yield Entry("events.quote", dialect.quote, ("fields stand within them",))
+    if dialect.escape is not None:
+        why = "stands before quotes within quotes; more lines are rows with it"
+        yield Entry("events.escape", dialect.escape, (why,))
+    if dialect.thousands is not None:
+        yield Entry("events.thousands", dialect.thousands, ("stands between groups of digits",))
+    if dialect.decimal is not None:
+        yield Entry("events.decimal", dialect.decimal, ("stands before fractions of numbers",))
 
 
 def _columns(log: Log) -> list[Entry]:
@@ -156,10 +185,15 @@ def _times(log: Log) -> list[Entry]:
 
 
 def _ids(log: Log) -> list[Entry]:
-    """int64 where the texts of all ids are integers."""
+    """int64 where the texts of all ids are integers; string where only some files have texts."""
     columns = log.user.column, log.item.column
-    kinds = {column.number_kind for column in columns}
-    if log.kind.what == "parquet" or not kinds <= {"integer", "float"}:
+    are_integers = {column.number_kind for column in columns} <= {"integer", "float"}
+    mixed = sorted(log.sample.mixed.intersection(column.name for column in columns))
+    if log.kind.what == "parquet":
+        why = f"{' and '.join(mixed)} hold texts in some files, and numbers in others"
+        found = Entry("events.id_type", "int64" if are_integers else "string", (why,))
+        return [found] if mixed else []
+    if not are_integers:
         return []
     why = f"every sampled {columns[0].name} and {columns[1].name} is an integer"
     return [Entry("events.id_type", "int64", (why,), is_set=log.sample.is_whole)]
@@ -203,7 +237,9 @@ def _returns(log: Log) -> tuple[str, str]:
 
 def _no_interest(log: Log) -> tuple[str, str]:
     """The condition on the kinds of events that show interest, and which are left out."""
-    if log.types is None or not (none := log.types.without_interest()):
+    if log.types is None or not log.types.are_known:  # a condition leaves out rows without one
+        return "", ""
+    if not (none := log.types.without_interest()):
         return "", ""
     kept = [as_text(name) for name in log.types.counts if name not in none]
     counts = ", ".join(f"{name} {number(log.types.counts[name])}" for name in none)
@@ -211,7 +247,7 @@ def _no_interest(log: Log) -> tuple[str, str]:
     return f"{column} in [{', '.join(kept)}]", f"no sign of interest: {counts}"
 
 
-def _types(log: Log) -> list[Entry]:
+def type_entries(log: Log) -> list[Entry]:
     """What the kinds of events count, where one of them is what it is all about."""
     if log.types is None or not (settings := log.types.settings()):
         return []
@@ -219,8 +255,10 @@ def _types(log: Log) -> list[Entry]:
     common, words = log.types.are_common(targets), " and ".join(targets)
     why = f"lists predict {words}, which are measured too; the weights are a guess"
     why = why if common else f"{words} are rare: too few to be predicted alone?"
-    entry = Entry("events.type_column", log.types.name, (why,), is_set=common)
-    return [entry, Entry("events.types", settings, is_set=common)]
+    why = why if log.types.are_known else f"{of(log.types.nulls, log.types.rows)} rows have none"
+    is_set = common and log.types.are_known
+    entry = Entry("events.type_column", log.types.name, (why,), is_set=is_set)
+    return [entry, Entry("events.types", settings, is_set=is_set)]
 
 
 def _liked(log: Log) -> str:
@@ -242,25 +280,3 @@ def _bad(log: Log) -> list[Entry]:
     allowed = min(1.0, np.ceil(100 * 1.2 * (late + uneven) / rows) / 100)
     text = f"{of(late + uneven, rows)} sampled rows are bad ({why}); they go to quarantine/"
     return [Entry("events.max_bad_fraction", float(allowed), (text,))]
-
-
-def undecided(log: Log) -> list[str]:
-    """What the sample could not tell, in words."""
-    found = []
-    for role, choice in (("user", log.user), ("item", log.item), ("time", log.time)):
-        if choice.how == BY_PLACE:
-            found.append(f"which column holds the {role}: {choice.column.name} is taken")
-    guess = log.time.column.times
-    if guess is not None and guess.other_formats:
-        found.append(
-            f"whether times are {guess.formats[0]} or {' or '.join(guess.other_formats)}: "
-            "every sampled value fits both"
-        )
-    if log.is_short():
-        found.append(f"score.filter_seen: the rows that were read lie within {SHORT} days")
-    if log.types is not None:
-        counts = ", ".join(f"{name} {number(n)}" for name, n in log.types.counts.items())
-        are_set = any(entry.is_set for entry in _types(log))
-        how = "the weights in events.types are a guess" if are_set else "all count alike"
-        found.append(f"what the kinds of events in {log.types.name} are worth ({counts}): {how}")
-    return found

@@ -13,6 +13,7 @@ from diffsasrec.times import DAY, iso, microseconds
 
 from .files import MOST_FILES, spread
 from .guess import Log
+from .sniff.plain import plain
 from .sniff.time_values import parse_all
 
 
@@ -37,7 +38,8 @@ def largest_times(log: Log) -> np.ndarray:
     found = [
         value for f in spread(log.kind.files, MOST_FILES) for value in _maxima(f.path, column.name)
     ]
-    values = pa.chunked_array([pa.array(found, column.values.type)])
+    alike = [plain(pa.chunked_array([[value]])).cast(column.values.type) for value in found]
+    values = pa.chunked_array([c for each in alike for c in each.chunks], column.values.type)
     return parse_all(values, guess.unit, guess.formats)
 
 
@@ -46,7 +48,9 @@ def _maxima(path: str, name: str) -> Iterator[object]:
     with filesystem.open(inside, "rb") as file:
         footer = pq.ParquetFile(file).metadata
     paths = [footer.schema.column(number).path for number in range(footer.num_columns)]
-    place = paths.index(name)  # a nested column has another path
+    if paths.count(name) != 1:
+        return
+    place = paths.index(name)
     for number in range(footer.num_row_groups):
         statistics = footer.row_group(number).column(place).statistics
         if statistics is not None and statistics.has_min_max:

@@ -18,14 +18,10 @@ from jobs.init.__main__ import last_lines, refuse_overwriting, written
 from jobs.init.arguments import parse_init
 from jobs.init.choosing import choose, partition_of
 from jobs.init.facts import count_repeats, in_condition
-from jobs.init.guess import (
-    Entry,
-    event_entries,
-    log_of,
-    undecided,
-)
+from jobs.init.guess import Entry, event_entries, log_of
 from jobs.init.lists import other_entries
 from jobs.init.newest import run_date
+from jobs.init.questions import undecided
 from jobs.init.writing import configuration, in_yaml
 
 START = 1704067200  # 2024-01-01

@@ -4,13 +4,16 @@ import gzip
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from sources import ROOT
 
 from diffsasrec.errors import InputDataError
 from jobs.init.choosing import choose
+from jobs.init.files import take
 
 START = 1704067200  # 2024-01-01
 
@@ -112,3 +115,65 @@ def test_behind_head_it_ends_without_a_traceback(tmp_path: Path):
     )
     os.close(writing)
     assert (run.returncode, run.stderr) == (141, "")
+
+
+def test_files_with_a_column_more_are_a_part_of_the_log_and_named(tmp_path: Path):
+    written(tmp_path / "january.csv", "\n".join(["user,item,time", *lines(",")]))
+    more = [f"ios,{line}" for line in lines(",")]
+    written(tmp_path / "february.csv", "\n".join(["device,user,item,time", *more]))
+    chosen = choose(str(tmp_path))
+    assert (chosen.log.sample.table.num_rows, chosen.path) == (600, str(tmp_path))
+    assert chosen.joined == ("january.csv: user, item, time",)
+    assert chosen.log.columns[0].name != "device"  # a condition on it would refuse the others
+
+
+def test_a_log_in_another_form_is_left_out_and_called_one(tmp_path: Path):
+    written(tmp_path / "january.csv", "\n".join(["user,item,time", *lines(",")]))
+    written(tmp_path / "february.csv", "\n".join(["user;item;time", *lines(";", 400)]))
+    (left_out,) = choose(str(tmp_path)).left_out
+    assert left_out.startswith("january.csv: looks like a log as well, but of other form (csv with")
+
+
+def test_each_file_names_its_columns_in_its_own_order(tmp_path: Path):
+    written(tmp_path / "p-1.csv", "\n".join(["user,item,time", *lines(",")]))
+    turned = [",".join(reversed(line.split(","))) for line in lines(",")]
+    written(tmp_path / "p-2.csv", "\n".join(["time,item,user", *turned]))
+    log = choose(str(tmp_path)).log
+    assert (log.user.column.distinct, log.time.column.distinct) == (20, 300)
+
+
+def test_a_file_without_the_header_of_the_others_is_named(tmp_path: Path):
+    written(tmp_path / "p-1.csv", "\n".join(["user,item,time", *lines(",", 900)]))
+    written(tmp_path / "p-2.csv", "\n".join(lines(",")))
+    with pytest.raises(InputDataError, match=r"; user is not in .*/p-2\.csv"):
+        choose(str(tmp_path))
+
+
+def test_a_workbook_and_packed_parquet_say_what_to_do(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as archive:
+        for name in ("[Content_Types].xml", "xl/workbook.xml"):
+            archive.writestr(name, "<x/>")
+    (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(b"PAR1 and so on"))
+    with pytest.raises(
+        InputDataError, match="write the log as Parquet, CSV or JSON lines"
+    ) as raised:
+        choose(str(tmp_path))
+    assert "is an Office document (xlsx); save its sheet as CSV" in str(raised.value)
+    assert "b.parquet.gz: Parquet that is compressed as a whole; unpack it" in str(raised.value)
+
+
+def test_what_a_night_decompresses_is_looked_into(tmp_path: Path):
+    text = "\n".join(["user,item,time", *lines(",")]).encode()
+    packed = {"gz": gzip.compress(text), "lz4": pa.Codec("lz4").compress(text, asbytes=True)}
+    for name, data in packed.items():
+        (tmp_path / f"a.csv.{name}").write_bytes(data)
+        assert choose(str(tmp_path / f"a.csv.{name}")).log.sample.table.num_rows == 300
+
+
+def test_a_large_file_of_two_bytes_a_letter_is_read_from_its_beginning(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["user,item,time", *lines(",", 3000)]), encoding="utf-16")
+    kind = choose(str(path)).log.kind
+    sample = take(kind, most_bytes=10_000)
+    assert (sample.num_uneven, sample.is_whole) == (0, False)
+    assert sample.table["time"].to_pylist()[:2] == [f"{START}", f"{START + 1}"]

@@ -1,12 +1,14 @@
 """How a column writes times."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from diffsasrec.times import microseconds
+from jobs.init.sniff.plain import plain
 from jobs.init.sniff.time_values import parse_all
 from jobs.init.sniff.times import TimeGuess, guess_times
 
@@ -14,7 +16,7 @@ AT = microseconds("2015-06-02T05:02:12.117")
 
 
 def guess(*values: object, type: pa.DataType | None = None) -> TimeGuess:
-    found = guess_times(pa.chunked_array([pa.array(values, type)]))
+    found = guess_times(plain(pa.chunked_array([pa.array(values, type)])))
     assert found is not None
     return found
 
@@ -44,6 +46,9 @@ def test_a_number_with_a_fraction_is_a_time_as_well():
         ("Mon Dec 13 08:26:00 +0000 2010", "%a %b %d %H:%M:%S %z %Y"),
         ("2010-12-13 08:26:00 UTC", "%Y-%m-%d %H:%M:%S UTC"),
         ("12/13/2010 8:26:10 PM", "%m/%d/%Y %I:%M:%S %p"),
+        ("20101213082610", "%Y%m%d%H%M%S"),
+        ("13. Dezember 2010 08:26", "%d. %B %Y %H:%M"),
+        ("13 déc. 2010", "%d %B %Y"),
     ],
 )
 def test_a_text_has_the_format_that_explains_it(text: str, template: str):
@@ -94,3 +99,19 @@ def test_every_value_is_parsed_and_what_is_none_is_nan():
     found = parse_all(column, None, ("%m/%d/%y %H:%M",))
     assert found[0] == microseconds("2010-12-13T08:26")
     assert np.isnan(found[1:]).all()
+
+
+def test_months_of_every_length_and_language_are_one_format():
+    found = guess("3. Mai 2010", "13. Dezember 2010", "1. Februar 2010")
+    assert (found.formats, found.share) == (("%d. %b %Y",), 1)
+    assert guess("May 3, 2010", "December 13, 2010").share == 1
+
+
+def test_what_iso_8601_allows_is_read_as_a_night_reads_it():
+    for text in ("2010-12-13 08:26:00,117", "20101213T082600Z", "2010-12-13T24:00:00"):
+        assert (guess(text).formats, guess(text).share) == ((), 1)
+
+
+def test_digits_of_a_day_and_a_clock_are_a_time_as_numbers_too():
+    assert guess(20101213082610).formats == ("%Y%m%d%H%M%S",)
+    assert guess(Decimal("1433221332.117")).unit == "s"

@@ -1,6 +1,7 @@
 """What the name of a column says that it holds."""
 
 import re
+from unicodedata import combining, normalize
 
 # as they are spelled without case, blanks and signs; the surer ones first
 EXACT = {
@@ -10,7 +11,10 @@ EXACT = {
         "personid person profileid subscriberid subscriber listenerid reviewerid reviewer "
         "authorid steamid msno cookieid deviceid userno username useridx customerno cardid "
         "kundennr kundennummer kundenid kunde idclient clienteid cliente "
-        "loyaltyid patientid studentid employeeid reader readerid viewerid viewer guestid userhash"
+        "loyaltyid patientid studentid employeeid reader readerid viewerid viewer guestid userhash "
+        "kaufer besteller nutzer nutzerid nutzernr benutzer benutzerid mitglied mitgliedsnr "
+        "mitgliedsnummer acheteur utilisateur idutilisateur usuario idusuario comprador utente "
+        "klant"
     ),
     "item": (
         "itemid item iid productid product sku skuid asin parentasin articleid article stockcode "
@@ -20,7 +24,9 @@ EXACT = {
         "gmapid placeid venueid poiid locationid hotelid restaurantid jobid courseid photoid "
         "materialid partno plu ean upc gtin upccode itemno itemcode animeid jokeid podcastid "
         "artikelnr artikelnummer artikelid artikel produktnr produktid productoid producto "
-        "showid episodeid publicationid docid documentid merchantid brandid artist"
+        "showid episodeid publicationid docid documentid merchantid brandid artist "
+        "artnr artikelcode produkt produktcode warennummer produit idproduit codeproduit articulo "
+        "idarticulo idproducto articolo prodotto produto idproduto"
     ),
     "time": (
         "timestamp time ts eventtime eventtimestamp datetime unixreviewtime reviewtime invoicedate "
@@ -28,41 +34,54 @@ EXACT = {
         "creationdate occurredat happenedat boughtat purchasedat orderedat ratedat watchedat "
         "playedat viewedat clickedat clicktime eventdate orderpurchasetimestamp transactiontime "
         "transactiontimestamp orderedon servertime localtime timems unixtime epoch at when day "
-        "datum zeitpunkt fecha reviewdate receivedat checkintime visittime starttime loggedat"
+        "datum zeitpunkt fecha reviewdate receivedat checkintime visittime starttime loggedat "
+        "zeitstempel zeit datumzeit bestelldatum bestellzeitpunkt kaufdatum rechnungsdatum "
+        "erstelltam bestelltam gekauftam horodatage dateachat datecommande fechahora dataora"
     ),
     "type": (
         "event eventtype eventname type action actiontype behavior behaviour behaviortype "
         "behaviourtype interaction interactiontype verb activity activitytype operation"
     ),
-    "quantity": "quantity qty menge cantidad amount units count numitems itemqty orderqty",
-    "rating": "rating score stars overall rate grade reviewscore userrating",
+    "quantity": "quantity qty menge cantidad amount units count numitems itemqty orderqty anzahl "
+    "stueck stuck stk quantite quantita quantidade aantal",
+    "rating": "rating score stars overall rate grade reviewscore userrating bewertung sterne "
+    "valoracion puntuacion",
 }
 _ORDER = {
     role: {name: place for place, name in enumerate(names.split())} for role, names in EXACT.items()
 }
 # words of longer names: last_customer_id, eventTimeUtc
 WORDS = {
-    "user": "user customer client member visitor shopper buyer household reviewer subscriber",
-    "item": "item product sku article stock movie track song book game video asin goods",
-    "time": "time timestamp date datetime ts",
+    "user": "user customer cust client member visitor shopper buyer household reviewer subscriber "
+    "kunde kunden kundin kaufer nutzer benutzer cliente clientes usuario acheteur utilisateur",
+    "item": "item product prod sku article stock movie track song book game video asin goods "
+    "artikel produkt produit producto articulo prodotto produto",
+    "time": "time timestamp date datetime ts datum zeit fecha",
 }
 _TITLES = {"name", "title"}
 _DESCRIPTIONS = _TITLES | {
     *("description", "category", "price", "url", "genre", "country", "city", "gender", "age"),
     *("brand", "text", "comment", "ms", "seconds", "duration", "played", "popularity"),
 }
+_KEYS = {"id", "key", "code", "no", "nr", "num", "nummer", "numero", "codigo", "cod"}
 BY_TITLE = 1.0  # the score of a name such as game-title, which may stand for a missing id
+
+
+def without_accents(text: str) -> str:
+    """Käufer -> Kaufer, numéro -> numero."""
+    return "".join(c for c in normalize("NFKD", text) if not combining(c)).replace("ß", "ss")
 
 
 def plain(name: str) -> str:
     """A name without case, signs, and the type that some tools write behind it (user_id:token)."""
-    name = re.sub(r":(token|float|token_seq|float_seq)$", "", name.strip())
+    name = re.sub(r":(token|float|token_seq|float_seq)$", "", without_accents(name).strip(" ."))
     return re.sub(r"[^a-z0-9]", "", name.rpartition(".")[2].lower())
 
 
 def words_of(name: str) -> list[str]:
     """last_customerId -> last, customer, id."""
-    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", re.sub(r":\w+$", "", name))
+    name = re.sub(r":\w+$", "", without_accents(name))
+    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
     return re.findall(r"[a-z]+|[0-9]+", spaced.lower())
 
 
@@ -76,7 +95,7 @@ def name_score(name: str, role: str) -> float:
         return 0.0
     if role != "time" and (described := _described(name)):
         return BY_TITLE if described <= _TITLES else 0.0
-    return 5.0 if role == "time" or {"id", "key", "code", "no"} & words else 3.0
+    return 5.0 if role == "time" or _KEYS & words else 3.0
 
 
 def is_description(name: str) -> bool:

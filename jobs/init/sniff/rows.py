@@ -1,43 +1,60 @@
 """Text and JSON lines as Arrow tables of strings, for a look; bytes in, table out."""
 
 import json
-import re
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from diffsasrec.config.data import EventsConfig
-from diffsasrec.formats.csv_layout import CsvStyle, Layout
+from diffsasrec.formats.csv_layout import CsvStyle, Layout, find_layout
 from diffsasrec.formats.csv_rows import CsvReader
 
-from .dialect import Dialect, text_of
+from .dialect import Dialect
+from .numbers import number_marks
 
-_LINE = re.compile(rb"\A[^\r\n]*(?:\r\n|[\r\n]|\Z)")
 DEEPEST = 4  # levels of a JSON object that become columns
 
 
-def csv_rows(data: bytes, dialect: Dialect, *, with_header: bool) -> tuple[pa.Table, int]:
+def csv_rows(data: bytes, dialect: Dialect, *, from_start: bool) -> tuple[pa.Table, int]:
     """The rows of some bytes of a CSV as a night reads them, as strings, and how many lines are
     none.
 
     Args:
-        data: whole lines.
-        with_header: the first line is the header.
+        data: whole lines, in UTF-8.
+        from_start: of the file, with its header, which may have other names than the dialect.
     """
-    text = text_of(data, dialect.encoding).encode()
-    if with_header:
-        text = _LINE.sub(b"", text, count=1)
-    places = [str(number) for number in range(len(dialect.names))]  # names may be given twice
+    style = style_of(dialect)
+    found = find_layout(data, (), style, at_end=True) if from_start else None
+    text = data if found is None else found.body
+    has_names = found is not None and dialect.has_header
+    names = found.names if found is not None and has_names else list(dialect.names)
+    places = [str(number) for number in range(len(names))]  # names may be given twice
     layout = Layout(places, dialect.separator.encode(), b"")
-    reader = CsvReader(layout, places, places, CsvStyle.of(EventsConfig(path="any")))
+    reader = CsvReader(layout, places, places, style)
     text, _ = reader.with_one_byte(text, at_end=True)
     rows, malformed, _ = reader.split(text, at_end=True)
     chunk = reader.parse(rows, malformed)
-    return chunk.rows.rename_columns(list(dialect.names)), len(chunk.malformed)
+    return chunk.rows.rename_columns(names), len(chunk.malformed)
+
+
+def style_of(dialect: Dialect) -> CsvStyle:
+    """As the configuration of a night says it."""
+    events = EventsConfig(
+        path="any",
+        separator=dialect.separator,
+        columns=None if dialect.has_header else dialect.names,
+        quote=dialect.quote,
+        escape=dialect.escape,
+        skip_lines=dialect.skip_lines,
+        thousands=dialect.thousands,
+        decimal=dialect.decimal,
+    )
+    return CsvStyle.of(events)
 
 
 def json_rows(data: bytes) -> tuple[pa.Table, int]:
-    """The objects of some JSON lines, and how many lines are none.
+    """The objects of some JSON lines in UTF-8, and how many lines are none.
 
     A nested key has the keys above it before it, with dots: `user.id`.
     """
@@ -67,11 +84,18 @@ def _leaves(values: dict[str, Any], path: str, levels: int) -> Any:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Integers or strings as they are; all else as the JSON text that it was."""
+    """Integers, floats or strings as they are; all else as the JSON text that it was.
+
+    Lists without their values: they stand for no user, item or time.
+    """
     filled = [value for value in values if value is not None]
-    if filled and all(type(value) is int and abs(value) < 2**63 for value in filled):
+    kinds = {type(value) for value in filled}
+    if kinds == {list}:
+        return pa.array([value and [] for value in values], pa.list_(pa.null()))
+    if kinds == {int} and all(abs(value) < 2**63 for value in filled):
         return pa.array(values, pa.int64())
-    if filled and all(type(value) in (int, float) for value in filled):
+    integers = [value for value in filled if type(value) is int]
+    if kinds in ({float}, {int, float}) and all(abs(value) < 2**53 for value in integers):
         return pa.array(values, pa.float64())
     texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
     return pa.array([None if t is None else t.encode(errors="replace") for t in texts]).cast(
@@ -85,3 +109,17 @@ def whole_lines(data: bytes, *, from_start: bool, to_end: bool) -> bytes:
     if not from_start:
         data = data.partition(newline)[2]
     return data if to_end else data[: data.rfind(newline) + 1]
+
+
+def in_detail(text: bytes, dialect: Dialect) -> Dialect:
+    """A dialect with what only its rows tell: an escape of quotes, and how numbers are written.
+
+    Args:
+        text: the whole lines at the beginning of a file, in UTF-8.
+    """
+    if b'\\"' in text:
+        either = [replace(dialect, escape=escape) for escape in (None, "\\")]
+        dialect = min(either, key=lambda one: csv_rows(text, one, from_start=True)[1])
+    table, _ = csv_rows(text, dialect, from_start=True)
+    thousands, decimal = number_marks(table, dialect.separator)
+    return replace(dialect, thousands=thousands, decimal=decimal)

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from diffsasrec.inputs.moments import read_times
+from diffsasrec.month_names import in_english, names_month, with_full_names
 from diffsasrec.schema import canonical_type
 from diffsasrec.times import microseconds
 
@@ -23,8 +25,15 @@ def is_plausible(micros: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 
 
 def parse_format(series: Any, template: str) -> Any:
-    """The texts of a pandas series as times; NaT where they are none, or no plausible one."""
+    """The texts of a pandas series as times; NaT where they are none, or no plausible one.
+
+    Months may be named in any language that a night knows.
+    """
     parsed = pd.to_datetime(series, format=template, utc=True, errors="coerce")
+    if names_month(template) and parsed.isna().any():
+        english = pd.Series(in_english(pa.array(series, pa.string())).to_pandas(), series.index)
+        template = with_full_names(template)
+        parsed = parsed.fillna(pd.to_datetime(english, format=template, utc=True, errors="coerce"))
     return parsed.where(is_plausible(_micros(parsed)))
 
 
@@ -53,13 +62,15 @@ def parse_all(
 def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     if canonical_type(column.type) == pa.string():
         return pd.to_numeric(column.cast(pa.string()).to_pandas(), errors="coerce").to_numpy(float)
-    return column.cast(pa.float64()).to_numpy()
+    return column.cast(pa.float64(), safe=False).to_numpy()  # ns are integers of 19 digits
 
 
 def _texts(column: pa.ChunkedArray, formats: tuple[str, ...]) -> npt.NDArray[np.float64]:
-    series = column.cast(pa.string()).to_pandas().str.strip()
     if not formats:
-        return _micros(pd.to_datetime(series, format="ISO8601", utc=True, errors="coerce"))
+        texts = column.cast(pa.string()).combine_chunks()
+        times, wrong, _ = read_times(texts, None)
+        return np.where(wrong | np.asarray(texts.is_null()), np.nan, times.astype(np.float64))
+    series = column.cast(pa.string()).to_pandas().str.strip()
     parsed = parse_format(series, formats[0])
     for other in formats[1:]:
         parsed = parsed.fillna(parse_format(series, other))

@@ -11,15 +11,21 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from diffsasrec.inputs.moments import read_times
+from diffsasrec.month_names import in_english
+
 from .time_values import PER_UNIT, is_plausible, parse_format
 
 SAMPLED = 10_000  # values that are parsed
 MOST_SHAPES = 3  # of texts: more are not one writer's times
 GOOD = 0.5  # of the values are times: else the column holds none
 ISO = re.compile(
-    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:?\d\d(?::?\d\d(?:[.,]\d+)?)?)? ?(?:Z|[+-]\d\d:?\d\d)?"
+    r"(?:\d{4}-\d\d-\d\d(?:[T ]\d\d:?\d\d(?::?\d\d(?:[.,]\d+)?)?)?|\d{8}T\d{6}(?:\.\d+)?)"
+    r" ?(?:Z|[+-]\d\d:?\d\d)?"
 )
+DIGITS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 INTEGER = re.compile(r"-?\d+")
+WORD = re.compile(r"[^\W\d_]{3}")
 FLOAT = re.compile(r"-?\d+\.\d+(?:[eE]\+?\d+)?|-?\d+[eE]\+?\d+")
 
 
@@ -93,10 +99,18 @@ def _of_numbers(
         if fits.sum() > (0 if best is None else len(best.times)):
             times = micros[fits].astype(np.int64)
             best = TimeGuess(times, places[fits], sampled, unit=unit, is_float=is_float)
-    if best is None or best.share < GOOD:
-        days = None if is_float else _of_formats([str(n) for n in numbers], places, ("%Y%m%d",))
-        return days if days is not None and days.share >= GOOD else best
+    if not is_float and (best is None or best.share < GOOD):
+        days = _of_days([str(n) for n in numbers], places)
+        return best if days is None else days
     return best
+
+
+def _of_days(texts: list[str], places: npt.NDArray[np.int64]) -> TimeGuess | None:
+    """Numbers whose digits are a day, or a day and a time, as in 20240131."""
+    lengths = Counter(map(len, texts))
+    template = DIGITS.get(lengths.most_common(1)[0][0])
+    found = None if template is None else _of_formats(texts, places, (template,))
+    return found if found is not None and found.share >= GOOD else None
 
 
 def _of_texts(texts: list[str], places: npt.NDArray[np.int64]) -> TimeGuess | None:
@@ -121,9 +135,9 @@ def _kind(text: str) -> str:
 
 
 def _of_iso(texts: list[str], places: npt.NDArray[np.int64]) -> TimeGuess:
-    parsed = pd.to_datetime(pd.Series(texts), format="ISO8601", utc=True, errors="coerce")
+    times, wrong, _ = read_times(pa.array(texts, pa.string()), None)
     clock = sum(len(text) > len("2010-01-01") for text in texts) > len(texts) / 2
-    return _guess_of(parsed, places, has_clock=clock)
+    return TimeGuess(times[~wrong], places[~wrong], len(texts), has_clock=clock)
 
 
 def _guess_of(parsed: Any, places: npt.NDArray[np.int64], **more: Any) -> TimeGuess:
@@ -144,6 +158,16 @@ def _of_formats(
 
 
 def _best_formats(texts: list[str], places: npt.NDArray[np.int64]) -> TimeGuess | None:
+    """As most of the texts are written, with months in English or in another language."""
+    best = _formats_of(texts, places)
+    if (best is not None and best.share == 1) or not any(map(WORD.search, texts)):
+        return best
+    english = _formats_of(in_english(pa.array(texts, pa.string())).to_pylist(), places)
+    most = max((best, english), key=lambda one: -1.0 if one is None else one.share)
+    return most
+
+
+def _formats_of(texts: list[str], places: npt.NDArray[np.int64]) -> TimeGuess | None:
     """The formats that explain most texts, one per shape; of two that are as good, see _order."""
     shapes = Counter(_shape(text) for text in texts).most_common(MOST_SHAPES)
     if sum(number for _, number in shapes) < GOOD * len(texts):
