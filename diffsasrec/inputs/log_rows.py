@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -81,13 +82,13 @@ def _read_parquet(
     fragment: Fragment, events: EventsConfig, after: int | None
 ) -> Iterator[RawChunk]:
     assert fragment.row_group is not None
-    columns = _columns(events)
-    if fragment.of_table is not None:
-        for table in read_rows(fragment.of_table, fragment.row_group, columns):
-            yield _selected(RawChunk(table.rename_columns(_names(events)), []), events)
-        return
-    skip = partial(_reason_to_skip, group=fragment.row_group, events=events, after=after)
-    for found in read_row_group(fragment.path, fragment.row_group, columns, skip):
+    columns, of_table = _columns(events), fragment.of_table
+    skip = partial(_reason_to_skip, fragment=fragment, events=events, after=after)
+    if of_table is None:
+        chunks = read_row_group(fragment.path, fragment.row_group, columns, skip)
+    else:
+        chunks = read_rows(of_table, fragment.row_group, columns, skip)
+    for found in chunks:
         if isinstance(found, pa.Table):
             yield _selected(RawChunk(found.rename_columns(_names(events)), []), events)
         else:
@@ -99,17 +100,18 @@ def _read_parquet(
 
 
 def _reason_to_skip(
-    parquet: pq.ParquetFile, *, group: int, events: EventsConfig, after: int | None
+    parquet: pq.ParquetFile, *, fragment: Fragment, events: EventsConfig, after: int | None
 ) -> str | None:
     """Why no row of a row group would be read, by its statistics; None if some may be."""
+    known_of = partial(_known_of, parquet, fragment)
     for condition in events.conditions:
-        known = least_and_largest(parquet, group, condition.column)
+        known = known_of(condition.column)
         if known is not None and not may_be_fulfilled(condition, *known):
             return FILTERED
-    known = None if after is None else least_and_largest(parquet, group, events.time_column)
+    known = None if after is None else known_of(events.time_column)
     if known is None or after is None:
         return None
-    kind = type_at(parquet.schema_arrow, events.time_column)
+    kind = type_at(parquet.schema_arrow, _stored_name(parquet, fragment, events.time_column))
     try:
         largest = pa.array([known[1]]).cast(kind)
     except pa.ArrowException:
@@ -117,6 +119,19 @@ def _reason_to_skip(
     times, wrong, out_of_range = read_times(largest, events.time_unit, events.time_format)
     is_known = time_kind(kind) != "text" and not wrong[0] and not out_of_range[0]
     return BEFORE_LOOKBACK if is_known and times[0] < after else None
+
+
+def _known_of(parquet: pq.ParquetFile, fragment: Fragment, column: str) -> tuple[Any, Any] | None:
+    """The least and largest value of a column of the log in a row group; None: not known."""
+    assert fragment.row_group is not None
+    stored = _stored_name(parquet, fragment, column)
+    return least_and_largest(parquet, fragment.row_group, stored)
+
+
+def _stored_name(parquet: pq.ParquetFile, fragment: Fragment, column: str) -> str:
+    """What the file calls a column: that of a table may have been renamed since."""
+    table = fragment.of_table
+    return column if table is None else table.stored_names(parquet.schema_arrow, [column])[0]
 
 
 def _names(events: EventsConfig) -> list[str]:

@@ -1,8 +1,10 @@
 """The rows of the data files of a table that are not deleted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from diffsasrec.files.urls import open_filesystem
 from diffsasrec.formats.parquet_rows import ROWS_PER_CHUNK, open_parquet, select
@@ -18,20 +20,32 @@ def footer_of(file: DataFile) -> tuple[pa.Schema, list[int]]:
     return pa.schema(fields), groups
 
 
-def read_rows(file: DataFile, row_group: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+def read_rows(
+    file: DataFile,
+    row_group: int,
+    columns: Sequence[str],
+    skip: Callable[[pq.ParquetFile], str | None] = lambda _: None,
+) -> Iterator[pa.Table | tuple[str, int]]:
     """The rows of a row group that are not deleted, in chunks, under the table's names.
 
     Args:
         columns: of the table; those within structs with dots, as in user.id.
+        skip: says by the metadata why no row is read; then the reason and the number of rows that
+            are not deleted come in place of the chunks.
     """
     deleted = file.deleted_rows()
     filesystem, inside = open_filesystem(file.path)
     with filesystem.open(inside, "rb") as opened:
         parquet = open_parquet(opened)
-        schema = parquet.schema_arrow
+        schema, metadata = parquet.schema_arrow, parquet.metadata
+        first = sum(metadata.row_group(n).num_rows for n in range(row_group))
+        if (reason := skip(parquet)) is not None:
+            num_rows = metadata.row_group(row_group).num_rows
+            start, end = np.searchsorted(deleted, [first, first + num_rows])
+            yield reason, num_rows - int(end - start)
+            return
         names = dict(zip(schema.names, file.names.of(schema), strict=True))
         stored = file.stored_names(schema, columns)
-        first = sum(parquet.metadata.row_group(n).num_rows for n in range(row_group))
         for batch in parquet.iter_batches(
             batch_size=ROWS_PER_CHUNK, row_groups=[row_group], columns=list(dict.fromkeys(stored))
         ):

@@ -50,6 +50,14 @@ def items(events: EventsConfig) -> list[int]:
     return sorted(item for chunk in chunks for item in chunk["item_id"].to_pylist())
 
 
+def num_unread(events: EventsConfig) -> int:
+    """The rows of row groups that were not read."""
+    events = pinned(events)
+    log = inspect_inputs(list_inputs(events, run_date=DAY), events)
+    chunks = [chunk for f in log.fragments for chunk in read_fragment(f, events)]
+    return sum(c.skipped["filtered"] for c in chunks if c.rows["user_id"].type == pa.null())
+
+
 def commit(path: Path, version: int, *actions: dict[str, Any]) -> None:
     """A version as another writer would leave it."""
     text = "\n".join(map(json.dumps, actions))
@@ -103,6 +111,8 @@ def test_rows_of_a_deletion_vector_do_not_come_back(tmp_path: Path):
         {"add": {**common, **stamp, "deletionVector": deletion_vector([0, 4, 9])}},
     )
     assert items(events_of(path)) == [1, 2, 3, 5, 6, 7, 8, *range(10, 15)]
+    assert num_unread(events_of(path, where=["item_id >= 10"])) == 7
+    assert num_unread(events_of(path, where=["item_id >= 5"])) == 0
     after = list_inputs(pinned(events_of(path)), run_date=DAY)
     assert [file.path for file in before] == [file.path for file in after]
     assert len({file.version for file in before} & {file.version for file in after}) == 1
@@ -149,6 +159,7 @@ def test_a_renamed_column_is_found_by_its_name_in_the_files(tmp_path: Path):
         {"add": {**add, "modificationTime": 1704067200000}},
     )
     assert items(events_of(path)) == list(range(4))
+    assert num_unread(events_of(path, where=["item_id > 3"])) == 4
 
 
 def test_a_version_that_is_not_there_and_a_directory_without_a_log_are_named(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.inputs.log_rows import read_fragment
 from diffsasrec.tables.versions import pinned
+from diffsasrec.times import microseconds
 
 DAY = date(2030, 1, 1)
 
@@ -90,6 +92,15 @@ def chunks(events: EventsConfig) -> Iterator[pa.Table]:
         yield from (chunk.rows for chunk in read_fragment(fragment, events))
 
 
+def left_out(events: EventsConfig, **more: Any) -> Counter[str]:
+    """The rows of row groups that were not read, by the reason."""
+    events = pinned(events)
+    log = inspect_inputs(list_inputs(events, run_date=DAY), events)
+    found = [chunk for f in log.fragments for chunk in read_fragment(f, events, **more)]
+    unread = [chunk.skipped for chunk in found if chunk.rows["user_id"].type == pa.null()]
+    return sum(map(Counter, unread), Counter())
+
+
 def test_every_row_of_the_newest_snapshot_is_read(table: Any, tmp_path: Path):
     assert items(events_of(tmp_path)) == list(range(15))
 
@@ -106,6 +117,26 @@ def test_a_delete_of_a_row_in_a_later_row_group_finds_it(table: Any, tmp_path: P
     pq.write_table(pq.read_table(path), path, row_group_size=4)
     delete_rows(table, tmp_path, [3, 4, 8])
     assert items(events_of(tmp_path)) == [0, 1, 2, 5, 6, 7, 9, *range(10, 15)]
+
+
+def test_row_groups_without_a_row_that_counts_are_not_read_and_their_rows_are_counted(
+    table: Any, tmp_path: Path
+):
+    (file,) = [t.file for t in table.scan().plan_files() if t.file.record_count == 10]
+    path = file.file_path.removeprefix("file://")
+    whole = pq.ParquetFile(path).read()  # with the ids of its columns
+    pq.write_table(whole, path, row_group_size=4)  # minutes 0-3, 4-7, 8-9
+    delete_rows(table, tmp_path, [0, 5])
+    with table.update_schema() as change:
+        change.rename_column("item_id", "sku")
+    table.append(rows(7, 1).rename_columns(["user_id", "sku", "timestamp"]))
+    events = events_of(tmp_path, item_column="sku", where=["sku < 8"])
+    assert left_out(events) == {"filtered": 2 + 5}
+    assert items(events) == [1, 2, 3, 4, 6, 7, 7]
+    after = microseconds("2024-01-01T00:08")
+    events = events_of(tmp_path, item_column="sku")
+    assert left_out(events, after=after) == {"before_lookback": 3 + 3 + 5 + 1}
+    assert left_out(events, after=microseconds("2024-01-01")) == {}
 
 
 def test_an_older_snapshot_has_the_rows_of_its_time(table: Any, tmp_path: Path):
