@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,14 +24,14 @@ from diffsasrec.formats.csv_layout import CsvStyle, find_layout
 from diffsasrec.formats.csv_rows import read_csv
 from diffsasrec.formats.json_rows import read_jsonl
 from diffsasrec.formats.listing import version_of
-from diffsasrec.formats.parquet_rows import least_and_largest, read_row_group, type_at
+from diffsasrec.formats.parquet_rows import read_row_group
 from diffsasrec.inputs.ids import type_names, without_point
 from diffsasrec.inputs.log_files import AGAIN, BROKEN, Fragment, unreadable
 from diffsasrec.inputs.log_types import columns_of, time_kind, type_columns
 from diffsasrec.inputs.moments import read_times
 from diffsasrec.inputs.row_checks import BEFORE_LOOKBACK, FILTERED
 from diffsasrec.schema import TYPE
-from diffsasrec.tables.rows import read_rows
+from diffsasrec.tables.rows import read_rows, statistics_of
 
 MOST_OTHERS, REST = 20, "other ones"  # types of a chunk that are counted by name, and all others
 MOST_BYTES = 2**30  # of a text file, in search of a line
@@ -103,35 +102,23 @@ def _reason_to_skip(
     parquet: pq.ParquetFile, *, fragment: Fragment, events: EventsConfig, after: int | None
 ) -> str | None:
     """Why no row of a row group would be read, by its statistics; None if some may be."""
-    known_of = partial(_known_of, parquet, fragment)
+    assert fragment.row_group is not None
+    known_of = partial(statistics_of, fragment.of_table, parquet, fragment.row_group)
     for condition in events.conditions:
         known = known_of(condition.column)
-        if known is not None and not may_be_fulfilled(condition, *known):
+        if known is not None and not may_be_fulfilled(condition, *known[:2]):
             return FILTERED
     known = None if after is None else known_of(events.time_column)
     if known is None or after is None:
         return None
-    kind = type_at(parquet.schema_arrow, _stored_name(parquet, fragment, events.time_column))
+    _, last, kind = known
     try:
-        largest = pa.array([known[1]]).cast(kind)
+        largest = pa.array([last]).cast(kind)
     except pa.ArrowException:
         return None
     times, wrong, out_of_range = read_times(largest, events.time_unit, events.time_format)
     is_known = time_kind(kind) != "text" and not wrong[0] and not out_of_range[0]
     return BEFORE_LOOKBACK if is_known and times[0] < after else None
-
-
-def _known_of(parquet: pq.ParquetFile, fragment: Fragment, column: str) -> tuple[Any, Any] | None:
-    """The least and largest value of a column of the log in a row group; None: not known."""
-    assert fragment.row_group is not None
-    stored = _stored_name(parquet, fragment, column)
-    return least_and_largest(parquet, fragment.row_group, stored)
-
-
-def _stored_name(parquet: pq.ParquetFile, fragment: Fragment, column: str) -> str:
-    """What the file calls a column: that of a table may have been renamed since."""
-    table = fragment.of_table
-    return column if table is None else table.stored_names(parquet.schema_arrow, [column])[0]
 
 
 def _names(events: EventsConfig) -> list[str]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.files.urls import open_filesystem
 
@@ -59,6 +60,14 @@ class DataFile:
     name: str  # as the table calls it
     names: Names = Names()
     deleted: Deleted | None = None  # None: none of its rows
+    # the value in every row of columns of the table that the file may not hold: those of its
+    # partition, and null for those that are younger than the file
+    constants: Mapping[str, pa.Scalar] = field(default_factory=dict)
+
+    def lacking(self, stored: pa.Schema) -> dict[str, pa.Scalar]:
+        """The constants that stand for columns which the file does not hold."""
+        held = set(self.names.of(stored))
+        return {name: value for name, value in self.constants.items() if name not in held}
 
     def stored_names(self, stored: pa.Schema, columns: Sequence[str]) -> list[str]:
         """What the file calls columns of the table, or columns within them."""
@@ -68,6 +77,18 @@ class DataFile:
 
     def deleted_rows(self) -> npt.NDArray[np.int64]:
         return NO_POSITIONS if self.deleted is None else self.deleted.of(self.name)
+
+
+def used_columns(events: EventsConfig) -> dict[str, bool]:
+    """The columns of a table that a night reads, and whether a row may be without a value.
+
+    Of a column within structs, the outermost one.
+    """
+    needed = (events.user_column, events.item_column, events.time_column)
+    others = [condition.column for condition in events.conditions]
+    others += [] if events.type_column is None else [events.type_column]
+    used = {name: True for column in others for name in (column, _parted(column)[0])}
+    return used | {name: False for column in needed for name in (column, _parted(column)[0])}
 
 
 def _parted(column: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.urls import is_s3
-from diffsasrec.tables.data_files import DataFile, Deleted, Names
+from diffsasrec.tables.data_files import DataFile, Deleted, Names, used_columns
 from diffsasrec.tables.explained import explained, needs
 from diffsasrec.tables.iceberg import digest, readable_path
 
@@ -56,8 +56,10 @@ def files_at(events: EventsConfig, version: int) -> list[DataFile]:
         names = Names(by_name=_mapped(table))
         actions = pa.table(table.get_add_actions(flatten=True))
         deleted = _deletion_vectors(table)
+        constants = _constants(table, actions, events)
     files = []
-    for action in actions.select(["path", "size_bytes", "modification_time"]).to_pylist():
+    shown = actions.select(["path", "size_bytes", "modification_time"]).to_pylist()
+    for place, action in enumerate(shown):
         path = unquote(action["path"])
         path = readable_path(path) if "://" in path else f"{root}/{path}"
         gone = deleted.get(path)
@@ -70,9 +72,9 @@ def files_at(events: EventsConfig, version: int) -> list[DataFile]:
                 path,
                 names,
                 None if gone is None else Deleted(positions=gone),
+                {name: column[place] for name, column in constants.items()},
             )
         )
-    _refuse_partition_columns(table, events)
     return sorted(files, key=lambda file: file.path)
 
 
@@ -115,14 +117,22 @@ def _refuse_unknown(table: Any, events: EventsConfig) -> None:
         )
 
 
-def _refuse_partition_columns(table: Any, events: EventsConfig) -> None:
-    """The files of a partition do not hold its column."""
-    for key in ("user_column", "item_column", "time_column"):
-        if (column := getattr(events, key)) in table.metadata().partition_columns:
-            raise InputDataError(
-                f"events.{key}={column} is a partition column of {events.source}, which its data "
-                "files do not hold; name another column"
-            )
+def _constants(table: Any, actions: pa.Table, events: EventsConfig) -> dict[str, pa.ChunkedArray]:
+    """The values of columns that data files may not hold, one per file: those of partitions, and
+    null for columns that are younger than a file.
+    """
+    types, partitioned = pa.schema(table.schema().to_arrow()), table.metadata().partition_columns
+    stored = {name: physical for physical, name in _mapped(table).items()}
+    found = {}
+    for name, may_miss in used_columns(events).items():
+        if name in partitioned:
+            places = [f"partition.{each}" for each in (name, stored.get(name))]
+            (place,) = [each for each in places if each in actions.column_names]
+            found[name] = actions[place].cast(types.field(name).type)
+        elif may_miss and name in types.names:
+            kind = types.field(name).type
+            found[name] = pa.chunked_array([pa.nulls(len(actions), kind)])
+    return found
 
 
 def _mapped(table: Any) -> dict[str, str]:

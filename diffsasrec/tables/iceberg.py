@@ -7,9 +7,11 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
+import pyarrow as pa
+
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.tables.data_files import DataFile, Deleted, Names
+from diffsasrec.tables.data_files import DataFile, Deleted, Names, used_columns
 from diffsasrec.tables.explained import explained, needs
 
 REWRITE = (
@@ -58,7 +60,8 @@ def files_at(events: EventsConfig, snapshot: int) -> list[DataFile]:
             raise InputDataError(
                 f"{events.source} has equality deletes at snapshot {snapshot}: {REWRITE}"
             ) from None
-    files = [_file(task, names, events) for task in tasks]
+        constants = _Constants(table, scan.projection(), events)
+    files = [_file(task, names, events, constants.of(task.file)) for task in tasks]
     return sorted(files, key=lambda file: file.path)
 
 
@@ -88,7 +91,41 @@ def _mapped(table: Any) -> dict[str, str]:
     return {name: known[n] for n, names in named.items() if n in known for name in names}
 
 
-def _file(task: Any, names: Names, events: EventsConfig) -> DataFile:
+class _Constants:
+    """The values of columns that data files may not hold."""
+
+    def __init__(self, table: Any, schema: Any, events: EventsConfig) -> None:
+        from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+        self._specs = table.specs()
+        types = schema_to_pyarrow(schema)
+        used = {
+            name: may_miss for name, may_miss in used_columns(events).items() if name in types.names
+        }
+        self._numbers = {schema.find_field(name).field_id: name for name in used}
+        self._types = {name: types.field(name).type for name in used}
+        # what rows have that are older than the column
+        self._defaults = {
+            name: pa.scalar(schema.find_field(name).initial_default, self._types[name])
+            for name, may_miss in used.items()
+            if may_miss
+        }
+
+    def of(self, file: Any) -> dict[str, pa.Scalar]:
+        """Those of one data file: of its partition, or what older rows have."""
+        from pyiceberg.transforms import IdentityTransform
+
+        found = dict(self._defaults)
+        for place, field in enumerate(self._specs[file.spec_id].fields):
+            name = self._numbers.get(field.source_id)
+            if name is not None and isinstance(field.transform, IdentityTransform):
+                found[name] = pa.scalar(file.partition[place], self._types[name])
+        return found
+
+
+def _file(
+    task: Any, names: Names, events: EventsConfig, constants: dict[str, pa.Scalar]
+) -> DataFile:
     file = task.file
     _refuse_other_formats([file], events, "a data file")
     _refuse_other_formats(task.delete_files, events, "a file of deleted rows")
@@ -100,6 +137,7 @@ def _file(task: Any, names: Names, events: EventsConfig) -> DataFile:
         str(file.file_path),
         names,
         Deleted(deletes) if deletes else None,
+        constants,
     )
 
 

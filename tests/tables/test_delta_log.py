@@ -17,6 +17,7 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.inputs.log_rows import read_fragment
 from diffsasrec.tables.versions import pinned
+from diffsasrec.times import microseconds
 
 DAY = date(2030, 1, 1)
 
@@ -50,12 +51,12 @@ def items(events: EventsConfig) -> list[int]:
     return sorted(item for chunk in chunks for item in chunk["item_id"].to_pylist())
 
 
-def num_unread(events: EventsConfig) -> int:
+def num_unread(events: EventsConfig, why: str = "filtered", **more: Any) -> int:
     """The rows of row groups that were not read."""
     events = pinned(events)
     log = inspect_inputs(list_inputs(events, run_date=DAY), events)
-    chunks = [chunk for f in log.fragments for chunk in read_fragment(f, events)]
-    return sum(c.skipped["filtered"] for c in chunks if c.rows["user_id"].type == pa.null())
+    chunks = [chunk for f in log.fragments for chunk in read_fragment(f, events, **more)]
+    return sum(c.skipped.get(why, 0) for c in chunks if c.rows["user_id"].type == pa.null())
 
 
 def commit(path: Path, version: int, *actions: dict[str, Any]) -> None:
@@ -123,9 +124,31 @@ def test_partitions_with_any_value_are_read(tmp_path: Path):
     assert items(events_of(tmp_path / "t")) == list(range(10))
 
 
-def test_a_column_that_only_partitions_have_is_refused(tmp_path: Path):
+def test_a_column_that_only_partitions_have_is_read_from_them(tmp_path: Path):
     write(tmp_path / "t", rows(0, 10), partition_by=["kind"])
-    with pytest.raises(InputDataError, match=r"events.user_column=kind is a partition column of"):
+    assert items(events_of(tmp_path / "t", user_column="kind")) == list(range(10))
+    assert items(events_of(tmp_path / "t", where=["kind = c/d"])) == [1, 3, 5, 7, 9]
+    assert num_unread(events_of(tmp_path / "t", where=["kind = c/d"])) == 5
+    types = {"a b": {"target": True}, "c/d": {"weight": 0.5}}
+    assert items(events_of(tmp_path / "t", type_column="kind", types=types)) == list(range(10))
+
+
+def test_the_day_of_a_partition_may_be_the_time(tmp_path: Path):
+    days = [date(2024, 1, 1 + n // 5) for n in range(10)]
+    table = rows(0, 10).drop_columns(["timestamp"]).append_column("day", pa.array(days))
+    write(tmp_path / "t", table, partition_by=["day"])
+    events = EventsConfig(table=str(tmp_path / "t"), table_format="delta", time_column="day")
+    assert items(events) == list(range(10))
+    assert num_unread(events, "before_lookback", after=microseconds("2024-01-02")) == 5
+
+
+def test_a_column_that_is_younger_than_a_file_is_null_in_it(tmp_path: Path):
+    write(tmp_path / "t", rows(0, 4).drop_columns(["kind"]))
+    write(tmp_path / "t", rows(10, 4), schema_mode="merge")
+    assert items(events_of(tmp_path / "t", where=["kind is null"])) == [0, 1, 2, 3]
+    assert items(events_of(tmp_path / "t", where=["kind = a b"])) == [10, 12]
+    assert items(events_of(tmp_path / "t")) == [0, 1, 2, 3, 10, 11, 12, 13]
+    with pytest.raises(InputDataError, match=r"has no column kind \(events.user_column\)"):
         items(events_of(tmp_path / "t", user_column="kind"))
 
 

@@ -184,6 +184,30 @@ def test_a_dropped_column_does_not_answer_to_the_name_of_a_new_one(table: Any, t
         items(events_of(tmp_path))
 
 
+def test_a_column_that_is_younger_than_a_file_is_null_in_it(table: Any, tmp_path: Path):
+    from pyiceberg.types import StringType
+
+    with table.update_schema() as change:
+        change.add_column("kind", StringType())
+    table.append(rows(20, 2).append_column("kind", pa.array(["buy", "view"])))
+    assert items(events_of(tmp_path, where=["kind = buy"])) == [20]
+    assert items(events_of(tmp_path, where=["kind is null"])) == list(range(15))
+
+
+def test_a_column_that_only_a_partition_has_is_read_from_it(table: Any, tmp_path: Path):
+    with table.update_spec() as change:
+        change.add_identity("user_id")
+    table.append(rows(20, 3))
+    for task in table.scan().plan_files():
+        if task.file.record_count == 1:  # as Hive has written files that were added to a table
+            path = task.file.file_path.removeprefix("file://")
+            pq.write_table(pq.ParquetFile(path).read().drop_columns(["user_id"]), path)
+    assert items(events_of(tmp_path)) == [*range(15), 20, 21, 22]
+    found = {user for chunk in chunks(events_of(tmp_path)) for user in chunk["user_id"].to_pylist()}
+    assert found == {"u0", "u1", "u2"}
+    assert items(events_of(tmp_path, where=["user_id = u1", "item_id > 15"])) == [21]
+
+
 def test_equality_deletes_are_refused(table: Any, tmp_path: Path):
     from pyiceberg.manifest import DataFileContent
 
@@ -238,3 +262,12 @@ def test_without_pyiceberg_the_extra_is_named(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiceberg", None)
     with pytest.raises(ConfigError, match=r"pip install 'diffsasrec\[iceberg\]'"):
         pinned(events_of(tmp_path))
+
+
+def test_rows_that_are_older_than_a_column_have_its_default(table: Any, tmp_path: Path):
+    from pyiceberg.types import StringType
+
+    with table.update_schema() as schema:
+        schema.add_column("kind", StringType(), default_value="buy")
+    table.append(rows(20, 2).append_column("kind", pa.array(["buy", "view"])))
+    assert items(events_of(tmp_path, where=["kind = buy"])) == [*range(15), 20]
