@@ -4,6 +4,7 @@ deltalake is an optional extra: only the functions that read a table's log impor
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.urls import is_s3
-from diffsasrec.tables.data_files import DataFile, Deleted, Names, used_columns
+from diffsasrec.tables.data_files import DataFile, Deleted, Names
 from diffsasrec.tables.explained import explained, needs
 from diffsasrec.tables.iceberg import digest, readable_path
 
@@ -42,8 +43,11 @@ def newest_version(events: EventsConfig) -> int:
     return int(_open(events, None).version())
 
 
-def files_at(events: EventsConfig, version: int) -> list[DataFile]:
+def files_at(events: EventsConfig, version: int, used: Mapping[str, bool] | None) -> list[DataFile]:
     """The data files of a version, sorted by path.
+
+    Args:
+        used: as of `used_columns`; None: all columns, and a row may be without a value of any.
 
     Raises:
         ConfigError: the table or the version is missing.
@@ -56,7 +60,7 @@ def files_at(events: EventsConfig, version: int) -> list[DataFile]:
         names = Names(by_name=_mapped(table))
         actions = pa.table(table.get_add_actions(flatten=True))
         deleted = _deletion_vectors(table)
-        constants = _constants(table, actions, events)
+        constants = _constants(table, actions, used)
     files = []
     shown = actions.select(["path", "size_bytes", "modification_time"]).to_pylist()
     for place, action in enumerate(shown):
@@ -117,14 +121,16 @@ def _refuse_unknown(table: Any, events: EventsConfig) -> None:
         )
 
 
-def _constants(table: Any, actions: pa.Table, events: EventsConfig) -> dict[str, pa.ChunkedArray]:
+def _constants(
+    table: Any, actions: pa.Table, used: Mapping[str, bool] | None
+) -> dict[str, pa.ChunkedArray]:
     """The values of columns that data files may not hold, one per file: those of partitions, and
     null for columns that are younger than a file.
     """
     types, partitioned = pa.schema(table.schema().to_arrow()), table.metadata().partition_columns
     stored = {name: physical for physical, name in _mapped(table).items()}
     found = {}
-    for name, may_miss in used_columns(events).items():
+    for name, may_miss in (dict.fromkeys(types.names, True) if used is None else used).items():
         if name in partitioned:
             places = [f"partition.{each}" for each in (name, stored.get(name))]
             (place,) = [each for each in places if each in actions.column_names]

@@ -4,14 +4,14 @@ pyiceberg is an optional extra: only the functions that talk to a catalog import
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.tables.data_files import DataFile, Deleted, Names, used_columns
+from diffsasrec.tables.data_files import DataFile, Deleted, Names
 from diffsasrec.tables.explained import explained, needs
 
 REWRITE = (
@@ -35,8 +35,13 @@ def newest_snapshot(events: EventsConfig) -> int:
     return int(snapshot.snapshot_id)
 
 
-def files_at(events: EventsConfig, snapshot: int) -> list[DataFile]:
+def files_at(
+    events: EventsConfig, snapshot: int, used: Mapping[str, bool] | None
+) -> list[DataFile]:
     """The data files of a snapshot, sorted by path.
+
+    Args:
+        used: as of `used_columns`; None: all columns, and a row may be without a value of any.
 
     Raises:
         ConfigError: the table or the snapshot is missing.
@@ -60,7 +65,7 @@ def files_at(events: EventsConfig, snapshot: int) -> list[DataFile]:
             raise InputDataError(
                 f"{events.source} has equality deletes at snapshot {snapshot}: {REWRITE}"
             ) from None
-        constants = _Constants(table, scan.projection(), events)
+        constants = _Constants(table, scan.projection(), used)
     files = [_file(task, names, events, constants.of(task.file)) for task in tasks]
     return sorted(files, key=lambda file: file.path)
 
@@ -94,14 +99,13 @@ def _mapped(table: Any) -> dict[str, str]:
 class _Constants:
     """The values of columns that data files may not hold."""
 
-    def __init__(self, table: Any, schema: Any, events: EventsConfig) -> None:
+    def __init__(self, table: Any, schema: Any, used: Mapping[str, bool] | None) -> None:
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
         self._specs = table.specs()
         types = schema_to_pyarrow(schema)
-        used = {
-            name: may_miss for name, may_miss in used_columns(events).items() if name in types.names
-        }
+        used = dict.fromkeys(types.names, True) if used is None else used
+        used = {name: may_miss for name, may_miss in used.items() if name in types.names}
         self._numbers = {schema.find_field(name).field_id: name for name in used}
         self._types = {name: types.field(name).type for name in used}
         # what rows have that are older than the column

@@ -3,7 +3,7 @@
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.tables import delta, iceberg
-from diffsasrec.tables.data_files import DataFile
+from diffsasrec.tables.data_files import DataFile, used_columns
 
 
 def pinned(events: EventsConfig) -> EventsConfig:
@@ -21,8 +21,12 @@ def pinned(events: EventsConfig) -> EventsConfig:
     return events.model_copy(update={"table_version": newest(events)})
 
 
-def data_files(events: EventsConfig) -> list[DataFile]:
+def data_files(events: EventsConfig, *, all_columns: bool = False) -> list[DataFile]:
     """The data files of the pinned version of a table, sorted by path.
+
+    Args:
+        all_columns: they know the constants of all columns, and not only of those that a night
+            reads.
 
     Raises:
         ConfigError: the table or the version is missing.
@@ -30,7 +34,8 @@ def data_files(events: EventsConfig) -> list[DataFile]:
     """
     version = events.table_version
     assert version is not None, "pin the version first"
-    files = (iceberg if events.table_format == "iceberg" else delta).files_at(events, version)
+    table_format = iceberg if events.table_format == "iceberg" else delta
+    files = table_format.files_at(events, version, None if all_columns else used_columns(events))
     if not files:
         raise InputDataError(
             f"{events.source} holds no row at version {version}; bring a table with events"

@@ -11,12 +11,13 @@ from diffsasrec.errors import InputDataError
 from diffsasrec.files.urls import open_filesystem
 from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.log_files import list_inputs
+from diffsasrec.tables.rows import footer_of
 from diffsasrec.tables.versions import data_files, pinned
 
 from .columns import BY_PLACE, Choice, Column
 from .files import Sample, how_many, spread, take
 from .guess import Log, log_of
-from .sniff.kinds import HEAD, Kind, are_alike, kinds_below, of_schema, parquet_schema
+from .sniff.kinds import HEAD, Kind, are_alike, kinds_below, of_schema
 from .sniff.names import role_of
 
 READABLE = ("parquet", "csv", "jsonl")
@@ -98,14 +99,16 @@ def is_delta(path: str) -> bool:
 
 
 def of_delta(path: str) -> Chosen:
-    """A Delta table as the log, by a sample that may hold deleted rows as well.
+    """A Delta table as the log.
 
     Raises:
         InputDataError: it has no users, items and times.
     """
     events = EventsConfig(table=path, table_format="delta")
-    found = [InputFile(f.path, f.size, f.version) for f in data_files(pinned(events))]
-    kind = replace(of_schema(parquet_schema(found[0].path)), files=found)
+    of_table = {file.path: file for file in data_files(pinned(events), all_columns=True)}
+    files = [InputFile(file.path, file.size, file.version) for file in of_table.values()]
+    schema, _ = footer_of(of_table[files[0].path])
+    kind = replace(of_schema(schema), files=files, of_table=of_table)
     log = log_of(kind, take(kind))
     if not log.roles.is_log():
         raise InputDataError(_nothing(path, [kind], {id(kind): log}))

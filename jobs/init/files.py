@@ -11,6 +11,8 @@ from diffsasrec.errors import InputDataError
 from diffsasrec.files.urls import open_filesystem
 from diffsasrec.formats.compression import is_compressed
 from diffsasrec.formats.listing import InputFile
+from diffsasrec.tables.data_files import DataFile
+from diffsasrec.tables.rows import footer_of, read_rows
 
 from .sniff.dialect import encoding_of, is_wide, text_of
 from .sniff.kinds import Kind, head_of, read_ranges
@@ -74,7 +76,9 @@ def take(kind: Kind, *, most_bytes: int = MOST_BYTES, most_rows: int = MOST_ROWS
 
     def part(file: InputFile) -> Part:
         if kind.what == "parquet":
-            return _parquet_part(file.path, share, most_rows // len(chosen))
+            as_it_is = DataFile(file.path, file.size, str(file.version), file.path)
+            found = kind.of_table.get(file.path, as_it_is)
+            return _parquet_part(found, share, most_rows // len(chosen))
         return _text_part(file, kind, share)
 
     with ThreadPoolExecutor(16) as pool:  # latency, not work
@@ -171,18 +175,18 @@ def text_blocks(file: InputFile, share: int, encoding: str) -> Iterator[tuple[by
     yield whole_lines(end, from_start=False, to_end=True), True
 
 
-def _parquet_part(path: str, share: int, most_rows: int) -> Part:
+def _parquet_part(file: DataFile, share: int, most_rows: int) -> Part:
     """Likewise of a Parquet file: of its first and last row groups, the usable columns."""
-    filesystem, inside = open_filesystem(path)
-    with filesystem.open(inside, "rb") as file:
-        parquet = pq.ParquetFile(file)
-        schema = parquet.schema_arrow
-        unusable = unusable_of(schema)
-        names = [name for name, _ in leaves(schema) if name not in unusable]
+    filesystem, inside = open_filesystem(file.path)
+    with filesystem.open(inside, "rb") as opened:
+        parquet = pq.ParquetFile(opened)
         groups = _some_groups(parquet, share)
-        empty = plain_table(schema.empty_table()).select(names)
-        table, _ = merged([empty, *_batches(parquet, groups, names, most_rows)])
-    rows = parquet.metadata.num_rows
+        rows = parquet.metadata.num_rows - len(file.deleted_rows())
+    schema, _ = footer_of(file)
+    unusable = unusable_of(schema)
+    names = [name for name, _ in leaves(schema) if name not in unusable]
+    empty = plain_table(schema.empty_table()).select(names)
+    table, _ = merged([empty, *_chunks(file, groups, names, most_rows)])
     return Part(table, rows, table.num_rows == rows)
 
 
@@ -199,13 +203,14 @@ def _some_groups(parquet: pq.ParquetFile, share: int) -> list[int]:
     return sorted(chosen)
 
 
-def _batches(
-    parquet: pq.ParquetFile, groups: list[int], names: list[str], most_rows: int
+def _chunks(
+    file: DataFile, groups: list[int], names: list[str], most_rows: int
 ) -> Iterator[pa.Table]:
     for group in groups:
         left = most_rows // len(groups)
-        for batch in parquet.iter_batches(65_536, row_groups=[group], columns=names):
-            yield plain_table(pa.Table.from_batches([batch])).select(names).slice(0, left)
-            left -= batch.num_rows
+        for chunk in read_rows(file, group, names):
+            if isinstance(chunk, pa.Table):
+                yield plain_table(chunk).slice(0, left)
+                left -= chunk.num_rows
             if left <= 0:
                 break

@@ -9,6 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffsasrec.files.urls import open_filesystem
+from diffsasrec.tables.data_files import DataFile
+from diffsasrec.tables.rows import statistics_of
 from diffsasrec.times import DAY, iso, microseconds
 
 from .files import MOST_FILES, spread
@@ -36,22 +38,20 @@ def largest_times(log: Log) -> np.ndarray:
     column, guess = log.time.column, log.time.column.times
     assert guess is not None
     found = [
-        value for f in spread(log.kind.files, MOST_FILES) for value in _maxima(f.path, column.name)
+        value
+        for file in spread(log.kind.files, MOST_FILES)
+        for value in _maxima(file.path, log.kind.of_table.get(file.path), column.name)
     ]
     alike = [plain(pa.chunked_array([[value]])).cast(column.values.type) for value in found]
     values = pa.chunked_array([c for each in alike for c in each.chunks], column.values.type)
     return parse_all(values, guess.unit, guess.formats)
 
 
-def _maxima(path: str, name: str) -> Iterator[object]:
+def _maxima(path: str, of_table: DataFile | None, name: str) -> Iterator[object]:
     filesystem, inside = open_filesystem(path)
     with filesystem.open(inside, "rb") as file:
-        footer = pq.ParquetFile(file).metadata
-    paths = [footer.schema.column(number).path for number in range(footer.num_columns)]
-    if paths.count(name) != 1:
-        return
-    place = paths.index(name)
-    for number in range(footer.num_row_groups):
-        statistics = footer.row_group(number).column(place).statistics
-        if statistics is not None and statistics.has_min_max:
-            yield statistics.max
+        parquet = pq.ParquetFile(file)
+    for group in range(parquet.num_row_groups):
+        known = statistics_of(of_table, parquet, group, name)
+        if known is not None:
+            yield known[1]

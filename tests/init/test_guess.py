@@ -174,6 +174,19 @@ def test_a_delta_table_is_named_as_a_table(tmp_path: Path):
     assert config.events.table_format == "delta"
 
 
+def test_a_delta_table_has_the_columns_of_its_partitions_and_no_deleted_row(tmp_path: Path):
+    from deltalake import DeltaTable, write_deltalake
+
+    users, items, times = zip(*rows(), strict=True)
+    kinds = ["purchase" if n % 3 == 0 else "view" for n in range(len(users))]
+    table = pa.table({"user_id": users, "item_id": items, "timestamp": times, "event_type": kinds})
+    write_deltalake(str(tmp_path / "t"), table, partition_by=["event_type"])
+    DeltaTable(str(tmp_path / "t")).delete("user_id = 0")
+    log = choose(str(tmp_path / "t")).log
+    assert (log.sample.rows, log.sample.is_whole, log.user.column.distinct) == (285, True, 19)
+    assert look(tmp_path / "t")["events.type_column"] == "event_type"
+
+
 def test_names_and_texts_stand_in_a_condition_as_it_reads_them():
     assert (in_condition("event type"), in_condition("qty")) == ("`event type`", "qty")
 

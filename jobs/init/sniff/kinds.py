@@ -13,6 +13,7 @@ from diffsasrec.files.urls import open_filesystem, resolve_path
 from diffsasrec.formats.compression import is_compressed, open_text
 from diffsasrec.formats.listing import InputFile
 from diffsasrec.inputs.log_files import BROKEN
+from diffsasrec.tables.data_files import DataFile
 
 from .dialect import Dialect, encoding_of, is_aligned, kind_of, sniff, text_of
 from .plain import leaves, unusable_of
@@ -34,6 +35,7 @@ class Kind:
     files: list[InputFile] = field(default_factory=list)
     encoding: str = "utf-8"  # of text
     unusable: Mapping[str, str] = field(default_factory=dict)  # why columns hold no ids or times
+    of_table: Mapping[str, DataFile] = field(default_factory=dict)  # the files of a table by path
 
 
 def kinds_below(files: list[InputFile]) -> list[Kind]:
@@ -46,9 +48,22 @@ def kinds_below(files: list[InputFile]) -> list[Kind]:
         # the first hour may have no row
         largest = max(some, key=lambda file: file.size)
         kind = _look(largest) if number < MOST_HEADS else Kind("not looked at")
-        kind = found.setdefault((kind.what, kind.columns, _form(kind.dialect)), kind)
+        key = kind.what, kind.columns, _form(kind.dialect)
+        kind = _with_marks(found.get(key, kind), kind)
         kind.files.extend(some)
+        found[key] = kind
     return list(found.values())
+
+
+def _with_marks(kind: Kind, other: Kind) -> Kind:
+    """A kind with the marks of numbers that only the other one has."""
+    if kind.dialect is None or other.dialect is None:
+        return kind
+    marks = {
+        name: getattr(kind.dialect, name) or getattr(other.dialect, name)
+        for name in ("thousands", "decimal")
+    }
+    return replace(kind, dialect=replace(kind.dialect, **marks))
 
 
 def _form(dialect: Dialect | None) -> Dialect | None:
