@@ -27,14 +27,14 @@ _MAGIC: tuple[tuple[bytes, Opener], ...] = (
     (b"\x28\xb5\x2f\xfd", _by_arrow("zstd")),
     (b"\x04\x22\x4d\x18", _by_arrow("lz4")),
 )
-_ZIP = b"PK\x03\x04"
+_ZIP, _ZLIB = b"PK\x03\x04", (b"x\x01", b"x\x9c")
 _LONGEST = max(len(magic) for magic, _ in _MAGIC)
 _WORKBOOKS = {"[Content_Types].xml": "an Office document (xlsx)", "content.xml": "an OpenDocument"}
 
 
 def is_compressed(head: bytes) -> bool:
-    """Whether `open_text` decompresses a file with these first bytes."""
-    return head.startswith((*(magic for magic, _ in _MAGIC), _ZIP))
+    """Whether `open_text` decompresses a file with these first bytes, or says why it can't."""
+    return head.startswith((*(magic for magic, _ in _MAGIC), _ZIP, *_ZLIB))
 
 
 def open_text(path: str, data: bytes | None = None) -> Any:
@@ -52,7 +52,7 @@ def open_text(path: str, data: bytes | None = None) -> Any:
             return decompress(raw)
     if head.startswith(_ZIP):
         return _member(path, zipfile.ZipFile(raw))
-    if head[:2] in (b"x\x01", b"x\x9c"):
+    if head.startswith(_ZLIB):
         raise InputDataError(
             f"{path} is compressed by zlib without a header that names it (deflate); "
             "write it as .gz, .zst or plain text"

@@ -72,6 +72,12 @@ def test_columns_within_structs_are_found_and_lists_beside_them_are_not_read(tmp
     assert (found["events.time_column"], found["events.time_unit"]) == ("event.ts", "ms")
 
 
+def test_a_column_with_a_dot_in_its_name_comes_before_one_within_a_struct(tmp_path: Path):
+    table = {"user": [{"id": 7}] * 300, "user.id": USERS, "item_id": ITEMS, "timestamp": TIMES}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    assert choose(str(tmp_path)).log.user.column.distinct == 20
+
+
 def test_nanoseconds_and_the_nan_of_a_user_who_is_missing_are_understood(tmp_path: Path):
     users = pa.array([float("nan") if n % 10 == 0 else float(u) for n, u in enumerate(USERS)])
     write(tmp_path / "a.parquet", user_id=users, timestamp=[t * 10**9 for t in TIMES])

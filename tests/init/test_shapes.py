@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -154,11 +155,13 @@ def test_a_workbook_and_packed_parquet_say_what_to_do(tmp_path: Path):
         for name in ("[Content_Types].xml", "xl/workbook.xml"):
             archive.writestr(name, "<x/>")
     (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(b"PAR1 and so on"))
+    (tmp_path / "c.csv").write_bytes(zlib.compress(b"user,item,time"))
     with pytest.raises(
         InputDataError, match="write the log as Parquet, CSV or JSON lines"
     ) as raised:
         choose(str(tmp_path))
     assert "is an Office document (xlsx); save its sheet as CSV" in str(raised.value)
+    assert "c.csv is compressed by zlib without a header" in str(raised.value)
     assert "b.parquet.gz: Parquet that is compressed as a whole; unpack it" in str(raised.value)
 
 

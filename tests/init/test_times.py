@@ -108,7 +108,8 @@ def test_months_of_every_length_and_language_are_one_format():
 
 
 def test_what_iso_8601_allows_is_read_as_a_night_reads_it():
-    for text in ("2010-12-13 08:26:00,117", "20101213T082600Z", "2010-12-13T24:00:00"):
+    some = ("2010-12-13 08:26:00,117", "20101213T082600Z", "2010-12-13T24:00:00", "2010-W50-1")
+    for text in (*some, "2010-12-13t08:26:00z", "2010-12-13 08:26+00", "2010-12-13T08:26Z[UTC]"):
         assert (guess(text).formats, guess(text).share) == ((), 1)
 
 

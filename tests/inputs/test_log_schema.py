@@ -1,7 +1,11 @@
 """The columns of a log: which must be there, of which types, and the same in every file."""
 
+from datetime import datetime
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from checked_rows import CSV_HEADER, NEW_YEAR, RUN_DATE, read
 from written_logs import COLUMNS, CSV, JSONL, inspected, raw_rows, refusal, write
 
 from diffsasrec.errors import ConfigError
@@ -40,6 +44,13 @@ def test_the_file_that_misses_a_column_is_the_one_that_is_named(tmp_path):
     write(tmp_path / "a.parquet")
     write(tmp_path / "b.parquet", pa.table(COLUMNS).drop("item_id"))
     assert refusal(tmp_path).startswith(f"{tmp_path / 'b.parquet'} has no column item_id")
+
+
+def test_a_file_of_another_kind_beside_the_log_is_named(tmp_path):
+    (tmp_path / "a.csv").write_bytes(CSV_HEADER + b"u,i,5\n")
+    (tmp_path / "README.md").write_text("# this log\n")
+    says = refusal(tmp_path, format="csv")
+    assert f"{tmp_path}/README.md has no column user_id" in says
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path):
@@ -182,6 +193,17 @@ def test_times_of_several_units_and_zones_go_together(tmp_path):
     for number, kind in enumerate([pa.timestamp("s"), pa.timestamp("ns", "UTC"), pa.date32()]):
         write(tmp_path / f"{number}.parquet", {**COLUMNS, "timestamp": pa.nulls(2, kind)})
     assert len(inspected(tmp_path, time_unit=None).fragments) == 3
+
+
+def test_times_in_int96_are_their_moments_in_any_year(tmp_path):
+    years = [2024, 9999, 1000, 2567]  # the nanoseconds of far years wrap into ours
+    times = pa.array([datetime(year, 1, 1) for year in years], pa.timestamp("us"))
+    ids = [str(year) for year in years]
+    table = pa.table({"user_id": ids, "item_id": ids, "timestamp": times})
+    pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
+    kept, counts, _ = read(tmp_path / "a.parquet", before=RUN_DATE)
+    assert kept == [{"user_id": "2024", "item_id": "2024", "timestamp": NEW_YEAR}]
+    assert counts == {"rows": 4, "kept": 1, "after_run_date": 2, "negative_time": 1}
 
 
 def test_a_column_may_lie_within_others(tmp_path):

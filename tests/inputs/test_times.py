@@ -184,6 +184,7 @@ def test_a_day_is_its_first_moment(kind):
         "01/02/2024",
         "x",
         "2024-W60-1",
+        "0000-00-00 00:00:00",  # of MySQL
     ],
 )
 def test_a_string_that_is_no_date_is_unparsable(text):

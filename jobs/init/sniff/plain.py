@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diffsasrec.formats.parquet_rows import select
 from diffsasrec.schema import canonical_type
 
 MOMENT = pa.timestamp("us")  # UTC
@@ -16,14 +17,17 @@ LISTS = "holds lists: write a row for each of their values"
 
 
 def leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
-    """The columns, those within structs with dots (user.id), and their types."""
+    """The columns, those within structs with dots (user.id), and their types.
+
+    A column of that name comes before one within a struct, as in a night.
+    """
 
     def below(field: pa.Field, above: str) -> Iterator[tuple[str, pa.DataType]]:
         name = f"{above}{field.name}"
         if pa.types.is_struct(field.type):
             for inner in field.type.fields:
                 yield from below(inner, f"{name}.")
-        else:
+        elif not above or name not in schema.names:
             yield name, field.type
 
     for field in schema:
@@ -54,12 +58,9 @@ def unusable_of(schema: pa.Schema) -> dict[str, str]:
 
 def plain_table(table: pa.Table) -> pa.Table:
     """The usable columns of a table, flat and of plain types; those within structs with dots."""
-    while any(pa.types.is_struct(kind) for kind in table.schema.types):
-        table = table.flatten()
     unusable = unusable_of(table.schema)
-    kept = [n for n, name in enumerate(table.column_names) if name not in unusable]
-    names = [table.column_names[n] for n in kept]
-    return pa.table([plain(table.column(n)) for n in kept], names=names)
+    names = [name for name, _ in leaves(table.schema) if name not in unusable]
+    return pa.table([plain(select(table, [name])[name]) for name in names], names=names)
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -122,9 +122,11 @@ def _of_texts(texts: list[str], places: npt.NDArray[np.int64]) -> TimeGuess | No
         fits = np.array([wanted.fullmatch(text) is not None for text in texts])
         numbers = np.array([t for t, good in zip(texts, fits, strict=True) if good], object)
         return _of_numbers(numbers, places[fits], len(texts), is_float=kind == "float")
-    if kind == "iso":
-        return _of_iso(texts, places)
-    return _best_formats(texts, places)
+    iso = _of_iso(texts, places)
+    if kind == "iso" or iso.share == 0:
+        return iso if kind == "iso" else _best_formats(texts, places)
+    best = _best_formats(texts, places)  # such as those of BigQuery, which are nearly ISO
+    return iso if best is None or best.share < iso.share else best
 
 
 def _kind(text: str) -> str:
