@@ -64,19 +64,19 @@ class Part:
     examples: Examples  # one or more
     rows: Ints  # [n]
     num_rows: int  # of the global batch
-    counts: bool = True  # or the one example only keeps the rank going, which has none
+    counts: bool = True  # False: the rank has none of it, and one example only keeps it going
 
     @classmethod
     def of(cls, examples: Examples, mine: Ints, *, rows: Ints, num_rows: int) -> "Part":
-        """Some of the examples, one or more, of a rank: `mine`, which may be none."""
+        """Those of some examples, one or more, that are `mine`: perhaps none."""
         if not len(mine):
-            nothing = np.zeros(1, np.int64)
-            return cls(examples.take(nothing), nothing, num_rows, counts=False)
+            first = np.zeros(1, np.int64)
+            return cls(examples.take(first), first, num_rows, counts=False)
         return cls(examples.take(mine), rows, num_rows)
 
     @classmethod
     def whole(cls, examples: Examples) -> "Part":
-        """What a rank alone has."""
+        """What a rank has that is alone."""
         return cls(examples, np.arange(len(examples)), len(examples))
 
 

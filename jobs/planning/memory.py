@@ -3,7 +3,7 @@
 from diffsasrec.config.config import Config
 from diffsasrec.counters.neighbours import SAMPLE
 from diffsasrec.counters.similar import num_neighbours
-from diffsasrec.counters.tables import KINDS
+from diffsasrec.counters.tables import KINDS, MOST_USERS
 from diffsasrec.lake.stages import WORKERS, Workers
 from diffsasrec.model.features import NUM_TRENDS
 
@@ -15,10 +15,12 @@ def memory_of(config: Config, *, rows: float, users: float, items: float) -> dic
     history = rows / max(users, 1.0)
     bucket = min(config.split.users_per_bucket, users) * history * 12
     numbers = config.model.hidden_size * items
-    # weights, gradients, two moments and the average of the weights; a worker's share of a group of
-    # buckets, and of the next one
+    # a worker's share of a group of buckets, and of the next one; before that, the users that
+    # tables of similar items are counted over, and their newest events
     share = -(-config.train.buckets_in_memory // config.train.num_workers)
-    training = 5 * 4 * numbers + 2 * share * bucket
+    sample = min(MOST_USERS, users) * history * 12 * config.model.scores_similar
+    # weights, gradients, two moments and the average of the weights
+    training = 5 * 4 * numbers + 2 * max(share * bucket, sample)
     # an index and a number per entry of the tables of similar items
     similar = len(KINDS) * num_neighbours(int(items)) * 8 * config.model.scores_similar
     # the same of the tastes of users, as they are and turned

@@ -38,6 +38,7 @@ def test_a_rank_reads_its_part_of_the_files_and_no_other(world_size):
 
 def test_workers_that_do_not_divide_the_buckets_share_those_between_them():
     assert buckets_read(64, 3) == [24, 32, 24]
+    assert buckets_read(3, 4) == [1, 2, 2, 1] and set(buckets_read(3, 8)) == {1, 2}
     assert [part for share in shares_of([10] * 8, 3) for part in share.parts if part[0] == 2] == [
         (2, slice(0, 6)),
         (2, slice(6, 33)),  # and of the buckets behind it
