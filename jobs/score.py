@@ -18,10 +18,10 @@ from diffsasrec.files.storage import Storage
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.checkpoint import VOCAB, load_checkpoint
 from diffsasrec.ray_tasks import map_tasks
-from diffsasrec.schema import SOURCES
+from diffsasrec.schema import SOURCES, list_values
 from diffsasrec.score.bucket_lists import Scoring, quarantine_of, scored_histories
 from diffsasrec.score.fallback import log_shares
-from diffsasrec.score.rules import allowed_items
+from diffsasrec.score.rules import allowed_items, boost_at, boosts_of
 from diffsasrec.score.state_files import POPULAR
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.sequences.histories import flatten
@@ -64,7 +64,8 @@ def main(config: Config, run: RunDir) -> Scored:
     lists += sum(map_tasks(count_excluded, range(num_buckets), run.storage), Counter())
     rest = {"left_out_inactive": left_out, "quarantined_users": count_quarantined(scoring)}
     unknown = count_unknown(run, scoring, num_buckets)
-    return Scored(counts=lists | rest | count_forbidden(run, scoring) | unknown | tables)
+    of_rules = count_forbidden(run, scoring) | count_boosted(scoring, num_buckets)
+    return Scored(counts=lists | rest | of_rules | unknown | tables)
 
 
 def count_quarantined(scoring: Scoring) -> int:
@@ -87,6 +88,31 @@ def count_forbidden(run: RunDir, scoring: Scoring) -> dict[str, int]:
     checkpoint = load_checkpoint(run.storage.sub(scoring.checkpoint))
     trained = checkpoint.candidates()
     return {"forbidden_items": int(trained.sum() - allowed_items(checkpoint, scoring.rules).sum())}
+
+
+def count_boosted(scoring: Scoring, num_buckets: int) -> dict[str, int]:
+    """How many items are boosted, or pushed back, and how many places of lists they have.
+
+    Nothing where no table has boosts.
+    """
+    boosts = boosts_of(scoring.rules)
+    if boosts is None:
+        return {}
+    checkpoint = load_checkpoint(scoring.run.sub(scoring.checkpoint))
+    boost = boost_at(scoring.query_time, boosts, checkpoint.vocab)
+    allowed = allowed_items(checkpoint, scoring.rules)
+    boosted = allowed & (boost != 0) if boost is not None else np.zeros(len(allowed), bool)
+    ids = checkpoint.vocab["item_id"].combine_chunks().filter(pa.array(boosted))
+    places = sum(map_tasks(count_places, range(num_buckets), scoring, ids), Counter[str]())
+    return {"boosted_items": len(ids), "boosted_places": 0, "places": 0} | places
+
+
+def count_places(bucket: int, scoring: Scoring, ids: pa.Array) -> Counter[str]:
+    """The places of a bucket's lists, and those of some items."""
+    table = scoring.run.read_table(f"{scoring.output}/{bucket_name(bucket)}", ["items"])
+    shown = list_values(table["items"]).field("item_id")
+    found = pc.sum(pc.is_in(shown, value_set=ids)).as_py() or 0
+    return Counter(places=len(shown), boosted_places=found)
 
 
 def count_unknown(run: RunDir, scoring: Scoring, num_buckets: int) -> dict[str, int]:

@@ -50,6 +50,11 @@ class ScoreConfig(DecodingConfig):
         description="Parquet or CSV, or a directory of such files, with columns user_id and "
         "item_id: what a user is not shown tonight",
     )
+    boost_path: str | None = Field(
+        None,
+        description="likewise, with columns item_id and boost, and perhaps from and until: what is "
+        "added to the logit of an item for everyone while that time lasts; 0.7 doubles its odds",
+    )
     rest_nights: NonNegativeInt = Field(
         0, description="what a user was shown in so many published nights before is not shown again"
     )

@@ -41,7 +41,8 @@ class EncodedHistories:
     ages_B: Tensor
     users_BC: Tensor
     num_slots: int
-    width: int  # of the item vectors
+    width: int  # of the item vectors, without a boost
+    is_boosted: bool = False  # the vectors end with a boost, which counts once for every state
 
     @staticmethod
     def of(
@@ -51,6 +52,7 @@ class EncodedHistories:
         query_time: int,
         num_slots: int,
         width: int,
+        is_boosted: bool = False,
     ) -> "EncodedHistories":
         device, max_len = model.item_weight.device, model.config.max_seq_len
         times, offsets = histories.times, histories.offsets
@@ -65,9 +67,8 @@ class EncodedHistories:
         ages_B = torch.from_numpy(end_ages(times, offsets, query_times)).to(device)
         users = user_features(histories.items, times, offsets, query_times)
         users_BC = torch.from_numpy(users).to(device)
-        return EncodedHistories(
-            model, items_BL, gaps_BL, types_BL, lengths_B, ages_B, users_BC, num_slots, width
-        )
+        events = items_BL, gaps_BL, types_BL, lengths_B, ages_B, users_BC
+        return EncodedHistories(model, *events, num_slots, width, is_boosted)
 
     @cached_property
     def history(self) -> History:
@@ -97,9 +98,15 @@ class EncodedHistories:
         return self._queries(states_RD, self.users_BC[users_R])
 
     def _queries(self, states_RD: Tensor, users_RC: Tensor, ages_R: Tensor | None = None) -> Tensor:
-        """Where the ranker has a share of the score, the rest of it is scaled to what is left."""
-        queries_RW = self.model.queries(states_RD, ages_R, users_RC=users_RC)
-        return queries_RW[:, : self.width] * (1.0 - self.model.ranker_weight)
+        """As wide as the item vectors: without trends that these lack, with 1 for a boost.
+
+        Where the ranker has a share of the score, the rest of it is scaled to what is left.
+        """
+        queries_RW = self.model.queries(states_RD, ages_R, users_RC=users_RC)[:, : self.width]
+        queries_RW = queries_RW * (1.0 - self.model.ranker_weight)
+        if self.is_boosted:
+            queries_RW = torch.nn.functional.pad(queries_RW, (0, 1), value=1.0)
+        return queries_RW
 
 
 def _known_codes(model: SequenceModel, histories: Histories) -> Codes | None:

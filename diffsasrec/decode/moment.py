@@ -17,3 +17,4 @@ class Moment:
     # [V], how many of a thousand single-step lists show it; None: exploring finds nothing rare
     shown: npt.NDArray[np.float32] | None = None
     similar: Similar | None = None  # None: no item is similar to another
+    boost: npt.NDArray[np.float32] | None = None  # [V], added to the logits; None: nothing is

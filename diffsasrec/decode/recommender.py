@@ -52,7 +52,7 @@ class Recommender:
             without Triton.
 
     It works on the device of the model. What all users share is made here, once: the trend columns
-    of the item vectors, and the packed catalogue.
+    of the item vectors, a column with the boosts, and the packed catalogue.
     """
 
     def __init__(
@@ -82,12 +82,18 @@ class Recommender:
         if moment.trends is not None and model.trends is not None:
             self._trends_VF = self._tensor(moment.trends)
         with torch.inference_mode():
+            vectors_VW = model.item_vectors(self._trends_VF)
+            self._width = vectors_VW.shape[1]
+            if moment.boost is not None:
+                boost_V = self._tensor(moment.boost).to(vectors_VW.dtype)
+                vectors_VW = torch.cat([vectors_VW, boost_V[:, None]], dim=1)
             self.catalogue = Catalogue(
-                model.item_vectors(self._trends_VF),
+                vectors_VW,
                 self._tensor(allowed),
                 None if moment.shown is None else self._tensor(moment.shown),
                 None if cap is None else cap.to(self._device),
                 fused,
+                is_boosted=moment.boost is not None,
             )
 
     @torch.inference_mode()
@@ -164,7 +170,8 @@ class Recommender:
             histories,
             query_time=self.query_time,
             num_slots=decoding.k,
-            width=self.catalogue.vectors_VW.shape[1],
+            width=self._width,
+            is_boosted=self.catalogue.is_boosted,
         )
         if decoding.decode == "autoregressive":
             return decode_autoregressive(

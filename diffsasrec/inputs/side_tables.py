@@ -9,6 +9,7 @@ import io
 from collections.abc import Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffsasrec.errors import ConfigError, InputDataError
@@ -19,9 +20,14 @@ from diffsasrec.formats.csv_layout import CsvStyle
 from diffsasrec.formats.csv_rows import csv_layout, read_csv
 from diffsasrec.formats.listing import InputFile, list_files
 from diffsasrec.inputs.log_files import BROKEN
+from diffsasrec.inputs.log_types import time_kind
+from diffsasrec.inputs.moments import read_times
 from diffsasrec.schema import canonical, canonical_type
 
 PARQUET = (".parquet", ".parq", ".pq")
+MOMENT = pa.timestamp("us", "UTC")
+TYPES = {"id": pa.string(), "text": pa.string(), "number": pa.float64(), "moment": MOMENT}
+OPTIONAL = "?"  # behind the kind of a column that a file may lack; its rows are null there
 
 
 def read_item_ids(path: str, key: str) -> pa.Array:
@@ -34,7 +40,10 @@ def read_item_ids(path: str, key: str) -> pa.Array:
 
 
 def read_columns(path: str, key: str, columns: Mapping[str, str]) -> pa.Table:
-    """Some columns of a table: ids canonical ("id"), or as strings ("text").
+    """Some columns of a table: ids canonical ("id"), others by their kind in `TYPES`.
+
+    Args:
+        columns: the kind of each; with "?" behind it, a file may lack the column.
 
     Raises:
         ConfigError: names the key, the file and what is wrong with it.
@@ -49,7 +58,7 @@ def read_columns(path: str, key: str, columns: Mapping[str, str]) -> pa.Table:
                 f"{path} {_types(filled[0])}; write them alike"
             )
     if not filled:
-        return pa.table({name: pa.array([], pa.string()) for name in columns})
+        return pa.table({n: pa.array([], TYPES[kind.strip("?")]) for n, kind in columns.items()})
     return pa.concat_tables(filled)
 
 
@@ -93,18 +102,23 @@ def check_file(file: InputFile, key: str, columns: Mapping[str, str]) -> None:
 def _checked(
     file: InputFile, key: str, columns: Mapping[str, str], data: bytes | None, *, whole: bool
 ) -> pa.Table:
-    where, names = f"{key}={file.path}", list(columns)
+    where = f"{key}={file.path}"
     try:
-        if _is_parquet(file.path, data):
-            table = _read_parquet(file.path, names, where, data, whole=whole)
-        else:
-            table = _read_text(file.path, names, where, data, whole=whole)
+        read = _read_parquet if _is_parquet(file.path, data) else _read_text
+        table = read(file.path, columns, where, data, whole=whole)
     except InputDataError as error:  # an archive of several files
         raise ConfigError(f"{key}: {error}") from None
     except BROKEN as error:
         raise ConfigError(f"{where} can't be read: {error}") from None
-    checks = {"id": _ids, "text": _text}
-    return pa.table({n: checks[kind](table[n], n, where) for n, kind in columns.items()})
+    found = {name: table[name] for name in table.column_names}
+    nothing = pa.chunked_array([pa.nulls(table.num_rows)])
+    checks = {"id": _ids, "text": _text, "number": _numbers, "moment": _moments}
+    return pa.table(
+        {
+            name: checks[kind.strip(OPTIONAL)](found.get(name, nothing), name, where)
+            for name, kind in columns.items()
+        }
+    )
 
 
 def digest(file: InputFile) -> str:
@@ -138,26 +152,26 @@ def _opened(path: str, data: bytes | None) -> io.IOBase:
 
 
 def _read_parquet(
-    path: str, names: list[str], where: str, data: bytes | None, *, whole: bool
+    path: str, columns: Mapping[str, str], where: str, data: bytes | None, *, whole: bool
 ) -> pa.Table:
     with _opened(path, data) as file:
         # in a page with a checksum, a flipped bit is an error and not another id
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        _require(names, parquet.schema_arrow.names, where)
+        names = _present(columns, parquet.schema_arrow.names, where)
         if not whole:
             return parquet.schema_arrow.empty_table()
         return parquet.read(columns=names)
 
 
 def _read_text(
-    path: str, names: list[str], where: str, data: bytes | None, *, whole: bool
+    path: str, columns: Mapping[str, str], where: str, data: bytes | None, *, whole: bool
 ) -> pa.Table:
     """The columns as strings: 007 and 7 are different ids, and NA is an id."""
     with open_text(path, data) as file:
-        layout = csv_layout(file, names, CsvStyle())
+        layout = csv_layout(file, _required(columns), CsvStyle())
     if layout is None:
         raise ConfigError(f"{where} is empty, without a header; remove it or write it again")
-    _require(names, layout.names, where)
+    names = _present(columns, layout.names, where)
     parts = [pa.table({name: pa.array([], pa.string()) for name in names})]
     with open_text(path, data) as file:
         for chunk in read_csv(file, names, names=names) if whole else ():
@@ -171,13 +185,20 @@ def _read_text(
     return pa.concat_tables(parts)
 
 
-def _require(names: list[str], found: list[str], where: str) -> None:
-    for name in names:
-        if found.count(name) != 1:
+def _required(columns: Mapping[str, str]) -> list[str]:
+    return [name for name, kind in columns.items() if not kind.endswith(OPTIONAL)]
+
+
+def _present(columns: Mapping[str, str], found: list[str], where: str) -> list[str]:
+    """Those of the columns that a file has; all that it must have, and each once."""
+    required = _required(columns)
+    for name in columns:
+        if found.count(name) != 1 and (name in required or name in found):
             raise ConfigError(
                 f"{where} has no column {name}, or two; it has {found}"
                 + ("; are its fields separated by commas?" if len(found) == 1 else "")
             )
+    return [name for name in columns if name in found]
 
 
 def _ids(ids: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
@@ -195,3 +216,28 @@ def _text(values: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
         raise ConfigError(
             f"{where}: {name} is {values.type}, no text; name another column"
         ) from None
+
+
+def _numbers(values: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
+    try:
+        return values.cast(pa.float64())
+    except pa.ArrowException as error:
+        raise ConfigError(f"{where}: {name} is no number in every row: {error}") from None
+
+
+def _moments(values: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
+    """Times; texts are ISO 8601. What has no zone is UTC."""
+    if time_kind(values.type) in (None, "number"):
+        raise ConfigError(
+            f"{where}: {name} is {values.type}; write a timestamp, or a text as in "
+            "2026-11-23T00:00:00Z"
+        )
+    times = values.combine_chunks()
+    found, wrong, beyond = read_times(times, None)
+    if (bad := wrong | beyond).any():
+        raise ConfigError(
+            f"{where}: {name} {times.filter(pa.array(bad))[0].as_py()!r} is no time; write it as "
+            "in 2026-11-23T00:00:00Z"
+        )
+    known = pa.array(found, MOMENT)
+    return pa.chunked_array([pc.if_else(times.is_valid(), known, pa.scalar(None, MOMENT))])

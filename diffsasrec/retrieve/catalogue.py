@@ -29,6 +29,7 @@ class Catalogue:
     shown_V: Tensor | None = None  # how many of a thousand lists show it; None: unknown
     cap: CategoryCap | None = None  # on the items of one category in a list
     fused: bool = False  # by the kernels of `top_k_triton`, if few items are asked for
+    is_boosted: bool = False  # the vectors end with a boost; all states have 1 there
 
     @cached_property
     def items_C(self) -> Tensor:
@@ -56,7 +57,8 @@ class Catalogue:
 
     @cached_property
     def metric(self) -> "Metric":
-        return Metric.of(self.vectors_CW)
+        # no change of a state moves a boost: with it the bound would hold too, but be loose
+        return Metric.of(self.vectors_CW[:, :-1] if self.is_boosted else self.vectors_CW)
 
 
 class OwnScores(Protocol):

@@ -13,6 +13,9 @@ class Metric:
     With the mean m and the covariance S of the item vectors, for every item v and change d:
     d v <= d m + |sqrt(S) d| |sqrt(S)^-1 (v - m)|, by Cauchy and Schwarz. In this metric, all items
     are about equally far from the mean, so the bound is tight for each.
+
+    Where the vectors of the items end with a boost, this knows nothing of it: what is behind its
+    width in a change is 0.
     """
 
     mean_W: Tensor
@@ -45,10 +48,13 @@ class Metric:
 
     def reach(self, changes_RW: Tensor) -> Tensor:
         """|sqrt(S) d| of each change, [R]."""
-        return (changes_RW @ self.root_WW).norm(dim=-1)
+        return (self._known(changes_RW) @ self.root_WW).norm(dim=-1)
 
     def rise(self, changes_RW: Tensor, spread_R: Tensor) -> Tensor:
         """A bound on the rise of any logit, beyond `spread_R` times the item's excess, [R]."""
         reach_R = self.reach(changes_RW)
         beyond_R = (reach_R - spread_R).clamp(min=0) * self.excess_C.max()
-        return changes_RW @ self.mean_W + reach_R * self.typical + beyond_R
+        return self._known(changes_RW) @ self.mean_W + reach_R * self.typical + beyond_R
+
+    def _known(self, changes_RW: Tensor) -> Tensor:
+        return changes_RW[..., : len(self.mean_W)]

@@ -103,6 +103,7 @@ class CounterLists:
     Args:
         allowed: what may be recommended at all, [V].
         cap: limit on the items of one category in a list.
+        boost: of each item, added to the logarithm of its share, [V]; None: no item has one.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class CounterLists:
         allowed: npt.NDArray[np.bool_],
         decoding: DecodingConfig,
         cap: CategoryCap | None = None,
+        boost: Shares | None = None,
     ) -> None:
         self.decoding, self.num_uncertain = decoding, 0
         self._beside = None
@@ -127,7 +129,10 @@ class CounterLists:
             )
         base_V = settings.popularity * counted.popularity_V.astype(np.float64)
         self._base_V = base_V + LEAST * counted.all_time_V + FLOOR
-        logits_V1 = torch.from_numpy(np.log(self._base_V).astype(np.float32))[:, None]
+        logits_V = np.log(self._base_V).astype(np.float32)
+        if boost is not None:
+            logits_V += boost
+        logits_V1 = torch.from_numpy(logits_V)[:, None]
         self._catalogue = Catalogue(logits_V1, torch.from_numpy(allowed), cap=cap)
 
     def recommend(

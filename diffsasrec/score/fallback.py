@@ -40,6 +40,7 @@ class PopularLists:
         log_share: of each item of `run_vocab`, `log_shares`.
         vocab: of the checkpoint, whose indices the lists have.
         allowed: what may be recommended at all, [V].
+        boost: of each item, added to its log share, [V]; None: no item has one.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class PopularLists:
         *,
         allowed: npt.NDArray[np.bool_],
         cap: CategoryCap | None,
+        boost: npt.NDArray[np.float32] | None = None,
     ) -> None:
         occurs = np.isfinite(log_share)
         last = np.nextafter(log_share[occurs].min(initial=0), np.float32(-np.inf))
@@ -57,6 +59,8 @@ class PopularLists:
         known = occurs & (index >= 0)
         scores = np.full(len(allowed), last, np.float32)
         scores[index[known]] = log_share[known]
+        if boost is not None:
+            scores += boost
         few = np.zeros(len(scores), bool)
         few[np.argsort(np.where(allowed, -scores, np.inf), kind="stable")[:FEW]] = True
         vectors_V1 = torch.from_numpy(scores)[:, None]
@@ -73,7 +77,7 @@ class PopularLists:
         num_users: int,
         k: int,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """The K most popular items for each user and the log of their shares, [B, K].
+        """The K most popular items for each user and the log of their shares, boosted, [B, K].
 
         Ties in the order of the item index; -1 and -inf after the end.
 

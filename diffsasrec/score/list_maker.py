@@ -1,5 +1,6 @@
 """All that the lists of a scoring are made with, loaded once."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from diffsasrec.decode.recommender import Recommender
 from diffsasrec.decode.trace import Trace
 from diffsasrec.errors import ConfigError
 from diffsasrec.model.checkpoint import load_checkpoint, parse_tensors
-from diffsasrec.retrieve.category_cap import CategoryCap
 from diffsasrec.score.bucket_lists import (
     Scoring,
     known_trends,
@@ -23,7 +23,7 @@ from diffsasrec.score.bucket_lists import (
 )
 from diffsasrec.score.counter_lists import Counted, CounterLists
 from diffsasrec.score.fallback import PopularLists
-from diffsasrec.score.rules import allowed_items, category_cap
+from diffsasrec.score.rules import allowed_items, boost_at, boosts_of, category_cap
 from diffsasrec.score.state_files import COUNTER, POPULAR, SHOWN, SIMILAR, TRENDS
 from diffsasrec.sequences.vocab import reindexing, same_items
 
@@ -52,8 +52,9 @@ class ListMaker:
         self.vocab = scoring.run.read_tables("vocab")
         self.item_ids = self._checkpoint.vocab["item_id"].combine_chunks()
         self._known = measured_items(scoring, self.vocab)
-        allowed = allowed_items(self._checkpoint, scoring.rules)
-        cap = category_cap(self._checkpoint.vocab, scoring.rules)
+        self._allowed = allowed_items(self._checkpoint, scoring.rules)
+        self._cap = category_cap(self._checkpoint.vocab, scoring.rules)
+        self._boosts = boosts_of(scoring.rules)
         trends = known_trends(_tensor(scoring, TRENDS), self.vocab, self._checkpoint.vocab)
         shown = None
         if scoring.decoding.explores:
@@ -64,23 +65,53 @@ class ListMaker:
                     f"{scoring.run.url(scoring.state)} has no {SHOWN}: the night of this run "
                     "did not explore; set score.explore_items to 0"
                 ) from None
-        self.recommender = self._counter_lists(allowed, cap) or Recommender(
-            self._checkpoint.model,
-            moment=Moment(scoring.query_time, trends, shown, self._similar()),
-            allowed=allowed,
-            cap=cap,
-            decoding=scoring.decoding,
-        )
-        self._popular = None
-        if scoring.users == "all":  # holdout users have a history by definition
-            shares = scoring.run.read_table(f"{scoring.state}/{POPULAR}")["log_share"].to_numpy()
-            self._popular = PopularLists(
-                shares, self.vocab, self._checkpoint.vocab, allowed=allowed, cap=cap
-            )
+        boost = boost_at(scoring.query_time, self._boosts, self._checkpoint.vocab)
+        self._moment = Moment(scoring.query_time, trends, shown, self._similar(), boost)
+        self.recommender = self._counter_lists() or self._of_model()
+        self._popular = self._popular_lists()
 
-    def _counter_lists(
-        self, allowed: npt.NDArray[np.bool_], cap: CategoryCap | None
-    ) -> CounterLists | None:
+    def move_to(self, query_time: int) -> None:
+        """Lists of the model are asked for at this time from now on, microseconds.
+
+        What is boosted at this time is; trends stay those of the scoring.
+        """
+        assert isinstance(self.recommender, Recommender)
+        boost = boost_at(query_time, self._boosts, self._checkpoint.vocab)
+        before = self._moment.boost
+        is_same = boost is before or (
+            boost is not None and before is not None and np.array_equal(boost, before)
+        )
+        self._moment = replace(self._moment, query_time=query_time, boost=boost)
+        if is_same:
+            self.recommender.query_time = query_time
+        else:
+            self.recommender, self._popular = self._of_model(), self._popular_lists()
+
+    def _of_model(self) -> Recommender:
+        return Recommender(
+            self._checkpoint.model,
+            moment=self._moment,
+            allowed=self._allowed,
+            cap=self._cap,
+            decoding=self.scoring.decoding,
+        )
+
+    def _popular_lists(self) -> PopularLists | None:
+        """None: no user needs one."""
+        scoring = self.scoring
+        if scoring.users == "holdout":  # they have a history by definition
+            return None
+        shares = scoring.run.read_table(f"{scoring.state}/{POPULAR}")["log_share"].to_numpy()
+        return PopularLists(
+            shares,
+            self.vocab,
+            self._checkpoint.vocab,
+            allowed=self._allowed,
+            cap=self._cap,
+            boost=self._moment.boost,
+        )
+
+    def _counter_lists(self) -> CounterLists | None:
         """By the checkpoint's vocabulary; None: the model makes the lists."""
         scoring = self.scoring
         if scoring.counter is None:
@@ -93,9 +124,10 @@ class ListMaker:
             scoring.counter,
             counted,
             query_time=scoring.query_time,
-            allowed=allowed,
-            cap=cap,
+            allowed=self._allowed,
+            cap=self._cap,
             decoding=scoring.decoding,
+            boost=self._moment.boost,
         )
 
     def _similar(self) -> Similar | None:

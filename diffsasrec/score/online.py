@@ -53,7 +53,7 @@ class OnlineRecommender:
         run: the directory of a published run, {lake}/runs/ds=D/{run_id}.
         decoding: how lists are made; the nightly run takes it from `score` in its configuration.
             Exploring needs the run of a night that explored.
-        rules: which items may be recommended.
+        rules: which items may be recommended, and which are boosted at the time of a question.
     """
 
     def __init__(self, run: str, decoding: DecodingConfig, *, rules: Rules = NO_RULES) -> None:
@@ -104,7 +104,7 @@ class OnlineRecommender:
         sequences, _, _ = finish(
             folded, self._maker.vocab, split_time=now, user_type=user_type, types=types
         )
-        self._maker.recommender.query_time = now
+        self._maker.move_to(now)
         return self._maker.lists(sequences)
 
 

@@ -10,15 +10,18 @@ import pyarrow.compute as pc
 from diffsasrec.config.data import ItemsConfig
 from diffsasrec.schema import like
 
+NAMED = 5  # unknown ids that are named
+
 
 @dataclass(frozen=True)
 class Rules:
-    """Which items may be recommended; fields and their meaning are those of the configuration."""
+    """What holds for items; fields and their meaning are those of the configuration."""
 
     deny_path: str | None = None
     allow_path: str | None = None
     max_per_category: int | None = None
     items: ItemsConfig | None = None  # gives the category of each item
+    boost_path: str | None = None  # by how much an item's logit is raised, and when
 
 
 def is_listed(ids: pa.Array, listed: pa.Array) -> npt.NDArray[np.bool_]:
@@ -33,18 +36,32 @@ class Match:
     ids: int
     known: int
     example: str = ""  # in words, if none is known: both spellings
+    unknown: tuple[str, ...] = ()  # some that are not, of a rule whose ids are named
 
     def __add__(self, other: "Match") -> "Match":
         example = "" if self.known + other.known else self.example or other.example
-        return Match(self.ids + other.ids, self.known + other.known, example)
+        unknown = (*self.unknown, *other.unknown)[:NAMED]
+        return Match(self.ids + other.ids, self.known + other.known, example, unknown)
+
+    @property
+    def names(self) -> str:
+        """The unknown ids in words, behind a count."""
+        if not self.unknown:
+            return ""
+        more = self.ids - self.known - len(self.unknown)
+        return f"; unknown: {', '.join(self.unknown)}{f' and {more} more' if more else ''}"
 
 
-def match(listed: pa.Array, known: pa.Array) -> Match:
-    """Which of the ids of a rule the log knows; both canonical, `known` without duplicates."""
+def match(listed: pa.Array, known: pa.Array, *, named: bool = False) -> Match:
+    """Which of the ids of a rule the log knows; both canonical, `known` without duplicates.
+
+    `named`: says some that are unknown.
+    """
     found = pc.is_in(like(listed, known.type), value_set=known)
     num = pc.sum(found).as_py() or 0
     example = _spellings(listed, known) if num == 0 and len(listed) and len(known) else ""
-    return Match(len(listed), num, example)
+    unknown = listed.filter(pc.invert(found)).slice(0, NAMED) if named else listed[:0]
+    return Match(len(listed), num, example, tuple(map(repr, unknown.to_pylist())))
 
 
 def _spellings(listed: pa.Array, known: pa.Array) -> str:

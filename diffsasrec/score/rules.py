@@ -1,4 +1,4 @@
-"""What must not be in a list: rules over items, and over pairs of user and item."""
+"""What must not be in a list, and what is boosted: rules over items, and over pairs."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import torch
 
 from diffsasrec.errors import ConfigError
-from diffsasrec.inputs.items import items_of, read_items
+from diffsasrec.inputs.items import boosts_at, items_of, read_boosts, read_items
 from diffsasrec.inputs.side_tables import read_item_ids
 from diffsasrec.model.checkpoint import Checkpoint
 from diffsasrec.retrieve.category_cap import CategoryCap
@@ -26,6 +26,28 @@ def allowed_items(checkpoint: Checkpoint, rules: Rules) -> npt.NDArray[np.bool_]
     if rules.allow_path is not None:
         mask &= is_listed(ids, read_item_ids(rules.allow_path, "score.allow_path"))
     return mask
+
+
+def boosts_of(rules: Rules) -> pa.Table | None:
+    """The table of boosts, `read_boosts`; None if there is none."""
+    return None if rules.boost_path is None else read_boosts(rules.boost_path)
+
+
+def boost_at(
+    moment: int, boosts: pa.Table | None, vocab: pa.Table
+) -> npt.NDArray[np.float32] | None:
+    """What is added to the logit of each item at a time (microseconds), [V]; None: to none.
+
+    Items that the vocabulary does not have are ignored.
+    """
+    if boosts is None:
+        return None
+    held = boosts_at(boosts, moment)
+    ids = canonical(vocab["item_id"])
+    index = index_items(like(held["item_id"].combine_chunks(), ids.type), vocab)
+    boost = np.zeros(vocab.num_rows, np.float32)
+    boost[index[index >= 0]] = held["boost"].to_numpy()[index >= 0]
+    return boost if boost.any() else None
 
 
 def category_cap(vocab: pa.Table, rules: Rules) -> CategoryCap | None:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
+from diffsasrec.inputs.items import BOOST_KEY, boosts_at
 from diffsasrec.inputs.side_tables import read_columns, read_file, table_files
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.progress import beating
@@ -19,6 +20,7 @@ from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.schema import canonical, like
 from diffsasrec.score.rule_ids import Match, is_listed, match
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
+from diffsasrec.times import microseconds
 
 from .table_copies import EXCLUDE_KEY, PAIR, copies_of_run, exclusion_copies, side_tables
 
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 KEYS = {
     "deny": "score.deny_path",
     "allow": "score.allow_path",
+    "boost": BOOST_KEY,
     "items": "items.path",
     "previous_vocab": "vocab.previous_path",
 }
@@ -34,6 +37,7 @@ USERS, ITEMS = (f"{EXCLUDE_KEY}, {column}" for column in PAIR)
 MEANS_NOTHING = {  # what a rule does where the log knows none of its ids
     KEYS["deny"]: "nothing is denied",
     KEYS["allow"]: "nothing is allowed",
+    KEYS["boost"]: "nothing is boosted",
     KEYS["items"]: "no item has a title or a category",
     KEYS["previous_vocab"]: "no index is kept",
     USERS: "nothing is excluded for anyone",
@@ -54,6 +58,7 @@ def check_rules(run: RunDir, vocab: pa.Table, num_buckets: int) -> dict[str, dic
     items = canonical(vocab.filter(pc.greater(vocab["count"], 0))["item_id"]).combine_chunks()
     tables = copies_of_run(run.storage)
     found = catalogue_matches(tables, items)
+    say_in_force(tables, run.ds)
     if files := exclusion_copies(run.storage):
         users = _users_of(run, min(SAMPLED, num_buckets))
         shared = (users, items, num_buckets, min(SAMPLED, num_buckets))
@@ -65,15 +70,16 @@ def check_rules(run: RunDir, vocab: pa.Table, num_buckets: int) -> dict[str, dic
 
 
 def check_sampled_rules(
-    config: Config, users: pa.Array, items: pa.Array, *, is_whole: bool
+    config: Config, users: pa.Array, items: pa.Array, *, is_whole: bool, ds: str
 ) -> dict[str, Match]:
-    """The same of a sample of the log; `is_whole`: it is all of the log.
+    """The same of a sample of the log, for a run date; `is_whole`: it is all of the log.
 
     Raises:
         ConfigError: the rules leave nothing to recommend.
     """
     tables = {name: table.read() for name, table in side_tables(config).items()}
     found = catalogue_matches(tables, items)
+    say_in_force(tables, ds)
     if (path := config.score.exclude_path) is not None:
         files = table_files(path, EXCLUDE_KEY)[:FEW_FILES]
         pairs = [read_file(file, EXCLUDE_KEY, PAIR) for file in files]
@@ -86,7 +92,21 @@ def check_sampled_rules(
 
 def catalogue_matches(tables: Mapping[str, pa.Table], items: pa.Array) -> dict[str, Match]:
     """Of each table of items, by its key; `items`: canonical ids of the log, without doubles."""
-    return {KEYS[n]: match(_ids(table), items) for n, table in tables.items()}
+    return {
+        KEYS[name]: match(_ids(table).unique(), items, named=name == "boost")
+        for name, table in tables.items()
+    }
+
+
+def say_in_force(tables: Mapping[str, pa.Table], ds: str) -> None:
+    """Says how many boosts hold at a run date."""
+    if (boosts := tables.get("boost")) is None or not boosts.num_rows:
+        return
+    num = boosts_at(boosts, microseconds(ds)).num_rows
+    level = logging.INFO if num else logging.WARNING
+    nothing = "" if num else ", so that nothing is boosted"
+    what = f"%s: %d of %d rows are in force at {ds} 00:00 UTC{nothing}"
+    log.log(level, what, BOOST_KEY, num, boosts.num_rows)
 
 
 def _ids(table: pa.Table) -> pa.Array:
@@ -131,7 +151,7 @@ def _sum(parts: object) -> dict[str, Match]:
 def say_matches(found: Mapping[str, Match], where: str) -> None:
     for key, m in found.items():
         if m.known:
-            log.info("%s: %d of %d ids are known to %s", key, m.known, m.ids, where)
+            log.info("%s: %d of %d ids are known to %s%s", key, m.known, m.ids, where, m.names)
         elif m.ids:
             log.warning(
                 "%s: none of %d ids is known to %s, so that %s%s",

@@ -1,6 +1,7 @@
 """How lists are made on a night, for everyone or for the holdout users, and the making of them."""
 
 import logging
+from dataclasses import replace
 from typing import Literal
 
 import pyarrow as pa
@@ -56,6 +57,9 @@ def scoring_of(
     settings: DecodingConfig = config.score
     if counter is not None:
         settings = settings.model_copy(update={"decode": "single", "rank": "next_item"})
+    rules = rules_of_run(config, run.storage)
+    if users == "holdout":  # the figures, and the choice of what is served, are without boosts
+        rules = replace(rules, boost_path=None)
     active_since = None
     if config.score.active_days is not None and users == "all":
         active_since = microseconds(run.ds) - round(config.score.active_days * DAY)
@@ -67,7 +71,7 @@ def scoring_of(
         query_time=query_time,
         state=state,
         active_since=active_since,
-        rules=rules_of_run(config, run.storage),
+        rules=rules,
         decoding=settings,
         excluded=excluded,
         max_quarantined_users=config.score.max_quarantined_users,

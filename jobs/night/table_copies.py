@@ -19,7 +19,7 @@ from diffsasrec.config.data import ItemsConfig
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import Storage, parquet_bytes, sha256
 from diffsasrec.formats.listing import InputFile
-from diffsasrec.inputs.items import read_items
+from diffsasrec.inputs.items import BOOST_KEY, read_boosts, read_items
 from diffsasrec.inputs.side_tables import (
     check_file,
     digest,
@@ -58,6 +58,8 @@ def side_tables(config: Config) -> dict[str, SideTable]:
         key = f"score.{name}_path"
         if (path := getattr(config.score, f"{name}_path")) is not None:
             found[name] = SideTable(key, path, lambda p=path, k=key: _read_ids(p, k))  # type: ignore[misc]
+    if (boosts := config.score.boost_path) is not None:
+        found["boost"] = SideTable(BOOST_KEY, boosts, lambda: read_boosts(boosts))
     if (path := config.items.path) is not None:
         found["items"] = SideTable("items.path", path, lambda: _read_items(config.items))
     if (path := config.vocab.previous_path) is not None:
@@ -202,12 +204,13 @@ def items_of_run(config: Config, run: Storage) -> ItemsConfig:
 
 
 def rules_of_run(config: Config, run: Storage) -> Rules:
-    """Which items may be recommended, by the tables of a run."""
+    """Which items may be recommended, and which are boosted, by the tables of a run."""
     return Rules(
         deny_path=_path_in(run, "deny", config.score.deny_path),
         allow_path=_path_in(run, "allow", config.score.allow_path),
         max_per_category=config.score.max_per_category,
         items=items_of_run(config, run),
+        boost_path=_path_in(run, "boost", config.score.boost_path),
     )
 
 

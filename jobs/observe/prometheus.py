@@ -62,6 +62,7 @@ def exposition(facts: MetricFacts) -> bytes:
         page.add_each("lists", "lists by what made them", "source", lists)
         short = counts["score"].get("short_lists", 0)
         page.add("short_lists", "lists of fewer than score.k items", short)
+        _add_rules(page, counts["score"])
         _add_item_tables(page, counts["score"])
     if facts.metrics is not None:
         _add_quality(page, facts.metrics)
@@ -139,6 +140,14 @@ def _add_rows(page: _Page, counts: dict[str, int]) -> None:
     page.add_each("rows_quarantined", "bad rows by reason", "reason", quarantined)
     dropped = {reason: counts.get(reason, 0) for reason in DROPPED}
     page.add_each("rows_dropped", "good rows that are not used, by reason", "reason", dropped)
+
+
+def _add_rules(page: _Page, counts: Mapping[str, int]) -> None:
+    """Nothing where no table has boosts."""
+    if "boosted_items" in counts:
+        page.add("boosted_items", "items that are boosted", counts["boosted_items"])
+        of_all = counts.get("boosted_places", 0) / max(counts.get("places", 0), 1)
+        page.add("boosted_fraction", "share of the places of all lists that they have", of_all)
 
 
 def _add_item_tables(page: _Page, counts: Mapping[str, int]) -> None:

@@ -76,7 +76,7 @@ def look_at_log(config: Config, run: RunDir, inputs: list[InputFile]) -> Size:
         size = Size.of_sample(sample.users, sample.items, inputs, config.events.format)
     check_sample(sample, found, config.events, before=before, num_rows=size.rows)
     distinct = [pa.chunked_array(ids).unique() for ids in (sample.users, sample.items)]
-    check_sampled_rules(config, *distinct, is_whole=sample.is_whole)
+    check_sampled_rules(config, *distinct, is_whole=sample.is_whole, ds=run.ds)
     if (gap := missing_days(sample, inputs, config.events, run.ds)) is not None:
         warn(gap)
     for doubt in doubts(

@@ -144,6 +144,11 @@ def _who_made(manifest: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
         f"lists     {rows}: {made}, {counts.get('popular', 0)} fallback, "
         f"{counts.get('short_lists', 0)} short"
     ]
+    if "boosted_items" in counts:
+        of_all = counts.get("boosted_places", 0) / max(counts.get("places", 0), 1)
+        lines.append(
+            f"boosts    {counts['boosted_items']} items, with {of_all:.1%} of the places of lists"
+        )
     if counter is not None and (versus := metrics.get("versus")) is not None:
         lines.append(f"why       {Versus.from_json(versus).in_words()}; gate.otherwise")
     return lines

@@ -10,11 +10,15 @@ import pyarrow.compute as pc
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, DiffsasrecError
 from diffsasrec.event_types import EventTypes
+from diffsasrec.inputs.items import boosts_at
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import canonical
+from diffsasrec.score.bucket_lists import Scoring
+from diffsasrec.score.rules import boosts_of
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 
 from ..night.replay import KINDS, Remade, remake
+from ..night.scoring import night_scoring
 from ..night.titles import Titles, titles_of
 from .ids import id_of
 
@@ -45,12 +49,34 @@ def user_lines(
     shown = lists.filter(pc.equal(lists["user_id"], user_id)).to_pylist()
     if not shown:
         return [*lines, "", f"no list: no event in the last {config.score.active_days:g} days"]
+    titles = with_boosts(titles, night_scoring(config, run))
     lines += ["", *list_lines(shown[0], titles), ""]
     try:
         remade = remake(config, run, name, pa.array([user_id.as_py()], user_id.type))
     except DiffsasrecError as error:
         return [*lines, f"WARNING: the steps can't be made again: {error}"]
     return [*lines, *step_lines(config, shown[0], remade, titles)]
+
+
+def with_boosts(titles: Titles, scoring: Scoring) -> Titles:
+    """The same, and behind an item what is added to its logit."""
+    try:
+        boosts = boosts_of(scoring.rules)
+    except ConfigError:  # the table is gone; making the list again says so
+        return titles
+    if boosts is None:
+        return titles
+    held = boosts_at(boosts, scoring.query_time)
+    of_item = dict(
+        zip(map(str, held["item_id"].to_pylist()), held["boost"].to_pylist(), strict=True)
+    )
+
+    def told(ids: list[Any]) -> list[str]:
+        added = [of_item.get(str(item), 0.0) for item in ids]
+        named = zip(titles(ids), added, strict=True)
+        return [f"{title}  (boost {boost:+g})" if boost else title for title, boost in named]
+
+    return told
 
 
 def find_user(run: RunDir, manifest: dict[str, Any], user: str) -> tuple[str, pa.Scalar]:

@@ -53,6 +53,7 @@ BESIDE_THE_RECIPE = (
     "score.deny_path",
     "score.allow_path",
     "score.exclude_path",
+    "score.boost_path",
     "score.rest_nights",
     "score.max_per_category",
     "score.active_days",

@@ -30,7 +30,7 @@ def checked(tmp_path, *, is_whole: bool = True, **texts: str) -> dict[str, Match
     score = {f"{name}_path": str(tmp_path / f"{name}.csv") for name in texts}
     values = {"lake": str(tmp_path), "events": {"path": "log"}, "score": score}
     config = Config.model_validate(values)
-    return check_sampled_rules(config, LOG_USERS, LOG_ITEMS, is_whole=is_whole)
+    return check_sampled_rules(config, LOG_USERS, LOG_ITEMS, is_whole=is_whole, ds="2024-03-01")
 
 
 def ids(*values: str) -> str:
@@ -51,6 +51,27 @@ def test_a_rule_that_knows_no_id_is_a_warning_with_both_spellings(tmp_path, capl
     assert "score.exclude_path, user_id: none of 2 ids is known to the log" in said
     assert "what is '07' there is '7' in the log" in said
     assert "exclude_path, item_id" not in said
+
+
+def test_boosts_of_unknown_items_are_counted_and_named(tmp_path, caplog):
+    rows = ["item_id,boost,until", "1,1,", "07,1,", "x,1,2024-03-01", ""]
+    with caplog.at_level(logging.INFO):
+        found = checked(tmp_path, boost="\n".join(rows))
+    assert found == {"score.boost_path": Match(3, 1, unknown=("'07'", "'x'"))}
+    assert "score.boost_path: 1 of 3 ids are known to the log; unknown: '07', 'x'" in caplog.text
+    assert "score.boost_path: 2 of 3 rows are in force at 2024-03-01 00:00 UTC" in caplog.text
+
+
+def test_boosts_of_which_none_holds_are_a_warning(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        checked(tmp_path, boost="item_id,boost,from\n1,1,2024-03-02\n")
+    assert "0 of 1 rows are in force at 2024-03-01 00:00 UTC, so that nothing is boo" in caplog.text
+
+
+def test_of_many_unknown_ids_some_are_named():
+    found = match(pa.array([*"abcdefg", "3"]), LOG_ITEMS, named=True)
+    assert found.names == "; unknown: 'a', 'b', 'c', 'd', 'e' and 2 more"
+    assert (found + found).unknown == found.unknown and (found + found).ids == 16
 
 
 def test_a_table_without_a_row_is_a_warning(tmp_path, caplog):

@@ -11,7 +11,7 @@ import pytest
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.items import read_items
+from diffsasrec.inputs.items import read_boosts, read_items
 from diffsasrec.inputs.side_tables import read_item_ids
 from diffsasrec.lake.run_dir import RunDir
 from jobs.night.scoring import night_scoring
@@ -36,6 +36,7 @@ def settings(tmp_path: Path) -> Config:
     (tables / "deny.csv").write_text("item_id\nb\na\n")
     (tables / "allow.csv").write_text("item_id\na\nb\nc\n")
     (tables / "items.csv").write_text("sku,kind\na,x\nb,y\n")
+    (tables / "boost.csv").write_text("boost,item_id\n1,b\n0.5,a\n")
     (tables / "exclude/one.csv").write_text("user_id,item_id\n1,a\n")
     (tables / "exclude/two").write_text("user_id,item_id\n2,b\n")
     vocab = pa.table({"item_id": ["a", "b"], "index": pa.array([0, 1], pa.int32())})
@@ -54,6 +55,7 @@ def settings(tmp_path: Path) -> Config:
                 "deny_path": str(tables / "deny.csv"),
                 "allow_path": str(tables / "allow.csv"),
                 "exclude_path": str(tables / "exclude"),
+                "boost_path": str(tables / "boost.csv"),
             },
         }
     )
@@ -68,10 +70,12 @@ def held(settings: Config, run: RunDir) -> dict[str, object]:
     rules = rules_of_run(settings, run.storage)
     items = read_items(items_of_run(settings, run.storage))
     previous = previous_vocab_of_run(settings, run.storage, pa.string())
-    assert rules.deny_path and rules.allow_path and items is not None and previous is not None
+    assert rules.deny_path and rules.allow_path and rules.boost_path
+    assert items is not None and previous is not None
     return {
         "deny": sorted(read_item_ids(rules.deny_path, "key").to_pylist()),
         "allow": sorted(read_item_ids(rules.allow_path, "key").to_pylist()),
+        "boost": read_boosts(rules.boost_path).select(["item_id", "boost"]).to_pylist(),
         "items": items.to_pylist(),
         "vocab": previous["item_id"].to_pylist(),
     }
@@ -86,7 +90,8 @@ def test_a_run_keeps_the_tables_that_it_began_with(settings, tmp_path):
         {"item_id": "a", "title": None, "category": "x"},
         {"item_id": "b", "title": None, "category": "y"},
     ]
-    for name in ("deny.csv", "allow.csv", "items.csv", "vocab/part-00000.parquet"):
+    assert before["boost"] == [{"item_id": "a", "boost": 0.5}, {"item_id": "b", "boost": 1.0}]
+    for name in ("deny.csv", "allow.csv", "boost.csv", "items.csv", "vocab/part-00000.parquet"):
         (tmp_path / "tables" / name).unlink()
     (tmp_path / "tables/exclude/one.csv").write_text("user_id,item_id\n7,z\n")
     assert night_scoring(settings, run).rules == rules_of_run(settings, run.storage)
@@ -114,6 +119,7 @@ def test_the_same_tables_written_again_are_the_same_run_and_others_are_another(s
         "deny.csv": "c\n",
         "allow.csv": "d\n",
         "items.csv": "c,x\n",
+        "boost.csv": "2,c\n",
         "exclude/two": "3,c\n",
     }.items():
         path = tmp_path / "tables" / name

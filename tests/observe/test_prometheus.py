@@ -143,3 +143,11 @@ def test_every_metric_that_an_alert_names_is_one_that_is_written():
         assert len(rule["annotations"]["summary"]) > 50
     about = " ".join(rule["expr"] for rule in group["rules"])
     assert all(word in about for word in ("26 * 3600", "refused", "coverage", "quarantined"))
+
+
+def test_boosts_are_told_where_there_are_any():
+    assert not any(name[0].startswith("boosted") for name in samples(facts()))
+    counts = {"boosted_items": 12, "boosted_places": 250, "places": 1000}
+    found = samples(facts(counts={"score": counts}))
+    told = {name[0]: value for name, value in found.items() if name[0].startswith("boosted")}
+    assert told == {"boosted_items": 12, "boosted_fraction": 0.25}

@@ -28,7 +28,8 @@ class OwnScores:
 
     def of_rows(self, queries: torch.Tensor, users: torch.Tensor) -> Extras:
         rows, at = pairs_of_rows(users, self.users)
-        scores = torch.tanh((queries[rows] * self.vectors[self.items[at]]).sum(1)) * 3
+        known = queries[rows][:, : self.vectors.shape[1]]
+        scores = torch.tanh((known * self.vectors[self.items[at]]).sum(1)) * 3
         return Extras(rows, self.items[at], scores)
 
     def among(self, users: torch.Tensor, items: torch.Tensor) -> "OwnScores":
@@ -40,9 +41,19 @@ class OwnScores:
 
 
 def decoded(
-    shortlist: int, *, scale: float, steps: int, places: int, own: bool, capped: bool = False
+    shortlist: int,
+    *,
+    scale: float,
+    steps: int,
+    places: int,
+    own: bool,
+    capped: bool = False,
+    boost: float = 0.0,
 ) -> Lists:
-    """Lists of users whose slots move by `scale` from the next item's state, step by step."""
+    """Lists of users whose slots move by `scale` from the next item's state, step by step.
+
+    `boost`: of every 50th item; 0: no vector has one.
+    """
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(NUM_ITEMS, WIDTH, generator=generator)
     vectors[::400] *= 5
@@ -52,18 +63,23 @@ def decoded(
     pairs = torch.randint(NUM_USERS * NUM_ITEMS, (300,), generator=generator).unique()
     scores = OwnScores(pairs // NUM_ITEMS, pairs % NUM_ITEMS, vectors / 4)
     cap = CategoryCap(2, torch.arange(NUM_ITEMS) % 7 - 1) if capped else None
-    catalogue = Catalogue(vectors, allowed, shown, cap)
+    boost_V1 = (torch.arange(NUM_ITEMS) % 50 == 0)[:, None] * boost
+    wider = torch.cat([vectors, boost_V1], dim=1) if boost else vectors
+    catalogue = Catalogue(wider, allowed, shown, cap, is_boosted=boost != 0)
     candidates = Candidates(catalogue, users, items, scores if own else None)
     next_BW = torch.randn(NUM_USERS, WIDTH, generator=generator)
     drift_KW = scale * torch.randn(K, WIDTH, generator=generator)
 
+    def fitting(states: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(states, (0, 1), value=1.0) if boost else states
+
     def denoise(slots_BK: torch.Tensor) -> torch.Tensor:
         chosen_BKW = vectors[slots_BK.clamp(min=0)] * (slots_BK >= 0)[..., None]
         states_BKW = next_BW[:, None] + drift_KW + scale * 0.2 * chosen_BKW.sum(1, keepdim=True)
-        return states_BKW[slots_BK == -1]
+        return fitting(states_BKW[slots_BK == -1])
 
     return decode_multi(
-        next_BW,
+        fitting(next_BW),
         denoise,
         candidates,
         k=K,
@@ -102,6 +118,29 @@ def test_lists_are_those_of_the_whole_catalogue(size, scale, steps, places, own,
     assert exact.num_uncertain == 0
     if size > NUM_ITEMS or (size >= 150 and scale == 0 and not capped):
         assert short.num_uncertain == 0
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("own", [False, True], ids=["no own scores", "own scores"])
+@pytest.mark.parametrize("boost", [-3.0, 1.0, 50.0])
+@pytest.mark.parametrize("scale", [0.0, 0.05, 3.0])
+@pytest.mark.parametrize("size", [1, 30, 150])
+def test_boosted_lists_are_those_of_the_whole_catalogue(size, scale, boost, own):
+    how = {"scale": scale, "steps": 4, "places": 2, "own": own, "boost": boost}
+    exact, short = exactly(**how), decoded(size, **how)
+    assert torch.equal(short.items_BK, exact.items_BK)
+    assert torch.allclose(short.scores_BK, exact.scores_BK, atol=1e-4)
+    if size == 150 and scale == 0:
+        assert short.num_uncertain == 0
+    plain = exactly(**how | {"boost": 0.0})
+    assert not torch.equal(plain.items_BK, exact.items_BK)
+
+
+@pytest.mark.usefixtures("always")
+def test_a_boost_makes_no_bound_looser():
+    how = {"scale": 0.02, "steps": 5, "places": 0, "own": False}
+    plain = decoded(150, **how).num_uncertain
+    assert decoded(150, **how, boost=1e-3).num_uncertain == plain < 10
 
 
 def test_a_small_catalogue_needs_no_shortlist():

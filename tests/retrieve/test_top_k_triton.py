@@ -168,6 +168,17 @@ def test_the_kernels_find_what_the_tiles_find_and_need_none(tiled_rows, m, own):
     assert tiled_rows == [20]  # those of the first way
 
 
+@pytest.mark.parametrize("most", [1.0, 50.0])
+@pytest.mark.parametrize("m", [1, 10])
+def test_the_kernels_add_boosts_as_the_tiles_do(tiled_rows, m, most):
+    vectors, queries = drawn(NUM_ITEMS, 17, seed=1), drawn(20, 17)
+    vectors[:, -1] = most * (torch.arange(NUM_ITEMS, device=DEVICE) % 40 == 1)
+    queries[:, -1] = 1.0
+    tiled, by_kernels = both_ways(vectors, queries, m, own=OwnScores())
+    assert torch.equal(by_kernels.items_RM, tiled.items_RM)
+    torch.testing.assert_close(by_kernels.logits_RM, tiled.logits_RM, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("m", [1, 10])
 def test_of_equal_items_in_many_groups_the_first_are_found_by_tiles(tiled_rows, m):
     tops = both_ways(torch.ones(NUM_ITEMS, 16, device=DEVICE), drawn(20, 16), m)

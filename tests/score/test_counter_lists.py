@@ -149,3 +149,19 @@ def test_events_weigh_what_their_types_do_and_only_seen_items_are_left_out():
     one_type = replace(plain, types=typed_codes([P, P, P, P]))
     heavy, _ = lists.recommend(plain.items, plain.times, plain.offsets, types=one_type.types)
     assert (heavy == made(lists, logs)[0]).all()
+
+
+@pytest.mark.parametrize("counter", [OWN, SIMILAR, RECENT], ids=lambda c: c.name)
+def test_boosts_are_added_to_the_logarithms_of_shares(counter):
+    logs = [[0, 4, 7], [5], []]
+    whole = DecodingConfig(k=NUM_ITEMS, decode="single", filter_seen=False)
+    boost = np.array([0, 3, 0, -2, 0, 0.5, 0, 0], np.float32)
+    plain, boosted = maker(counter), maker(counter, boost=boost)
+    plain.decoding = boosted.decoding = whole
+    (items, scores), (boosted_items, boosted_scores) = made(plain, logs), made(boosted, logs)
+    raised = np.take_along_axis(scores, items.argsort(1), 1) + boost
+    expected = torch.from_numpy(raised).log_softmax(1).numpy()
+    assert np.take_along_axis(boosted_scores, boosted_items.argsort(1), 1) == pytest.approx(
+        expected, abs=1e-5
+    )
+    assert (np.diff(boosted_scores, axis=1) <= 0).all()

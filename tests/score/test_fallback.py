@@ -14,11 +14,19 @@ SHARES = np.log(np.array([1, 2, 8, 4, 4, 1, 1, 1]) / 22).astype(np.float32)
 
 
 def lists_of(
-    shares: np.ndarray, *, k: int, allowed=None, cap=None, vocab=VOCAB, blocked=(), users: int = 1
+    shares: np.ndarray,
+    *,
+    k: int,
+    allowed=None,
+    cap=None,
+    vocab=VOCAB,
+    blocked=(),
+    users: int = 1,
+    boost=None,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """`blocked`: pairs of user and item."""
     allowed = np.ones(vocab.num_rows, bool) if allowed is None else allowed
-    made = PopularLists(shares, VOCAB, vocab, allowed=allowed, cap=cap)
+    made = PopularLists(shares, VOCAB, vocab, allowed=allowed, cap=cap, boost=boost)
     pairs = np.array(blocked, np.int64).reshape(-1, 2)
     items, scores = made.lists(pairs[:, 0], pairs[:, 1], num_users=users, k=k)
     return items.tolist(), scores.tolist()
@@ -93,3 +101,12 @@ def test_users_who_find_too_little_among_the_few_get_the_rest(monkeypatch, k):
     whole = lists_of(SHARES, k=k, users=4, blocked=blocked)
     monkeypatch.setattr(popular, "FEW", 3)  # a size, so that some lists need more
     assert lists_of(SHARES, k=k, users=4, blocked=blocked) == whole
+
+
+def test_a_boost_is_added_to_the_log_share_also_of_what_does_not_occur(monkeypatch):
+    monkeypatch.setattr(popular, "FEW", 2)  # the few are the best with their boosts
+    shares = np.array([-1, -np.inf, -2, -3, -4, -5, -6, -7], np.float32)
+    boost = np.array([0, 6.5, -9, 0, 0, 4.5, 0, 0], np.float32)
+    items, scores = lists_of(shares, k=4, boost=boost)
+    assert items == [[5, 1, 0, 3]]
+    assert scores[0] == pytest.approx([-0.5, -0.5, -1, -3], abs=1e-5)

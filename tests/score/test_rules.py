@@ -15,7 +15,15 @@ from diffsasrec.model.checkpoint import Checkpoint
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.schema import like
 from diffsasrec.score.rule_ids import Rules
-from diffsasrec.score.rules import allowed_items, category_cap, excluded_of, with_excluded
+from diffsasrec.score.rules import (
+    allowed_items,
+    boost_at,
+    boosts_of,
+    category_cap,
+    excluded_of,
+    with_excluded,
+)
+from diffsasrec.times import microseconds
 
 
 def vocabulary(ids: Sequence[Any], item_type: pa.DataType, counts: Sequence[int]) -> pa.Table:
@@ -152,3 +160,24 @@ def test_pairs_are_brought_to_their_users_in_any_order():
 
 def test_without_the_column_nothing_is_excluded():
     assert excluded_of(pa.table({"user_id": [1, 3]})).offsets.tolist() == [0, 0, 0]
+
+
+# --- boosts ---
+
+
+def test_boosts_are_those_of_the_vocabulary_that_hold_at_the_moment(tmp_path):
+    rows = ["b,0.5,", "h,-2,2024-01-01", "unheard of,3,", "c,0,"]
+    (tmp_path / "boosts.csv").write_text("\n".join(["item_id,boost,until", *rows]))
+    boosts = boosts_of(Rules(boost_path=str(tmp_path / "boosts.csv")))
+    before, after = microseconds("2023-12-31"), microseconds("2024-01-01")
+    assert boost_at(before, boosts, VOCAB).tolist() == [0, 0.5, 0, 0, 0, 0, 0, -2]
+    assert boost_at(after, boosts, VOCAB).tolist() == [0, 0.5, 0, 0, 0, 0, 0, 0]
+    numbers = vocabulary([7, 8], pa.int32(), [1, 1])
+    assert boost_at(before, boosts, numbers) is None  # so that nothing is computed
+    (tmp_path / "numbers.csv").write_text("item_id,boost\n8,1\n07,1\n")
+    boosts = boosts_of(Rules(boost_path=str(tmp_path / "numbers.csv")))
+    assert boost_at(before, boosts, numbers).tolist() == [0, 1]
+
+
+def test_without_a_table_nothing_is_boosted():
+    assert boosts_of(Rules()) is None and boost_at(0, None, VOCAB) is None

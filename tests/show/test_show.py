@@ -98,6 +98,14 @@ def test_a_night_whose_lists_a_counter_made_says_which_and_why(lake: Storage):
     assert "interval 0.0200 to 0.0800)" in text and "by the model" not in text
 
 
+def test_boosts_are_shown_with_their_share_of_the_places(lake: Storage):
+    run = publish(lake, "2024-03-03", "three")
+    manifest = json.loads(run.storage.read_bytes("manifest.json"))
+    manifest["counts"]["score"] |= {"boosted_items": 12, "boosted_places": 50, "places": 200}
+    run.storage.write_bytes("manifest.json", to_json(manifest))
+    assert "boosts    12 items, with 25.0% of the places of lists" in current_lines(lake)
+
+
 def test_a_rollback_is_called_one_and_is_current_since_then(lake: Storage):
     append_rollback(lake, 1, attempt="back")
     text = "\n".join(current_lines(lake))
@@ -322,6 +330,20 @@ def test_a_list_is_made_again_in_every_way_of_decoding(made, sets: list[str]):
         assert sum("confidence" in line for line in shown) == 5
         for item in row["items"]:
             assert f"  {item['item_id']}  Title of {item['item_id']}" in text
+
+
+def test_a_boost_stands_beside_its_item_in_the_list_and_in_the_steps(made, tmp_path: Path):
+    boosts = f"item_id,boost,until\nitem-003,30,\nitem-004,30,{DATE}\nitem-005,-30,\n"
+    (tmp_path / "boosts.csv").write_text(boosts)
+    where = f"score.boost_path={tmp_path / 'boosts.csv'}"
+    run, manifest, lists = made("score.decode=multi", "score.filter_seen=false", where)
+    for row in lists.to_pylist()[:4]:
+        assert row["items"][0]["item_id"] == "item-003"
+        assert "item-005" not in [item["item_id"] for item in row["items"]]
+        shown = user_lines(config_of(manifest), run, manifest, user=str(row["user_id"]), last=2)
+        boosted = [line for line in shown if line.endswith("Title of item-003  (boost +30)")]
+        assert len(boosted) == 2 and sum("(boost" in line for line in shown) == 2
+        assert "made again from the run directory: the same list" in "\n".join(shown)
 
 
 def run_show(*arguments: str) -> tuple[int, str, str]:

@@ -13,6 +13,7 @@ from .item_tables import item_tables
 from .model import lists, quality, training, users
 from .parts import Picture, Section, Table, share
 from .quality import in_a_tile
+from .rules import rules
 
 
 def sections(facts: Facts) -> list[Section]:
@@ -24,6 +25,7 @@ def sections(facts: Facts) -> list[Section]:
         quality,
         training,
         lists,
+        rules,
         item_tables,
         users,
         timing,

@@ -12,6 +12,7 @@ from ..facts import Facts, Night, timings, usual
 from ..steps import REASONS
 from .parts import Notice, median_of, share
 from .quality import quality_notices
+from .rules import rule_notices
 
 # Shares move a little every night; three times the median of earlier nights is much.
 BAD_SHARE_FACTOR = 3.0
@@ -50,6 +51,7 @@ def notices(facts: Facts) -> list[Notice]:
         *_rows(facts),
         *quality_notices(facts),
         *_lists(facts),
+        *rule_notices(facts),
         *_freshness(facts),
         *_slow(facts),
     ]
