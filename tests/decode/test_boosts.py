@@ -83,7 +83,7 @@ def test_boosts_without_trends_are_added_too():
 
 @pytest.mark.parametrize("exploration", [NOTHING, Exploration(2, 0.5)], ids=["sure", "explores"])
 def test_multi_with_boosts_equals_the_slow_rule_on_raised_logits(exploration):
-    num_users, num_items, k, steps = 8, 9, 4, 3
+    num_users, num_items, k = 8, 9, 4
     tables = random_tables(num_users, k, num_items, 1, 2.0)
     next_BV = 2.0 * torch.randn(num_users, num_items, generator=torch.Generator().manual_seed(5))
     boost_V = torch.tensor([0.0, 1.5, 0.0, -2.0, 0.7, 0.0, 3.0, 0.0, -0.5])
@@ -96,32 +96,26 @@ def test_multi_with_boosts_equals_the_slow_rule_on_raised_logits(exploration):
     def with_one(states: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.pad(states, (0, 1), value=1.0)
 
+    how: dict[str, Any] = {"k": k, "steps": 3, "rule": SCHEDULE, "rank": "next_item"}
+    how["lookahead"] = 0.5
     lists = decode_multi(
         with_one(next_BV),
         lambda slots_BK: with_one(denoise(slots_BK)[slots_BK == -1]),
         Candidates(catalogue, plain.blocked_users_X, plain.blocked_items_X),
-        k=k,
-        steps=steps,
-        rule=SCHEDULE,
-        lookahead=0.5,
         exploration=exploration,
-        rank="next_item",
         shortlist=0,
+        **how,
     )
     tables[:, :, -2] += boost_V  # what every state begins with
     for user in range(num_users):
         expected = slow_multi(
             tables[user],
             {v for v in range(num_items) if (user, v) not in [(2, 0), (2, 3)]},
-            k=k,
-            steps=steps,
-            rule=SCHEDULE,
-            rank="next_item",
-            lookahead=0.5,
             next_V=next_BV[user] + boost_V,
             places=exploration.num_items,
             ratio=0.5,
             shown=shown_V.tolist(),
+            **how,
         )
         assert lists.items_BK[user].tolist() == [item for item, _ in expected]
         scores = [score for _, score in expected]

@@ -87,7 +87,7 @@ def written(path: Path, *rows: str, header: str = "item_id,boost,from,until") ->
     return str(path)
 
 
-def held(path: str, moment: str) -> dict[str, float]:
+def held(path: str, moment: str) -> dict[object, float]:
     rows = boosts_at(read_boosts(path), microseconds(moment)).to_pylist()
     return {row["item_id"]: row["boost"] for row in rows}
 

@@ -40,6 +40,15 @@ class OwnScores:
         return 3 * (after - before).norm(dim=1) * self.vectors.norm(dim=1).max()
 
 
+def with_boosts(catalogue: Catalogue, boost: float) -> Catalogue:
+    """With a boost of every 50th item; 0: no vector has one."""
+    if not boost:
+        return catalogue
+    boost_V1 = (torch.arange(NUM_ITEMS) % 50 == 0)[:, None] * boost
+    wider = torch.cat([catalogue.vectors_VW, boost_V1], dim=1)
+    return replace(catalogue, vectors_VW=wider, is_boosted=True)
+
+
 def decoded(
     shortlist: int,
     *,
@@ -50,10 +59,7 @@ def decoded(
     capped: bool = False,
     boost: float = 0.0,
 ) -> Lists:
-    """Lists of users whose slots move by `scale` from the next item's state, step by step.
-
-    `boost`: of every 50th item; 0: no vector has one.
-    """
+    """Lists of users whose slots move by `scale` from the next item's state, step by step."""
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(NUM_ITEMS, WIDTH, generator=generator)
     vectors[::400] *= 5
@@ -63,10 +69,7 @@ def decoded(
     pairs = torch.randint(NUM_USERS * NUM_ITEMS, (300,), generator=generator).unique()
     scores = OwnScores(pairs // NUM_ITEMS, pairs % NUM_ITEMS, vectors / 4)
     cap = CategoryCap(2, torch.arange(NUM_ITEMS) % 7 - 1) if capped else None
-    boost_V1 = (torch.arange(NUM_ITEMS) % 50 == 0)[:, None] * boost
-    wider = torch.cat([vectors, boost_V1], dim=1) if boost else vectors
-    catalogue = Catalogue(wider, allowed, shown, cap, is_boosted=boost != 0)
-    candidates = Candidates(catalogue, users, items, scores if own else None)
+    catalogue = with_boosts(Catalogue(vectors, allowed, shown, cap), boost)
     next_BW = torch.randn(NUM_USERS, WIDTH, generator=generator)
     drift_KW = scale * torch.randn(K, WIDTH, generator=generator)
 
@@ -78,18 +81,10 @@ def decoded(
         states_BKW = next_BW[:, None] + drift_KW + scale * 0.2 * chosen_BKW.sum(1, keepdim=True)
         return fitting(states_BKW[slots_BK == -1])
 
-    return decode_multi(
-        fitting(next_BW),
-        denoise,
-        candidates,
-        k=K,
-        steps=steps,
-        rule=SCHEDULE,
-        lookahead=1.0,
-        exploration=Exploration(places, 0.5),
-        rank="next_item",
-        shortlist=shortlist,
-    )
+    candidates = Candidates(catalogue, users, items, scores if own else None)
+    options: dict[str, Any] = {"k": K, "steps": steps, "rule": SCHEDULE, "lookahead": 1.0}
+    options |= {"exploration": Exploration(places, 0.5), "rank": "next_item"}
+    return decode_multi(fitting(next_BW), denoise, candidates, shortlist=shortlist, **options)
 
 
 @cache
@@ -126,7 +121,7 @@ def test_lists_are_those_of_the_whole_catalogue(size, scale, steps, places, own,
 @pytest.mark.parametrize("scale", [0.0, 0.05, 3.0])
 @pytest.mark.parametrize("size", [1, 30, 150])
 def test_boosted_lists_are_those_of_the_whole_catalogue(size, scale, boost, own):
-    how = {"scale": scale, "steps": 4, "places": 2, "own": own, "boost": boost}
+    how: dict[str, Any] = {"scale": scale, "steps": 4, "places": 2, "own": own, "boost": boost}
     exact, short = exactly(**how), decoded(size, **how)
     assert torch.equal(short.items_BK, exact.items_BK)
     assert torch.allclose(short.scores_BK, exact.scores_BK, atol=1e-4)
@@ -138,7 +133,7 @@ def test_boosted_lists_are_those_of_the_whole_catalogue(size, scale, boost, own)
 
 @pytest.mark.usefixtures("always")
 def test_a_boost_makes_no_bound_looser():
-    how = {"scale": 0.02, "steps": 5, "places": 0, "own": False}
+    how: dict[str, Any] = {"scale": 0.02, "steps": 5, "places": 0, "own": False}
     plain = decoded(150, **how).num_uncertain
     assert decoded(150, **how, boost=1e-3).num_uncertain == plain < 10
 

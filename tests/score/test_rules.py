@@ -165,18 +165,22 @@ def test_without_the_column_nothing_is_excluded():
 # --- boosts ---
 
 
+def boosts_held(moment: str, path: Path, vocab: pa.Table) -> list[float] | None:
+    """What is added to the logits of the vocabulary's items; None: nothing."""
+    boost = boost_at(microseconds(moment), boosts_of(Rules(boost_path=str(path))), vocab)
+    return None if boost is None else boost.tolist()
+
+
 def test_boosts_are_those_of_the_vocabulary_that_hold_at_the_moment(tmp_path):
     rows = ["b,0.5,", "h,-2,2024-01-01", "unheard of,3,", "c,0,"]
     (tmp_path / "boosts.csv").write_text("\n".join(["item_id,boost,until", *rows]))
-    boosts = boosts_of(Rules(boost_path=str(tmp_path / "boosts.csv")))
-    before, after = microseconds("2023-12-31"), microseconds("2024-01-01")
-    assert boost_at(before, boosts, VOCAB).tolist() == [0, 0.5, 0, 0, 0, 0, 0, -2]
-    assert boost_at(after, boosts, VOCAB).tolist() == [0, 0.5, 0, 0, 0, 0, 0, 0]
+    path, day = tmp_path / "boosts.csv", "2024-01-01"
+    assert boosts_held("2023-12-31", path, VOCAB) == [0, 0.5, 0, 0, 0, 0, 0, -2]
+    assert boosts_held(day, path, VOCAB) == [0, 0.5, 0, 0, 0, 0, 0, 0]
     numbers = vocabulary([7, 8], pa.int32(), [1, 1])
-    assert boost_at(before, boosts, numbers) is None  # so that nothing is computed
-    (tmp_path / "numbers.csv").write_text("item_id,boost\n8,1\n07,1\n")
-    boosts = boosts_of(Rules(boost_path=str(tmp_path / "numbers.csv")))
-    assert boost_at(before, boosts, numbers).tolist() == [0, 1]
+    assert boosts_held(day, path, numbers) is None  # so that nothing is computed
+    path.write_text("item_id,boost\n8,1\n07,1\n")
+    assert boosts_held(day, path, numbers) == [0, 1]
 
 
 def test_without_a_table_nothing_is_boosted():
