@@ -12,7 +12,7 @@ from diffsasrec.model.features import TREND_WINDOWS
 from diffsasrec.times import DAY, HOUR
 
 NUM_POPULAR = 100  # items of each window that are candidates of every user
-WINDOWS_OF_POPULAR = (90 * DAY, 7 * DAY, 3 * DAY, DAY, 6 * HOUR)
+WINDOWS_OF_POPULAR = (90 * DAY, 7 * DAY, 3 * DAY, DAY, 6 * HOUR, HOUR)
 RANKED_WINDOWS = (30 * DAY, 7 * DAY, DAY)  # candidates have a rank by their popularity in each
 
 Ints = npt.NDArray[np.int64]

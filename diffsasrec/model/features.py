@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from diffsasrec.times import DAY, HOUR
 
-WINDOWS = (6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 90 * DAY)  # of recent popularity
+WINDOWS = (HOUR, 6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 90 * DAY)  # of recent popularity
 TREND_WINDOWS = (None, 365 * DAY, *reversed(WINDOWS))  # None: all time
 KINDS = 3  # events, visits, repeats: see trend_counts
 NUM_TRENDS = KINDS * len(TREND_WINDOWS)
@@ -38,7 +38,7 @@ Wide = npt.NDArray[np.float64]
 def window_counts(
     items: Items, times: Ints, *, before: int, num_items: int, weights: Weights | None = None
 ) -> npt.NDArray[Any]:
-    """Counts of items in each of `WINDOWS` that end at `before`, and in all time, [7, V]."""
+    """Counts of items in each of `WINDOWS` that end at `before`, and in all time, [8, V]."""
     recent = [(times < before) & (times >= before - window) for window in WINDOWS]
     counted = [*recent, times < before]
     return np.stack([np.bincount(items[c], _of(weights, c), num_items) for c in counted])
@@ -57,7 +57,7 @@ def trend_counts(
     num_items: int,
     weights: Weights | None = None,
 ) -> Counts:
-    """Counts per query time, kind of event, window that ends there, and item: [Q, 3, 8, V].
+    """Counts per query time, kind of event, window that ends there, and item: [Q, 3, 9, V].
 
     The kinds: all events; the first events of visits, which come a day or more after the user's
     previous event; and repeats of an item that the user had before. Counts of several buckets are

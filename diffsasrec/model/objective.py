@@ -15,7 +15,7 @@ from diffsasrec.model.baskets import Spread
 from diffsasrec.model.batch import Batch
 from diffsasrec.model.heads.copy_score import OwnItems
 from diffsasrec.model.heads.pairs import Extras, Pairs, merged, pairs_of_rows
-from diffsasrec.model.heads.ranker import ranking_loss
+from diffsasrec.model.heads.ranker import of_hits, ranking_loss
 from diffsasrec.model.softmax import Negatives, Trending, item_nll, softmax_loss
 from diffsasrec.model.transformer import SequenceModel
 
@@ -125,8 +125,9 @@ class Objective(nn.Module):
         scored, ranker = batch.scored, self.model.ranker
         if scored is None or ranker is None or batch.shares_X is None:
             return self.bias_V.new_zeros(())
+        scored, shares_X = of_hits(scored, batch.shares_X)
         trends_XF = self.trends_QVF[batch.queries_B[scored.users_X], scored.items_X]
-        return ranking_loss(ranker(scored, trends_XF), scored.users_X, batch.shares_X)
+        return ranking_loss(ranker(scored, trends_XF), scored.users_X, shares_X)
 
     def _own_items(self, batch: Batch) -> OwnItems | None:
         if batch.scored is None or self.model.copy_score is None:

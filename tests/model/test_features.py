@@ -34,7 +34,7 @@ from diffsasrec.times import DAY, HOUR
 
 NUM_ITEMS = 5
 EVENTS, VISITS, REPEATS = range(KINDS)
-ALL_TIME, YEAR, *_, LAST_DAY, HOURS_6 = range(len(TREND_WINDOWS))
+ALL_TIME, YEAR, *_, LAST_DAY, HOURS_6, LAST_HOUR = range(len(TREND_WINDOWS))
 
 Log = list[list[tuple[int, int]]]  # per user, in time order: (item, time)
 Flat = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]
@@ -69,8 +69,9 @@ def test_the_windows_end_at_the_cut_and_hold_their_first_moment():
     times = [cut, cut - 1, cut - 6 * HOUR, cut - 6 * HOUR - 1, cut - DAY, cut - 30 * DAY, 0]
     items = np.array([0, 1, 1, 1, 2, 2, 2], np.int32)
     counts = window_counts(items, np.array(times), before=cut, num_items=4)
-    assert WINDOWS == (6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 90 * DAY)
+    assert WINDOWS == (HOUR, 6 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY, 90 * DAY)
     assert counts.tolist() == [
+        [0, 1, 0, 0],  # an hour
         [0, 2, 0, 0],  # 6 hours
         [0, 3, 1, 0],
         [0, 3, 1, 0],

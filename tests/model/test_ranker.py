@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from diffsasrec.config.training import ModelConfig
 from diffsasrec.model.features import NUM_OWN, NUM_SIMILAR, NUM_TRENDS
 from diffsasrec.model.heads.pairs import Pairs
-from diffsasrec.model.heads.ranker import BEHIND, NUM_RANKS, Ranker, Ranking, ranking_loss
+from diffsasrec.model.heads.ranker import (
+    BEHIND,
+    NUM_RANKS,
+    Ranker,
+    Ranking,
+    of_hits,
+    ranking_loss,
+)
 from diffsasrec.model.transformer import SequenceModel
 
 SCORES = st.lists(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=5), max_size=4)
@@ -37,6 +44,20 @@ def test_the_loss_is_that_of_a_softmax_over_the_candidates_of_each_user(scores, 
             expected += float(shares[at]) * (total - score)
             at += 1
     assert float(ranking_loss(flat, pairs.users_X, shares)) == pytest.approx(expected, abs=1e-4)
+
+
+@given(scores=SCORES, seed=st.integers(0, 100))
+def test_users_without_a_candidate_in_their_next_basket_add_nothing_to_the_loss(scores, seed):
+    pairs = pairs_of([len(mine) for mine in scores])
+    flat = torch.tensor([score for mine in scores for score in mine], dtype=torch.float32)
+    shares = torch.rand(len(flat), generator=torch.Generator().manual_seed(seed))
+    shares = torch.where(shares > 0.7, shares, 0.0)
+    hits, hit_shares = of_hits(pairs, shares)
+    users = {int(user) for user, share in zip(pairs.users_X, shares, strict=True) if share > 0}
+    assert set(hits.users_X.tolist()) == users
+    mine = torch.tensor([int(user) in users for user in pairs.users_X], dtype=torch.bool)
+    loss = ranking_loss(flat[mine], hits.users_X, hit_shares)
+    assert float(loss) == pytest.approx(float(ranking_loss(flat, pairs.users_X, shares)), abs=1e-4)
 
 
 def test_large_scores_do_not_overflow():

@@ -45,6 +45,17 @@ class Ranker(nn.Module):
         return self.score(pair_XC.to(next(self.parameters()).dtype))[:, 0]
 
 
+def of_hits(pairs: Pairs, shares_X: Tensor) -> tuple[Pairs, Tensor]:
+    """The pairs and shares of users of whose next basket a candidate is; the loss of others is 0.
+
+    The candidates of most users hold nothing of it, so that this saves most of the ranker's work.
+    """
+    hit_B = shares_X.new_zeros(int(pairs.users_X.max()) + 1 if len(pairs.users_X) else 0)
+    hit_B = hit_B.index_add(0, pairs.users_X, shares_X)
+    chosen_Z = (hit_B > 0)[pairs.users_X].nonzero()[:, 0]
+    return pairs.take(chosen_Z), shares_X[chosen_Z]
+
+
 def ranking_loss(scores_X: Tensor, users_X: Tensor, shares_X: Tensor) -> Tensor:
     """The sum over pairs of their share of the user's next basket times -log softmax, [].
 
