@@ -19,7 +19,7 @@ from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.model.checkpoint import VOCAB, load_checkpoint
 from diffsasrec.ray_tasks import map_tasks
 from diffsasrec.schema import SOURCES, list_values
-from diffsasrec.score.bucket_lists import Scoring, quarantine_of, scored_histories
+from diffsasrec.score.bucket_lists import Scoring, asked_rows, quarantine_of, scored_histories
 from diffsasrec.score.fallback import log_shares
 from diffsasrec.score.rules import allowed_items, boost_at, boosts_of
 from diffsasrec.score.state_files import POPULAR
@@ -29,7 +29,7 @@ from diffsasrec.sequences.vocab import reindexing, same_items
 from diffsasrec.times import microseconds
 
 from .item_tables.making import write_item_tables
-from .night.exclusions import count_excluded, write_excluded
+from .night.exclusions import count_excluded, write_asked, write_excluded
 from .night.item_counts import (
     recent_counts,
     write_counter,
@@ -39,6 +39,7 @@ from .night.item_counts import (
 )
 from .night.records import Evaluated, Prepared, Scored
 from .night.scoring import night_scoring, score_buckets
+from .night.table_copies import USERS_KEY, copy_of
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def main(config: Config, run: RunDir) -> Scored:
     write_trends(run, prepared, scoring)
     write_similar(run, prepared, scoring)
     write_excluded(run, prepared)
+    write_asked(run, prepared)
     write_counter(config, run, prepared, scoring)
     shares = log_shares(counts[evaluated.popular_window], counts[-1])
     run.storage.write_table(f"{scoring.state}/{POPULAR}", pa.table({"log_share": shares}))
@@ -60,12 +62,31 @@ def main(config: Config, run: RunDir) -> Scored:
     tables = write_item_tables(config, run, scoring)
     counted = map_tasks(count_lists, range(num_buckets), run.storage, config.score.k)
     lists: Counter[str] = sum(counted, Counter())
-    left_out = prepared.counts["users"] - sum(lists[source] for source in SOURCES)
+    asked = count_asked(run, scoring, num_buckets, prepared.counts["users"])
+    num_users = prepared.counts["users"] - asked.get("not_asked", 0)
+    left_out = num_users - sum(lists[source] for source in SOURCES)
     lists += sum(map_tasks(count_excluded, range(num_buckets), run.storage), Counter())
-    rest = {"left_out_inactive": left_out, "quarantined_users": count_quarantined(scoring)}
+    rest = asked | {"left_out_inactive": left_out, "quarantined_users": count_quarantined(scoring)}
     unknown = count_unknown(run, scoring, num_buckets)
     of_rules = count_forbidden(run, scoring) | count_boosted(scoring, num_buckets)
     return Scored(counts=lists | rest | of_rules | unknown | tables)
+
+
+def count_asked(run: RunDir, scoring: Scoring, num_buckets: int, num_users: int) -> dict[str, int]:
+    """For how many users lists are asked, how many of them and of all others the log knows.
+
+    Nothing where no table says for whom.
+    """
+    if not scoring.asked:
+        return {}
+    listed = run.storage.read_table(copy_of("users")).num_rows
+    known = sum(map_tasks(count_asked_rows, range(num_buckets), scoring))
+    log.info("score: %d of the %d users of %s are in the log", known, listed, USERS_KEY)
+    return {"asked": listed, "asked_unknown": listed - known, "not_asked": num_users - known}
+
+
+def count_asked_rows(bucket: int, scoring: Scoring) -> int:
+    return asked_rows(scoring, bucket_name(bucket)).num_rows
 
 
 def count_quarantined(scoring: Scoring) -> int:
@@ -138,6 +159,6 @@ def count_unknown(run: RunDir, scoring: Scoring, num_buckets: int) -> dict[str, 
 
 def count_unknown_events(bucket: int, scoring: Scoring, known: npt.NDArray[np.bool_]) -> int:
     """The events in the histories of a bucket's scored users whose items are not `known`, [V]."""
-    flat = flatten(scoring.run.read_table(f"sequences/{bucket_name(bucket)}"))
+    flat = flatten(asked_rows(scoring, bucket_name(bucket)))
     _, histories = scored_histories(flat, scoring)
     return int((~known[histories.items]).sum())

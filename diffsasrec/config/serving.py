@@ -55,6 +55,9 @@ class ScoreConfig(DecodingConfig):
         description="likewise, with columns item_id and boost, and perhaps from and until: what is "
         "added to the logit of an item for everyone while that time lasts; 0.7 doubles its odds",
     )
+    users_path: str | None = Field(
+        None, description="likewise, with a column user_id; only these users get a list"
+    )
     rest_nights: NonNegativeInt = Field(
         0, description="what a user was shown in so many published nights before is not shown again"
     )

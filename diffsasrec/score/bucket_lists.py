@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from diffsasrec.config.decoding import DecodingConfig
 from diffsasrec.decode.recommender import Recommender
@@ -14,7 +15,7 @@ from diffsasrec.decode.trace import Trace
 from diffsasrec.evaluate.counter_settings import CounterSettings
 from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import Checkpoint
-from diffsasrec.schema import recommendations_schema
+from diffsasrec.schema import canonical, recommendations_schema
 from diffsasrec.score.counter_lists import CounterLists
 from diffsasrec.score.fallback import PopularLists
 from diffsasrec.score.rule_ids import Rules
@@ -46,6 +47,7 @@ class Scoring:
     rules: Rules
     decoding: DecodingConfig
     excluded: str = ""  # below the run directory: pairs of user and item by bucket; "": none
+    asked: str = ""  # below the run directory: who gets a list, by bucket; "": everyone
     max_quarantined_users: int = 10  # whose scoring ends its process
     min_item_count: int = 1  # before the split, for an item to be in holdout users' histories
     counter: CounterSettings | None = None  # makes the lists in place of the model
@@ -76,11 +78,20 @@ def quarantined_users(lists: pa.Table) -> pa.Array:
 
 
 def read_bucket(scoring: Scoring, name: str, vocab: pa.Table) -> pa.Table:
-    """The rows of a bucket, with the excluded items, if any, as indices of `vocab`."""
-    sequences = scoring.run.read_table(f"sequences/{name}")
+    """`asked_rows`, with the excluded items, if any, as indices of `vocab`."""
+    sequences = asked_rows(scoring, name)
     if not scoring.excluded or not scoring.run.exists(f"{scoring.excluded}/{name}"):
         return sequences
     return with_excluded(sequences, scoring.run.read_table(f"{scoring.excluded}/{name}"), vocab)
+
+
+def asked_rows(scoring: Scoring, name: str) -> pa.Table:
+    """The rows of a bucket; where only some users are asked for, theirs."""
+    sequences = scoring.run.read_table(f"sequences/{name}")
+    if not scoring.asked:
+        return sequences
+    asked = scoring.run.read_table(f"{scoring.asked}/{name}")["user_id"].combine_chunks()
+    return sequences.filter(pc.is_in(canonical(sequences["user_id"]), value_set=asked))
 
 
 def measured_items(scoring: Scoring, run_vocab: pa.Table) -> npt.NDArray[np.bool_] | None:

@@ -1,9 +1,12 @@
-"""What users must not be shown tonight: exclusions of the business, and what they saw lately.
+"""What is said of single users: what they must not be shown tonight, and who gets a list at all.
 
-Both are pairs of user and item. One shuffle brings them to the buckets of their users.
+Exclusions of the business and what users saw lately are pairs of user and item. One shuffle brings
+them to the buckets of their users.
 """
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +24,10 @@ from diffsasrec.score.state_files import NIGHT_STATE
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 
 from .records import Prepared
-from .table_copies import EXCLUDE_KEY, PAIR, exclusion_copies
+from .table_copies import EXCLUDE_KEY, PAIR, copy_of, exclusion_copies
 
 EXCLUDED = f"{NIGHT_STATE}/excluded"
+ASKED = f"{NIGHT_STATE}/asked"  # users by bucket, where a table says who gets a list
 RULES = ("excluded", "rested")  # as they are counted
 
 
@@ -65,9 +69,7 @@ def write_excluded(run: RunDir, prepared: Prepared) -> None:
     files += [("rested", path) for path in rested_lists(run)]
     if not files:
         return
-    user_type = canonical_type(
-        run.storage.read_table(f"sequences/{bucket_name(0)}", ["user_id"])["user_id"].type
-    )
+    user_type = user_type_of(run.storage)
     import ray.data  # takes seconds, which a run that writes none need not wait for
 
     written = (
@@ -90,6 +92,43 @@ def write_excluded(run: RunDir, prepared: Prepared) -> None:
     )
     for _ in beating(written.iter_rows()):
         pass
+
+
+def user_type_of(run: Storage) -> pa.DataType:
+    """The canonical type of the users of the log."""
+    users = run.read_table(f"sequences/{bucket_name(0)}", ["user_id"])["user_id"]
+    return canonical_type(users.type)
+
+
+def by_bucket(
+    listed: pa.Array, user_type: pa.DataType, num: int
+) -> tuple[list[pa.Array], pa.Array]:
+    """Canonical ids by the `num` buckets of users of a type, and those that can be in none."""
+    users = like(listed, user_type)
+    can_be = users.is_valid()
+    users, rest = users.filter(can_be), listed.filter(pc.invert(can_be))
+    bucket = bucket_of(users, num)
+    order = np.argsort(bucket, kind="stable")
+    bounds = np.searchsorted(bucket[order], np.arange(num + 1))
+    grouped = listed.filter(can_be).take(pa.array(order))
+    return [grouped.slice(a, b - a) for a, b in pairwise(bounds)], rest
+
+
+def write_asked(run: RunDir, prepared: Prepared) -> None:
+    """Writes for every bucket which users get a list, if the run has a table that says so."""
+    if not run.storage.exists(copy_of("users")):
+        return
+    listed = canonical(run.storage.read_table(copy_of("users"))["user_id"]).combine_chunks()
+    user_type = user_type_of(run.storage)
+    parts, _ = by_bucket(listed, user_type, prepared.num_buckets)
+
+    def write(bucket: int) -> None:
+        table = pa.table({"user_id": like(parts[bucket], user_type)})
+        run.storage.write_table(f"{ASKED}/{bucket_name(bucket)}", table)
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in beating(pool.map(write, range(prepared.num_buckets))):
+            pass
 
 
 def _read_pairs(batch: pa.Table, *, lake: Storage, user_type: pa.DataType, num: int) -> pa.Table:

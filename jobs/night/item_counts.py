@@ -127,7 +127,8 @@ def write_shown(
         return
     sample = replace(
         scoring,
-        active_since=None,  # few of a bucket may be active
+        active_since=None,  # few of a bucket may be active, or asked for
+        asked="",
         output=f"{scoring.state}/shown/{scoring.output}",
         decoding=scoring.decoding.model_copy(update={"decode": "single"}),
     )

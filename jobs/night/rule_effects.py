@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.config import Config
 from diffsasrec.errors import ConfigError
+from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.items import BOOST_KEY, boosts_at
 from diffsasrec.inputs.side_tables import read_columns, read_file, table_files
 from diffsasrec.lake.run_dir import RunDir
@@ -22,7 +23,15 @@ from diffsasrec.score.rule_ids import Match, is_listed, match
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from diffsasrec.times import microseconds
 
-from .table_copies import EXCLUDE_KEY, PAIR, copies_of_run, exclusion_copies, side_tables
+from .exclusions import by_bucket, user_type_of
+from .table_copies import (
+    EXCLUDE_KEY,
+    PAIR,
+    USERS_KEY,
+    copies_of_run,
+    exclusion_copies,
+    side_tables,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +39,7 @@ KEYS = {
     "deny": "score.deny_path",
     "allow": "score.allow_path",
     "boost": BOOST_KEY,
+    "users": USERS_KEY,
     "items": "items.path",
     "previous_vocab": "vocab.previous_path",
 }
@@ -38,6 +48,7 @@ MEANS_NOTHING = {  # what a rule does where the log knows none of its ids
     KEYS["deny"]: "nothing is denied",
     KEYS["allow"]: "nothing is allowed",
     KEYS["boost"]: "nothing is boosted",
+    KEYS["users"]: "nobody gets a list",
     KEYS["items"]: "no item has a title or a category",
     KEYS["previous_vocab"]: "no index is kept",
     USERS: "nothing is excluded for anyone",
@@ -53,17 +64,21 @@ def check_rules(run: RunDir, vocab: pa.Table, num_buckets: int) -> dict[str, dic
     The users of exclusions are counted where they belong to the first buckets.
 
     Raises:
-        ConfigError: the rules leave nothing to recommend.
+        ConfigError: the rules leave nothing to recommend, or nobody to recommend to.
     """
+    sampled = min(SAMPLED, num_buckets)
     items = canonical(vocab.filter(pc.greater(vocab["count"], 0))["item_id"]).combine_chunks()
     tables = copies_of_run(run.storage)
     found = catalogue_matches(tables, items)
     say_in_force(tables, run.ds)
-    if files := exclusion_copies(run.storage):
-        users = _users_of(run, min(SAMPLED, num_buckets))
-        shared = (users, items, num_buckets, min(SAMPLED, num_buckets))
+    files = exclusion_copies(run.storage)
+    if "users" in tables:
+        found[USERS_KEY] = match_asked(run, tables["users"], num_buckets)
+    if files:
+        shared = (_users_of(run, sampled), items, num_buckets, sampled)
         found |= _sum(map_tasks(match_copy, files, *shared))
     say_matches(found, "the log")
+    refuse_nobody_asked(found)
     if run.reused is None:  # else earlier weights say what can be recommended
         refuse_nothing_left(tables, items, found)
     return {key: {"ids": m.ids, "known": m.known} for key, m in found.items()}
@@ -75,17 +90,20 @@ def check_sampled_rules(
     """The same of a sample of the log, for a run date; `is_whole`: it is all of the log.
 
     Raises:
-        ConfigError: the rules leave nothing to recommend.
+        ConfigError: the rules leave nothing to recommend, or nobody to recommend to.
     """
     tables = {name: table.read() for name, table in side_tables(config).items()}
     found = catalogue_matches(tables, items)
     say_in_force(tables, ds)
+    if "users" in tables:
+        found[USERS_KEY] = match(_listed_users(tables["users"]), users, named=True)
     if (path := config.score.exclude_path) is not None:
         files = table_files(path, EXCLUDE_KEY)[:FEW_FILES]
         pairs = [read_file(file, EXCLUDE_KEY, PAIR) for file in files]
         found |= _sum([match_pairs(some, users, items, 1, 1) for some in pairs])
     say_matches(found, "the log" if is_whole else "a sample of the log")
     if is_whole:
+        refuse_nobody_asked(found)
         refuse_nothing_left(tables, items, found)
     return found
 
@@ -95,7 +113,37 @@ def catalogue_matches(tables: Mapping[str, pa.Table], items: pa.Array) -> dict[s
     return {
         KEYS[name]: match(_ids(table).unique(), items, named=name == "boost")
         for name, table in tables.items()
+        if name != "users"
     }
+
+
+def match_asked(run: RunDir, table: pa.Table, num_buckets: int) -> Match:
+    """The users for whom lists are asked, all of them; only their buckets are read."""
+    listed = _listed_users(table)
+    parts, rest = by_bucket(listed, user_type_of(run.storage), num_buckets)
+    some = [(bucket, part) for bucket, part in enumerate(parts) if len(part)]
+    found = sum(map_tasks(match_bucket, some, run.storage), Match(0, 0))
+    return found + match(rest, _users_of(run, 1), named=True)
+
+
+def match_bucket(part: tuple[int, pa.Array], run: Storage) -> Match:
+    """Which of a bucket's users, canonical, the log knows."""
+    bucket, listed = part
+    users = run.read_table(f"sequences/{bucket_name(bucket)}", ["user_id"])["user_id"]
+    return match(listed, canonical(users).combine_chunks(), named=True)
+
+
+def _listed_users(table: pa.Table) -> pa.Array:
+    return canonical(table["user_id"]).combine_chunks()
+
+
+def refuse_nobody_asked(found: Mapping[str, Match]) -> None:
+    """Stops a run that would make no list."""
+    if (m := found.get(USERS_KEY)) is not None and not m.known:
+        raise ConfigError(
+            f"{USERS_KEY}: the log knows none of its {m.ids} users, so that nobody would get a "
+            f"list{f' ({m.example})' if m.example else ''}; correct the table or unset the key"
+        )
 
 
 def say_in_force(tables: Mapping[str, pa.Table], ds: str) -> None:

@@ -18,7 +18,7 @@ from diffsasrec.score.state_files import NIGHT_STATE
 from diffsasrec.sequences.buckets import bucket_name
 from diffsasrec.times import DAY, microseconds
 
-from .exclusions import EXCLUDED
+from .exclusions import ASKED, EXCLUDED
 from .records import Evaluated
 from .table_copies import rules_of_run
 
@@ -37,6 +37,7 @@ def night_scoring(config: Config, run: RunDir) -> Scoring:
         query_time=microseconds(run.ds),
         state=NIGHT_STATE,
         excluded=EXCLUDED if config.score.exclude_path or config.score.rest_nights else "",
+        asked=ASKED if config.score.users_path else "",
         counter=None if evaluated is None else evaluated.counter_settings,
     )
 
@@ -51,6 +52,7 @@ def scoring_of(
     query_time: int,
     state: str,
     excluded: str = "",
+    asked: str = "",
     counter: CounterSettings | None = None,
 ) -> Scoring:
     """The configured way of scoring; arguments as in Scoring. A counter decodes in one pass."""
@@ -74,6 +76,7 @@ def scoring_of(
         rules=rules,
         decoding=settings,
         excluded=excluded,
+        asked=asked,
         max_quarantined_users=config.score.max_quarantined_users,
         min_item_count=config.split.min_item_count,
         counter=counter,

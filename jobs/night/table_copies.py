@@ -24,6 +24,7 @@ from diffsasrec.inputs.side_tables import (
     check_file,
     digest,
     read_bytes,
+    read_columns,
     read_file,
     read_item_ids,
     table_files,
@@ -37,6 +38,7 @@ from diffsasrec.sequences.buckets import bucket_name
 
 log = logging.getLogger(__name__)
 
+USERS_KEY = "score.users_path"
 EXCLUDE = "exclude"
 EXCLUDE_KEY = "score.exclude_path"
 PAIR = {"user_id": "id", "item_id": "id"}
@@ -58,6 +60,8 @@ def side_tables(config: Config) -> dict[str, SideTable]:
         key = f"score.{name}_path"
         if (path := getattr(config.score, f"{name}_path")) is not None:
             found[name] = SideTable(key, path, lambda p=path, k=key: _read_ids(p, k))  # type: ignore[misc]
+    if (users := config.score.users_path) is not None:
+        found["users"] = SideTable(USERS_KEY, users, lambda: _read_users(users))
     if (boosts := config.score.boost_path) is not None:
         found["boost"] = SideTable(BOOST_KEY, boosts, lambda: read_boosts(boosts))
     if (path := config.items.path) is not None:
@@ -71,6 +75,11 @@ def side_tables(config: Config) -> dict[str, SideTable]:
 
 def _read_ids(path: str, key: str) -> pa.Table:
     return pa.table({"item_id": read_item_ids(path, key).unique()}).sort_by("item_id")
+
+
+def _read_users(path: str) -> pa.Table:
+    users = read_columns(path, USERS_KEY, {"user_id": "id"})["user_id"].combine_chunks()
+    return pa.table({"user_id": users.drop_null().unique()}).sort_by("user_id")
 
 
 def _read_items(settings: ItemsConfig) -> pa.Table:

@@ -143,7 +143,11 @@ def _add_rows(page: _Page, counts: dict[str, int]) -> None:
 
 
 def _add_rules(page: _Page, counts: Mapping[str, int]) -> None:
-    """Nothing where no table has boosts."""
+    """Nothing where no table has boosts, or says who gets a list."""
+    if "asked" in counts:
+        page.add("asked_users", "users for whom score.users_path asks a list", counts["asked"])
+        what = "those of them who are not in the log and get none"
+        page.add("asked_unknown_users", what, counts["asked_unknown"])
     if "boosted_items" in counts:
         page.add("boosted_items", "items that are boosted", counts["boosted_items"])
         of_all = counts.get("boosted_places", 0) / max(counts.get("places", 0), 1)

@@ -85,7 +85,13 @@ def user_steps(
         return []
     steps = [Step("users", prepared["users"], "total")]
     if any(source in scored for source in SOURCES):
-        steps += _drops(scored, [("left_out_inactive", "inactive", "score.active_days")])
+        steps += _drops(
+            scored,
+            [
+                ("not_asked", "not asked for", "score.users_path"),
+                ("left_out_inactive", "inactive", "score.active_days"),
+            ],
+        )
         by_model, by_counter, fallback = (scored.get(source, 0) for source in SOURCES)
         of_counter = Step("of a counter", by_counter, "part", "the model was worse")
         steps += [

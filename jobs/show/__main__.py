@@ -149,6 +149,11 @@ def _who_made(manifest: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
         lines.append(
             f"boosts    {counts['boosted_items']} items, with {of_all:.1%} of the places of lists"
         )
+    if "asked" in counts:
+        lines.append(
+            f"users     {counts['asked']} asked for, {counts['asked_unknown']} of them unknown to "
+            "the log"
+        )
     if counter is not None and (versus := metrics.get("versus")) is not None:
         lines.append(f"why       {Versus.from_json(versus).in_words()}; gate.otherwise")
     return lines

@@ -48,7 +48,7 @@ def user_lines(
     lists = run.storage.read_table(f"recommendations/{name}")
     shown = lists.filter(pc.equal(lists["user_id"], user_id)).to_pylist()
     if not shown:
-        return [*lines, "", f"no list: no event in the last {config.score.active_days:g} days"]
+        return [*lines, "", why_no_list(config)]
     titles = with_boosts(titles, night_scoring(config, run))
     lines += ["", *list_lines(shown[0], titles), ""]
     try:
@@ -56,6 +56,15 @@ def user_lines(
     except DiffsasrecError as error:
         return [*lines, f"WARNING: the steps can't be made again: {error}"]
     return [*lines, *step_lines(config, shown[0], remade, titles)]
+
+
+def why_no_list(config: Config) -> str:
+    reasons = []
+    if config.score.users_path is not None:
+        reasons.append("not among the users of score.users_path")
+    if config.score.active_days is not None:
+        reasons.append(f"no event in the last {config.score.active_days:g} days")
+    return f"no list: {', or '.join(reasons) or 'the log had no event of it then'}"
 
 
 def with_boosts(titles: Titles, scoring: Scoring) -> Titles:

@@ -54,6 +54,7 @@ BESIDE_THE_RECIPE = (
     "score.allow_path",
     "score.exclude_path",
     "score.boost_path",
+    "score.users_path",
     "score.rest_nights",
     "score.max_per_category",
     "score.active_days",

@@ -16,16 +16,22 @@ from diffsasrec.lake.manifest import manifest_for
 from diffsasrec.lake.prune import prune
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.schema import recommendations_schema, sequences_schema
-from diffsasrec.sequences.buckets import bucket_of
+from diffsasrec.score.bucket_lists import asked_rows
+from diffsasrec.sequences.buckets import bucket_name, bucket_of
 from jobs.night.exclusions import (
+    ASKED,
     EXCLUDED,
     count_excluded,
     lately_published,
     rested_lists,
+    write_asked,
     write_excluded,
 )
 from jobs.night.records import Prepared
-from jobs.night.table_copies import copy_tables, digest_tables
+from jobs.night.rule_effects import match_asked
+from jobs.night.scoring import night_scoring
+from jobs.night.table_copies import copies_of_run, copy_tables, digest_tables
+from jobs.score import count_asked
 
 BUCKETS = 3
 USERS = list(range(6))
@@ -143,3 +149,26 @@ def test_nights_of_rest_are_published_dates_before_the_run_and_what_they_show_no
     assert of(night.lake, night.ds, 0) == ()
     assert of(night.lake, night.ds, 1) == ("runs/ds=2024-03-03/y",)
     assert of(night.lake, night.ds, 9) == ("runs/ds=2024-03-01/x", "runs/ds=2024-03-03/y")
+
+
+def test_the_users_of_a_table_are_the_rows_of_their_buckets(night, tmp_path):
+    (tmp_path / "users.csv").write_text("user_id\n4\n1\n99\n4\n05\n\n0\n")
+    settings = config(tmp_path, users_path=str(tmp_path / "users.csv"))
+    night = replace(night, tables=digest_tables(settings))
+    copy_tables(settings, night)
+    write_asked(night, PREPARED)
+    found = match_asked(night, copies_of_run(night.storage)["users"], BUCKETS)
+    assert (found.ids, found.known, sorted(found.unknown)) == (5, 3, ["'05'", "'99'"])
+    scoring = night_scoring(settings, night)
+    rows = [asked_rows(scoring, bucket_name(bucket)) for bucket in range(BUCKETS)]
+    assert sorted(pa.concat_tables(rows)["user_id"].to_pylist()) == [0, 1, 4]
+    counts = count_asked(night, scoring, BUCKETS, len(USERS))
+    assert counts == {"asked": 5, "asked_unknown": 2, "not_asked": 3}
+
+
+def test_without_a_table_of_users_everyone_gets_a_list(night, tmp_path):
+    write_asked(night, PREPARED)
+    scoring = night_scoring(config(tmp_path), night)
+    assert scoring.asked == "" and not night.storage.list(ASKED)
+    assert sum(asked_rows(scoring, bucket_name(b)).num_rows for b in range(BUCKETS)) == len(USERS)
+    assert count_asked(night, scoring, BUCKETS, len(USERS)) == {}

@@ -68,6 +68,21 @@ def test_boosts_of_which_none_holds_are_a_warning(tmp_path, caplog):
     assert "0 of 1 rows are in force at 2024-03-01 00:00 UTC, so that nothing is boo" in caplog.text
 
 
+def test_users_who_are_asked_for_and_unknown_are_counted_and_named(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        found = checked(tmp_path, users="user_id\n1\n2\n2\n07\n")
+    assert found == {"score.users_path": Match(3, 2, unknown=("'07'",))}
+    assert "score.users_path: 2 of 3 ids are known to the log; unknown: '07'" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["user_id\n", "user_id\n07\n"])
+def test_asking_only_for_users_whom_the_log_does_not_know_is_refused(tmp_path, text, caplog):
+    with pytest.raises(ConfigError, match=r"score\.users_path: the log knows none of its \d users"):
+        checked(tmp_path, users=text)
+    checked(tmp_path, users=text, is_whole=False)
+    assert "so that nobody gets a list" in caplog.text
+
+
 def test_of_many_unknown_ids_some_are_named():
     found = match(pa.array([*"abcdefg", "3"]), LOG_ITEMS, named=True)
     assert found.names == "; unknown: 'a', 'b', 'c', 'd', 'e' and 2 more"

@@ -37,6 +37,7 @@ def settings(tmp_path: Path) -> Config:
     (tables / "allow.csv").write_text("item_id\na\nb\nc\n")
     (tables / "items.csv").write_text("sku,kind\na,x\nb,y\n")
     (tables / "boost.csv").write_text("boost,item_id\n1,b\n0.5,a\n")
+    (tables / "users.csv").write_text("user_id\n2\n1\n")
     (tables / "exclude/one.csv").write_text("user_id,item_id\n1,a\n")
     (tables / "exclude/two").write_text("user_id,item_id\n2,b\n")
     vocab = pa.table({"item_id": ["a", "b"], "index": pa.array([0, 1], pa.int32())})
@@ -56,6 +57,7 @@ def settings(tmp_path: Path) -> Config:
                 "allow_path": str(tables / "allow.csv"),
                 "exclude_path": str(tables / "exclude"),
                 "boost_path": str(tables / "boost.csv"),
+                "users_path": str(tables / "users.csv"),
             },
         }
     )
@@ -120,6 +122,7 @@ def test_the_same_tables_written_again_are_the_same_run_and_others_are_another(s
         "allow.csv": "d\n",
         "items.csv": "c,x\n",
         "boost.csv": "2,c\n",
+        "users.csv": "3\n",
         "exclude/two": "3,c\n",
     }.items():
         path = tmp_path / "tables" / name

@@ -151,3 +151,10 @@ def test_boosts_are_told_where_there_are_any():
     found = samples(facts(counts={"score": counts}))
     told = {name[0]: value for name, value in found.items() if name[0].startswith("boosted")}
     assert told == {"boosted_items": 12, "boosted_fraction": 0.25}
+
+
+def test_users_who_are_asked_for_are_told_where_a_table_says_so():
+    assert not any(name[0].startswith("asked") for name in samples(facts()))
+    found = samples(facts(counts={"score": {"asked": 1000, "asked_unknown": 30}}))
+    told = {name[0]: value for name, value in found.items() if name[0].startswith("asked")}
+    assert told == {"asked_users": 1000, "asked_unknown_users": 30}

@@ -39,7 +39,7 @@ from jobs.night.scoring import night_scoring
 from jobs.observe.summary import printable
 from jobs.runs.published_runs import config_of, open_published
 from jobs.show.__main__ import current_lines, newest_metrics
-from jobs.show.user import find_user, is_same, user_lines
+from jobs.show.user import find_user, is_same, user_lines, why_no_list
 
 ROW: dict[str, Any] = {"n": 9, "Coverage@5": 0.7}
 ROW |= {f"{m}@5": 0.25 for m in ("NDCG", "HR", "MRR")}
@@ -102,8 +102,10 @@ def test_boosts_are_shown_with_their_share_of_the_places(lake: Storage):
     run = publish(lake, "2024-03-03", "three")
     manifest = json.loads(run.storage.read_bytes("manifest.json"))
     manifest["counts"]["score"] |= {"boosted_items": 12, "boosted_places": 50, "places": 200}
+    manifest["counts"]["score"] |= {"asked": 9, "asked_unknown": 2}
     run.storage.write_bytes("manifest.json", to_json(manifest))
     assert "boosts    12 items, with 25.0% of the places of lists" in current_lines(lake)
+    assert "users     9 asked for, 2 of them unknown to the log" in current_lines(lake)
 
 
 def test_a_rollback_is_called_one_and_is_current_since_then(lake: Storage):
@@ -344,6 +346,15 @@ def test_a_boost_stands_beside_its_item_in_the_list_and_in_the_steps(made, tmp_p
         boosted = [line for line in shown if line.endswith("Title of item-003  (boost +30)")]
         assert len(boosted) == 2 and sum("(boost" in line for line in shown) == 2
         assert "made again from the run directory: the same list" in "\n".join(shown)
+
+
+def test_a_user_without_a_list_is_told_which_keys_may_be_why(made, tmp_path: Path):
+    _, manifest, _ = made()
+    config = config_of(manifest)
+    asked = config.score.model_copy(update={"users_path": "users.csv", "active_days": 3.0})
+    assert why_no_list(config.model_copy(update={"score": asked})) == (
+        "no list: not among the users of score.users_path, or no event in the last 3 days"
+    )
 
 
 def run_show(*arguments: str) -> tuple[int, str, str]:

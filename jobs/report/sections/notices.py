@@ -191,7 +191,8 @@ def _lists(facts: Facts) -> Iterator[Notice]:
             "No list was made",
             "Scoring is done, and no user has a list.",
             "a list for every user",
-            "See score.active_days, and whether the log has any event before the run date.",
+            "See score.active_days and score.users_path, and whether the log has any event before "
+            "the run date.",
             "flow",
         )
     if total:
