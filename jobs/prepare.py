@@ -15,10 +15,8 @@ import pyarrow as pa
 
 from diffsasrec.config.config import Config
 from diffsasrec.config.data import EventsConfig
-from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.errors import ConfigError, InputDataError, find_ours
 from diffsasrec.files.storage import to_json
-from diffsasrec.formats.listing import InputFile
-from diffsasrec.inputs.log_files import Log, inspect_inputs
 from diffsasrec.inputs.moments import early_events, refuse_days_as_numbers
 from diffsasrec.inputs.newest import Part, check_newest, recorded
 from diffsasrec.inputs.quarantine import STOPPED
@@ -34,6 +32,8 @@ from diffsasrec.lake.chain import read_chain, standing
 from diffsasrec.lake.manifest import read_manifest
 from diffsasrec.lake.run_dir import RunDir
 from diffsasrec.progress import Progress, beating
+from diffsasrec.read_log.earlier import Earlier, NotAsPublishedError
+from diffsasrec.read_log.log import Log
 from diffsasrec.sequences.buckets import num_buckets
 from diffsasrec.sequences.build import Built, build_sequences
 from diffsasrec.sequences.split_time import Survey, survey_log
@@ -42,26 +42,41 @@ from diffsasrec.times import iso, microseconds
 from .night.records import Prepared
 from .night.rule_effects import check_rules
 from .night.table_copies import copy_tables, previous_vocab_of_run
+from .runner.identity import source_digest
+from .takeover.taking import Taking, keep_for_later, takeover
 
 log = logging.getLogger(__name__)
 
 
 def main(config: Config, run: RunDir) -> Prepared:
-    inputs = [InputFile(*entry) for entry in run.inputs]  # as the run id was made from them
-    found = inspect_inputs(inputs, config.events)
+    with takeover(config, run, source=source_digest()) as taking:
+        try:
+            return prepare(config, run, taking)
+        except Exception as error:
+            damage = find_ours(error)
+            if not isinstance(damage, NotAsPublishedError):
+                raise
+    return prepare(config, run, Taking(why_not=str(damage)))
+
+
+def prepare(config: Config, run: RunDir, taking: Taking) -> Prepared:
+    taking, found = taking.inspect(config, run)
     for note in found.notes:
         log.info("prepare: %s", note)
     copy_tables(config, run)
     previous_vocab = previous_vocab_of_run(config, run.storage, found.item_type)
-    log.info("prepare: reading %d fragments of %d files", len(found.fragments), len(inputs))
-    survey = survey_events(config, run, found)
-    check_split(survey, config.events.source)
-    say_types(survey.types, config.events)
-    refuse_days_as_numbers(survey.time_quantiles[len(survey.time_quantiles) // 2], config.events)
-    if survey.num_early:
-        log.warning("prepare: %s", early_events(survey.num_early, survey.first_time, config.events))
+    taking.say(found)
+    num_read = sum(1 for _ in found.numbered())
+    log.info("prepare: reading %d fragments of %d files", num_read, len(run.inputs))
+    survey = survey_events(config, run, found, taking.earlier)
+    check_survey(survey, config.events)
     num = num_buckets(survey.num_users, users_per_bucket=config.split.users_per_bucket)
-    built = group_by_user(config, run, found, survey, num=num, previous_vocab=previous_vocab)
+    taking, found = taking.for_buckets(num, found)
+    built = group_by_user(
+        config, run, found, survey, num=num, previous_vocab=previous_vocab, earlier=taking.earlier
+    )
+    if config.events.incremental:
+        keep_for_later(run, found, survey)
     counts = dict(sorted((survey.counts + built.counts).items()))
     log.info("prepare: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
     if not counts.get("holdout_users"):
@@ -76,7 +91,8 @@ def main(config: Config, run: RunDir) -> Prepared:
         second_cut=survey.second_cut,
         time_quantiles=survey.time_quantiles,
         newest=judge_newest(survey.newest, config, run),
-        inputs=[{"path": f.path, "size": f.size, "version": f.version} for f in inputs],
+        taken_over=taking.recorded(found, counts["rows"]),
+        inputs=[dict(zip(("path", "size", "version"), f, strict=True)) for f in run.inputs],
         left_out=[
             {"reason": reason, "number": number, "example": example}
             for reason, number, example in run.left_out
@@ -84,7 +100,18 @@ def main(config: Config, run: RunDir) -> Prepared:
     )
 
 
-def survey_events(config: Config, run: RunDir, found: Log) -> Survey:
+def check_survey(survey: Survey, events: EventsConfig) -> None:
+    """Raises or warns of what the first pass has found."""
+    check_split(survey, events.source)
+    say_types(survey.types, events)
+    refuse_days_as_numbers(survey.time_quantiles[len(survey.time_quantiles) // 2], events)
+    if survey.num_early:
+        log.warning("prepare: %s", early_events(survey.num_early, survey.first_time, events))
+
+
+def survey_events(
+    config: Config, run: RunDir, found: Log, earlier: Earlier | None = None
+) -> Survey:
     """The first pass over the log: counts, quarantine, and the times of the split.
 
     Raises:
@@ -99,6 +126,7 @@ def survey_events(config: Config, run: RunDir, found: Log) -> Survey:
         fixed_time=None if split.time is None else microseconds(split.time.isoformat()),
         quarantine=run.storage.sub("quarantine"),
         new_files=files_to_judge(run),
+        earlier=earlier,
         check=lambda counts, newest, examples: check_or_record(
             counts, config, run, newest, examples
         ),
@@ -114,6 +142,7 @@ def group_by_user(
     *,
     num: int,
     previous_vocab: pa.Table | None,
+    earlier: Earlier | None = None,
 ) -> Built:
     """The second pass over the log: a row per user in `num` buckets, the vocabulary, the holdout.
 
@@ -124,24 +153,24 @@ def group_by_user(
         "prepare: %d rows kept of %d, about %d users; grouping by user into %d buckets",
         *(survey.counts["kept"], survey.counts["rows"], survey.num_users, num),
     )
-    split = config.split
     built = build_sequences(
         found,
         events=config.events,
         before=microseconds(run.ds),
         split_time=survey.split_time,
         num=num,
-        max_user_events=split.max_user_events,
-        min_item_count=split.min_item_count,
+        split=config.split,
         previous_vocab=previous_vocab,
-        min_user_events=split.min_user_events,
         output=run.storage,
+        earlier=earlier,
+        keeps_unused=config.events.incremental,
         progress=Progress("prepare", "bucket", interval=config.log_interval).update,
     )
     if not built.counts["items"]:
         raise InputDataError(
             f"{config.events.source}: no item has "
-            f"split.min_item_count={split.min_item_count} events; lower it or bring more history"
+            f"split.min_item_count={config.split.min_item_count} events; lower it or bring more "
+            "history"
         )
     return built
 

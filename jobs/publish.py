@@ -139,6 +139,7 @@ def manifest_content(config: Config, run: RunDir, done: dict[str, Record]) -> di
         "cost": cost_of(config, seconds, cluster_resources()),
         "files": files,
         **({} if prepared.event_types is None else {"event_types": prepared.event_types}),
+        **({} if prepared.taken_over is None else {"taken_over": prepared.taken_over}),
     }
 
 

@@ -73,6 +73,12 @@ class EventsConfig(Section):
         None,
         description="only events of so many days before the run date are read; null: all",
     )
+    incremental: bool = Field(
+        False,
+        description="a night reads only the files that the newest published one has not read, and "
+        "takes over the rest from its run; equal byte for byte to reading all, which it does where "
+        "that can't be, and says why",
+    )
     id_type: Literal["as_read", "int64", "string"] = Field(
         "as_read", description="ids are kept as Parquet has them; CSV and JSON ids are strings"
     )

@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.data
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import InputDataError
 from diffsasrec.files.storage import Storage
 from diffsasrec.formats.chunks import RawChunk
-from diffsasrec.inputs.log_files import Fragment, Log
 from diffsasrec.inputs.log_rows import read_fragment, refuse_changed
 from diffsasrec.inputs.quarantine import Example, examples_of
 from diffsasrec.inputs.row_checks import MALFORMED, OTHER_TYPE, Checked, check_rows, quarantine_rows
 from diffsasrec.progress import beating
+from diffsasrec.read_log.log import Fragment, Log, Unread
 from diffsasrec.schema import canonical_type
 from diffsasrec.times import DAY
 
@@ -24,8 +25,10 @@ from diffsasrec.times import DAY
 class Scanned(NamedTuple):
     """What a pass over the log found in a fragment."""
 
+    number: int  # of the fragment
     path: str
     counts: Counter[str]
+    times: tuple[int, int] | None  # the first and the last one of its kept rows
     statistics: pa.Table
     examples: dict[str, Example]  # a bad row, by its reason
 
@@ -71,18 +74,35 @@ def unchanged(fragment: Fragment, chunks: Iterator[RawChunk]) -> Iterator[RawChu
     refuse_changed(fragment)
 
 
-def fragments_dataset(log: Log) -> ray.data.Dataset:
-    """One row per fragment, with itself: a task gets its own ones, and not the whole log."""
-    rows = [{"number": n, "fragment": fragment} for n, fragment in enumerate(log.fragments)]
+def fragments_dataset(log: Log, *, markers: int = 0) -> ray.data.Dataset:
+    """One row per fragment that is read, with itself: a task gets its own ones, not the whole log.
+
+    `markers`: so many rows without a fragment come first. There must be a row.
+    """
+    rows: list[dict[str, Any]] = [{"number": -1, "fragment": None}] * markers
+    rows += [{"number": n, "fragment": fragment} for n, fragment in log.numbered()]
     # a block is one task: enough of them to keep all CPUs busy to the end, and no more, because
     # each costs the driver time
     num_blocks = min(max(8 * int(ray.cluster_resources().get("CPU", 1)), 16), 1000)
     return ray.data.from_items(rows, override_num_blocks=min(len(rows), num_blocks))
 
 
-def fragments_of(batch: pa.Table) -> Iterator[tuple[int, Fragment]]:
-    """The fragments of a batch of `fragments_dataset`, with their numbers."""
+def fragments_of(batch: pa.Table) -> Iterator[tuple[int, Fragment | None]]:
+    """The fragments of a batch of `fragments_dataset`, with their numbers; None for a marker."""
     yield from zip(batch["number"].to_pylist(), batch["fragment"].to_pylist(), strict=True)
+
+
+SCANNED = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("path", pa.string()),
+        ("counts", pa.string()),
+        ("first", pa.int64()),
+        ("last", pa.int64()),
+        ("statistics", pa.binary()),
+        ("examples", pa.string()),
+    ]
+)
 
 
 def scan(
@@ -97,8 +117,11 @@ def scan(
 
     `statistics` turns the events of a chunk and its bad rows, if any, into a small table; the
     tables of a fragment are concatenated. `quarantine` is the directory for part-NNNNN.parquet.
+    Where an earlier night has read some of the log, all rows of the other fragments are counted,
+    and `statistics` gets the events that it has not kept.
     """
-
+    if log.unread is not None and not log.unread.numbers:
+        return
     results = fragments_dataset(log).map_batches(
         _scan_batch,
         fn_kwargs={
@@ -107,6 +130,7 @@ def scan(
             "before": before,
             "statistics": statistics,
             "quarantine": quarantine,
+            "unread": log.unread,
         },
         batch_format="pyarrow",
         batch_size=1,
@@ -115,7 +139,8 @@ def scan(
         table = pa.ipc.open_stream(row["statistics"]).read_all()
         counts, found = Counter(json.loads(row["counts"])), json.loads(row["examples"])
         examples = {reason: Example.from_json(each, events) for reason, each in found.items()}
-        yield Scanned(row["path"], counts, table, examples)
+        times = None if row["first"] is None else (row["first"], row["last"])
+        yield Scanned(row["number"], row["path"], counts, times, table, examples)
 
 
 def _scan_batch(
@@ -126,32 +151,43 @@ def _scan_batch(
     before: int,
     statistics: Callable[[pa.Table, pa.Table | None], pa.Table],
     quarantine: Storage,
+    unread: Unread | None,
 ) -> Iterator[pa.Table]:
     """One row per fragment: its file, its counts and its statistics, packed."""
     for number, fragment in fragments_of(batch):
+        assert fragment is not None, number
         counts: Counter[str] = Counter()
         partials, bad = [], []
         examples: dict[str, Example] = {}
+        ends: list[int] = []
         for chunk, checked in read_events(
             fragment, events=events, log_types=log_types, before=before
         ):
             counts += checked.counts + left_out_of(chunk)
             rows = quarantine_rows(checked, chunk, events, fragment.path)
-            partials.append(statistics(checked.events, rows))
+            ends += _ends(checked.events["timestamp"])
+            kept = checked.events if unread is None else unread.later(number, checked.events)
+            partials.append(statistics(kept, rows))
             if rows is not None:
                 bad.append(rows)
                 examples = examples_of(rows, events, fragment, known=examples)
         if bad:
-            quarantine.write_table(f"part-{number:05d}.parquet", pa.concat_tables(bad))
+            quarantine.write_table(quarantine_name(number), pa.concat_tables(bad))
+        found: dict[str, Any] = {"counts": json.dumps(counts), "statistics": _to_ipc(partials)}
+        found |= {"first": min(ends), "last": max(ends)} if ends else {}
         shown = {reason: each.to_json() for reason, each in examples.items()}
-        yield pa.table(
-            {
-                "path": pa.array([fragment.path], pa.string()),
-                "counts": pa.array([json.dumps(counts)], pa.string()),
-                "statistics": pa.array([_to_ipc(partials)], pa.binary()),
-                "examples": pa.array([json.dumps(shown)], pa.string()),
-            }
-        )
+        found |= {"number": number, "path": fragment.path, "examples": json.dumps(shown)}
+        yield pa.Table.from_pylist([found], schema=SCANNED)
+
+
+def _ends(times: pa.ChunkedArray) -> list[int]:
+    """The first and the last of some times; [] of none."""
+    return list(pc.min_max(times).as_py().values()) if len(times) else []
+
+
+def quarantine_name(number: int) -> str:
+    """The file of the bad rows of a fragment."""
+    return f"part-{number:05d}.parquet"
 
 
 def left_out_of(chunk: RawChunk) -> Counter[str]:

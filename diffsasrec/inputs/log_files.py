@@ -3,10 +3,10 @@
 import lzma
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from types import MappingProxyType
 
 import pyarrow as pa
 
@@ -25,7 +25,6 @@ from diffsasrec.formats.partitions import DEFAULT, end_of, has_partitions, parti
 from diffsasrec.inputs.ids import number_texts
 from diffsasrec.inputs.log_types import (
     FileTypes,
-    Types,
     check_times,
     check_type_column,
     columns_of,
@@ -34,12 +33,14 @@ from diffsasrec.inputs.log_types import (
     type_columns,
 )
 from diffsasrec.progress import beating
+from diffsasrec.read_log.log import Fragment, Head, Log
 from diffsasrec.tables.data_files import DataFile
 from diffsasrec.tables.rows import footer_of as footer_of_table
 from diffsasrec.tables.versions import data_files
 
 AGAIN = "run the same command again, which takes the log as it is then"
 KEYS = ("events.user_column", "events.item_column", "events.time_column")
+NOTHING: Mapping[str, Head] = MappingProxyType({})
 # errors of a damaged file; ValueError: names and texts that are not UTF-8
 BROKEN = (
     OSError,
@@ -50,39 +51,6 @@ BROKEN = (
     zipfile.BadZipFile,
     pa.ArrowException,
 )
-
-
-@dataclass(frozen=True)
-class Fragment:
-    path: str
-    row_group: int | None  # None: the whole file
-    file: InputFile | None = field(default=None, compare=False)  # as it was listed, if known
-    of_table: DataFile | None = field(default=None, compare=False)  # of a log that is a table
-    integral: tuple[str, ...] = ()  # columns of RAW whose texts 17850.0 are the id 17850
-
-
-@dataclass(frozen=True)
-class Log:
-    """A log whose files were inspected: what to read, and the types of its ids."""
-
-    fragments: list[Fragment]
-    user_type: pa.DataType  # as written to the output
-    item_type: pa.DataType
-    notes: tuple[str, ...] = ()  # what is done to it that its owner should know
-
-    @property
-    def id_types(self) -> tuple[pa.DataType, pa.DataType]:
-        return self.user_type, self.item_type
-
-
-@dataclass(frozen=True)
-class _Head:
-    """What the beginning or the footer of a file says; a file without rows has no fragment."""
-
-    fragments: Sequence[Fragment] = ()
-    types: Types | None = None
-    names: Sequence[str] = ()  # of its columns
-    sample: pa.Table | None = None  # its first rows, of a CSV
 
 
 def list_inputs(events: EventsConfig, *, run_date: date) -> list[InputFile]:
@@ -136,19 +104,37 @@ def _out_of_range(path: str, events: EventsConfig, run_date: date) -> str | None
     return None
 
 
-def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
+def inspect_inputs(
+    files: list[InputFile], events: EventsConfig, *, known: Mapping[str, Head] = NOTHING
+) -> Log:
     """Reads the head of every file, and brings the columns of all to one type each.
+
+    Args:
+        known: the heads of files, by path, that an earlier night has read.
 
     Raises:
         InputDataError: names the file, the column and what is wrong with it; or no file has a row.
         ConfigError: events.time_unit or events.time_format does not fit the time column.
     """
     of_table = {} if events.table is None else {f.path: f for f in data_files(events)}
+
+    def head_of(path: str) -> Head:
+        return known[path] if path in known else _inspect(path, events, of_table.get(path))
+
     # latency, not work: the footers of thousands of objects are read in a few seconds
     with ThreadPoolExecutor(16) as pool:
-        inspected = pool.map(lambda f: _inspect(f.path, events, of_table.get(f.path)), files)
-        heads = list(beating(inspected))
-    filled = [(f, head) for f, head in zip(files, heads, strict=True) if head.fragments]
+        heads = list(beating(pool.map(head_of, (file.path for file in files))))
+    return _log_of(files, heads, events, of_table)
+
+
+def _log_of(
+    files: list[InputFile],
+    heads: list[Head],
+    events: EventsConfig,
+    of_table: Mapping[str, DataFile],
+) -> Log:
+    """A log by the heads of its files; raises as `inspect_inputs`."""
+    filled = [(f, head) for f, head in zip(files, heads, strict=True) if head.row_groups]
     if not filled:
         raise InputDataError(
             f"{events.source}: the {len(files)} files hold no row; bring a log with events"
@@ -163,24 +149,30 @@ def inspect_inputs(files: list[InputFile], events: EventsConfig) -> Log:
     integral, notes = _integral_columns(filled, events)
     fragments = [
         # what a table has written stays as it is
-        replace(each, file=file if each.of_table is None else None, integral=integral)
+        Fragment(
+            file.path,
+            group,
+            file if events.table is None else None,
+            of_table.get(file.path),
+            integral,
+        )
         for file, head in filled
-        for each in head.fragments
+        for group in head.row_groups
     ]
-    return Log(fragments, user_type, item_type, (*notes_of(types, events), *notes))
+    notes = [*notes_of(types, events), *notes]
+    return Log(fragments, user_type, item_type, tuple(notes), tuple(heads))
 
 
 def _integral_columns(
-    heads: Sequence[tuple[InputFile, _Head]], events: EventsConfig
+    heads: Sequence[tuple[InputFile, Head]], events: EventsConfig
 ) -> tuple[tuple[str, ...], list[str]]:
     """The columns of ids whose texts are integers in all files, some perhaps as floats, and notes.
 
     Floats may begin anywhere: a program writes them from the first missing id on.
     """
     columns, notes = [], []
-    samples = [(file, head.sample) for file, head in heads if head.sample is not None]
-    for name, column in zip(RAW[:2], columns_of(events), strict=False):
-        found = {file.path: number_texts(sample[name]) for file, sample in samples}
+    for place, (name, column) in enumerate(zip(RAW[:2], columns_of(events), strict=False)):
+        found = {f.path: head.texts[place] for f, head in heads if head.texts is not None}
         floats = [path for path, kind in found.items() if kind == "floats"]
         kinds = set(found.values()) - {"nothing"}
         if events.id_type != "as_read" or not kinds or "text" in kinds:
@@ -194,7 +186,7 @@ def _integral_columns(
     return tuple(columns), notes
 
 
-def _inspect(path: str, events: EventsConfig, of_table: DataFile | None) -> _Head:
+def _inspect(path: str, events: EventsConfig, of_table: DataFile | None) -> Head:
     try:
         is_text = events.format != "parquet"
         return _of_text(path, events) if is_text else _of_parquet(path, events, of_table)
@@ -202,10 +194,10 @@ def _inspect(path: str, events: EventsConfig, of_table: DataFile | None) -> _Hea
         raise unreadable(path, events, error) from error
 
 
-def _of_parquet(path: str, events: EventsConfig, of_table: DataFile | None) -> _Head:
+def _of_parquet(path: str, events: EventsConfig, of_table: DataFile | None) -> Head:
     schema, filled = footer_of(path) if of_table is None else footer_of_table(of_table)
     if not filled:
-        return _Head()
+        return Head()
     names = column_names(schema)
     names = [*schema.names, *(name for name in names if name not in schema.names)]
     _require_columns(path, names, events)
@@ -214,26 +206,26 @@ def _of_parquet(path: str, events: EventsConfig, of_table: DataFile | None) -> _
     for column in type_columns(events):
         check_type_column(type_at(schema, column), path, events)
     user, item, time = (type_at(schema, column) for column in columns_of(events))
-    fragments = [Fragment(path, group, of_table=of_table) for group in filled]
-    return _Head(fragments, (user, item, time), names)
+    return Head(tuple(filled), (user, item, time), tuple(names))
 
 
-def _of_text(path: str, events: EventsConfig) -> _Head:
+def _of_text(path: str, events: EventsConfig) -> Head:
     columns, style = columns_of(events), CsvStyle.of(events)
     text = (pa.string(), pa.string(), pa.string())
     with open_text(path) as file:
         if events.format == "jsonl":
             head = next(blocks_of(file, events.encoding))
             keys = jsonl_columns(head, columns)
-            return _Head() if keys is None else _Head([Fragment(path, None)], text, keys)
+            return Head() if keys is None else Head((None,), text, tuple(keys))
         layout = csv_layout(file, columns, style)
     if layout is None:
-        return _Head()
+        return Head()
     _require_columns(path, layout.names, events)
-    has_rows = bool(layout.body.strip())
-    if not has_rows:
-        return _Head()
-    return _Head([Fragment(path, None)], text, layout.names, sample_rows(layout, columns, style))
+    if not layout.body.strip():
+        return Head()
+    sample = sample_rows(layout, columns, style)
+    user, item = (number_texts(sample[name]) for name in RAW[:2])
+    return Head((None,), text, tuple(layout.names), (user, item))
 
 
 def _require_columns(path: str, names: Sequence[str], events: EventsConfig) -> None:

@@ -26,10 +26,11 @@ from diffsasrec.formats.json_rows import read_jsonl
 from diffsasrec.formats.listing import version_of
 from diffsasrec.formats.parquet_rows import read_row_group
 from diffsasrec.inputs.ids import type_names, without_point
-from diffsasrec.inputs.log_files import AGAIN, BROKEN, Fragment, unreadable
+from diffsasrec.inputs.log_files import AGAIN, BROKEN, unreadable
 from diffsasrec.inputs.log_types import columns_of, time_kind, type_columns
 from diffsasrec.inputs.moments import read_times
 from diffsasrec.inputs.row_checks import BEFORE_LOOKBACK, FILTERED
+from diffsasrec.read_log.log import Fragment
 from diffsasrec.schema import TYPE
 from diffsasrec.tables.rows import read_rows, statistics_of
 

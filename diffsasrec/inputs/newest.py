@@ -67,6 +67,23 @@ def count_days(
     return table.filter(pc.greater(table["day_rows"], 0))
 
 
+def kept_days(
+    times: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], *, before: int
+) -> pa.Table:
+    """The kept rows for each of the newest days that has some, SCHEMA.
+
+    Args:
+        times: at or after the start of hours, microseconds.
+        counts: how many rows have a time of that hour.
+    """
+    places = times // DAY - (before // DAY - DAYS)
+    among = (places >= 0) & (places < DAYS)
+    kept = np.zeros(DAYS, np.int64)
+    np.add.at(kept, places[among], counts[among])
+    columns = [pa.array(days_before(before)), pa.array(kept), pa.array(np.zeros(DAYS, np.int64))]
+    return pa.table(columns, schema=SCHEMA).filter(pa.array(kept > 0))
+
+
 @dataclass
 class NewestRows:
     """Adds up the newest rows, fragment by fragment.
@@ -78,10 +95,13 @@ class NewestRows:
     _rows: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind and name
     _bad: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def add(self, path: str, counts: Counter[str], days: pa.Table) -> None:
-        """`counts`: of a fragment of a file; `days`: its `count_days`."""
+    def add_days(self, days: pa.Table) -> None:
+        """`days`: SCHEMA."""
         for row in days.to_pylist():
             self._add("day", row["day"], row["day_rows"], row["day_bad"])
+
+    def add(self, path: str, counts: Counter[str]) -> None:
+        """`counts`: of a fragment of a file."""
         if path in self.new_files:
             bad = num_bad(counts)
             self._add("file", path, counts["rows"], bad)

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.log_files import Fragment
 from diffsasrec.inputs.log_rows import RowTexts, line_of
 from diffsasrec.inputs.log_types import columns_of, time_kind, type_columns
 from diffsasrec.inputs.moments import read_times
+from diffsasrec.read_log.log import Fragment
 from diffsasrec.schema import canonical_type
 
 END = 253_402_300_800_000_000  # the year 10000, in microseconds since 1970

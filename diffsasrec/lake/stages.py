@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 TABLES = "tables"  # the run's own copies of the tables beside the log
+READ_LOG = "read_log"  # what a later night need not read again, if events.incremental asks for it
 # what a run publishes beside the lists, if its configuration asks for it
 SIMILAR_ITEMS, TRENDING = ITEM_TABLES = ("similar_items", "trending")
 
@@ -21,7 +22,7 @@ class Stage:
 
 
 TABLE = (  # in their order
-    Stage("prepare", (TABLES, "quarantine", "vocab", "sequences", "holdout"), "tasks"),
+    Stage("prepare", (TABLES, "quarantine", READ_LOG, "vocab", "sequences", "holdout"), "tasks"),
     Stage(
         "pretrain",
         (

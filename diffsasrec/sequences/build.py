@@ -11,24 +11,34 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
 
-from diffsasrec.config.data import EventsConfig
+from diffsasrec.config.data import EventsConfig, SplitConfig
 from diffsasrec.files.storage import Storage
 from diffsasrec.inputs.events import fragments_dataset, fragments_of, read_events
-from diffsasrec.inputs.log_files import Log
 from diffsasrec.progress import beating
+from diffsasrec.read_log.earlier import UNUSED, Earlier
+from diffsasrec.read_log.log import Log, Unread
 from diffsasrec.schema import (
     canonical_type,
     events_schema,
     list_values,
 )
 from diffsasrec.sequences.buckets import bucket_name, bucket_of
-from diffsasrec.sequences.fold import finish, fold
+from diffsasrec.sequences.fold import finish
 from diffsasrec.sequences.merging import Merging
+from diffsasrec.sequences.taken_over import folded_of
+from diffsasrec.sequences.unused import (
+    count_dropped,
+    fold_with_unused,
+    in_order,
+    merge,
+    rare_rows,
+)
 from diffsasrec.sequences.vocab import (
     build_vocab,
     count_items,
@@ -49,39 +59,52 @@ def build_sequences(
     before: int,
     split_time: int,
     num: int,
-    max_user_events: int,
-    min_item_count: int,
-    min_user_events: int,
+    split: SplitConfig,
     previous_vocab: pa.Table | None,
     output: Storage,
+    earlier: Earlier | None = None,
+    keeps_unused: bool = False,
     progress: Callable[[int, int], None],
 ) -> Built:
-    """The shuffle, the vocabulary, and the files sequences/, holdout/ and vocab/ below `output`."""
+    """The shuffle, the vocabulary, and the files sequences/, holdout/ and vocab/ below `output`.
+
+    `earlier`: a night with as many buckets, whose events are taken over. `keeps_unused`: whether
+    what the sequences lack is written for a later night.
+    """
     reading = {"log_types": log.id_types, "events": events, "before": before, "num": num}
-    folding = {"max_user_events": max_user_events, "split_time": split_time}
+    shared: dict[str, Any] = {"split_time": split_time, "keeps_unused": keeps_unused}
+    folding = {**shared, "earlier": earlier, "max_user_events": split.max_user_events}
     folded = _folded_log(log, reading, folding)
-    counts, item_counts = _counted(folded, min_item_count=min_item_count)
+    counts, item_counts = _counted(folded, min_item_count=split.min_item_count)
+    least = split.min_item_count
     vocab = build_vocab(
-        item_counts,
-        min_item_count=min_item_count,
-        item_type=log.item_type,
-        previous=previous_vocab,
+        item_counts, min_item_count=least, item_type=log.item_type, previous=previous_vocab
     )
     output.write_table(f"vocab/{bucket_name(0)}", vocab)
-    finishing: dict[str, Any] = {"split_time": split_time, "min_user_events": min_user_events}
-    finishing |= {"user_type": log.user_type, "types": events.event_types}
-    finishing["min_item_count"] = min_item_count
+    finishing = {**shared, "user_type": log.user_type, "types": events.event_types}
+    finishing |= {name: getattr(split, name) for name in ("min_item_count", "min_user_events")}
     written: set[int] = set()
     for bucket, bucket_counts in _write_buckets(folded, vocab, output, finishing):
         assert bucket not in written, bucket
         counts += bucket_counts
         written.add(bucket)
         progress(len(written), num)
-    # a bucket that no user falls into still has its files: N is a fact of the run
-    nobody = fold(_no_events(log.id_types, events), max_user_events=max_user_events)[0]
-    for bucket in beating(set(range(num)) - written):
-        _write_files(output, bucket, *finish(nobody, vocab, **finishing)[:2])
+    rest, nothing = sorted(set(range(num)) - written), _no_events(log.id_types, events)
+    _write_empty(rest, nothing, vocab, output, finishing)
     return Built(vocab, counts)
+
+
+def _write_empty(
+    buckets: list[int],
+    nothing: pa.Table,
+    vocab: pa.Table,
+    output: Storage,
+    finishing: dict[str, Any],
+) -> None:
+    """A bucket that no user falls into still has its files: their number is a fact of the run."""
+    nobody = fold_with_unused(nothing, max_user_events=1)
+    for bucket in beating(buckets):
+        _finish_bucket(bucket, *nobody, vocab, output, **finishing)
 
 
 def _folded_log(log: Log, reading: dict[str, Any], folding: dict[str, Any]) -> ray.data.Dataset:
@@ -91,9 +114,14 @@ def _folded_log(log: Log, reading: dict[str, Any], folding: dict[str, Any]) -> r
         reading: arguments of `_read_with_bucket`.
         folding: arguments of `_fold_buckets`.
     """
+    rows = fragments_dataset(log, markers=int(folding["earlier"] is not None))
     return (
-        fragments_dataset(log)
-        .map_batches(_read_with_bucket, fn_kwargs=reading, batch_format="pyarrow", batch_size=1)
+        rows.map_batches(
+            _read_with_bucket,
+            fn_kwargs={**reading, "unread": log.unread},
+            batch_format="pyarrow",
+            batch_size=1,
+        )
         .repartition(reading["num"], keys=["bucket"])
         .map_batches(_fold_buckets, fn_kwargs=folding, batch_format="pyarrow", batch_size=None)
         .materialize()
@@ -133,29 +161,59 @@ def _no_events(log_types: tuple[Any, Any], events: EventsConfig) -> pa.Table:
 
 
 def _read_with_bucket(
-    batch: pa.Table, *, log_types: tuple[Any, Any], events: EventsConfig, before: int, num: int
+    batch: pa.Table,
+    *,
+    log_types: tuple[Any, Any],
+    events: EventsConfig,
+    before: int,
+    num: int,
+    unread: Unread | None,
 ) -> Iterator[pa.Table]:
-    """The events of some fragments and the bucket of each."""
-    yield _no_events(log_types, events).append_column("bucket", pa.array([], pa.int32()))
-    for _, fragment in fragments_of(batch):
+    """The events of some fragments and the bucket of each.
+
+    For the marker, a row without an event for each bucket: so all of them are folded, also those
+    that have no new event.
+    """
+    nothing = _no_events(log_types, events)
+    yield nothing.append_column("bucket", pa.array([], pa.int32()))
+    for number, fragment in fragments_of(batch):
+        if fragment is None:
+            empty = [pa.nulls(num, column.type) for column in nothing.schema]
+            table = pa.table(empty, schema=nothing.schema)
+            yield table.append_column("bucket", pa.array(np.arange(num, dtype=np.int32)))
+            continue
         for _, checked in read_events(fragment, events=events, log_types=log_types, before=before):
-            buckets = bucket_of(checked.events["user_id"].combine_chunks(), num)
-            yield checked.events.append_column("bucket", pa.array(buckets))
+            rows = checked.events if unread is None else unread.later(number, checked.events)
+            buckets = bucket_of(rows["user_id"].combine_chunks(), num)
+            yield rows.append_column("bucket", pa.array(buckets))
 
 
-def _fold_buckets(block: pa.Table, *, max_user_events: int, split_time: int) -> Iterator[pa.Table]:
-    """One row per bucket: its folded rows and its item counts, packed."""
+def _fold_buckets(
+    block: pa.Table,
+    *,
+    max_user_events: int,
+    split_time: int,
+    earlier: Earlier | None,
+    keeps_unused: bool,
+) -> Iterator[pa.Table]:
+    """One row per bucket: its folded rows, what they lack, and its item counts, packed."""
     # a partition holds the whole of none, one or several buckets
     for bucket in pc.unique(block["bucket"]).to_pylist() if block.num_rows else []:
-        rows = block.filter(pc.equal(block["bucket"], bucket))
-        table, dropped = fold(rows, max_user_events=max_user_events)
+        rows = block.filter(pc.equal(block["bucket"], bucket)).drop_columns("bucket")
+        if earlier is None:
+            table, unused = fold_with_unused(rows, max_user_events=max_user_events)
+        else:
+            known, new = folded_of(earlier, bucket), rows.filter(rows["user_id"].is_valid())
+            table, unused = merge(*known, new, max_user_events=max_user_events)
         times = list_values(table["times"]).to_numpy()
         counts = count_items(list_values(table["item_ids"]), times, split_time=split_time)
+        kept = unused if keeps_unused else unused.slice(0, 0)
         yield pa.table(
             {
                 "bucket": pa.array([bucket], pa.int32()),
-                "dropped": pa.array([json.dumps(dropped)]),
+                "dropped": pa.array([json.dumps(count_dropped(unused))]),
                 "folded": pa.array([_pack(table)], pa.large_binary()),
+                "unused": pa.array([_pack(kept)], pa.large_binary()),
                 "item_counts": pa.array([_pack(counts)], pa.large_binary()),
             }
         )
@@ -165,15 +223,31 @@ def _write_bucket(
     batch: pa.Table, *, vocab: Any, output: Storage, finishing: dict[str, Any]
 ) -> pa.Table:
     """Finishes and writes a bucket; `vocab` is a reference, so that a node fetches it once."""
-    folded = _unpack(batch["folded"][0].as_py())
-    sequences, holdout, counts = finish(folded, ray.get(vocab), **finishing)
-    _write_files(output, batch["bucket"][0].as_py(), sequences, holdout)
+    folded, unused = (_unpack(batch[name][0].as_py()) for name in ("folded", "unused"))
+    bucket = batch["bucket"][0].as_py()
+    counts = _finish_bucket(bucket, folded, unused, ray.get(vocab), output, **finishing)
     return pa.table({"bucket": batch["bucket"], "counts": [json.dumps(counts)]})
 
 
-def _write_files(output: Storage, bucket: int, sequences: pa.Table, holdout: pa.Table) -> None:
-    output.write_table(f"sequences/{bucket_name(bucket)}", sequences)
-    output.write_table(f"holdout/{bucket_name(bucket)}", holdout)
+def _finish_bucket(
+    bucket: int,
+    folded: pa.Table,
+    unused: pa.Table,
+    vocab: pa.Table,
+    output: Storage,
+    *,
+    keeps_unused: bool,
+    **finishing: Any,
+) -> Counter[str]:
+    """Writes the files of a bucket; its counts."""
+    sequences, holdout, counts = finish(folded, vocab, **finishing)
+    name = bucket_name(bucket)
+    output.write_table(f"sequences/{name}", sequences)
+    output.write_table(f"holdout/{name}", holdout)
+    if keeps_unused:
+        rest = pa.concat_tables([unused, rare_rows(folded, vocab)])
+        output.write_table(f"{UNUSED}/{name}", in_order(rest))
+    return counts
 
 
 def _pack(table: pa.Table) -> bytes:

@@ -1,6 +1,7 @@
 """All events of some users -> one row per user, and what of it is held out."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,16 @@ from diffsasrec.typed_events import Codes, TypedEvents
 Ints = npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Folded:
+    """What `fold` makes of the events of some users."""
+
+    table: pa.Table  # a row per user
+    dropped: Counter[str]  # events that are in no row, by the reason
+    repeats: npt.NDArray[np.int64]  # which events these are: duplicates
+    over_cap: npt.NDArray[np.int64]  # and those before a user's last ones
+
+
 def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[str]]:
     """All events of some users -> one row per user, in time order, exact duplicates out.
 
@@ -36,19 +47,22 @@ def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[s
         user_id, item_ids (list), times (list, microseconds), sorted by user_id, and of a log with
         types their codes, types (list); what was dropped.
     """
+    folded = fold_fully(events, max_user_events=max_user_events)
+    return folded.table, folded.dropped
+
+
+def fold_fully(events: pa.Table, *, max_user_events: int) -> Folded:
+    """What `fold` does, and the places of the events that are in no row."""
     users, items = (events[name].combine_chunks() for name in ("user_id", "item_id"))
     times = events["timestamp"].to_numpy()
     codes = _rank_of_id(users), _rank_of_id(items)
     types = events[TYPE].to_numpy() if TYPE in events.column_names else np.zeros(len(times), "i1")
     order = _time_order(users, items, times, *codes, types)
     user_code, item_code, times = codes[0][order], codes[1][order], times[order]
-    keep = ~_repeats(user_code, item_code, times, types[order])
+    repeats = _repeats(user_code, item_code, times, types[order])
     starts = np.flatnonzero(np.r_[True, user_code[1:] != user_code[:-1]][: len(order)])
-    within_cap = _num_later(keep, starts) < max_user_events
-    dropped = Counter(
-        duplicate=int((~keep).sum()), over_max_user_events=int((keep & ~within_cap).sum())
-    )
-    keep &= within_cap
+    over_cap = ~repeats & (_num_later(~repeats, starts) >= max_user_events)
+    keep = ~repeats & ~over_cap
     offsets = np.r_[
         0, np.cumsum(np.add.reduceat(keep.astype(np.int64), starts) if len(starts) else [])
     ]
@@ -63,7 +77,8 @@ def fold(events: pa.Table, *, max_user_events: int) -> tuple[pa.Table, Counter[s
     if TYPE in events.column_names:
         kept = pa.array(types[order[keep]], pa.int8())
         table = table.append_column("types", pa.ListArray.from_arrays(offsets, kept))
-    return table, dropped
+    counts = {"duplicate": int(repeats.sum()), "over_max_user_events": int(over_cap.sum())}
+    return Folded(table, Counter(counts), order[repeats], order[over_cap])
 
 
 def _time_order(
@@ -148,15 +163,22 @@ def finish(
 
 def _known_events(folded: pa.Table, vocab: pa.Table, types: EventTypes | None) -> Histories:
     """The events of folded rows by the indices of a vocabulary, rare items out."""
-    indices = index_items(list_values(folded["item_ids"]), vocab)
-    # an earlier vocabulary keeps rows of items that are too rare now, with a count of 0
-    keep = (indices >= 0) & np.r_[vocab["count"].to_numpy() > 0, False][indices]
+    indices, keep = known_items(folded, vocab)
     times = list_values(folded["times"]).to_numpy()
     offsets = np.r_[0, np.cumsum(keep)][list_offsets(folded["item_ids"])]
     typed = None
     if types is not None:
         typed = TypedEvents(list_values(folded["types"]).to_numpy(), types).take(keep)
     return Histories(indices[keep], times[keep], offsets, typed)
+
+
+def known_items(
+    folded: pa.Table, vocab: pa.Table
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """The index of the item of each event of folded rows, and whether it is not too rare."""
+    indices = index_items(list_values(folded["item_ids"]), vocab)
+    # an earlier vocabulary keeps rows of items that are too rare now, with a count of 0
+    return indices, (indices >= 0) & np.r_[vocab["count"].to_numpy() > 0, False][indices]
 
 
 def _sequences(

@@ -5,7 +5,7 @@ before a time.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,20 +17,21 @@ import pyarrow.compute as pc
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.files.storage import Storage
-from diffsasrec.inputs.events import scan
-from diffsasrec.inputs.log_files import Log
+from diffsasrec.inputs.events import Scanned, scan
 from diffsasrec.inputs.newest import SCHEMA as NEWEST_DAYS
-from diffsasrec.inputs.newest import NewestRows, Part, count_days
+from diffsasrec.inputs.newest import NewestRows, Part, count_days, kept_days
 from diffsasrec.inputs.quarantine import Example
 from diffsasrec.inputs.row_checks import by_type
-from diffsasrec.schema import id_hash
+from diffsasrec.read_log.earlier import CountedFragment, Earlier
+from diffsasrec.read_log.log import Fragment, Log
 from diffsasrec.sequences.merging import Merging
+from diffsasrec.sequences.taken_over import copy_bad_rows, earlier_times, earlier_users
+from diffsasrec.sequences.user_sketch import SKETCH_SIZE, estimate_users, smallest_hashes
 from diffsasrec.times import EARLY, HOUR
 
 MAX_BINS = 65_536  # of a refining pass, so that memory does not grow with the log
 MOST_BINS = 1_000_000  # unmerged ones of many fragments: 32 MB
 NUM_QUANTILES = 201  # of the times: simulated batch times are placed between them
-SKETCH_SIZE = 4096  # smallest hashes kept to estimate the number of users: error about 1.6 %
 HISTOGRAM = ("start", "count", "low", "high")
 
 
@@ -97,29 +98,6 @@ def time_quantiles(hours: pa.Table, num: int = NUM_QUANTILES) -> tuple[int, ...]
     return tuple(hours["low"].to_numpy()[rows].tolist())
 
 
-def smallest_hashes(users: pa.Array) -> npt.NDArray[np.uint64]:
-    """The smallest distinct hashes of users: a sketch of how many there are."""
-    hashes = id_hash(users)
-    # hashes are evenly spread: to sort all of them would be most of the work of a pass
-    limit = 4 * SKETCH_SIZE / max(len(hashes), 1)
-    while True:
-        low = hashes if limit >= 1 else hashes[hashes < np.uint64(limit * 2.0**64)]
-        smallest = np.unique(low)
-        if len(smallest) >= SKETCH_SIZE or limit >= 1:
-            return smallest[:SKETCH_SIZE]
-        limit *= 8
-
-
-def estimate_users(sketch: npt.NDArray[np.uint64]) -> int:
-    """The number of distinct users from their smallest hashes; exact below `SKETCH_SIZE`.
-
-    k minimum values (Bar-Yossef et al. 2002): a function of the set of users alone.
-    """
-    if len(sketch) < SKETCH_SIZE:
-        return len(sketch)
-    return int((SKETCH_SIZE - 1) / ((float(sketch[-1]) + 1) / 2.0**64))
-
-
 @dataclass(frozen=True)
 class Survey:
     """What the statistics passes found."""
@@ -129,6 +107,9 @@ class Survey:
     second_cut: int  # the same share of what lies before the split; selection measures from it
     first_time: int
     last_time: int
+    hours: pa.Table  # the merged histogram of all kept times
+    users: npt.NDArray[np.uint64]  # their smallest hashes
+    fragments: Sequence[CountedFragment]
     num_users: int  # an estimate, see estimate_users
     time_quantiles: tuple[int, ...]
     newest: list[Part]  # the worst first
@@ -141,10 +122,11 @@ class Survey:
 class _FirstPass:
     counts: Counter[str]
     hours: Merging  # of histograms; nothing where no row was read
-    num_users: int
+    users: npt.NDArray[np.uint64]  # their smallest hashes
     newest: list[Part]
     examples: dict[str, Example]  # a bad row, by its reason
     types: dict[str, dict[str, int]]  # kept and filtered rows by their type
+    fragments: list[CountedFragment]
 
 
 def _first_pass(
@@ -154,6 +136,7 @@ def _first_pass(
     before: int,
     quarantine: Storage,
     new_files: frozenset[str],
+    earlier: Earlier | None,
     progress: Callable[[int, int], None],
 ) -> _FirstPass:
     def statistics(table: pa.Table, bad: pa.Table | None) -> pa.Table:
@@ -164,24 +147,68 @@ def _first_pass(
         days = count_days(times, bad, time_unit=events.time_unit, before=before)
         return pa.concat_tables([hours, sketch, days], promote_options="default")
 
-    counts: Counter[str] = Counter()
-    hours = Merging(merge_histograms, most_rows=MOST_BINS)
-    sketch, newest = np.zeros(0, np.uint64), NewestRows(new_files)
+    hours, newest = Merging(merge_histograms, most_rows=MOST_BINS), NewestRows(new_files)
+    sketch, fragments = np.zeros(0, np.uint64), dict[int, CountedFragment]()
+    if earlier is not None:
+        sketch = _add_earlier(earlier, hours, newest, quarantine, events=events, before=before)
+        fragments |= earlier.fragments
     scanned = scan(log, events=events, before=before, statistics=statistics, quarantine=quarantine)
-    examples: dict[str, Example] = {}
-    for done, (path, fragment_counts, table, found) in enumerate(scanned, 1):
-        progress(done, len(log.fragments))
-        counts += fragment_counts
-        examples = found | examples
+    total = sum(1 for _ in log.numbered())
+    for done, found in enumerate(scanned, 1):
+        progress(done, total)
+        fragments[found.number] = _counted(log.fragments[found.number], found)
+        table = found.statistics
         if table.num_columns:
             hours.add(table.filter(table["start"].is_valid()).select(HISTOGRAM))
             hashes = table["hash"].drop_null().to_numpy()
             sketch = np.union1d(sketch, hashes)[:SKETCH_SIZE]
-            days = table.filter(table["day"].is_valid()).select(NEWEST_DAYS.names)
-            newest.add(path, fragment_counts, days)
+            newest.add_days(table.filter(table["day"].is_valid()).select(NEWEST_DAYS.names))
+    in_order = [fragments[number] for number in range(len(log.fragments))]
+    return _summed(in_order, hours, sketch, newest, events)
+
+
+def _add_earlier(
+    earlier: Earlier,
+    hours: Merging,
+    newest: NewestRows,
+    quarantine: Storage,
+    *,
+    events: EventsConfig,
+    before: int,
+) -> npt.NDArray[np.uint64]:
+    """Adds what is taken over to the statistics; the smallest hashes of its users."""
+    known = earlier.hours()
+    hours.add(known)
+    starts, counts = known["start"].to_numpy(), known["count"].to_numpy()
+    newest.add_days(kept_days(starts, counts, before=before))
+    for days in copy_bad_rows(earlier, quarantine, events=events, before=before):
+        newest.add_days(days)
+    return earlier_users(earlier)
+
+
+def _counted(fragment: Fragment, found: Scanned) -> CountedFragment:
+    first, last = (None, None) if found.times is None else found.times
+    examples = {reason: each.to_json() for reason, each in found.examples.items()}
+    return CountedFragment(fragment.path, fragment.row_group, found.counts, first, last, examples)
+
+
+def _summed(
+    fragments: list[CountedFragment],
+    hours: Merging,
+    users: npt.NDArray[np.uint64],
+    newest: NewestRows,
+    events: EventsConfig,
+) -> _FirstPass:
+    counts: Counter[str] = Counter()
+    examples: dict[str, Any] = {}
+    for each in fragments:
+        counts += each.counts
+        examples = {**each.examples, **examples}
+        newest.add(each.path, each.counts)
+    shown = {reason: Example.from_json(each, events) for reason, each in examples.items()}
     parts = newest.parts(min_rows=events.min_rows_of_newest)
     counts, types = by_type(counts)
-    return _FirstPass(counts, hours, estimate_users(sketch), parts, examples, types)
+    return _FirstPass(counts, hours, users, parts, shown, types, fragments)
 
 
 def survey_log(
@@ -193,6 +220,7 @@ def survey_log(
     fixed_time: int | None,
     quarantine: Storage,
     new_files: frozenset[str] = frozenset(),
+    earlier: Earlier | None = None,
     check: Callable[[Counter[str], list[Part], dict[str, Example]], None],
     progress: Callable[[int, int], None],
 ) -> Survey:
@@ -200,27 +228,38 @@ def survey_log(
 
     Args:
         new_files: which of its files are judged by themselves, as the newest days are.
+        earlier: what is taken over from an earlier night; the rest of the log is read.
         check: sees the counts after the first pass, of all rows and of the newest, and a bad row
             by its reason, and may raise; no second pass is made then.
     """
     whole: dict[str, Any] = {"events": events, "before": before, "quarantine": quarantine}
+    whole["earlier"] = earlier
     first = _first_pass(log, new_files=new_files, progress=progress, **whole)
     check(first.counts, first.newest, first.examples)
     hourly = first.hours.result()
 
     refine = partial(_refined, log, **whole)
     split_time = exact_quantile(hourly, quantile, refine) if fixed_time is None else fixed_time
+    return _survey_of(first, hourly, split_time, quantile, typed=bool(events.types))
+
+
+def _survey_of(
+    first: _FirstPass, hourly: pa.Table, split_time: int, quantile: float, *, typed: bool
+) -> Survey:
     return Survey(
         counts=first.counts,
         split_time=split_time,
         second_cut=second_cut(hourly, split_time, quantile),
         first_time=pc.min(hourly["low"]).as_py(),
         last_time=pc.max(hourly["high"]).as_py(),
-        num_users=first.num_users,
+        num_users=estimate_users(first.users),
         time_quantiles=time_quantiles(hourly),
         newest=first.newest,
-        types=first.types if events.types else {},
+        types=first.types if typed else {},
         num_early=pc.sum(hourly.filter(pc.less(hourly["high"], EARLY))["count"]).as_py() or 0,
+        hours=hourly,
+        users=first.users,
+        fragments=first.fragments,
     )
 
 
@@ -233,6 +272,7 @@ def _refined(
     events: EventsConfig,
     before: int,
     quarantine: Storage,
+    earlier: Earlier | None,
 ) -> pa.Table:
     """Another pass over the log: the histogram of the times in [low, high), in bins of `width`."""
 
@@ -241,8 +281,10 @@ def _refined(
         inside = times[(times >= low) & (times < high)]
         return histogram(inside, origin=low, width=width)
 
-    passes = scan(log, events=events, before=before, statistics=statistics, quarantine=quarantine)
     merging = Merging(merge_histograms, most_rows=MOST_BINS)
+    for table in earlier_times(earlier, statistics) if earlier is not None else ():
+        merging.add(table)
+    passes = scan(log, events=events, before=before, statistics=statistics, quarantine=quarantine)
     for each in passes:
         if each.statistics.num_columns:
             merging.add(each.statistics)

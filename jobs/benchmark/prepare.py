@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from diffsasrec.config.data import EventsConfig
+from diffsasrec.config.data import EventsConfig, SplitConfig
 from diffsasrec.files.storage import Storage
 from diffsasrec.formats.listing import InputFile, list_files
 from diffsasrec.inputs.log_files import inspect_inputs
@@ -72,9 +72,7 @@ def _prepare_log(lake: Storage, files: list[InputFile]) -> None:
         before=BEFORE,
         split_time=survey.split_time,
         num=num_buckets(survey.num_users, users_per_bucket=20_000),
-        max_user_events=100_000,
-        min_item_count=1,
-        min_user_events=2,
+        split=SplitConfig(),
         previous_vocab=None,
         output=lake,
         progress=lambda done, total: None,

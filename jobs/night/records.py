@@ -73,6 +73,8 @@ class Prepared(Record):
     left_out: Sequence[Mapping[str, Any]] = ()  # reason, number and example: files of the log
     # of a log with types, the rows that are kept, and those that are filtered, by their type
     event_types: Mapping[str, Mapping[str, int]] | None = None
+    # with events.incremental: whose rows serve and how many are new, or why none do (why_not)
+    taken_over: Mapping[str, Any] | None = None
     rules: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # ids and known ids by key
 
 

@@ -16,7 +16,6 @@ from diffsasrec.formats.listing import InputFile
 from diffsasrec.formats.partitions import end_of, has_partitions, partition_of
 from diffsasrec.inputs.events import left_out_of, start_of
 from diffsasrec.inputs.ids import MAX_INT
-from diffsasrec.inputs.log_files import Fragment, Log
 from diffsasrec.inputs.log_rows import read_fragment
 from diffsasrec.inputs.moments import early_events, refuse_days_as_numbers
 from diffsasrec.inputs.quarantine import Example, examples_of
@@ -31,6 +30,7 @@ from diffsasrec.inputs.row_checks import (
     num_bad,
     quarantine_rows,
 )
+from diffsasrec.read_log.log import Fragment, Log
 from diffsasrec.schema import canonical_type
 from diffsasrec.times import DAY, EARLY, iso, microseconds
 

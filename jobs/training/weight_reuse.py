@@ -38,6 +38,7 @@ BESIDE_THE_RECIPE = (
     "lake",
     "log_interval",
     "stall_timeout",
+    "events.incremental",
     "events.max_bad_fraction",
     "events.max_bad_fraction_of_newest",
     "events.min_rows_of_newest",

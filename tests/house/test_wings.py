@@ -20,8 +20,9 @@ MAY_IMPORT = {
     "lake": DATA,
     "formats": DATA,
     "tables": DATA | {"formats"},
-    "inputs": DATA | {"formats", "tables"},
-    "sequences": DATA | {"inputs"},
+    "read_log": DATA | {"lake", "formats", "tables"},
+    "inputs": DATA | {"formats", "tables", "read_log"},
+    "sequences": DATA | {"inputs", "read_log"},
     "evaluate": GROUND | {"sequences"},
     "model": DATA | {"sequences"},
     "counters": DATA | {"sequences", "model"},
@@ -33,14 +34,15 @@ MAY_IMPORT = {
 }
 LIBRARY = set(MAY_IMPORT)
 SHARED = LIBRARY | {"jobs.process", "jobs.night", "jobs.item_tables", "jobs.runs"}
-SHARED |= {"jobs.training", "jobs.planning"}
+SHARED |= {"jobs.takeover", "jobs.training", "jobs.planning"}
 MAY_IMPORT |= {
     "jobs.process": GROUND,
     "jobs.night": LIBRARY,
     "jobs.item_tables": LIBRARY | {"jobs.night"},
     "jobs.runs": LIBRARY | {"jobs.night"},
     "jobs.training": LIBRARY | {"jobs.night", "jobs.runs"},
-    "jobs.planning": LIBRARY | {"jobs.process", "jobs.night", "jobs.training"},
+    "jobs.takeover": LIBRARY,
+    "jobs.planning": LIBRARY | {"jobs.process", "jobs.night", "jobs.takeover", "jobs.training"},
     "jobs.observe": LIBRARY | {"jobs.night", "jobs.runs"},
     "jobs.runner": SHARED | {"jobs.observe"},
     "jobs": SHARED | {"jobs.runner"},  # the stages, and the commands that run them
@@ -54,7 +56,17 @@ MAY_IMPORT |= {
 }
 MAY_USE_RAY = {"inputs", "sequences", "train", "score"}
 RAY_FILES = {"diffsasrec/ray_cluster.py", "diffsasrec/ray_tasks.py"}
-NO_TORCH = {"config", "files", "lake", "formats", "tables", "inputs", "sequences", "evaluate"}
+NO_TORCH = {
+    "config",
+    "files",
+    "lake",
+    "formats",
+    "tables",
+    "read_log",
+    "inputs",
+    "sequences",
+    "evaluate",
+}
 MOST_FILES, MOST_LINES, MOST_LINES_OF_TESTS = 12, 299, 400
 MOST_LINES_OF_A_FUNCTION, MEDIAN_LINES_OF_A_FUNCTION = 40, 8
 

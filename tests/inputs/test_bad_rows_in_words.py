@@ -8,9 +8,9 @@ from checked_rows import CSV_HEADER, NEW_YEAR, read_csv
 from written_logs import config
 
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.inputs.log_files import Fragment
 from diffsasrec.inputs.moments import early_events, refuse_days_as_numbers
 from diffsasrec.inputs.quarantine import example_of, examples_of, shown_value
+from diffsasrec.read_log.log import Fragment
 from jobs.prepare import check_counts
 
 NAMES = {"user_column": "customer", "item_column": "sku", "time_column": "at"}

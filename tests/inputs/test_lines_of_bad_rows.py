@@ -8,8 +8,8 @@ import pytest
 from checked_rows import read
 
 from diffsasrec.config.data import EventsConfig
-from diffsasrec.inputs.log_files import Fragment
 from diffsasrec.inputs.quarantine import Example, example_of
+from diffsasrec.read_log.log import Fragment
 
 
 def lines_of(path: Path, text: bytes, **settings: Any) -> list[str]:

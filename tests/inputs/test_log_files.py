@@ -24,8 +24,9 @@ from written_logs import (
 from diffsasrec.errors import ConfigError, InputDataError
 from diffsasrec.formats import chunks as sizes
 from diffsasrec.formats import parquet_rows
-from diffsasrec.inputs.log_files import Fragment, inspect_inputs, list_inputs
+from diffsasrec.inputs.log_files import inspect_inputs, list_inputs
 from diffsasrec.inputs.log_rows import read_fragment
+from diffsasrec.read_log.log import Fragment
 
 # --- listing ---
 

@@ -9,7 +9,7 @@ from checked_rows import CSV_HEADER, NEW_YEAR, RUN_DATE, read
 from written_logs import COLUMNS, CSV, JSONL, inspected, raw_rows, refusal, write
 
 from diffsasrec.errors import ConfigError
-from diffsasrec.inputs.log_files import Fragment
+from diffsasrec.read_log.log import Fragment
 
 # --- columns ---
 

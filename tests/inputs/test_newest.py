@@ -76,11 +76,12 @@ def test_bad_rows_are_of_the_day_of_their_time_or_of_their_partition():
 def test_fragments_add_up_to_days_new_files_and_all_new_files():
     rows = NewestRows(frozenset({"a", "b"}))
     day = count_days(np.array([BEFORE - 1]), None, time_unit="s", before=BEFORE)
-    nothing = SCHEMA.empty_table()
-    rows.add("a", Counter(rows=10, kept=9, null_item_id=1), day)
-    rows.add("a", Counter(rows=10, kept=10), day)
-    rows.add("b", Counter(rows=30, kept=5, after_run_date=10, null_time=15), nothing)
-    rows.add("old", Counter(rows=99, kept=0, null_time=99), nothing)
+    rows.add("a", Counter(rows=10, kept=9, null_item_id=1))
+    rows.add("a", Counter(rows=10, kept=10))
+    rows.add("b", Counter(rows=30, kept=5, after_run_date=10, null_time=15))
+    rows.add("old", Counter(rows=99, kept=0, null_time=99))
+    for _ in range(2):
+        rows.add_days(day)
     assert parts_of(rows) == [
         ("file", "b", 30, 15),
         ("files", "the 2 new files", 50, 16),
@@ -92,7 +93,7 @@ def test_fragments_add_up_to_days_new_files_and_all_new_files():
 
 def test_a_new_file_alone_is_not_judged_twice():
     rows = NewestRows(frozenset({"a"}))
-    rows.add("a", Counter(rows=10, kept=10), SCHEMA.empty_table())
+    rows.add("a", Counter(rows=10, kept=10))
     assert parts_of(rows) == [("file", "a", 10, 0)]
 
 

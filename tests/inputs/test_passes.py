@@ -3,12 +3,13 @@
 import pyarrow as pa
 
 from diffsasrec.inputs.events import fragments_dataset, fragments_of
-from diffsasrec.inputs.log_files import Fragment, Log
+from diffsasrec.read_log.log import Fragment, Log
 
 
 def test_the_tasks_of_a_pass_get_their_own_fragments_from_the_rows_and_no_log(cluster):
     def described(batch: pa.Table) -> pa.Table:
         [(number, fragment)] = fragments_of(batch)
+        assert fragment is not None
         return pa.table({"text": [f"{number} {fragment.path} {fragment.row_group}"]})
 
     log = Log([Fragment(f"{n}.parquet", 7 - n) for n in range(3)], pa.int64(), pa.string())

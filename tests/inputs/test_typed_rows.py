@@ -6,9 +6,9 @@ from checked_rows import read, read_csv, read_jsonl
 from written_logs import config, inspected, write
 
 from diffsasrec.errors import InputDataError
-from diffsasrec.inputs.log_files import Fragment
 from diffsasrec.inputs.quarantine import example_of
 from diffsasrec.inputs.row_checks import by_type
+from diffsasrec.read_log.log import Fragment
 
 TYPES = {"purchase": {"weight": 1.0}, "view": {"weight": 0.1, "target": False}}
 TYPED = {"type_column": "kind", "types": TYPES, "time_unit": "s"}

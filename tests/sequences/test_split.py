@@ -10,15 +10,13 @@ from hypothesis import strategies as st
 from diffsasrec.schema import id_hash
 from diffsasrec.sequences.fold import finish, fold
 from diffsasrec.sequences.split_time import (
-    SKETCH_SIZE,
-    estimate_users,
     exact_quantile,
     histogram,
     merge_histograms,
     second_cut,
-    smallest_hashes,
     time_quantiles,
 )
+from diffsasrec.sequences.user_sketch import SKETCH_SIZE, estimate_users, smallest_hashes
 from diffsasrec.sequences.vocab import build_vocab, count_items
 from diffsasrec.times import HOUR
 
