@@ -20,6 +20,7 @@ from diffsasrec.times import microseconds
 
 from ..night.rule_effects import check_sampled_rules
 from ..process.ray_session import start_ray
+from ..takeover.taking import takeover
 from ..training.weight_reuse import working
 from .cost import stage_resources
 from .doubts import doubts, warn
@@ -30,13 +31,22 @@ from .resources import check_resources
 log = logging.getLogger("jobs")
 
 
-def dry_run(config: Config, run: RunDir, inputs: list[InputFile], to_do: list[str]) -> int:
+def dry_run(
+    config: Config, run: RunDir, inputs: list[InputFile], to_do: list[str], *, source: str
+) -> int:
     """Checks all that can be checked in a minute, and prints what the stages will take.
+
+    Args:
+        source: the sha256 of our own source files.
 
     Raises:
         ConfigError, InputDataError: as the run itself would, hours later.
     """
     sampled = look_at_log(config, run, inputs)
+    if "prepare" in to_do:
+        with takeover(config, run, source=source) as taking:
+            taken, found = taking.inspect(config, run)
+            taken.say(found)
     once = "publish" in to_do and not config.publish.single_writer
     what = ", and creates a file only once" if once else ""
     log.info("lake: %s can be written to%s", run.lake.root, what)

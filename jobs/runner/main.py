@@ -39,7 +39,13 @@ from ..runs.standing import standing_of
 from ..training.sharing import Shared, workers_shared
 from ..training.weight_reuse import working
 from .command import failed
-from .identity import open_run, published_and_deleted, refuse_changed, refuse_taken
+from .identity import (
+    open_run,
+    published_and_deleted,
+    refuse_changed,
+    refuse_taken,
+    source_digest,
+)
 from .lake_mark import refuse_passing_lake, require_mark
 from .maintenance import maintain
 from .watchdog import watch
@@ -113,7 +119,7 @@ def _run(arguments: argparse.Namespace, end: End, night: ObservedNight) -> int:
         summary["status"] = "checked"
         from ..planning.preflight import dry_run
 
-        return dry_run(config, run, inputs, to_do)
+        return dry_run(config, run, inputs, to_do, source=source_digest())
     threading.Thread(target=watch, args=(config.stall_timeout, end), daemon=True).start()
     if to_do:
         _start_ray(config, working(to_do, run.reused))

@@ -88,6 +88,7 @@ def flow(facts: Facts) -> Section | None:
     record = night.records.get("prepare", {})
     tables = left_out_tables(record.get("left_out", ()))
     tables += type_tables(record.get("event_types") or {})
+    tables += taken_over_tables(record.get("taken_over"))
     if not figures and not tables:
         return None
     return Section("flow", "What went in and came out", tables=tables, figures=figures)
@@ -109,6 +110,26 @@ def type_tables(event_types: Mapping[str, Mapping[str, int]]) -> list[Table]:
     ]
     caption = "Rows by the type of the event"
     return [Table.of(caption, ("number", "type", "what becomes of them"), rows)] if rows else []
+
+
+def taken_over_tables(taken_over: Mapping[str, Any] | None) -> list[Table]:
+    """What of the log came from an earlier night, or why nothing did; no table of other nights."""
+    if taken_over is None:
+        return []
+    known = dict(taken_over)
+    if "why_not" in known:
+        rows = [("nothing: the whole log was read", known["why_not"])]
+    else:
+        rows = [
+            ("run", f"{known['run_id']} of {known['ds']}"),
+            ("files that were not read again", known["files"]),
+            ("rows in them", known["rows"]),
+            ("new files", known["new_files"]),
+            ("files that were read again", known["files_read_again"]),
+            ("rows that were read", known["rows_read"]),
+        ]
+    caption = "What was taken over from an earlier night (events.incremental)"
+    return [Table.of(caption, ("what", "value"), rows)]
 
 
 def step_table(steps: Sequence[Step]) -> Table:
