@@ -19,6 +19,7 @@ from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.event_types import EventTypes
 from diffsasrec.files.storage import Storage
 from diffsasrec.model.checkpoint import load_checkpoint, save_checkpoint
+from diffsasrec.model.features import NUM_TRENDS
 from diffsasrec.model.transformer import SequenceModel
 from diffsasrec.times import DAY
 from jobs.training.carry_over import carried_over
@@ -46,7 +47,7 @@ def lists_of(model: Any, codes: list[int] | None, types: EventTypes = TYPES, **m
     settings: dict[str, Any] = {"k": 3, "decode": decode, "steps": 2, "filter_seen": False} | more
     recommender = Recommender(
         model,
-        moment=Moment(6 * DAY, np.zeros((NUM_ITEMS, 24), np.float32)),
+        moment=Moment(6 * DAY, np.zeros((NUM_ITEMS, NUM_TRENDS), np.float32)),
         allowed=np.ones(NUM_ITEMS, bool),
         decoding=DecodingConfig(**settings, explore_items=0),
     )

@@ -43,7 +43,7 @@ UNBROKEN = {"checkpoint_every_steps": 1000}  # nothing resumes it: its states ar
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_the_loss_falls_and_the_next_item_of_a_circle_is_learned(tmp_path, model):
     run = write_run(tmp_path)
-    settings = PRETRAIN.settings.model_copy(update={"epochs": 100, **UNBROKEN})
+    settings = PRETRAIN.settings.model_copy(update={"epochs": 150, **UNBROKEN})
     # what the age of a history means to a slot is learned in fine-tuning alone
     model = model.model_copy(update={"time_inputs": False, "similar_items": 0})
     train(make_job(tmp_path, model), replace(PRETRAIN, settings=settings))
