@@ -34,8 +34,7 @@ log = logging.getLogger(__name__)
 PLAIN = Mix()
 WEIGHTS, VOCAB, CONFIG = "model.safetensors", "vocab.parquet", "config.json"
 # earlier versions have another shape here; their weights can be the start of a training
-RESHAPED = ("copy_score.", "trends.mix.")
-ADDED = "trends.of_user."  # weights from before they were do as fresh ones do: they change nothing
+RESHAPED = ("copy_score.", "trends.", "ranker.")
 TYPES = "event_types"  # in config.json, of weights that were trained on a log with types
 KEYS = ("model", "num_items", "trained_before", "model_version", "sha256")  # of config.json
 
@@ -208,9 +207,6 @@ def _load_model(
                 "%s is of an earlier version: %s start afresh", directory.root, ", ".join(afresh)
             )
             tensors = {n: t for n, t in tensors.items() if not n.startswith(RESHAPED)} | afresh
-        fresh = {n: t for n, t in model.state_dict().items() if n.startswith(ADDED)}
-        if not fresh.keys() & tensors.keys():
-            tensors |= fresh
         model.load_state_dict(tensors)
     except ValidationError as error:
         raise _damaged(directory, CONFIG, f"describes no model ({error})") from None
