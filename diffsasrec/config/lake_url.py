@@ -3,8 +3,16 @@
 import os
 import re
 
+from diffsasrec.config.secrets import without_secrets
+
 # s3:/bucket, s3//bucket, S3://bucket, s3a://bucket, s3:///bucket, file:///path
 _SCHEME = re.compile(r"(s3[an]?|file)(:/*|//+)", re.IGNORECASE)
+# gs://bucket, gs:/bucket, which is no directory either
+_ELSEWHERE = re.compile(
+    r"((?:gcs|gs|abfss?|wasbs?|adl|az|azure|hdfs|viewfs|webhdfs|https?|ftp)(?=:/)"
+    r"|[a-z][a-z0-9+.-]*(?=://))",
+    re.IGNORECASE,
+)
 
 
 def normalised(lake: str) -> str:
@@ -19,6 +27,10 @@ def normalised(lake: str) -> str:
     scheme = _SCHEME.match(lake)
     if scheme is not None:
         return _of_scheme(lake, scheme)
+    elsewhere = _ELSEWHERE.match(lake)
+    if elsewhere is not None:
+        told = without_secrets(lake)
+        raise ValueError(f"lake={told}: no lake can lie in {elsewhere[1].lower()}://; {_GIVE}")
     if "://" in lake:
         raise ValueError(f"lake={lake}: {_GIVE}")
     path = re.sub(r"^/+", "/", os.path.normpath(lake))

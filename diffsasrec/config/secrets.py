@@ -13,9 +13,11 @@ SECRET = re.compile(
     r"|(access|account|private|api)[-_.]?key|sas[-_.]|\b(pwd|sig|signature)=",
     re.IGNORECASE,
 )
-CREDENTIALS = re.compile(r"://[^/]*@")  # user:password@ in front of a host or bucket
+# user:password@ in front of a host or bucket; container@ is how Azure's URLs begin
+_NO_CONTAINER = r"(?<!abfs:)(?<!abfss:)(?<!wasb:)(?<!wasbs:)"
+CREDENTIALS = re.compile(rf"(?<=:){_NO_CONTAINER}//[^/]*@|://[^/]*:[^/]*@")
 VALUES = re.compile(  # of parameters in URLs and messages
-    r"(Signature|Credential|X-Amz-[A-Za-z-]+|password|passwd|token|secret|key)=[^\s&;,'\"]+",
+    r"(Signature|Credential|X-Amz-[A-Za-z-]+|\bsig|password|passwd|token|secret|key)=[^\s&;,'\"]+",
     re.IGNORECASE,
 )
 
@@ -69,5 +71,5 @@ def without_secrets(text: str) -> str:
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
         if value := os.environ.get(name):
             text = text.replace(value, "***")
-    text = re.sub(r"//[^/@\s]+@", "//***@", text)
+    text = re.sub(rf"{_NO_CONTAINER}//[^/@\s]+@|//[^/@\s]*:[^/@\s]*@", "//***@", text)
     return VALUES.sub(r"\1=***", text)

@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 
+from diffsasrec.config.secrets import without_secrets
 from diffsasrec.errors import ConfigError
 from diffsasrec.files import local
 from diffsasrec.files.patience import PATIENCE, Patience
@@ -20,11 +21,18 @@ def is_s3(url: str) -> bool:
 
 
 def open_filesystem(url: str, patience: Patience = PATIENCE) -> tuple[Any, str]:
-    """The fsspec filesystem of a local path or s3:// URL, and the path inside it."""
+    """The fsspec filesystem of a local path or s3:// URL, and the path inside it.
+
+    Raises:
+        ConfigError: it is a URL of another kind, as a table may name its data files.
+    """
     if is_s3(url):
         from diffsasrec.files.s3 import ObjectStore  # every process of a night would wait for it
 
         return ObjectStore(patience=patience), url.removeprefix("s3://")
+    scheme = _SCHEME.match(url)
+    if scheme is not None:  # no directory of this machine is called gs:
+        raise ConfigError(f"{without_secrets(url)}: {_instead_of(scheme[1].lower())}")
     return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(url))
 
 
@@ -50,9 +58,15 @@ def resolve_path(path: str, key: str) -> str:
         return "/" + rest.removeprefix("localhost").lstrip("/")
     if kind in ("s3", "s3a", "s3n"):
         raise ConfigError(f"{key}={path}: write it as s3://{rest}")
-    raise ConfigError(
-        f"{key}={path}: {kind}:// is not read; copy the files to s3:// or to a local directory, or "
-        "mount them and name the local path"
+    raise ConfigError(f"{key}={without_secrets(path)}: {_instead_of(kind)}")
+
+
+def _instead_of(kind: str) -> str:
+    if kind in ("http", "https", "ftp"):
+        return f"{kind}:// is not read; download the files, and name the local path"
+    return (
+        f"{kind}:// is not read; copy the files to s3:// or to a local directory, or mount them "
+        "and name the local path"
     )
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from diffsasrec.config.data import EventsConfig
 from diffsasrec.errors import ConfigError, InputDataError
-from diffsasrec.files.urls import is_s3
+from diffsasrec.files.urls import is_s3, resolve_path
 from diffsasrec.tables.data_files import DataFile, Deleted, Names
 from diffsasrec.tables.explained import explained, needs
 from diffsasrec.tables.iceberg import digest, readable_path
@@ -83,14 +83,15 @@ def files_at(events: EventsConfig, version: int, used: Mapping[str, bool] | None
 
 
 def _open(events: EventsConfig, version: int | None) -> Any:
+    assert events.table is not None
+    url = _url(resolve_path(events.table, "events.table"))
     needs("deltalake", "delta", events)
     from deltalake import DeltaTable
     from deltalake.exceptions import TableNotFoundError
 
-    assert events.table is not None
     with explained(events):
         try:
-            return DeltaTable(_url(events.table), version=version, storage_options=_options(events))
+            return DeltaTable(url, version=version, storage_options=_options(events))
         except TableNotFoundError:
             raise ConfigError(
                 f"{events.source} is no Delta table: it has no _delta_log; check the path"

@@ -9,6 +9,7 @@ import pytest
 from written_logs import CSV, config, listed, raw_rows, touch
 
 from diffsasrec.errors import ConfigError, InputDataError
+from diffsasrec.files.urls import open_filesystem
 from diffsasrec.formats.listing import LeftOut, list_files
 from diffsasrec.inputs.log_files import list_log
 
@@ -188,12 +189,26 @@ def test_what_was_left_out_stands_in_the_message_where_nothing_is_left(tmp_path)
         ("S3://bucket/log", "write it as s3://bucket/log"),
         ("hdfs://node/log", "hdfs:// is not read; copy the files"),
         ("gs://bucket/log", "gs:// is not read"),
-        ("https://host/log.csv", "https:// is not read"),
+        ("abfss://c@account.dfs.core.windows.net/log", "abfss:// is not read; copy the files"),
+        ("wasb://c@account.blob.core.windows.net/log", "wasb:// is not read"),
+        ("adl://account.azuredatalakestore.net/log", "adl:// is not read"),
+        ("https://host/log.csv", "https:// is not read; download the files"),
     ],
 )
 def test_a_store_that_is_not_read_is_refused_in_words(path, says):
     with pytest.raises(ConfigError, match=f"events.path={path}: {says}"):
         listed(path)
+
+
+def test_a_signature_in_a_refused_url_is_not_repeated():
+    with pytest.raises(ConfigError) as caught:
+        listed("https://account.blob.core.windows.net/c/log.csv?sv=2024&sig=hush%2Fhush")
+    assert "log.csv?sv=2024&sig=***: https:// is not read" in str(caught.value)
+
+
+def test_a_data_file_elsewhere_is_no_file_of_this_machine():
+    with pytest.raises(ConfigError, match=r"^gs://bucket/data/a.parquet: gs:// is not read"):
+        open_filesystem("gs://bucket/data/a.parquet")
 
 
 def test_a_local_path_may_be_a_url_or_begin_with_a_tilde(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from lakes import published_lake
 from sources import python_files, shown
 
 from diffsasrec.config.load import load_config
+from diffsasrec.config.secrets import without_secrets
 from diffsasrec.errors import ConfigError, InfrastructureError
 from diffsasrec.files.storage import Storage, to_json
 from diffsasrec.lake.consumer_copy import settle
@@ -157,6 +158,16 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(key: str, url: str):
         load_config("lake: lake\nevents: {path: x}", [f"{key}={url}"])
     assert f"{key} has credentials in its URL; leave them out" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_container_of_an_azure_url_is_no_password_but_one_behind_a_user_is():
+    azure = "account.dfs.core.windows.net/x"
+    load_config(f"lake: lake\nevents: {{path: 'abfss://container@{azure}'}}")
+    with pytest.raises(ConfigError, match=r"events.path has credentials in its URL"):
+        load_config(f"lake: lake\nevents: {{path: 'abfss://me:hunter2@{azure}'}}")
+    assert without_secrets(f"abfss://container@{azure}") == f"abfss://container@{azure}"
+    assert without_secrets(f"abfss://me:hunter2@{azure}") == f"abfss://***@{azure}"
+    assert without_secrets("https://hunter2@host/x") == "https://***@host/x"
 
 
 @pytest.mark.parametrize(

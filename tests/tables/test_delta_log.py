@@ -211,6 +211,16 @@ def test_a_table_in_a_store_is_read_with_the_credentials_of_the_log(tmp_path: Pa
     assert items(events_of(f"{s3}/{tmp_path.name}/t")) == list(range(10))
 
 
+def test_a_table_in_a_store_that_is_not_read_is_refused_in_words():
+    for table, says in {
+        "gs://bucket/t": "gs:// is not read; copy the files",
+        "abfss://c@account.dfs.core.windows.net/t": "abfss:// is not read",
+        "s3a://bucket/t": "write it as s3://bucket/t",
+    }.items():
+        with pytest.raises(ConfigError, match=f"events.table={table}: {says}"):
+            pinned(events_of(table))
+
+
 # --- the configuration ---
 
 
