@@ -28,7 +28,8 @@ def test_the_items_of_the_largest_share_of_each_window_are_popular(monkeypatch):
     ages = {3: HOUR, 30: 12 * HOUR, 7: 2 * DAY, 21: 5 * DAY, 5: 60 * DAY, 11: 200 * DAY}
     events = [(item, age) for item, age in ages.items() for _ in range(100 + 10 * (item % 4))]
     found = popular_items(trends_of(events))
-    # in 90 days 3 and 7; in 7 and 3 days the same; in one day 3 and 30; in 6 hours and in one 3, then any
+    # in 90 days 3 and 7; in 7 and 3 days the same; in one day 3 and 30; in 6 hours and in an hour
+    # 3, then any
     assert {3, 7, 30} <= set(found.items.tolist()) <= {3, 7, 30, *range(NUM_ITEMS)} - {5, 11}
     assert found.items.tolist() == sorted(set(found.items.tolist()))
 
